@@ -1,0 +1,93 @@
+"""The errors a user can meet: what is wrong, where, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A place in a file; lines and columns count from 1."""
+
+    file: str
+    line: int | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        return ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
+
+
+class TopolearnError(Exception):
+    """Base of every error that a user's input can cause.
+
+    Attributes:
+        message: What is wrong and what to do, one line.
+        location: The place in a file, where there is one.
+    """
+
+    def __init__(self, message: str, location: Location | None = None) -> None:
+        super().__init__(message, location)
+        self.message = message
+        self.location = location
+
+    def __str__(self) -> str:
+        return f"{self.location}: {self.message}" if self.location else self.message
+
+
+class FormatError(TopolearnError):
+    """A graph or recipe file that cannot be read as one."""
+
+
+class GraphError(TopolearnError):
+    """A graph that is not a valid network.
+
+    Attributes:
+        node: Id of the node at fault, where there is one.
+        edge: ``(src, dst)`` of the edge at fault, where there is one.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        location: Location | None = None,
+        *,
+        node: str | None = None,
+        edge: tuple[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, location)
+        self.node = node
+        self.edge = edge
+
+
+class OptionError(TopolearnError):
+    """An unknown or invalid option of an op, a learner, a pass or a training run."""
+
+
+class DataError(TopolearnError):
+    """A data set that is missing or does not fit the graph."""
+
+
+class TrainingError(TopolearnError):
+    """A training run that cannot start or go on."""
+
+
+class CheckpointError(TopolearnError):
+    """A checkpoint or run directory that cannot be used."""
+
+
+class ExportError(TopolearnError):
+    """An ONNX export that failed or does not agree with the network."""
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"``, or ``"; known: a, b"`` where nothing is close."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    if not names:
+        return ""
+    shown = ", ".join(names[:12])
+    return f"; known: {shown}{', …' if len(names) > 12 else ''}"

@@ -1,0 +1,188 @@
+"""``connect`` patterns: macros that generate edges between listed nodes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Pair = tuple[str, str]
+
+
+class Pattern(BaseModel):
+    """A rule for edges; ``pairs`` gives them as (source, target)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    pattern_name: ClassVar[str]
+
+    @abstractmethod
+    def pairs(self) -> Iterator[Pair]:
+        """The edges."""
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """An upper bound of the number of edges."""
+
+
+class OverNodes(Pattern):
+    """A pattern over one ordered list of nodes.
+
+    Attributes:
+        nodes: The ids, in order.
+    """
+
+    nodes: Annotated[tuple[str, ...], Field(min_length=2)]
+
+    @property
+    def count(self) -> int:
+        """Of all pairs."""
+        return len(self.nodes) * (len(self.nodes) - 1) // 2
+
+
+class Chain(OverNodes):
+    """Every node to the next."""
+
+    pattern_name = "chain"
+
+    def pairs(self) -> Iterator[Pair]:
+        """N - 1 edges."""
+        return zip(self.nodes, self.nodes[1:], strict=False)
+
+    @property
+    def count(self) -> int:
+        """N - 1."""
+        return len(self.nodes) - 1
+
+
+class Complete(OverNodes):
+    """Every node to every later one."""
+
+    pattern_name = "complete"
+
+    def pairs(self) -> Iterator[Pair]:
+        """N (n - 1) / 2 edges."""
+        return ((src, dst) for j, dst in enumerate(self.nodes) for src in self.nodes[:j])
+
+
+class Bipartite(Pattern):
+    """Every one of ``from`` to every one of ``to``.
+
+    Attributes:
+        sources: Written ``from``.
+        targets: Written ``to``.
+    """
+
+    pattern_name = "bipartite"
+
+    sources: Annotated[tuple[str, ...], Field(min_length=1, alias="from")]
+    targets: Annotated[tuple[str, ...], Field(min_length=1, alias="to")]
+
+    def pairs(self) -> Iterator[Pair]:
+        """len(from) * len(to) edges."""
+        return ((src, dst) for dst in self.targets for src in self.sources)
+
+    @property
+    def count(self) -> int:
+        """len(from) * len(to)."""
+        return len(self.sources) * len(self.targets)
+
+
+class Residual(OverNodes):
+    """A chain with shortcuts over every ``interval`` nodes, written out as a graph.
+
+    Nodes are counted from 0, the first being the stage's input. Node i with (i - 1) divisible by
+    ``interval`` heads a block and takes every earlier node whose number is a multiple of
+    ``interval``; other nodes take their predecessor. Interval 1 is the complete graph; K blocks of l
+    nodes between input and output give (K + 1)(K + 2) / 2 + K (l - 1) edges.
+
+    Attributes:
+        interval: Nodes per block.
+    """
+
+    pattern_name = "residual"
+
+    interval: Annotated[int, Field(gt=0)]
+
+    def pairs(self) -> Iterator[Pair]:
+        """The edges, by target."""
+        for j in range(1, len(self.nodes)):
+            sources = range(0, j, self.interval) if (j - 1) % self.interval == 0 else (j - 1,)
+            for i in sources:
+                yield self.nodes[i], self.nodes[j]
+
+
+class Random(OverNodes):
+    """A random graph over the nodes between the first and the last, each edge pointing to the later node.
+
+    A node left without an in-edge takes the first node (the stage's input); one left without an
+    out-edge goes to the last (its output).
+
+    Attributes:
+        model: ``er`` (Erdős–Rényi: edge probability ``p``), ``ws`` (Watts–Strogatz: ``k`` neighbours,
+            rewiring probability ``p``), ``ba`` (Barabási–Albert: ``m`` edges per new node).
+        seed: Seed of the generator.
+        p: See ``model``.
+        k: See ``model``.
+        m: See ``model``.
+    """
+
+    pattern_name = "random"
+
+    model: Literal["er", "ws", "ba"]
+    seed: int = 0
+    p: Annotated[float, Field(ge=0, le=1)] | None = None
+    k: Annotated[int, Field(gt=0)] | None = None
+    m: Annotated[int, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _needs(self) -> Random:
+        needed = {"er": ("p",), "ws": ("k", "p"), "ba": ("m",)}[self.model]
+        for name in ("p", "k", "m"):
+            if name in needed and getattr(self, name) is None:
+                raise ValueError(f"model '{self.model}' needs '{name}'")
+            if name not in needed and getattr(self, name) is not None:
+                raise ValueError(f"model '{self.model}' takes no '{name}'")
+        inner = len(self.nodes) - 2
+        if inner < 1:
+            raise ValueError("needs at least three nodes: input, one between, output")
+        if self.m is not None and self.m >= inner:
+            raise ValueError(f"m must be less than the {inner} nodes between input and output")
+        if self.k is not None and self.k > inner:
+            raise ValueError(f"k must be at most the {inner} nodes between input and output")
+        return self
+
+    def pairs(self) -> Iterator[Pair]:
+        """The edges, by source."""
+        import networkx as nx
+
+        inner = self.nodes[1:-1]
+        graph: nx.Graph[int]
+        if self.model == "er":
+            assert self.p is not None
+            graph = nx.erdos_renyi_graph(len(inner), self.p, seed=self.seed)
+        elif self.model == "ws":
+            assert self.k is not None
+            assert self.p is not None
+            graph = nx.watts_strogatz_graph(len(inner), self.k, self.p, seed=self.seed)
+        else:
+            assert self.m is not None
+            graph = nx.barabasi_albert_graph(len(inner), self.m, seed=self.seed)
+        edges = sorted((min(a, b), max(a, b)) for a, b in graph.edges)
+        sources, targets = {a for a, _ in edges}, {b for _, b in edges}
+        for i, node in enumerate(inner):
+            if i not in targets:
+                yield self.nodes[0], node
+        for a, b in edges:
+            yield inner[a], inner[b]
+        for i, node in enumerate(inner):
+            if i not in sources:
+                yield node, self.nodes[-1]
+
+
+PATTERNS: dict[str, type[Pattern]] = {
+    pattern.pattern_name: pattern for pattern in (Chain, Complete, Bipartite, Residual, Random)
+}
+"""Name in ``connect`` -> pattern."""

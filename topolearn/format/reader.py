@@ -1,0 +1,299 @@
+"""From a parsed file to a Graph: macros are expanded, every error has its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from topolearn.errors import FormatError, GraphError, TopolearnError, suggest
+from topolearn.format.patterns import PATTERNS, Pattern
+from topolearn.format.ranges import MAX_IDS, RangeError, expand, is_range
+from topolearn.format.tree import Document, Fields, Items, Scalar, Tree
+from topolearn.frozen import EMPTY, FrozenMap
+from topolearn.graph import Edge, Graph, Node
+from topolearn.ops import EDGE_OPS, NODE_OPS, Shape, edge_op
+from topolearn.options import InvalidOption, validate
+
+VERSION = 1
+"""Version of the file format, the value of the key ``topolearn``."""
+MAX_EDGES = 5_000_000
+"""Most edges a graph file may make."""
+TASKS = ("classification", "segmentation")
+"""What a network can be trained for."""
+
+_TOP = ("topolearn", "name", "task", "data", "inputs", "nodes", "edges", "outputs")
+_NODE_KEYS = ("op", "aggregate", "input", "share")
+_EDGE_KEYS = ("op", "learnable", "weight")
+
+T = TypeVar("T")
+
+
+def build(document: Document) -> Graph:
+    """The verified graph of a parsed file.
+
+    Raises:
+        FormatError: A file that is not a graph.
+        GraphError: A graph that is not a network; located at the node or edge at fault.
+    """
+    return _Reader(document).graph()
+
+
+class _Reader:
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.nodes: dict[str, Node] = {}
+        self.node_places: dict[str, Tree] = {}
+        self.edges: list[Edge] = []
+        self.edge_places: list[Tree] = []
+
+    def graph(self) -> Graph:
+        root = self.document.root
+        self.known_keys(root, _TOP, "the file")
+        version = self.scalar(self.need(root, "topolearn", "the file"), int, "the format version, 1")
+        if version != VERSION:
+            raise self.fail(root.values["topolearn"], f"written in format version {version}, but this reads {VERSION}")
+        name = self.scalar(self.need(root, "name", "the file"), str, "a name")
+        task = self.scalar(root.values["task"], str, "a task") if "task" in root.values else TASKS[0]
+        if task not in TASKS:
+            raise self.fail(root.values["task"], f"unknown task '{task}'{suggest(task, TASKS)}")
+        data = self.scalar(root.values["data"], str, "a data set's name") if "data" in root.values else None
+        for key, value in self.fields(self.need(root, "inputs", "the file"), "inputs").items():
+            self.add_node(
+                key, root.values["inputs"], Node(key.text, "input", FrozenMap({"size": self.plain_list(value)}))
+            )
+        for key, value in self.fields(self.need(root, "nodes", "the file"), "nodes").items():
+            self.read_nodes(key, value)
+        for entry in self.items(self.need(root, "edges", "the file"), "edges"):
+            self.read_edges(entry)
+        outputs = self.ids(self.need(root, "outputs", "the file"))
+        return self.located(
+            lambda: Graph(name, self.nodes, tuple(self.edges), tuple(outputs), task, data).declare_inputs().verify()
+        )
+
+    # -- nodes ---------------------------------------------------------------------------------
+
+    def add_node(self, place: Tree, value: Tree, node: Node) -> None:
+        if node.id in self.nodes:
+            first = self.node_places[node.id].line + 1
+            raise self.fail(place, f"duplicate id '{node.id}'; line {first} has it already")
+        if len(self.nodes) >= MAX_IDS:
+            raise self.fail(place, f"more than {MAX_IDS:,} nodes")
+        self.located(lambda: node.rule, place, value)
+        self.nodes[node.id] = node
+        self.node_places[node.id] = place
+
+    def read_nodes(self, key: Scalar, value: Tree) -> None:
+        spec = self.as_fields(value, f"node '{key.text}'", "{op: …}")
+        ids = self.expand(key)
+        ranged = is_range(key.text)
+        op = self.scalar(self.need(spec, "op", f"node '{key.text}'"), str, "an op's name")
+        if op not in NODE_OPS:
+            raise self.fail(spec.values["op"], f"unknown op '{op}'{suggest(op, NODE_OPS)}")
+        if op == "input":
+            raise self.fail(spec.values["op"], "inputs stand under 'inputs', as 'image: [3, 32, 32]'")
+        self.known_keys(spec, (*_NODE_KEYS, *NODE_OPS[op].model_fields), f"node '{key.text}'")
+        dealt = {name: self.deal(name, tree, ids, ranged) for name, tree in spec.values.items() if name != "op"}
+        for index, node_id in enumerate(ids):
+            trees = {name: trees[index] for name, trees in dealt.items()}
+            aggregate = (
+                self.scalar(trees["aggregate"], str, "an aggregate") if "aggregate" in trees else NODE_OPS[op].aggregate
+            )
+            shape = self.input_shape(trees["input"]) if "input" in trees else None
+            share = trees["share"].plain() if "share" in trees else {}
+            if not isinstance(share, dict):
+                raise self.fail(trees["share"], "'share' is a mapping from part to group, as {projection: stage2}")
+            params = {name: tree.plain() for name, tree in trees.items() if name not in _NODE_KEYS}
+            node = Node(node_id, op, FrozenMap(params), aggregate, shape, FrozenMap(share))
+            self.add_node(key, spec, node)
+
+    def deal(self, name: str, tree: Tree, ids: list[str], ranged: bool) -> list[Tree]:
+        """The value of one key for each id: over a range, a list is dealt out."""
+        if not ranged or not isinstance(tree, Items):
+            return [tree] * len(ids)
+        if len(tree.items) != len(ids):
+            raise self.fail(tree, f"'{name}' lists {len(tree.items)} values for {len(ids)} nodes")
+        return tree.items
+
+    def input_shape(self, tree: Tree) -> Shape:
+        spec = self.as_fields(tree, "'input'", "{channels: 16, stride: 1}")
+        self.known_keys(spec, ("channels", "stride"), "'input'")
+        channels = self.scalar(self.need(spec, "channels", "'input'"), int, "a number of channels")
+        stride_tree = self.need(spec, "stride", "'input'")
+        stride = stride_tree.plain()
+        whole = isinstance(stride, int) and not isinstance(stride, bool) and stride > 0
+        if not whole and stride not in ("global", None):
+            raise self.fail(stride_tree, f"a stride is a positive number, 'global' or null, not {stride!r}")
+        if channels < 1:
+            raise self.fail(spec.values["channels"], "channels must be positive")
+        return Shape(channels, stride)
+
+    # -- edges ---------------------------------------------------------------------------------
+
+    def read_edges(self, tree: Tree) -> None:
+        entry = self.as_fields(tree, "an edge", "{from: a, to: b}")
+        own: tuple[str, ...]
+        if "into" in entry.values:
+            kind, own = "an edge group", ("into",)
+        elif "connect" in entry.values:
+            kind, own = "a connect pattern", ("connect", *self.pattern_keys(entry))
+        else:
+            kind, own = "an edge", ("from", "to")
+        op = self.scalar(entry.values["op"], str, "an edge op's name") if "op" in entry.values else "identity"
+        if op not in EDGE_OPS:
+            raise self.fail(entry.values["op"], f"unknown edge op '{op}'{suggest(op, EDGE_OPS)}")
+        self.known_keys(entry, (*own, *_EDGE_KEYS, *EDGE_OPS[op].model_fields), kind)
+        learnable = (
+            self.scalar(entry.values["learnable"], bool, "true or false") if "learnable" in entry.values else False
+        )
+        weight = self.weight(entry.values["weight"]) if "weight" in entry.values else 1.0
+        given = {
+            name: value.plain() for name, value in entry.values.items() if name not in own and name not in _EDGE_KEYS
+        }
+        params = FrozenMap(given) if given else EMPTY
+        self.located(lambda: edge_op(op, params), entry, entry)
+
+        def add(src: str, dst: str, place: Tree, weight: float) -> None:
+            self.edges.append(Edge(src, dst, op, params, learnable, weight))
+            self.edge_places.append(place)
+
+        if "into" in entry.values:
+            for src, dst, place, own_weight in self.explicit(entry.values["into"], weight):
+                add(src, dst, place, own_weight)
+        elif "connect" in entry.values:
+            for src, dst in self.pattern(entry):
+                add(src, dst, entry, weight)
+        else:
+            sources = self.ids(self.need(entry, "from", "an edge"))
+            targets = self.ids(self.need(entry, "to", "an edge"))
+            if len(sources) > 1 and len(targets) > 1:
+                raise self.fail(entry, "both ends name several nodes; use 'connect: bipartite' for every pair")
+            for dst in targets:
+                for src in sources:
+                    add(src, dst, entry, weight)
+        if len(self.edges) > MAX_EDGES:
+            raise self.fail(entry, f"more than {MAX_EDGES:,} edges")
+
+    def explicit(self, tree: Tree, weight: float) -> Iterator[tuple[str, str, Tree, float]]:
+        """Edges grouped by target: ``block8: [block1, block3: 0.7]``."""
+        groups = self.as_fields(tree, "'into'", "{block8: [block1, block3: 0.7]}")
+        for key, value in groups.values.items():
+            for item in self.items(value, key):
+                if isinstance(item, Scalar):
+                    yield item.text, key, item, weight
+                elif isinstance(item, Fields):
+                    for src, number in item.values.items():
+                        yield src, key, item.keys[src], self.weight(number)
+                else:
+                    raise self.fail(item, "a source is an id, or an id with its weight, as 'block3: 0.7'")
+
+    def pattern_keys(self, entry: Fields) -> tuple[str, ...]:
+        name = self.scalar(entry.values["connect"], str, "a pattern's name")
+        if name not in PATTERNS:
+            raise self.fail(entry.values["connect"], f"unknown pattern '{name}'{suggest(name, PATTERNS)}")
+        return tuple(field.alias or key for key, field in PATTERNS[name].model_fields.items())
+
+    def pattern(self, entry: Fields) -> Iterator[tuple[str, str]]:
+        name = entry.values["connect"].plain()
+        given: dict[str, Any] = {}
+        for key in self.pattern_keys(entry):
+            if key in entry.values:
+                value = entry.values[key]
+                given[key] = tuple(self.ids(value)) if key in ("nodes", "from", "to") else value.plain()
+        pattern: Pattern = self.located(lambda: validate(PATTERNS[name], given, f"pattern '{name}'"), entry, entry)
+        if len(self.edges) + pattern.count > MAX_EDGES:
+            raise self.fail(entry, f"makes {pattern.count:,} edges; a graph may have {MAX_EDGES:,}")
+        return pattern.pairs()
+
+    def weight(self, tree: Tree) -> float:
+        value = tree.plain()
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or value != value
+            or abs(value) == float("inf")
+        ):
+            raise self.fail(tree, f"a weight is a number, not {value!r}")
+        return float(value)
+
+    # -- parts ---------------------------------------------------------------------------------
+
+    def fail(self, tree: Tree | None, message: str) -> FormatError:
+        return self.document.error(tree, message)
+
+    def need(self, fields: Fields, key: str, what: str) -> Tree:
+        if key not in fields.values:
+            raise self.fail(fields, f"{what} needs '{key}'")
+        return fields.values[key]
+
+    def known_keys(self, fields: Fields, known: tuple[str, ...], what: str) -> None:
+        for key, place in fields.keys.items():
+            if key not in known:
+                raise self.fail(place, f"unknown key '{key}' of {what}{suggest(key, known)}")
+
+    def as_fields(self, tree: Tree, what: str, example: str) -> Fields:
+        if not isinstance(tree, Fields):
+            raise self.fail(tree, f"{what} is a mapping, as {example}")
+        return tree
+
+    def fields(self, tree: Tree, what: str) -> Mapping[Scalar, Tree]:
+        fields = self.as_fields(tree, f"'{what}'", "{name: …}")
+        return {fields.keys[key]: value for key, value in fields.values.items()}
+
+    def items(self, tree: Tree, what: str) -> list[Tree]:
+        if not isinstance(tree, Items):
+            raise self.fail(tree, f"'{what}' is a list")
+        return tree.items
+
+    def plain_list(self, tree: Tree) -> list[Any]:
+        if not isinstance(tree, Items):
+            raise self.fail(tree, "an input's size is a list, as [3, 32, 32]")
+        return tree.plain()
+
+    def scalar(self, tree: Tree, kind: type[T], what: str) -> T:
+        value = tree.plain()
+        if kind is str and isinstance(tree, Scalar) and value is not None:
+            value = tree.text
+        if type(value) is not kind:
+            raise self.fail(tree, f"expected {what}, not {value!r}")
+        return value
+
+    def ids(self, tree: Tree) -> list[str]:
+        """Ids from an id, a range, or a list of them."""
+        if isinstance(tree, Scalar):
+            return self.expand(tree)
+        return [node for item in self.items(tree, "a list of ids") for node in self.ids(item)]
+
+    def expand(self, word: Scalar) -> list[str]:
+        try:
+            return expand(word.text)
+        except RangeError as error:
+            raise self.fail(word, str(error)) from None
+
+    def located(self, make: Callable[[], T], place: Tree | None = None, spec: Tree | None = None) -> T:
+        """Run ``make`` and give its errors the place of the option, node or edge at fault."""
+        try:
+            return make()
+        except InvalidOption as error:
+            key = error.path[0] if error.path else ""
+            if isinstance(spec, Fields) and key in spec.keys:
+                unknown = error.message.startswith("unknown")
+                place = spec.keys[key] if unknown else spec.values[key]
+            raise self.fail(place, error.message) from None
+        except GraphError as error:
+            error.location = self.document.at(place or self.place_of(error))
+            raise
+        except TopolearnError as error:
+            raise self.fail(place, error.message) from None
+
+    def place_of(self, error: GraphError) -> Tree | None:
+        if error.edge is not None:
+            matches = [
+                place
+                for edge, place in zip(self.edges, self.edge_places, strict=True)
+                if (edge.src, edge.dst) == error.edge
+            ]
+            if matches:
+                return matches[-1]
+        if error.node is not None:
+            return self.node_places.get(error.node)
+        return self.document.root.values.get("outputs") if "output" in error.message else None

@@ -1,0 +1,84 @@
+"""The canonical writer: a graph in explicit form, edges grouped by target, one line each."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from itertools import groupby
+from typing import Any
+
+from topolearn.format.reader import VERSION
+from topolearn.format.tree import resolve
+from topolearn.graph import Edge, Graph, Node
+
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*\Z")
+_YAML_1_1_WORDS = frozenset({"y", "n", "yes", "no", "on", "off"})
+
+
+def dumps(graph: Graph) -> str:
+    """The canonical explicit form of ``graph``; reading it gives an equal graph."""
+    inputs = ", ".join(f"{name}: {scalar(graph.input_size(name))}" for name in graph.inputs)
+    lines = [f"topolearn: {VERSION}", f"name: {scalar(graph.name)}", f"task: {scalar(graph.task)}"]
+    if graph.data is not None:
+        lines.append(f"data: {scalar(graph.data)}")
+    lines += [f"inputs: {{{inputs}}}", "nodes:"]
+    lines += [_node(node) for node in graph.nodes.values() if node.op != "input"]
+    lines.append("edges:")
+    lines += _edges(graph)
+    lines.append(f"outputs: {scalar(graph.outputs)}")
+    return "\n".join(lines) + "\n"
+
+
+def _node(node: Node) -> str:
+    fields: dict[str, Any] = {"op": node.op, **node.params}
+    if node.aggregate != node.rule.aggregate:
+        fields["aggregate"] = node.aggregate
+    if node.input is not None:
+        fields["input"] = {"channels": node.input.channels, "stride": node.input.stride}
+    if node.share:
+        fields["share"] = node.share
+    return f"  {node.id}: {scalar(fields)}"
+
+
+def _edges(graph: Graph) -> list[str]:
+    groups: dict[tuple[Any, ...], list[Edge]] = {}
+    for edge in graph.edges:
+        groups.setdefault((edge.op, edge.params, edge.learnable), []).append(edge)
+    lines = []
+    for (op, params, learnable), edges in groups.items():
+        shared = {"op": op, **params} if op != "identity" or params else {}
+        if learnable:
+            shared["learnable"] = True
+        opening = [f"{key}: {scalar(value)}" for key, value in shared.items()]
+        lines += [f"{'  - ' if not i else '    '}{text}" for i, text in enumerate([*opening, "into:"])]
+        for target, incoming in groupby(edges, key=lambda edge: edge.dst):
+            sources = ", ".join(
+                edge.src if edge.weight == 1.0 else f"{edge.src}: {scalar(edge.weight)}" for edge in incoming
+            )
+            lines.append(f"      {target}: [{sources}]")
+    return lines
+
+
+def scalar(value: Any) -> str:
+    """A value in YAML's flow style."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        if math.isnan(value):
+            return ".nan"
+        if math.isinf(value):
+            return ".inf" if value > 0 else "-.inf"
+        return repr(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{scalar(str(key))}: {scalar(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(scalar(item) for item in value) + "]"
+    text = str(value)
+    plain = _PLAIN.match(text) and resolve(text) is text and text.lower() not in _YAML_1_1_WORDS
+    return text if plain else json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,20 @@
+"""The IR: graphs, their verification, topologies, and passes over them. Imports no torch."""
+
+from topolearn.graph.cost import GraphCost
+from topolearn.graph.ir import AGGREGATES, Edge, Graph, Node
+from topolearn.graph.passes import BindFanIn, EliminateDead, KeepEdges, Pass, apply_passes
+from topolearn.graph.topology import Topology
+
+__all__ = [
+    "AGGREGATES",
+    "BindFanIn",
+    "Edge",
+    "EliminateDead",
+    "Graph",
+    "GraphCost",
+    "KeepEdges",
+    "Node",
+    "Pass",
+    "Topology",
+    "apply_passes",
+]

@@ -1,0 +1,161 @@
+"""Passes: Graph -> Graph, each a frozen dataclass that says whether it preserves the computed function."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from topolearn.errors import GraphError
+from topolearn.frozen import FrozenMap
+from topolearn.graph.ir import Edge, Graph, Node
+from topolearn.graph.topology import Topology
+from topolearn.ops import Shape
+from topolearn.ops.resnext import FAN_IN
+
+
+class Pass(ABC):
+    """A transformation of graphs.
+
+    Class attributes:
+        preserves_function: Whether the network computes the same before and after.
+    """
+
+    preserves_function: ClassVar[bool]
+
+    @abstractmethod
+    def __call__(self, graph: Graph) -> Graph:
+        """Transform ``graph``; nodes and edges that stay keep their relative order."""
+
+
+def apply_passes(graph: Graph, *passes: Pass) -> Graph:
+    """Run passes one after another and verify the graph after each."""
+    for step in passes:
+        graph = step(graph).verify()
+    return graph
+
+
+@dataclass(frozen=True)
+class KeepEdges(Pass):
+    """Keep the edges of a closed topology, as fixed edges with its weights; nodes without in-edges go too.
+
+    Preserves the function of the network that is masked by the same topology. A ``concat`` that
+    loses a source becomes a sum of channel-offset ``align`` edges, so that what is left stays at its
+    channels.
+
+    Attributes:
+        topology: Which edges to keep; closed first.
+    """
+
+    topology: Topology
+
+    preserves_function: ClassVar[bool] = True
+
+    def __call__(self, graph: Graph) -> Graph:
+        """Drop what the topology does not keep."""
+        closed = self.topology.close(graph)
+        edges: list[Edge] = []
+        nodes: dict[str, Node] = {}
+        for node in graph.nodes.values():
+            indices = graph.in_edges(node.id)
+            kept = [i for i in indices if closed.keep[i]]
+            if indices and not kept:
+                continue
+            chosen = [replace(graph.edges[i], learnable=False, weight=closed.weights[i]) for i in kept]
+            if node.aggregate == "concat" and len(kept) < len(indices):
+                node, chosen = _offset_sum(graph, node, kept, chosen, nodes, edges)
+            nodes[node.id] = node
+            edges.extend(chosen)
+        return EliminateDead()(graph.replace(nodes=nodes, edges=tuple(edges)))
+
+
+def _offset_sum(
+    graph: Graph, node: Node, kept: list[int], chosen: list[Edge], nodes: dict[str, Node], edges: list[Edge]
+) -> tuple[Node, list[Edge]]:
+    """A concat node that lost a source, as a sum; a source that is resized gets a node for that first."""
+    offsets, offset = {}, 0
+    for i in graph.in_edges(node.id):
+        offsets[i] = offset
+        source = graph.shapes[graph.edges[i].src]
+        assert isinstance(source, Shape)
+        offset += source.channels
+    placed = []
+    for i, edge in zip(kept, chosen, strict=True):
+        source_id, source = edge.src, graph.shapes[edge.src]
+        if edge.op != "identity":
+            assert isinstance(source, Shape)
+            assert node.input is not None
+            source_id = f"{edge.src}_to_{node.id}"
+            while source_id in graph.nodes:
+                source_id += "_"
+            nodes[source_id] = Node(source_id, "identity", input=Shape(source.channels, node.input.stride))
+            edges.append(replace(edge, dst=source_id, weight=1.0))
+        placed.append(Edge(source_id, node.id, "align", FrozenMap({"offset": offsets[i]}), False, edge.weight))
+    op = "identity" if node.op == "concat" else node.op
+    return replace(node, aggregate="sum", op=op), placed
+
+
+@dataclass(frozen=True)
+class EliminateDead(Pass):
+    """Remove every node without a path from an input or to an output, to the fix-point.
+
+    Preserves the function of a graph in which a node without in-edges sends nothing.
+    """
+
+    preserves_function: ClassVar[bool] = True
+
+    def __call__(self, graph: Graph) -> Graph:
+        """Drop dead nodes and their edges."""
+        reached = set(graph.inputs)
+        for edge in graph.edges:
+            if edge.src in reached:
+                reached.add(edge.dst)
+        useful = set(graph.outputs)
+        for edge in reversed(graph.edges):
+            if edge.dst in useful and edge.src in reached:
+                useful.add(edge.src)
+        alive = reached & useful
+        if not set(graph.outputs) <= alive:
+            missing = next(output for output in graph.outputs if output not in alive)
+            raise GraphError(f"no path from an input to the output '{missing}' is left", node=missing)
+        if len(alive) == len(graph.nodes):
+            return graph
+        return graph.replace(
+            nodes={name: node for name, node in graph.nodes.items() if name in alive},
+            edges=tuple(edge for edge in graph.edges if edge.src in alive and edge.dst in alive),
+        )
+
+
+@dataclass(frozen=True)
+class BindFanIn(Pass):
+    """Replace ``residual_scale: fan_in`` by a number.
+
+    That number is min(fan_in, C), C the size of the largest candidate set (the cardinality of a
+    branch-level ResNeXt), or C itself for a learner without a fan-in and without a learner.
+
+    Attributes:
+        fan_in: In-edges that each node keeps, None where no learner limits them.
+    """
+
+    fan_in: int | None = None
+
+    preserves_function: ClassVar[bool] = True
+
+    def __call__(self, graph: Graph) -> Graph:
+        """Bind every symbol; a graph without one is returned as it is."""
+        if not any(_unbound(node) for node in graph.nodes.values()):
+            return graph
+        largest = graph.largest_candidate_set or max(len(graph.in_edges(node)) for node in graph.nodes)
+        scale = float(largest if self.fan_in is None else min(self.fan_in, largest))
+
+        def bound(node: Node) -> Node:
+            if not _unbound(node):
+                return node
+            params: dict[str, Any] = {k: scale if v == FAN_IN else v for k, v in node.params.items()}
+            return replace(node, params=FrozenMap(params))
+
+        return graph.replace(nodes=[bound(node) for node in graph.nodes.values()])
+
+
+def _unbound(node: Node) -> bool:
+    return node.params.get("residual_scale") == FAN_IN

@@ -1,0 +1,264 @@
+"""What makes a graph a network that can be built, with errors that name the place and the mend."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from topolearn.errors import GraphError, OptionError, suggest
+from topolearn.graph.ir import AGGREGATES, Edge, Graph, Node, rule_of
+from topolearn.ops import Bundle, Shape, ShapeError
+from topolearn.ops.base import NodeOp
+from topolearn.ops.basic import Input
+from topolearn.ops.shape import Stride
+
+_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+
+def verify(graph: Graph) -> None:
+    """Raise a GraphError for the first thing that is wrong with ``graph``."""
+    _check_ids(graph)
+    _check_acyclic(graph)
+    _check_nodes(graph)
+    _check_paths(graph)
+    _check_shapes(graph)
+    _check_sharing(graph)
+
+
+def _check_ids(graph: Graph) -> None:
+    for node in graph.nodes.values():
+        if not _ID.match(node.id):
+            raise GraphError(
+                f"'{node.id}' is not an id; use letters, digits and '_', not starting with a digit", node=node.id
+            )
+        if node.aggregate not in AGGREGATES:
+            raise GraphError(
+                f"node '{node.id}': unknown aggregate '{node.aggregate}'{suggest(node.aggregate, AGGREGATES)}",
+                node=node.id,
+            )
+    seen: set[tuple[str, str]] = set()
+    for edge in graph.edges:
+        pair = (edge.src, edge.dst)
+        for end in pair:
+            if end not in graph.nodes:
+                raise GraphError(
+                    f"edge {edge.src} -> {edge.dst}: unknown node '{end}'{suggest(end, graph.nodes)}", edge=pair
+                )
+        if pair in seen:
+            raise GraphError(f"edge {edge.src} -> {edge.dst} occurs twice; keep one of them", edge=pair)
+        seen.add(pair)
+    if not graph.inputs:
+        raise GraphError("the graph has no input; declare one under 'inputs', as 'image: [3, 32, 32]'")
+    if not graph.outputs:
+        raise GraphError("the graph has no output; list one under 'outputs'")
+    for output in graph.outputs:
+        if output not in graph.nodes:
+            raise GraphError(f"unknown output '{output}'{suggest(output, graph.nodes)}")
+    if len(set(graph.outputs)) != len(graph.outputs):
+        raise GraphError("an output is listed twice; keep one of them")
+
+
+def _check_acyclic(graph: Graph) -> None:
+    position = {node: index for index, node in enumerate(graph.nodes)}
+    if all(position[edge.src] < position[edge.dst] for edge in graph.edges):
+        return
+    import networkx as nx
+
+    cycle = [src for src, _ in nx.find_cycle(nx.DiGraph([(e.src, e.dst) for e in graph.edges]))]
+    start = cycle.index(min(cycle, key=position.__getitem__))
+    path = cycle[start:] + cycle[: start + 1]
+    raise GraphError(f"the edges form a cycle: {' -> '.join(path)}; remove one of them", edge=(path[-2], path[-1]))
+
+
+def _check_nodes(graph: Graph) -> None:
+    for node in graph.nodes.values():
+        rule = rule_of(node)
+        incoming = len(graph.in_edges(node.id))
+        if isinstance(rule, Input):
+            if incoming:
+                source = graph.edges[graph.in_edges(node.id)[0]].src
+                raise GraphError(f"edge {source} -> {node.id}: an input takes no edges", edge=(source, node.id))
+        elif not incoming:
+            raise GraphError(f"node '{node.id}' has no in-edge; connect it or remove it", node=node.id)
+        elif rule.takes_bundle:
+            _check_feature(graph, node, incoming)
+        elif node.input is None:
+            raise GraphError(f"node '{node.id}' declares no input; call declare_inputs() first", node=node.id)
+        if rule.aggregate == "concat" and node.aggregate != "concat":
+            raise GraphError(f"node '{node.id}': op '{node.op}' needs 'aggregate: concat'", node=node.id)
+
+
+def _check_feature(graph: Graph, node: Node, incoming: int) -> None:
+    edge = graph.edges[graph.in_edges(node.id)[0]]
+    if incoming != 1 or edge.learnable or edge.op != "identity" or edge.weight != 1.0:
+        raise GraphError(
+            f"node '{node.id}': a '{node.op}' reads exactly one backbone through a plain, fixed edge", node=node.id
+        )
+
+
+def _check_paths(graph: Graph) -> None:
+    reached = set(graph.inputs)
+    for edge in graph.edges:
+        if edge.src in reached:
+            reached.add(edge.dst)
+    useful = set(graph.outputs)
+    for edge in reversed(graph.edges):
+        if edge.dst in useful:
+            useful.add(edge.src)
+    for node in graph.nodes:
+        if node not in reached:
+            raise GraphError(f"no path leads from an input to node '{node}'; connect it or remove it", node=node)
+        if node not in useful:
+            raise GraphError(f"no path leads from node '{node}' to an output; connect it or remove it", node=node)
+
+
+def _check_shapes(graph: Graph) -> None:
+    shapes = graph.shapes
+    known: dict[tuple[object, ...], str | None] = {}
+    for edge in graph.edges:
+        target = graph.nodes[edge.dst]
+        if target.input is None:
+            continue
+        source = shapes[edge.src]
+        key = (edge.op, edge.params, source, target.input, target.aggregate, edge.learnable)
+        if key not in known:
+            known[key] = _edge_fault(edge, source, target)
+        fault = known[key]
+        if fault is not None:
+            raise GraphError(f"edge {edge.src} -> {edge.dst}: {fault}", edge=(edge.src, edge.dst))
+    for node in graph.nodes.values():
+        if node.aggregate == "concat" and node.input is not None:
+            channels = sum(_channels(shapes[graph.edges[i].src]) for i in graph.in_edges(node.id))
+            if channels != node.input.channels:
+                raise GraphError(
+                    f"node '{node.id}' declares {node.input.channels} channels, but its sources concatenate to"
+                    f" {channels}",
+                    node=node.id,
+                )
+
+
+def _edge_fault(edge: Edge, source: Shape | Bundle, target: Node) -> str | None:
+    if isinstance(source, Bundle):
+        return f"the source is a backbone; read one of its features through a 'feature' node ({', '.join(source)})"
+    if edge.learnable and target.aggregate == "concat":
+        return "a learnable edge cannot end in a concat; use the edge op 'project' and 'aggregate: sum'"
+    wanted = edge_target(source, target)
+    try:
+        arrives = edge.rule.output(source, wanted)
+    except OptionError as error:
+        return error.message
+    except ShapeError as error:
+        return str(error)
+    return None if arrives == wanted else f"the edge brings {arrives}, but the target takes {wanted}"
+
+
+def edge_target(source: Shape, target: Node) -> Shape:
+    """The shape that an edge from ``source`` must bring: the declared input, or its share of a concat."""
+    assert target.input is not None
+    return Shape(source.channels, target.input.stride) if target.aggregate == "concat" else target.input
+
+
+def _channels(shape: Shape | Bundle) -> int:
+    return shape.channels if isinstance(shape, Shape) else 0
+
+
+def _check_sharing(graph: Graph) -> None:
+    groups: dict[str, tuple[Node, object]] = {}
+    for node in graph.nodes.values():
+        rule = rule_of(node)
+        for part, group in node.share.items():
+            if part not in rule.parts:
+                known = suggest(part, rule.parts) if rule.parts else f"; '{node.op}' has no part that can be shared"
+                raise GraphError(f"node '{node.id}': unknown part '{part}'{known}", node=node.id)
+            if not isinstance(group, str) or not _ID.match(group):
+                raise GraphError(f"node '{node.id}': '{group}' is not a group's name; use letters, digits and '_'")
+            signature = part_signature(rule, part, node)
+            first, expected = groups.setdefault(group, (node, signature))
+            if signature != expected:
+                raise GraphError(
+                    f"node '{node.id}' cannot share group '{group}' with '{first.id}': the parts differ in shape",
+                    node=node.id,
+                )
+
+
+def part_signature(rule: NodeOp, part: str, node: Node) -> object:
+    """What must agree between nodes that share a part: op, part, input and output shape without the place."""
+    assert node.input is not None
+    out = rule.output(node.input)
+    assert isinstance(out, Shape)
+    ratio = (
+        out.stride / node.input.stride
+        if isinstance(out.stride, int) and isinstance(node.input.stride, int)
+        else out.stride
+    )
+    return (rule.op_name, part, node.input.channels, out.channels, ratio)
+
+
+def output_shape(graph: Graph, node: Node, sources: Sequence[Shape | Bundle]) -> Shape | Bundle:
+    """Shape of the node's output; raises GraphError where the op cannot take its input."""
+    rule = rule_of(node)
+    if isinstance(rule, Input):
+        return rule.output(Shape(rule.size[0], _input_stride(graph, node.id, rule.size)))
+    x: Shape | Bundle | None = sources[0] if rule.takes_bundle and sources else node.input
+    if x is None:
+        raise GraphError(f"node '{node.id}' declares no input; call declare_inputs() first", node=node.id)
+    try:
+        return rule.output(x)
+    except ShapeError as error:
+        raise GraphError(f"node '{node.id}': {error}", node=node.id) from None
+
+
+def _input_stride(graph: Graph, name: str, size: tuple[int, ...]) -> Stride:
+    if len(size) == 1:
+        return None
+    height, width = graph.image
+    stride = max(1, round(height / size[1]))
+    if (-(-height // stride), -(-width // stride)) != (size[1], size[2]):
+        raise GraphError(
+            f"input '{name}' is {size[1]} x {size[2]}, which is not the first input's {height} x {width}"
+            " divided by a whole stride",
+            node=name,
+        )
+    return stride
+
+
+def declare_inputs(graph: Graph) -> Graph:
+    """Fill in missing node inputs in topological order; see :meth:`Graph.declare_inputs`."""
+    _check_ids(graph)
+    _check_acyclic(graph)
+    nodes: dict[str, Node] = {}
+    shapes: dict[str, Shape | Bundle] = {}
+    for node in graph.nodes.values():
+        edges = [graph.edges[i] for i in graph.in_edges(node.id)]
+        sources = [shapes[edge.src] for edge in edges]
+        rule = rule_of(node)
+        if node.input is None and sources and not rule.takes_bundle and not isinstance(rule, Input):
+            node = replace(node, input=_default_input(node, edges, sources))
+        nodes[node.id] = node
+        if sources or isinstance(rule, Input) or node.input is not None:
+            shapes[node.id] = output_shape(graph, node, sources)
+        else:
+            raise GraphError(f"node '{node.id}' has no in-edge; connect it or remove it", node=node.id)
+    return graph.replace(nodes=nodes)
+
+
+def _default_input(node: Node, edges: Sequence[Edge], sources: Sequence[Shape | Bundle]) -> Shape:
+    shapes = []
+    for edge, source in zip(edges, sources, strict=True):
+        if isinstance(source, Bundle):
+            raise GraphError(
+                f"edge {edge.src} -> {edge.dst}: the source is a backbone; read one of its features through a"
+                f" 'feature' node ({', '.join(source)})",
+                edge=(edge.src, edge.dst),
+            )
+        shapes.append(source)
+    channels = [shape.channels for shape in shapes]
+    return Shape(sum(channels) if node.aggregate == "concat" else max(channels), _largest_stride(shapes))
+
+
+def _largest_stride(shapes: Sequence[Shape]) -> Stride:
+    strides = [shape.stride for shape in shapes if isinstance(shape.stride, int)]
+    if strides:
+        return max(strides)
+    return "global" if any(shape.stride == "global" for shape in shapes) else None

@@ -1,0 +1,77 @@
+"""A torchvision classifier without its head, as one node with named outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Annotated, ClassVar
+
+from pydantic import Field, field_validator
+
+from topolearn.frozen import FrozenMap
+from topolearn.ops.base import NodeOp, ShapeError, register_node_op
+from topolearn.ops.shape import Bundle, Cost, Shape, Size
+
+_PROBE = 256
+"""Side of the image by which the strides of the features are measured; a multiple of every usual stride."""
+
+
+@register_node_op("torchvision.backbone")
+class TorchvisionBackbone(NodeOp):
+    """The named features of a torchvision model.
+
+    Attributes:
+        model: Name in ``torchvision.models`` (``mobilenet_v2``, ``resnet50`` …).
+        features: Name of each feature -> the place in the model it is taken from: a module's dotted
+            path, or a node name of ``torchvision.models.feature_extraction`` (``layer1.2.add``).
+        weights: Name of pretrained weights (``IMAGENET1K_V1``), None for a random start. They are
+            loaded when training starts, not when a trained network is read back.
+        bn_momentum: Momentum of every batch normalisation, None for torchvision's.
+    """
+
+    bundle: ClassVar[bool] = True
+
+    model: str
+    features: Annotated[Mapping[str, str], Field(min_length=1)]
+    weights: str | None = None
+    bn_momentum: Annotated[float, Field(gt=0, le=1)] | None = None
+
+    @field_validator("features")
+    @classmethod
+    def _frozen(cls, features: Mapping[str, str]) -> Mapping[str, str]:
+        return FrozenMap(features)
+
+    def output(self, x: Shape) -> Bundle:
+        """The bundle of features."""
+        if x.channels != 3 or not isinstance(x.stride, int):
+            raise ShapeError(f"a torchvision backbone needs 3 channels with height and width, but its input is {x}")
+        return Bundle(
+            tuple(
+                (name, Shape(channels, "global" if stride is None else x.stride * stride))
+                for name, channels, stride in self._measured()[0]
+            )
+        )
+
+    def cost(self, x: Shape, image: Size) -> Cost:
+        """Parameters, and multiply-accumulates of the convolutions at this size."""
+        _, params, convolutions = self._measured()
+        macs = sum(weights * Shape(1, stride).area(x.size(image)) for weights, stride in convolutions)
+        return Cost(params, macs)
+
+    def _measured(self) -> tuple[tuple[tuple[str, int, int | None], ...], int, tuple[tuple[int, int], ...]]:
+        # Needs torch and torchvision: imported where a graph has a backbone, and only there.
+        from topolearn.compiler.modules.backbone import BackboneError
+
+        try:
+            return _measure(self.model, tuple(self.features.items()))
+        except BackboneError as error:
+            raise ShapeError(str(error)) from None
+
+
+@lru_cache(maxsize=64)
+def _measure(
+    model: str, features: tuple[tuple[str, str], ...]
+) -> tuple[tuple[tuple[str, int, int | None], ...], int, tuple[tuple[int, int], ...]]:
+    from topolearn.compiler.modules.backbone import measure
+
+    return measure(model, dict(features), _PROBE)

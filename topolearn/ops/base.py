@@ -1,0 +1,155 @@
+"""What an op is: parameters, a shape rule and a cost rule, registered under a name.
+
+A *node op* transforms the tensor its node aggregated; an *edge op* carries a source's output to
+the input that the target node declares. The modules that compute them live in
+``topolearn.compiler.modules``; nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from topolearn.errors import OptionError, suggest
+from topolearn.frozen import FrozenMap
+from topolearn.ops.shape import Bundle, Cost, Shape, Size
+from topolearn.options import validate
+
+
+class ShapeError(Exception):
+    """An op that cannot take a shape: what is wrong and the mend, without the place."""
+
+
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError("must be odd, so that the output has ceil(size / stride) positions")
+    return value
+
+
+PositiveInt = Annotated[int, Field(gt=0)]
+OddInt = Annotated[int, Field(gt=0), AfterValidator(_odd)]
+
+
+class Op(BaseModel):
+    """Parameters of an op; immutable and checked when made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    op_name: ClassVar[str]
+
+
+class NodeOp(Op):
+    """A node's transform ``y = op(x)``.
+
+    Class attributes:
+        takes_bundle: Reads the named outputs of a backbone rather than one tensor.
+        aggregate: The ``aggregate`` of a node that does not say one.
+        parts: Names of the submodules that ``share`` may put into a group.
+    """
+
+    takes_bundle: ClassVar[bool] = False
+    aggregate: ClassVar[str] = "sum"
+    parts: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def output(self, x: Any) -> Shape | Bundle:
+        """Shape of the output for an aggregated input of shape ``x``.
+
+        Raises:
+            ShapeError: Where the op cannot take ``x``.
+        """
+
+    @abstractmethod
+    def cost(self, x: Any, image: Size) -> Cost:
+        """Cost for an aggregated input of shape ``x`` and a graph input of ``image`` pixels."""
+
+    def part_cost(self, part: str, x: Shape, image: Size) -> Cost:
+        """Cost of one of ``parts``; contained in :meth:`cost`. Zero where this ``x`` needs no such part."""
+        return Cost()
+
+
+class EdgeOp(Op):
+    """What an edge does to its source's output before it is weighted and aggregated."""
+
+    has_parameters: ClassVar[bool] = False
+
+    @abstractmethod
+    def output(self, source: Shape, target: Shape) -> Shape:
+        """Shape of what arrives; the graph is valid where that equals ``target``.
+
+        Raises:
+            ShapeError: Where the op cannot carry ``source`` to ``target``, with the mend.
+        """
+
+    def cost(self, source: Shape, target: Shape, image: Size) -> Cost:
+        """Cost of one use for a graph input of ``image`` pixels."""
+        return Cost()
+
+
+NODE_OPS: dict[str, type[NodeOp]] = {}
+EDGE_OPS: dict[str, type[EdgeOp]] = {}
+
+_NodeOpT = TypeVar("_NodeOpT", bound=type[NodeOp])
+_EdgeOpT = TypeVar("_EdgeOpT", bound=type[EdgeOp])
+
+
+def register_node_op(name: str) -> Callable[[_NodeOpT], _NodeOpT]:
+    """Register a node op under ``name``, the word a graph file uses."""
+
+    def register(op: _NodeOpT) -> _NodeOpT:
+        _claim(name, NODE_OPS, "node op")
+        op.op_name = name
+        NODE_OPS[name] = op
+        return op
+
+    return register
+
+
+def register_edge_op(name: str) -> Callable[[_EdgeOpT], _EdgeOpT]:
+    """Register an edge op under ``name``, the word a graph file uses."""
+
+    def register(op: _EdgeOpT) -> _EdgeOpT:
+        _claim(name, EDGE_OPS, "edge op")
+        op.op_name = name
+        EDGE_OPS[name] = op
+        return op
+
+    return register
+
+
+def _claim(name: str, registry: Mapping[str, Any], kind: str) -> None:
+    if name in registry:
+        raise ValueError(f"{kind} '{name}' is already registered by {registry[name].__module__}")
+
+
+@lru_cache(maxsize=65536)
+def node_op(name: str, params: FrozenMap) -> NodeOp:
+    """The node op ``name`` with ``params``.
+
+    Raises:
+        OptionError: Unknown name or parameter, or an invalid value.
+    """
+    made: NodeOp = _make(name, params, NODE_OPS, "op")
+    return made
+
+
+@lru_cache(maxsize=65536)
+def edge_op(name: str, params: FrozenMap) -> EdgeOp:
+    """The edge op ``name`` with ``params``; raises like :func:`node_op`."""
+    made: EdgeOp = _make(name, params, EDGE_OPS, "edge op")
+    return made
+
+
+def _make(name: str, params: FrozenMap, registry: Mapping[str, type[Any]], kind: str) -> Any:
+    if name not in registry:
+        raise OptionError(f"unknown {kind} '{name}'{suggest(name, registry)}")
+    return validate(registry[name], params.thaw(), f"{kind} '{name}'")
+
+
+def need_map(x: Shape, what: str) -> None:
+    """Require height and width."""
+    if not x.is_map:
+        raise ShapeError(f"{what} needs a feature map, but its input is {x}")

@@ -1,0 +1,86 @@
+"""Input, identity, concat and feature nodes."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import field_validator
+
+from topolearn.ops.base import NodeOp, PositiveInt, ShapeError, register_node_op
+from topolearn.ops.shape import Bundle, Cost, Shape, Size
+
+
+@register_node_op("input")
+class Input(NodeOp):
+    """A tensor that the caller gives.
+
+    Attributes:
+        size: ``(channels, height, width)`` of an image, or ``(features,)`` of a vector. Height and
+            width are the reference for verification and costs; the network takes other sizes too.
+    """
+
+    size: tuple[PositiveInt, ...]
+
+    @field_validator("size")
+    @classmethod
+    def _image_or_vector(cls, size: tuple[int, ...]) -> tuple[int, ...]:
+        if len(size) not in (1, 3):
+            raise ValueError("must be [channels, height, width] or [features]")
+        return size
+
+    def output(self, x: Shape) -> Shape:
+        """Its shape; ``x`` holds the stride that the graph found for it."""
+        return Shape(self.size[0], x.stride)
+
+    def cost(self, x: Shape, image: Size) -> Cost:
+        """Nothing."""
+        return Cost()
+
+
+@register_node_op("identity")
+class Identity(NodeOp):
+    """``y = x``: a node that only aggregates."""
+
+    def output(self, x: Shape) -> Shape:
+        """The same shape."""
+        return x
+
+    def cost(self, x: Shape, image: Size) -> Cost:
+        """Nothing."""
+        return Cost()
+
+
+@register_node_op("concat")
+class Concat(Identity):
+    """An identity whose in-edges are concatenated along the channels."""
+
+    aggregate: ClassVar[str] = "concat"
+
+
+@register_node_op("relu")
+class Relu(Identity):
+    """``y = max(x, 0)``."""
+
+
+@register_node_op("feature")
+class Feature(NodeOp):
+    """One named output of a backbone.
+
+    Attributes:
+        name: Which of the backbone's ``features``.
+    """
+
+    takes_bundle: ClassVar[bool] = True
+    name: str
+
+    def output(self, x: Bundle) -> Shape:
+        """The shape of that feature."""
+        if not isinstance(x, Bundle):
+            raise ShapeError("a feature node reads a backbone, but its source is an ordinary node")
+        if self.name not in x:
+            raise ShapeError(f"the backbone has no feature '{self.name}'; it has {', '.join(x)}")
+        return x[self.name]
+
+    def cost(self, x: Bundle, image: Size) -> Cost:
+        """Nothing: the backbone computed it."""
+        return Cost()

@@ -1,0 +1,165 @@
+"""What an edge may do to its source's output on the way to the input that the target declares."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import NonNegativeInt
+
+from topolearn.ops.base import EdgeOp, ShapeError, register_edge_op
+from topolearn.ops.shape import Cost, Shape, Size, batch_norm_cost, conv_cost
+
+
+def _subsampling(source: Shape, target: Shape, what: str) -> int:
+    """How many positions of ``source`` there are to one of ``target``, per axis."""
+    if source.stride == target.stride:
+        return 1
+    if isinstance(source.stride, int) and isinstance(target.stride, int) and target.stride % source.stride == 0:
+        return target.stride // source.stride
+    raise ShapeError(f"'{what}' cannot bring {source} to {target}; use 'resize' or 'conv_resize'")
+
+
+@register_edge_op("identity")
+class Identity(EdgeOp):
+    """Nothing: source and target have the same shape."""
+
+    def output(self, source: Shape, target: Shape) -> Shape:
+        """The source's shape."""
+        if source != target:
+            raise ShapeError(f"the source gives {source}, but the target takes {target}; {_mend(source, target)}")
+        return source
+
+
+def _mend(source: Shape, target: Shape) -> str:
+    if source.stride is None or target.stride is None:
+        return "make the shapes agree"
+    same_channels = source.channels == target.channels
+    if _finer_or_equal(source, target):
+        return (
+            "use the edge op 'project'"
+            if source.channels > target.channels
+            else "use the edge op 'align' (no parameters) or 'project'"
+        )
+    return f"use the edge op '{'resize' if same_channels else 'conv_resize'}'"
+
+
+def _finer_or_equal(source: Shape, target: Shape) -> bool:
+    if isinstance(source.stride, int) and isinstance(target.stride, int):
+        return target.stride % source.stride == 0
+    return source.stride == target.stride
+
+
+@register_edge_op("align")
+class Align(EdgeOp):
+    """Take every s-th position and add zero channels (He et al. 2016, option A); no parameters.
+
+    Attributes:
+        offset: How many zero channels come before the source's; the rest come after.
+    """
+
+    offset: NonNegativeInt = 0
+
+    def step(self, source: Shape, target: Shape) -> int:
+        """The subsampling factor s."""
+        return _subsampling(source, target, "align")
+
+    def output(self, source: Shape, target: Shape) -> Shape:
+        """The target's shape."""
+        self.step(source, target)
+        if self.offset + source.channels > target.channels:
+            raise ShapeError(
+                f"'align' cannot bring {source.channels} channels"
+                f"{f' at offset {self.offset}' if self.offset else ''} to {target.channels}; use 'project'"
+            )
+        return target
+
+
+@register_edge_op("project")
+class Project(EdgeOp):
+    """1x1 convolution without bias, which takes the stride, and batch normalisation.
+
+    Attributes:
+        affine: Whether the batch normalisation scales and shifts.
+    """
+
+    has_parameters: ClassVar[bool] = True
+
+    affine: bool = True
+
+    def step(self, source: Shape, target: Shape) -> int:
+        """The stride of the convolution."""
+        return _subsampling(source, target, "project")
+
+    def output(self, source: Shape, target: Shape) -> Shape:
+        """The target's shape."""
+        if not source.is_map:
+            raise ShapeError(f"'project' needs a feature map, but the source gives {source}")
+        self.step(source, target)
+        return target
+
+    def cost(self, source: Shape, target: Shape, image: Size) -> Cost:
+        """The convolution and the batch normalisation."""
+        return conv_cost(source.channels, target, image) + batch_norm_cost(target.channels, affine=self.affine)
+
+
+def _resizable(source: Shape, target: Shape, what: str) -> None:
+    if not source.is_map or not target.is_map:
+        raise ShapeError(f"'{what}' needs feature maps, but the source gives {source} and the target takes {target}")
+
+
+@register_edge_op("resize")
+class Resize(EdgeOp):
+    """Interpolate to the target's height and width; a global source is broadcast.
+
+    Attributes:
+        mode: ``bilinear`` or ``nearest``.
+        align_corners: Whether the corner pixels' centres coincide (bilinear only).
+    """
+
+    mode: Literal["bilinear", "nearest"] = "bilinear"
+    align_corners: bool = True
+
+    def output(self, source: Shape, target: Shape) -> Shape:
+        """The target's shape."""
+        _resizable(source, target, "resize")
+        if source.channels != target.channels:
+            raise ShapeError(
+                f"'resize' keeps the {source.channels} channels, but the target takes {target.channels};"
+                " use 'conv_resize'"
+            )
+        return target
+
+
+@register_edge_op("conv_resize")
+class ConvResize(EdgeOp):
+    """``resize(BN(conv1x1(activation(y))))``: the convolution runs at the source's resolution.
+
+    The decoder edge of SparseMask (Wu et al. 2019).
+
+    Attributes:
+        activation: Applied first.
+        batch_norm: Whether a batch normalisation follows the convolution.
+        affine: Whether that scales and shifts.
+        mode: As in ``resize``.
+        align_corners: As in ``resize``.
+    """
+
+    has_parameters: ClassVar[bool] = True
+
+    activation: Literal["none", "relu", "relu6"] = "relu6"
+    batch_norm: bool = True
+    affine: bool = False
+    mode: Literal["bilinear", "nearest"] = "bilinear"
+    align_corners: bool = True
+
+    def output(self, source: Shape, target: Shape) -> Shape:
+        """The target's shape."""
+        _resizable(source, target, "conv_resize")
+        return target
+
+    def cost(self, source: Shape, target: Shape, image: Size) -> Cost:
+        """The convolution at the source's resolution, and the batch normalisation."""
+        cost = conv_cost(source.channels, Shape(target.channels, source.stride), image)
+        if self.batch_norm:
+            cost += batch_norm_cost(target.channels, affine=self.affine)
+        return cost

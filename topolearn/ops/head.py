@@ -1,0 +1,86 @@
+"""Linear layers and the ends of networks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from topolearn.ops.base import NodeOp, PositiveInt, ShapeError, need_map, register_node_op
+from topolearn.ops.shape import Cost, Shape, Size, conv_cost
+
+Activation = Literal["none", "relu", "relu6"]
+
+
+@register_node_op("linear")
+class Linear(NodeOp):
+    """A fully connected layer on a vector.
+
+    Attributes:
+        out_features: Length of the output.
+        bias: Whether it has a bias.
+        activation: What follows it.
+    """
+
+    out_features: PositiveInt
+    bias: bool = True
+    activation: Activation = "none"
+
+    def output(self, x: Shape) -> Shape:
+        """A vector."""
+        if x.is_map:
+            raise ShapeError(f"'linear' needs a vector, but its input is {x}; use 'classifier' on a feature map")
+        return Shape(self.out_features, None)
+
+    def cost(self, x: Shape, image: Size) -> Cost:
+        """Weights and bias."""
+        weights = x.channels * self.out_features
+        return Cost(weights + (self.out_features if self.bias else 0), weights)
+
+
+@register_node_op("classifier")
+class Classifier(NodeOp):
+    """Activation, global average pooling, dropout, linear layer: (N, C, H, W) or (N, C) -> (N, classes) logits.
+
+    Attributes:
+        classes: Number of classes.
+        activation: Applied before pooling.
+        dropout: Probability of dropping a channel's mean while training.
+    """
+
+    classes: PositiveInt
+    activation: Activation = "none"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    def output(self, x: Shape) -> Shape:
+        """A vector of logits."""
+        return Shape(self.classes, None)
+
+    def cost(self, x: Shape, image: Size) -> Cost:
+        """The linear layer."""
+        weights = x.channels * self.classes
+        return Cost(weights + self.classes, weights)
+
+
+@register_node_op("segmentation_head")
+class SegmentationHead(NodeOp):
+    """Activation and 1 x 1 convolution with a bias: logits at the input's stride.
+
+    The loss, the metrics and the exporter resize them to the size of the labels.
+
+    Attributes:
+        classes: Number of classes.
+        activation: Applied before the convolution.
+    """
+
+    classes: PositiveInt
+    activation: Activation = "relu6"
+
+    def output(self, x: Shape) -> Shape:
+        """One channel per class."""
+        need_map(x, "'segmentation_head'")
+        return Shape(self.classes, x.stride)
+
+    def cost(self, x: Shape, image: Size) -> Cost:
+        """The convolution."""
+        return conv_cost(x.channels, self.output(x), image, bias=True)

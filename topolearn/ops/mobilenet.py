@@ -1,0 +1,50 @@
+"""The inverted bottleneck of MobileNetV2 (Sandler et al. 2018)."""
+
+from __future__ import annotations
+
+from topolearn.ops.base import NodeOp, OddInt, PositiveInt, need_map, register_node_op
+from topolearn.ops.shape import Cost, Shape, Size, batch_norm_cost, conv_cost
+
+
+@register_node_op("mobilenetv2.inverted_bottleneck")
+class InvertedBottleneck(NodeOp):
+    """1x1 expansion, depthwise k x k, 1x1 projection, BN after each, relu6 after the first two.
+
+    Attributes:
+        out_channels: Channels of the output.
+        expansion: Hidden channels per input channel; at 1 there is no expansion convolution.
+        kernel: Odd kernel size of the depthwise convolution.
+        stride: Stride of the depthwise convolution.
+        shortcut: Add the input where shapes agree; false where the graph's edges are the shortcuts.
+        affine: Whether batch normalisations scale and shift.
+    """
+
+    out_channels: PositiveInt
+    expansion: PositiveInt = 6
+    kernel: OddInt = 3
+    stride: PositiveInt = 1
+    shortcut: bool = True
+    affine: bool = True
+
+    def output(self, x: Shape) -> Shape:
+        """``out_channels`` at ``stride`` times the input's stride."""
+        need_map(x, f"'{self.op_name}'")
+        return Shape(self.out_channels, x.strided(self.stride))
+
+    def adds(self, x: Shape) -> bool:
+        """Whether the block adds its input for this ``x``."""
+        return self.shortcut and self.stride == 1 and x.channels == self.out_channels
+
+    def cost(self, x: Shape, image: Size) -> Cost:
+        """Two or three convolutions and their batch normalisations."""
+        out = self.output(x)
+        hidden = x.channels * self.expansion
+        inner = Shape(hidden, out.stride)
+        cost = (
+            conv_cost(hidden, inner, image, kernel=self.kernel, groups=hidden)
+            + conv_cost(hidden, out, image)
+            + batch_norm_cost(hidden + self.out_channels, affine=self.affine)
+        )
+        if self.expansion != 1:
+            cost += conv_cost(x.channels, Shape(hidden, x.stride), image) + batch_norm_cost(hidden, affine=self.affine)
+        return cost

@@ -1,0 +1,64 @@
+"""Pooling."""
+
+from __future__ import annotations
+
+from pydantic import model_validator
+
+from topolearn.ops.base import NodeOp, PositiveInt, need_map, register_node_op
+from topolearn.ops.shape import Cost, Shape, Size
+
+
+class Pool(NodeOp):
+    """Pooling over k x k windows; the output has ceil(size / stride) positions.
+
+    Attributes:
+        kernel: Window size: odd (padded by ``kernel // 2``), or equal to ``stride`` (the last window may be cut).
+        stride: Stride, ``kernel`` where not given.
+    """
+
+    kernel: PositiveInt = 2
+    stride: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Pool:
+        if self.kernel % 2 == 0 and self.step != self.kernel:
+            raise ValueError(f"an even kernel ({self.kernel}) needs a stride equal to it, not {self.step}")
+        return self
+
+    @property
+    def step(self) -> int:
+        """The stride, with its default filled in."""
+        return self.kernel if self.stride is None else self.stride
+
+    def output(self, x: Shape) -> Shape:
+        """The same channels at a larger stride."""
+        need_map(x, f"'{self.op_name}'")
+        return Shape(x.channels, x.strided(self.step))
+
+    def cost(self, x: Shape, image: Size) -> Cost:
+        """Nothing: pooling multiplies nothing."""
+        return Cost()
+
+
+@register_node_op("max_pool")
+class MaxPool(Pool):
+    """Largest value of each window."""
+
+
+@register_node_op("avg_pool")
+class AvgPool(Pool):
+    """Mean of each window, over the positions inside the image."""
+
+
+@register_node_op("global_avg_pool")
+class GlobalAvgPool(NodeOp):
+    """Mean over all positions: (N, C, H, W) -> (N, C, 1, 1)."""
+
+    def output(self, x: Shape) -> Shape:
+        """The same channels, global."""
+        need_map(x, "'global_avg_pool'")
+        return Shape(x.channels, "global")
+
+    def cost(self, x: Shape, image: Size) -> Cost:
+        """Nothing: pooling multiplies nothing."""
+        return Cost()

@@ -1,0 +1,99 @@
+"""ResNet blocks (He et al. 2016), activation after the addition."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from topolearn.ops.base import NodeOp, PositiveInt, ShapeError, need_map, register_node_op
+from topolearn.ops.shape import Cost, Shape, Size, batch_norm_cost, conv_cost
+
+
+class ResidualBlock(NodeOp):
+    """``y = relu(F(x) + shortcut(x))``.
+
+    Attributes:
+        channels: Channels of the output.
+        stride: Stride of the block.
+        shortcut: Used where the shape changes. ``pad``: take every stride-th position and add zero
+            channels (option A, no parameters); ``projection``: 1 x 1 convolution and batch
+            normalisation (option B), the part that ``share`` may name.
+        affine: Whether batch normalisations scale and shift.
+    """
+
+    parts: ClassVar[frozenset[str]] = frozenset({"projection"})
+
+    channels: PositiveInt
+    stride: PositiveInt = 1
+    shortcut: Literal["pad", "projection"] = "pad"
+    affine: bool = True
+
+    def projects(self, x: Shape) -> bool:
+        """Whether the shortcut has a convolution for this ``x``."""
+        return self.shortcut == "projection" and (self.stride != 1 or x.channels != self.channels)
+
+    def output(self, x: Shape) -> Shape:
+        """``channels`` at ``stride`` times the input's stride."""
+        need_map(x, f"'{self.op_name}'")
+        if self.shortcut == "pad" and x.channels > self.channels:
+            raise ShapeError(
+                f"the shortcut cannot pad {x.channels} channels to {self.channels}; use 'shortcut: projection'"
+            )
+        return Shape(self.channels, x.strided(self.stride))
+
+    def part_cost(self, part: str, x: Shape, image: Size) -> Cost:
+        """The projection, where there is one."""
+        if not self.projects(x):
+            return Cost()
+        return conv_cost(x.channels, self.output(x), image) + batch_norm_cost(self.channels, affine=self.affine)
+
+
+@register_node_op("resnet.basic")
+class Basic(ResidualBlock):
+    """F = 3x3 conv, BN, relu, 3x3 conv, BN; the stride is in the first convolution."""
+
+    def cost(self, x: Shape, image: Size) -> Cost:
+        """Two convolutions, two batch normalisations, the shortcut."""
+        out = self.output(x)
+        return (
+            conv_cost(x.channels, out, image, kernel=3)
+            + conv_cost(self.channels, out, image, kernel=3)
+            + batch_norm_cost(2 * self.channels, affine=self.affine)
+            + self.part_cost("projection", x, image)
+        )
+
+
+@register_node_op("resnet.bottleneck")
+class Bottleneck(ResidualBlock):
+    """F = 1x1, 3x3, 1x1 convolutions with BN, relu between; the stride is in the 3x3 (as torchvision's ResNet).
+
+    Attributes:
+        width: Channels of the 3x3 convolution, a quarter of ``channels`` where not given.
+        groups: Groups of the 3x3 convolution.
+    """
+
+    shortcut: Literal["pad", "projection"] = "projection"
+    width: PositiveInt | None = None
+    groups: PositiveInt = 1
+
+    @property
+    def inner(self) -> int:
+        """Channels of the 3x3 convolution."""
+        return self.width if self.width is not None else max(1, self.channels // 4)
+
+    def output(self, x: Shape) -> Shape:
+        """``channels`` at ``stride`` times the input's stride."""
+        if self.inner % self.groups:
+            raise ShapeError(f"groups {self.groups} must divide the width {self.inner}")
+        return super().output(x)
+
+    def cost(self, x: Shape, image: Size) -> Cost:
+        """Three convolutions, three batch normalisations, the shortcut."""
+        out = self.output(x)
+        reduced, inner = Shape(self.inner, x.stride), Shape(self.inner, out.stride)
+        return (
+            conv_cost(x.channels, reduced, image)
+            + conv_cost(self.inner, inner, image, kernel=3, groups=self.groups)
+            + conv_cost(self.inner, out, image)
+            + batch_norm_cost(2 * self.inner + self.channels, affine=self.affine)
+            + self.part_cost("projection", x, image)
+        )

@@ -1,0 +1,65 @@
+"""One branch of a ResNeXt module (Xie et al. 2017) as a node of its own, as MaskConnect needs it."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from topolearn.ops.base import NodeOp, PositiveInt, need_map, register_node_op
+from topolearn.ops.shape import Cost, Shape, Size, batch_norm_cost, conv_cost
+
+FAN_IN = "fan_in"
+"""A ``residual_scale`` that ``bind_fan_in`` replaces by a number before the graph is compiled."""
+
+
+@register_node_op("resnext.branch")
+class Branch(NodeOp):
+    """``u = relu(x)``, ``y = shortcut(u) + residual_scale * F(u)``.
+
+    F = 1x1 (width), 3x3 (width, takes the stride), 1x1 (out_channels), each followed by batch
+    normalisation, relu after the first two. The shortcut is the identity, or a 1x1 convolution with
+    batch normalisation where the shape changes: the part that ``share`` may name.
+
+    Attributes:
+        width: Bottleneck width of this branch.
+        out_channels: Channels of the output.
+        stride: Stride of the 3x3 convolution.
+        residual_scale: A number, or ``fan_in`` (see ``topolearn.graph.passes.BindFanIn``).
+        affine: Whether batch normalisations scale and shift.
+    """
+
+    parts: ClassVar[frozenset[str]] = frozenset({"projection"})
+
+    width: PositiveInt
+    out_channels: PositiveInt
+    stride: PositiveInt = 1
+    residual_scale: Annotated[float, Field(gt=0)] | Literal["fan_in"] = 1.0
+    affine: bool = True
+
+    def projects(self, x: Shape) -> bool:
+        """Whether the shortcut has a convolution for this ``x``."""
+        return self.stride != 1 or x.channels != self.out_channels
+
+    def output(self, x: Shape) -> Shape:
+        """``out_channels`` at ``stride`` times the input's stride."""
+        need_map(x, "'resnext.branch'")
+        return Shape(self.out_channels, x.strided(self.stride))
+
+    def part_cost(self, part: str, x: Shape, image: Size) -> Cost:
+        """The projection, where there is one."""
+        if not self.projects(x):
+            return Cost()
+        return conv_cost(x.channels, self.output(x), image) + batch_norm_cost(self.out_channels, affine=self.affine)
+
+    def cost(self, x: Shape, image: Size) -> Cost:
+        """Three convolutions, three batch normalisations, the shortcut."""
+        out = self.output(x)
+        reduced, inner = Shape(self.width, x.stride), Shape(self.width, out.stride)
+        return (
+            conv_cost(x.channels, reduced, image)
+            + conv_cost(self.width, inner, image, kernel=3)
+            + conv_cost(self.width, out, image)
+            + batch_norm_cost(2 * self.width + self.out_channels, affine=self.affine)
+            + self.part_cost("projection", x, image)
+        )
