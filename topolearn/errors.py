@@ -28,6 +28,7 @@ class TopolearnError(Exception):
     """
 
     def __init__(self, message: str, location: Location | None = None) -> None:
+        message = " ".join(message.split())
         super().__init__(message, location)
         self.message = message
         self.location = location
@@ -79,6 +80,15 @@ class CheckpointError(TopolearnError):
 
 class ExportError(TopolearnError):
     """An ONNX export that failed or does not agree with the network."""
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """``repr(value)``, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return "a huge number"
+    return text if len(text) <= limit else f"{text[: limit - 2]} …"
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 class FrozenMap(Mapping[str, Any]):
     """A mapping that keeps its order, hashes by content, and holds nothing that can change.
 
-    Lists become tuples and mappings become FrozenMaps, all the way down.
+    Lists become tuples and mappings become FrozenMaps, all the way down. Equality tells 2 from 2.0
+    and 1 from true, which mean different things to strict options.
     """
 
     __slots__ = ("_data", "_hash")
@@ -20,6 +21,9 @@ class FrozenMap(Mapping[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         return self._data[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._data
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._data)
@@ -33,9 +37,9 @@ class FrozenMap(Mapping[str, Any]):
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, FrozenMap):
-            return self._data == other._data
-        return NotImplemented if not isinstance(other, Mapping) else self._data == dict(other)
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return _same(self, other if isinstance(other, FrozenMap) else FrozenMap(other))
 
     def __repr__(self) -> str:
         return repr(self._data)
@@ -46,6 +50,16 @@ class FrozenMap(Mapping[str, Any]):
     def thaw(self) -> dict[str, Any]:
         """A plain dict, nested maps included."""
         return {key: thaw(value) for key, value in self._data.items()}
+
+
+def _same(one: Any, other: Any) -> bool:
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, FrozenMap):
+        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other)
 
 
 def freeze(value: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from topolearn.errors import OptionError, suggest
+from topolearn.errors import OptionError, shown, suggest
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -38,7 +38,8 @@ def validate(model: type[ModelT], values: Mapping[str, Any], what: str) -> Model
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key leaves another one missing; the spelling is what to mend.
+        first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
         path = tuple(str(part) for part in first["loc"])
         name = ".".join(path)
         match first["type"]:
@@ -49,8 +50,11 @@ def validate(model: type[ModelT], values: Mapping[str, Any], what: str) -> Model
                 message = f"{what} needs '{name}'"
             case _:
                 text = first["msg"].removeprefix("Value error, ")
-                text = text.removeprefix("Input ").strip()
-                message = f"'{name}' of {what} is {first['input']!r}, but it {_verb(text)}"
+                text = text.removesuffix(" after validation").replace(" after validation,", ",")
+                for kind in ("Input ", "Tuple ", "Dictionary ", "String "):
+                    text = text.removeprefix(kind)
+                value = shown(first["input"])
+                message = f"'{name}' of {what} is {value}, but it {_verb(text)}" if path else f"{what}: {text}"
         raise InvalidOption(message, path) from None
 
 

@@ -15,7 +15,7 @@ from topolearn.format.tree import override, parse, read_text
 from topolearn.format.writer import dumps
 from topolearn.graph import Graph
 
-__all__ = ["dump_graph", "dumps", "library", "load_graph", "loads", "schema"]
+__all__ = ["dump_graph", "dumps", "library", "load_graph", "loads", "schema", "write_atomically"]
 
 
 def loads(text: str, file: str = "<string>") -> Graph:
@@ -56,14 +56,18 @@ def write_atomically(path: Path, data: bytes) -> None:
         TopolearnError: Where the folder is missing, read-only or full.
     """
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        if path.exists() and not path.is_file():  # /dev/stdout, a pipe, or a folder, which says so
+            path.write_bytes(data)
+            return
+        target = Path(os.path.realpath(path))  # a link stays a link
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
+            os.replace(temporary, target)
         except BaseException:
             os.unlink(temporary)
             raise

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from topolearn.errors import FormatError, suggest
+from topolearn.errors import FormatError, shown, suggest
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -29,16 +30,16 @@ def find(name_or_path: str | Path, kind: str = "graphs") -> Path:
         FormatError: No such file and no such name.
     """
     path = Path(name_or_path)
-    if path.is_file():
+    if os.path.isfile(path):  # False, not an error, where the path cannot even be looked up
         return path
     text = str(name_or_path)
     if "/" not in text and path.suffix not in (".yaml", ".yml"):
         shipped = folder(kind) / f"{text}.yaml"
-        if shipped.is_file():
+        if os.path.isfile(shipped):
             return shipped
-        if path.is_dir():
+        if os.path.isdir(path):
             raise FormatError(f"'{text}' is a folder; name a YAML file")
-        raise FormatError(f"there is no {kind[:-1]} '{text}'{suggest(text, names(kind))}")
-    if path.parent.name == kind and (folder(kind) / path.name).is_file() and not path.is_absolute():
+        raise FormatError(f"there is no {kind[:-1]} {shown(text)}{suggest(text, names(kind))}")
+    if path.parent.name == kind and os.path.isfile(folder(kind) / path.name) and not path.is_absolute():
         return folder(kind) / path.name
     return path

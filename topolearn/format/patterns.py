@@ -14,7 +14,7 @@ Pair = tuple[str, str]
 class Pattern(BaseModel):
     """A rule for edges; ``pairs`` gives them as (source, target)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     pattern_name: ClassVar[str]
 
     @abstractmethod

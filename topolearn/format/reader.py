@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from topolearn.errors import FormatError, GraphError, TopolearnError, suggest
+from topolearn.errors import FormatError, GraphError, TopolearnError, shown, suggest
 from topolearn.format.patterns import PATTERNS, Pattern
 from topolearn.format.ranges import MAX_IDS, RangeError, expand, is_range
 from topolearn.format.tree import Document, Fields, Items, Scalar, Tree
 from topolearn.frozen import EMPTY, FrozenMap
 from topolearn.graph import Edge, Graph, Node
 from topolearn.ops import EDGE_OPS, NODE_OPS, Shape, edge_op
+from topolearn.ops.base import MAX_INT
 from topolearn.options import InvalidOption, validate
+from topolearn.plugins import load_plugins
 
 VERSION = 1
 """Version of the file format, the value of the key ``topolearn``."""
@@ -35,6 +38,7 @@ def build(document: Document) -> Graph:
         FormatError: A file that is not a graph.
         GraphError: A graph that is not a network; located at the node or edge at fault.
     """
+    load_plugins()
     return _Reader(document).graph()
 
 
@@ -120,11 +124,11 @@ class _Reader:
         channels = self.scalar(self.need(spec, "channels", "'input'"), int, "a number of channels")
         stride_tree = self.need(spec, "stride", "'input'")
         stride = stride_tree.plain()
-        whole = isinstance(stride, int) and not isinstance(stride, bool) and stride > 0
+        whole = isinstance(stride, int) and not isinstance(stride, bool) and 0 < stride <= MAX_INT
         if not whole and stride not in ("global", None):
-            raise self.fail(stride_tree, f"a stride is a positive number, 'global' or null, not {stride!r}")
-        if channels < 1:
-            raise self.fail(spec.values["channels"], "channels must be positive")
+            raise self.fail(stride_tree, f"a stride is a positive number, 'global' or null, not {shown(stride)}")
+        if not 0 < channels <= MAX_INT:
+            raise self.fail(spec.values["channels"], f"channels must be from 1 to {MAX_INT}")
         return Shape(channels, stride)
 
     # -- edges ---------------------------------------------------------------------------------
@@ -135,7 +139,8 @@ class _Reader:
         if "into" in entry.values:
             kind, own = "an edge group", ("into",)
         elif "connect" in entry.values:
-            kind, own = "a connect pattern", ("connect", *self.pattern_keys(entry))
+            own = ("connect", *self.pattern_keys(entry))
+            kind = f"pattern '{entry.values['connect'].plain()}'"
         else:
             kind, own = "an edge", ("from", "to")
         op = self.scalar(entry.values["op"], str, "an edge op's name") if "op" in entry.values else "identity"
@@ -153,6 +158,8 @@ class _Reader:
         self.located(lambda: edge_op(op, params), entry, entry)
 
         def add(src: str, dst: str, place: Tree, weight: float) -> None:
+            if len(self.edges) >= MAX_EDGES:
+                raise self.fail(entry, f"more than {MAX_EDGES:,} edges")
             self.edges.append(Edge(src, dst, op, params, learnable, weight))
             self.edge_places.append(place)
 
@@ -170,8 +177,6 @@ class _Reader:
             for dst in targets:
                 for src in sources:
                     add(src, dst, entry, weight)
-        if len(self.edges) > MAX_EDGES:
-            raise self.fail(entry, f"more than {MAX_EDGES:,} edges")
 
     def explicit(self, tree: Tree, weight: float) -> Iterator[tuple[str, str, Tree, float]]:
         """Edges grouped by target: ``block8: [block1, block3: 0.7]``."""
@@ -206,13 +211,8 @@ class _Reader:
 
     def weight(self, tree: Tree) -> float:
         value = tree.plain()
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or value != value
-            or abs(value) == float("inf")
-        ):
-            raise self.fail(tree, f"a weight is a number, not {value!r}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
+            raise self.fail(tree, f"a weight is a number, not {shown(value)}")
         return float(value)
 
     # -- parts ---------------------------------------------------------------------------------
@@ -254,14 +254,19 @@ class _Reader:
         if kind is str and isinstance(tree, Scalar) and value is not None:
             value = tree.text
         if type(value) is not kind:
-            raise self.fail(tree, f"expected {what}, not {value!r}")
+            raise self.fail(tree, f"expected {what}, not {shown(value)}")
         return value
 
     def ids(self, tree: Tree) -> list[str]:
         """Ids from an id, a range, or a list of them."""
         if isinstance(tree, Scalar):
             return self.expand(tree)
-        return [node for item in self.items(tree, "a list of ids") for node in self.ids(item)]
+        found: list[str] = []
+        for item in self.items(tree, "a list of ids"):
+            found += self.ids(item)
+            if len(found) > MAX_IDS:
+                raise self.fail(tree, f"lists more than {MAX_IDS:,} nodes")
+        return found
 
     def expand(self, word: Scalar) -> list[str]:
         try:
@@ -296,4 +301,4 @@ class _Reader:
                 return matches[-1]
         if error.node is not None:
             return self.node_places.get(error.node)
-        return self.document.root.values.get("outputs") if "output" in error.message else None
+        return self.document.root.values.get("outputs" if "output" in error.message else "inputs")

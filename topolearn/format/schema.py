@@ -11,12 +11,12 @@ from topolearn.ops import EDGE_OPS, NODE_OPS
 from topolearn.ops.base import Op
 
 _ID = r"^[A-Za-z_][A-Za-z0-9_]*$"
-_IDS: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+_IDS: dict[str, Any] = {"$ref": "#/$defs/Ids"}
 
 
 def schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of a graph file, made from the registered ops and patterns."""
-    definitions: dict[str, Any] = {}
+    definitions: dict[str, Any] = {"Ids": {"anyOf": [{"type": "string"}, {"type": "array", "items": _IDS}]}}
     nodes = [_node(name, op, definitions) for name, op in sorted(NODE_OPS.items()) if name != "input"]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -51,26 +51,27 @@ def _fields(op: type[Op], definitions: dict[str, Any]) -> tuple[dict[str, Any], 
 
 def _node(name: str, op: type[Op], definitions: dict[str, Any]) -> dict[str, Any]:
     properties, required = _fields(op, definitions)
-    # Over a range of ids, a list of values is dealt out: every parameter may be a list.
-    dealt = {key: {"anyOf": [value, {"type": "array"}]} for key, value in properties.items()}
     stride = {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "global"}, {"type": "null"}]}
+    declared: dict[str, Any] = {
+        "type": "object",
+        "required": ["channels", "stride"],
+        "additionalProperties": False,
+        "properties": {"channels": {"type": "integer", "minimum": 1}, "stride": stride},
+    }
+    values = {
+        **properties,
+        "aggregate": {"enum": list(AGGREGATES)},
+        "input": declared,
+        "share": {"type": "object", "additionalProperties": {"type": "string"}},
+    }
+    # Over a range of ids, a list of values is dealt out: everything but the op may be a list.
+    dealt = {key: {"anyOf": [value, {"type": "array", "items": value}]} for key, value in values.items()}
     return {
         "type": "object",
         "description": (op.__doc__ or "").strip().partition("\n")[0],
         "required": ["op", *required],
         "additionalProperties": False,
-        "properties": {
-            "op": {"const": name},
-            **dealt,
-            "aggregate": {"enum": list(AGGREGATES)},
-            "input": {
-                "type": "object",
-                "required": ["channels", "stride"],
-                "additionalProperties": False,
-                "properties": {"channels": {"type": "integer", "minimum": 1}, "stride": stride},
-            },
-            "share": {"type": "object", "additionalProperties": {"type": "string"}},
-        },
+        "properties": {"op": {"const": name}, **dealt},
     }
 
 

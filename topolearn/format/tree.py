@@ -8,34 +8,50 @@ bounded.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from topolearn.errors import FormatError, Location
+from topolearn.errors import FormatError, Location, suggest
+
+T = TypeVar("T", str, bytes)
 
 MAX_BYTES = 64 * 2**20
 """Largest file that is read."""
 MAX_PARTS = 20_000_000
 """Most scalars, lists and mappings a document may expand to, aliases followed."""
 MAX_DEPTH = 50
-"""Deepest nesting."""
+"""Deepest nesting, aliases followed."""
 
 
-class Tree:
-    """A part of a document; ``line`` and ``column`` count from 0."""
+class Tree(ABC):
+    """A part of a document.
 
-    __slots__ = ("column", "line", "size")
+    Attributes:
+        line: Counts from 0.
+        column: Counts from 0.
+        size: How many scalars, lists and mappings it expands to.
+        depth: How many levels there are below it.
+    """
+
+    __slots__ = ("column", "depth", "line", "size")
 
     def __init__(self, line: int, column: int) -> None:
         self.line = line
         self.column = column
         self.size = 1
+        self.depth = 0
 
+    def contain(self, part: Tree) -> None:
+        """Count a part of this one."""
+        self.size += part.size
+        self.depth = max(self.depth, part.depth + 1)
+
+    @abstractmethod
     def plain(self) -> Any:
         """This part as plain Python values."""
-        raise NotImplementedError
 
 
 class Scalar(Tree):
@@ -87,15 +103,14 @@ class Fields(Tree):
         return {key: value.plain() for key, value in self.values.items()}
 
 
-_INT = re.compile(r"[-+]?[0-9]+\Z")
+_INT = re.compile(r"[-+]?[0-9]+\Z|0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
 _WORDS: dict[str, Any] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
-    **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf"), float("inf")),
-    "-.inf": float("-inf"),
-    ".nan": float("nan"),
+    **{sign + word: float(f"{sign}inf") for sign in ("", "+", "-") for word in (".inf", ".Inf", ".INF")},
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
 }
 
 
@@ -104,7 +119,7 @@ def resolve(text: str) -> Any:
     if text in _WORDS:
         return _WORDS[text]
     if _INT.match(text):
-        return int(text) if len(text) < 4000 else text
+        return int(text, 0 if text[1:2] in ("o", "x") else 10) if len(text) < 4000 else text
     if _FLOAT.match(text):
         return float(text)
     return text
@@ -117,13 +132,17 @@ class Document:
     Attributes:
         file: How errors call it.
         root: Its top-level mapping.
+        overrides: What :func:`override` set, as ``KEY=VALUE``; parts from the n-th have line -1 - n.
     """
 
     file: str
     root: Fields
+    overrides: list[str] = field(default_factory=list)
 
     def at(self, tree: Tree | None) -> Location:
         """Where ``tree`` stands."""
+        if tree is not None and tree.line < 0:
+            return Location(f"--set {self.overrides[-1 - tree.line]}")
         return Location(self.file) if tree is None else Location(self.file, tree.line + 1, tree.column + 1)
 
     def error(self, tree: Tree | None, message: str) -> FormatError:
@@ -138,17 +157,25 @@ def read_text(path: Path) -> str:
         FormatError: Missing, not a readable file, too large, or not UTF-8.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
+        with path.open("rb") as file:  # not by the size it claims: a device claims none
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
             raise FormatError(f"the file is larger than {MAX_BYTES // 2**20} MiB", Location(str(path)))
-        return path.read_text(encoding="utf-8")
+        return data.decode()
     except FileNotFoundError:
         raise FormatError("no such file; check the path", Location(str(path))) from None
     except IsADirectoryError:
         raise FormatError("this is a folder; name a file in it", Location(str(path))) from None
     except UnicodeDecodeError as error:
-        raise FormatError(f"not UTF-8 text (byte {error.start}); save it as UTF-8", Location(str(path))) from None
-    except OSError as error:
-        raise FormatError(f"cannot be read: {error.strerror}", Location(str(path))) from None
+        line, column = _line_and_column(data, error.start, b"\n")
+        raise FormatError("not UTF-8 text; save it as UTF-8", Location(str(path), line, column)) from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise FormatError(f"cannot be read: {reason}", Location(str(path))) from None
+
+
+def _line_and_column(text: T, position: int, newline: T) -> tuple[int, int]:
+    return text.count(newline, 0, position) + 1, position - text.rfind(newline, 0, position)
 
 
 def parse(text: str, file: str) -> Document:
@@ -158,17 +185,21 @@ def parse(text: str, file: str) -> Document:
         FormatError: With the line and column of what is wrong.
     """
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.error import MarkedYAMLError
+    from ruamel.yaml.reader import ReaderError
 
     try:
         root = _Composer(file, YAML(typ="safe", pure=True).parse(text)).document()
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = Location(file, mark.line + 1, mark.column + 1) if mark else Location(file)
-        problem = " ".join(str(error.problem or error.context).split())
+        problem = str(error.problem or error.context)
+        if error.context and error.context_mark and mark and error.context_mark.line != mark.line:
+            problem += f" {error.context} that starts in line {error.context_mark.line + 1}"
         raise FormatError(f"not valid YAML: {problem}{_range_hint(text, mark)}", where) from None
-    except YAMLError as error:
-        raise FormatError(f"not valid YAML: {' '.join(str(error).split())}", Location(file)) from None
+    except ReaderError as error:
+        where = Location(file, *_line_and_column(text, error.position, "\n"))
+        raise FormatError(f"not valid YAML: character U+{error.character:04X} is not allowed", where) from None
     if not isinstance(root, Fields):
         raise FormatError("a file starts with a mapping, as 'topolearn: 1'", Location(file, 1, 1))
     return Document(file, root)
@@ -216,7 +247,7 @@ class _Composer:
         from ruamel.yaml.events import AliasEvent, MappingStartEvent, ScalarEvent
 
         if isinstance(event, AliasEvent):
-            return self.alias(event)
+            return self.alias(event, depth)
         if depth > MAX_DEPTH:
             raise self.fail(event, f"nested deeper than {MAX_DEPTH} levels")
         if (event.tag is not None and not isinstance(event, ScalarEvent)) or getattr(event, "ctag", None):
@@ -237,12 +268,14 @@ class _Composer:
             self.anchors[event.anchor] = tree
         return tree
 
-    def alias(self, event: Any) -> Tree:
+    def alias(self, event: Any, depth: int) -> Tree:
         if event.anchor not in self.anchors:
             raise self.fail(event, f"unknown alias '*{event.anchor}'; define it with '&{event.anchor}' before")
         tree = self.anchors[event.anchor]
         if tree is None:
             raise self.fail(event, f"alias '*{event.anchor}' refers to itself; write the value out")
+        if depth + tree.depth > MAX_DEPTH:
+            raise self.fail(event, f"nested deeper than {MAX_DEPTH} levels")
         return tree
 
     def items(self, tree: Items, depth: int) -> Items:
@@ -251,7 +284,7 @@ class _Composer:
         while not isinstance(event := next(self.events), SequenceEndEvent):
             item = self.part(event, depth + 1)
             tree.items.append(item)
-            tree.size += item.size
+            tree.contain(item)
         return tree
 
     def fields(self, tree: Fields, depth: int) -> Fields:
@@ -265,9 +298,12 @@ class _Composer:
                 first = tree.keys[key.text]
                 raise self.fail(event, f"duplicate key '{key.text}'; it stands in line {first.line + 1} already")
             value = self.part(next(self.events), depth + 1)
+            if isinstance(value, Scalar) and not value.text and not value.quoted:
+                value.line, value.column = key.line, key.column  # nothing was written; its mark is what follows
             tree.keys[key.text] = key
             tree.values[key.text] = value
-            tree.size += 1 + value.size
+            tree.contain(key)
+            tree.contain(value)
         return tree
 
 
@@ -278,17 +314,32 @@ def override(document: Document, path: str, text: str) -> None:
         FormatError: Where the path leads nowhere.
     """
     steps = re.split(r"\.(?![^\[]*\])", path)
-    value = parse(f"value: {text}", f"--set {path}={text}").root.values["value"]
+    try:
+        value = parse(f"value: {text}", "").root.values["value"]
+    except FormatError as error:
+        raise FormatError(error.message, Location(f"--set {path}={text}")) from None
     tree: Tree = document.root
     for step in steps[:-1]:
         if not isinstance(tree, Fields) or step not in tree.values:
-            from topolearn.errors import suggest
-
             known = suggest(step, tree.values) if isinstance(tree, Fields) else ""
             raise FormatError(f"--set {path}: there is no '{step}' in {document.file}{known}")
         tree = tree.values[step]
     if not isinstance(tree, Fields):
         raise FormatError(f"--set {path}: '{steps[-2]}' in {document.file} holds no keys")
-    value.line, value.column = tree.line, tree.column
-    tree.keys.setdefault(steps[-1], Scalar(steps[-1], False, tree.line, tree.column))
+    document.overrides.append(f"{path}={text}")
+    line = -len(document.overrides)
+    _move(value, line)
+    key = Scalar(steps[-1], False, line, 0)
+    tree.keys.setdefault(steps[-1], key)
     tree.values[steps[-1]] = value
+
+
+def _move(tree: Tree, line: int) -> None:
+    """Give ``tree`` and its parts another line."""
+    tree.line = line
+    if isinstance(tree, Items):
+        parts = tree.items
+    else:
+        parts = [*tree.keys.values(), *tree.values.values()] if isinstance(tree, Fields) else []
+    for part in parts:
+        _move(part, line)

@@ -81,4 +81,11 @@ def scalar(value: Any) -> str:
         return "[" + ", ".join(scalar(item) for item in value) + "]"
     text = str(value)
     plain = _PLAIN.match(text) and resolve(text) is text and text.lower() not in _YAML_1_1_WORDS
-    return text if plain else json.dumps(text, ensure_ascii=False)
+    return text if plain else _quoted(text)
+
+
+def _quoted(text: str) -> str:
+    """``text`` in double quotes, with YAML's escapes for what would not come back as it is."""
+    return "".join(
+        char if char.isprintable() else f"\\U{ord(char):08x}" for char in json.dumps(text, ensure_ascii=False)
+    )

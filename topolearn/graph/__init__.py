@@ -2,7 +2,7 @@
 
 from topolearn.graph.cost import GraphCost
 from topolearn.graph.ir import AGGREGATES, Edge, Graph, Node
-from topolearn.graph.passes import BindFanIn, EliminateDead, KeepEdges, Pass, apply_passes
+from topolearn.graph.passes import BindFanIn, EliminateDead, KeepEdges, Pass, UnitWeights, apply_passes
 from topolearn.graph.topology import Topology
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "Node",
     "Pass",
     "Topology",
+    "UnitWeights",
     "apply_passes",
 ]

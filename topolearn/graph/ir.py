@@ -93,8 +93,8 @@ class Edge:
 class Graph:
     """A network: nodes in topological order, edges by destination, then source.
 
-    The constructor brings nodes and edges into canonical order (Kahn's algorithm, ties by
-    declaration), so that edge i is entry i of every vector of E edge weights. A graph with a cycle
+    The constructor brings nodes and edges into canonical order (inputs first, then Kahn's algorithm,
+    ties by declaration), so that edge i is entry i of every vector of E edge weights. A graph with a cycle
     or an unknown id stays as declared, and :meth:`verify` says what is wrong with it.
 
     Attributes:
@@ -120,10 +120,21 @@ class Graph:
             if node.id in nodes:
                 raise GraphError(f"duplicate id '{node.id}'; every node needs an id of its own", node=node.id)
             nodes[node.id] = node
+        # A file declares its inputs before its nodes; so does every graph, or it would not read back equal.
+        nodes = dict(sorted(nodes.items(), key=lambda item: item[1].op != Input.op_name))
         nodes, edges = _canonical(nodes, tuple(self.edges))
         object.__setattr__(self, "nodes", FrozenMap(nodes))
         object.__setattr__(self, "edges", edges)
         object.__setattr__(self, "outputs", tuple(self.outputs))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Graph):
+            return NotImplemented
+        return self is other or (
+            (self.name, self.outputs, self.task, self.data) == (other.name, other.outputs, other.task, other.data)
+            and tuple(self.nodes.values()) == tuple(other.nodes.values())
+            and self.edges == other.edges
+        )
 
     def __hash__(self) -> int:
         return self._hash
@@ -140,11 +151,15 @@ class Graph:
     @cached_property
     def image(self) -> Size:
         """Height and width of the first image input; (1, 1) where all inputs are vectors."""
-        for name in self.inputs:
-            size = self.input_size(name)
-            if len(size) == 3:
-                return (size[1], size[2])
-        return (1, 1)
+        if not self.image_inputs:
+            return (1, 1)
+        _, height, width = self.input_size(self.image_inputs[0])
+        return (height, width)
+
+    @cached_property
+    def image_inputs(self) -> tuple[str, ...]:
+        """Ids of the inputs with height and width; all strides are relative to the first."""
+        return tuple(name for name in self.inputs if len(self.input_size(name)) == 3)
 
     def input_size(self, name: str) -> tuple[int, ...]:
         """(channels, height, width) or (features,) of the input ``name``."""

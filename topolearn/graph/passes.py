@@ -86,7 +86,7 @@ def _offset_sum(
             assert isinstance(source, Shape)
             assert node.input is not None
             source_id = f"{edge.src}_to_{node.id}"
-            while source_id in graph.nodes:
+            while source_id in graph.nodes or source_id in nodes:
                 source_id += "_"
             nodes[source_id] = Node(source_id, "identity", input=Shape(source.channels, node.input.stride))
             edges.append(replace(edge, dst=source_id, weight=1.0))
@@ -99,7 +99,8 @@ def _offset_sum(
 class EliminateDead(Pass):
     """Remove every node without a path from an input or to an output, to the fix-point.
 
-    Preserves the function of a graph in which a node without in-edges sends nothing.
+    Preserves the function of a graph in which a node without in-edges sends nothing. The first image
+    input stays while another does: the strides of what is left are relative to it.
     """
 
     preserves_function: ClassVar[bool] = True
@@ -115,6 +116,8 @@ class EliminateDead(Pass):
             if edge.dst in useful and edge.src in reached:
                 useful.add(edge.src)
         alive = reached & useful
+        if alive.intersection(graph.image_inputs):
+            alive.add(graph.image_inputs[0])
         if not set(graph.outputs) <= alive:
             missing = next(output for output in graph.outputs if output not in alive)
             raise GraphError(f"no path from an input to the output '{missing}' is left", node=missing)
@@ -159,3 +162,17 @@ class BindFanIn(Pass):
 
 def _unbound(node: Node) -> bool:
     return node.params.get("residual_scale") == FAN_IN
+
+
+@dataclass(frozen=True)
+class UnitWeights(Pass):
+    """Set the weight of every edge to 1: the gates have decided, and the network is trained anew.
+
+    Changes the function.
+    """
+
+    preserves_function: ClassVar[bool] = False
+
+    def __call__(self, graph: Graph) -> Graph:
+        """Forget the weights."""
+        return graph.replace(edges=tuple(replace(edge, weight=1.0) for edge in graph.edges))

@@ -51,7 +51,8 @@ class Topology:
             if node.aggregate != "mean":
                 continue
             indices = graph.in_edges(node.id)
-            kept = sum(closed.keep[i] for i in indices)
+            # A frozen network divides by its non-zero weights; a kept edge of weight 0 is not among them.
+            kept = sum(closed.keep[i] and closed.weights[i] != 0.0 for i in indices)
             searched = len(indices) if active is None else sum(bool(active[i]) for i in indices)
             if kept and searched and kept != searched:
                 for i in indices:

@@ -38,10 +38,11 @@ def _check_ids(graph: Graph) -> None:
                 node=node.id,
             )
     seen: set[tuple[str, str]] = set()
+    known = set(graph.nodes)
     for edge in graph.edges:
         pair = (edge.src, edge.dst)
         for end in pair:
-            if end not in graph.nodes:
+            if end not in known:
                 raise GraphError(
                     f"edge {edge.src} -> {edge.dst}: unknown node '{end}'{suggest(end, graph.nodes)}", edge=pair
                 )
@@ -103,6 +104,8 @@ def _check_paths(graph: Graph) -> None:
         if edge.src in reached:
             reached.add(edge.dst)
     useful = set(graph.outputs)
+    if len(graph.image_inputs) > 1:
+        useful.add(graph.image_inputs[0])  # whether or not anything reads it, strides are relative to it
     for edge in reversed(graph.edges):
         if edge.dst in useful:
             useful.add(edge.src)
@@ -115,15 +118,21 @@ def _check_paths(graph: Graph) -> None:
 
 def _check_shapes(graph: Graph) -> None:
     shapes = graph.shapes
+    # Half a million edges have few kinds: ends are numbered by shape, so that an edge's kind is quick to hash.
+    numbers: dict[object, int] = {}
+    gives = {name: numbers.setdefault(shape, len(numbers)) for name, shape in shapes.items()}
+    takes = {
+        node.id: numbers.setdefault((node.input, node.aggregate), len(numbers))
+        for node in graph.nodes.values()
+        if node.input is not None
+    }
     known: dict[tuple[object, ...], str | None] = {}
     for edge in graph.edges:
-        target = graph.nodes[edge.dst]
-        if target.input is None:
+        if edge.dst not in takes:
             continue
-        source = shapes[edge.src]
-        key = (edge.op, edge.params, source, target.input, target.aggregate, edge.learnable)
+        key = (edge.op, edge.params, gives[edge.src], takes[edge.dst], edge.learnable)
         if key not in known:
-            known[key] = _edge_fault(edge, source, target)
+            known[key] = _edge_fault(edge, shapes[edge.src], graph.nodes[edge.dst])
         fault = known[key]
         if fault is not None:
             raise GraphError(f"edge {edge.src} -> {edge.dst}: {fault}", edge=(edge.src, edge.dst))
@@ -177,14 +186,16 @@ def _check_sharing(graph: Graph) -> None:
             first, expected = groups.setdefault(group, (node, signature))
             if signature != expected:
                 raise GraphError(
-                    f"node '{node.id}' cannot share group '{group}' with '{first.id}': the parts differ in shape",
+                    f"node '{node.id}' cannot share group '{group}' with '{first.id}': the parts differ in shape or"
+                    " parameters; give each kind a group of its own",
                     node=node.id,
                 )
 
 
 def part_signature(rule: NodeOp, part: str, node: Node) -> object:
-    """What must agree between nodes that share a part: op, part, input and output shape without the place."""
+    """What must agree between nodes that share a part: op, part, its parameters, and the shapes without the place."""
     assert node.input is not None
+    params = rule.part_cost(part, node.input, (1, 1)).params
     out = rule.output(node.input)
     assert isinstance(out, Shape)
     ratio = (
@@ -192,7 +203,7 @@ def part_signature(rule: NodeOp, part: str, node: Node) -> object:
         if isinstance(out.stride, int) and isinstance(node.input.stride, int)
         else out.stride
     )
-    return (rule.op_name, part, node.input.channels, out.channels, ratio)
+    return (rule.op_name, part, params, node.input.channels, out.channels, ratio)
 
 
 def output_shape(graph: Graph, node: Node, sources: Sequence[Shape | Bundle]) -> Shape | Bundle:

@@ -15,6 +15,9 @@ from topolearn.ops.shape import Bundle, Cost, Shape, Size
 _PROBE = 256
 """Side of the image by which the strides of the features are measured; a multiple of every usual stride."""
 
+Measured = tuple[tuple[tuple[str, int, int | None], ...], int, tuple[tuple[int, int | None], ...]]
+"""What ``topolearn.compiler.modules.backbone.measure`` returns."""
+
 
 @register_node_op("torchvision.backbone")
 class TorchvisionBackbone(NodeOp):
@@ -53,12 +56,14 @@ class TorchvisionBackbone(NodeOp):
         )
 
     def cost(self, x: Shape, image: Size) -> Cost:
-        """Parameters, and multiply-accumulates of the convolutions at this size."""
-        _, params, convolutions = self._measured()
-        macs = sum(weights * Shape(1, stride).area(x.size(image)) for weights, stride in convolutions)
+        """Parameters, and multiply-accumulates of the convolutions and linear layers at this size."""
+        _, params, layers = self._measured()
+        macs = sum(
+            weights * Shape(1, "global" if stride is None else stride).area(x.size(image)) for weights, stride in layers
+        )
         return Cost(params, macs)
 
-    def _measured(self) -> tuple[tuple[tuple[str, int, int | None], ...], int, tuple[tuple[int, int], ...]]:
+    def _measured(self) -> Measured:
         # Needs torch and torchvision: imported where a graph has a backbone, and only there.
         from topolearn.compiler.modules.backbone import BackboneError
 
@@ -69,9 +74,7 @@ class TorchvisionBackbone(NodeOp):
 
 
 @lru_cache(maxsize=64)
-def _measure(
-    model: str, features: tuple[tuple[str, str], ...]
-) -> tuple[tuple[tuple[str, int, int | None], ...], int, tuple[tuple[int, int], ...]]:
+def _measure(model: str, features: tuple[tuple[str, str], ...]) -> Measured:
     from topolearn.compiler.modules.backbone import measure
 
     return measure(model, dict(features), _PROBE)

@@ -30,14 +30,17 @@ def _odd(value: int) -> int:
     return value
 
 
-PositiveInt = Annotated[int, Field(gt=0)]
-OddInt = Annotated[int, Field(gt=0), AfterValidator(_odd)]
+MAX_INT = 2**31 - 1
+"""Largest size that a parameter may ask for."""
+
+PositiveInt = Annotated[int, Field(gt=0, le=MAX_INT)]
+OddInt = Annotated[int, Field(gt=0, le=MAX_INT), AfterValidator(_odd)]
 
 
 class Op(BaseModel):
     """Parameters of an op; immutable and checked when made."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     op_name: ClassVar[str]
 
 

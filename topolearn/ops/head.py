@@ -66,7 +66,7 @@ class Classifier(NodeOp):
 class SegmentationHead(NodeOp):
     """Activation and 1 x 1 convolution with a bias: logits at the input's stride.
 
-    The loss, the metrics and the exporter resize them to the size of the labels.
+    The loss and the metrics resize them to the size of the labels.
 
     Attributes:
         classes: Number of classes.

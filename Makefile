@@ -1,0 +1,43 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both set up .venv, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_OUT ?= runs/digits-maskconnect
+
+.PHONY: demo test test-slow lint format types check clean
+
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev,tensorboard]'
+	touch $@
+
+demo: $(VENV)/.installed
+	@rm -rf $(DEMO_OUT)
+	$(BIN)/topolearn fit digits --learner maskconnect --out $(DEMO_OUT)
+	@echo
+	@echo "The same with the other learners:"
+	@echo "  $(BIN)/topolearn fit digits --learner continuous"
+	@echo "  $(BIN)/topolearn fit digits --learner sparsemask"
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -n auto
+
+test-slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -n auto --slow
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+format: $(VENV)/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+check: lint types test
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,65 @@
+"""What a benchmark ran on, and how it measures."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def describe(device: torch.device) -> str:
+    """One line about the machine."""
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as info:
+            name = next(line.split(":")[1].strip() for line in info if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    where = f"{name}, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
+    if device.type == "cuda":
+        where = f"{torch.cuda.get_device_name(device)} ({where})"
+    return f"{where}; torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def median_times(steps: dict[str, Callable[[], object]], device: torch.device, rounds: int) -> dict[str, float]:
+    """Median seconds of each step; the steps take turns, so that a busy machine slows all alike."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
+        step()
+    for _ in range(rounds):
+        for name, step in steps.items():
+            gc.collect()
+            _synchronise(device)
+            start = time.perf_counter()
+            step()
+            _synchronise(device)
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def peak_memory_in_child(module: str, arguments: list[str]) -> float:
+    """Peak resident MiB of ``python -m module arguments``, which prints it as its last line."""
+    out = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=True)
+    return float(out.stdout.strip().splitlines()[-1])
+
+
+def resident_peak() -> float:
+    """Peak resident MiB of this process.
+
+    From /proc, because ``ru_maxrss`` of a child counts what its parent held when it was started.
+    """
+    with open("/proc/self/status", encoding="utf-8") as status:
+        line = next(line for line in status if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**10
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,137 @@
+"""The rules of the baselines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+
+from tests.learners.samples import batch, complete, graph, network, step, vectors
+from topolearn import optimizers, prune
+from topolearn.format import loads
+from topolearn.graph import Graph
+from topolearn.learners import Fixed
+
+
+def wired(searched: Graph, **options: Any) -> dict[str, list[str]]:
+    """What each node reads through learnable edges."""
+    keep = Fixed(searched, **options).edge_weights().tolist()
+    return {node: [searched.edges[i].src for i in indices if keep[i]] for node, indices in searched.candidates.items()}
+
+
+def bipartite(sources: int, targets: int) -> Graph:
+    return loads(f"""
+topolearn: 1
+name: two-layers
+inputs: {{x: [2]}}
+nodes:
+  a[1..{sources}]: {{op: linear, out_features: 2}}
+  b[1..{targets}]: {{op: linear, out_features: 2, aggregate: mean}}
+  out: {{op: identity, aggregate: mean}}
+edges:
+  - {{from: x, to: "a[1..{sources}]"}}
+  - {{connect: bipartite, from: "a[1..{sources}]", to: "b[1..{targets}]", learnable: true}}
+  - {{connect: bipartite, from: "b[1..{targets}]", to: [out]}}
+outputs: [out]
+""")
+
+
+def test_prev_on_a_complete_graph_is_the_latest_candidate() -> None:
+    assert wired(complete(5)) == {f"n{i}": ["image" if i == 1 else f"n{i - 1}"] for i in range(1, 6)}
+    resnet = graph("resnet38-cifar100")
+    assert wired(resnet) == {f"block{i}": [f"block{i - 1}"] for i in range(2, 19)}
+
+
+def test_prev_on_a_bipartite_graph_is_the_same_position() -> None:
+    assert wired(bipartite(4, 4)) == {f"b{i}": [f"a{i}"] for i in range(1, 5)}
+    assert wired(bipartite(4, 2)) == {"b1": ["a1"], "b2": ["a2"]}
+    assert wired(bipartite(2, 3)) == {"b1": ["a1"], "b2": ["a2"], "b3": ["a2"]}
+    # A node that shares its candidates with nobody has no position.
+    assert wired(bipartite(4, 1)) == {"b1": ["a4"]}
+
+
+def test_prev_on_the_digits_graph_is_six_separate_columns() -> None:
+    found = wired(graph("digits"))
+    assert all(found[f"{b}{i}"] == [f"{a}{i}"] for a, b in ("ab", "bc") for i in range(1, 7))
+    assert found["join"] == ["c6"]
+
+
+def test_prev_of_a_chain_of_residual_blocks_is_the_plain_network() -> None:
+    net = network(complete(4, "conv_bn_relu", "mean"), Fixed(complete(4, "conv_bn_relu", "mean"))).eval()
+    image = torch.randn(2, 3, 4, 4)
+    x = image
+    for name in ("n1", "n2", "n3", "n4", "head"):
+        x = net.nodes[name](x)
+    torch.testing.assert_close(net(image), x)
+
+
+def test_full_is_everything() -> None:
+    for name in ("vectors", "mixed", "digits"):
+        searched = graph(name)
+        assert all(Fixed(searched, rule="full").topology().keep)
+        assert wired(searched, rule="full") == {
+            node: [searched.edges[i].src for i in indices] for node, indices in searched.candidates.items()
+        }
+
+
+@pytest.mark.parametrize("fan_in", [None, 1, 2, 5])
+def test_random_takes_k_distinct_or_all_there_are(fan_in: int | None) -> None:
+    searched = complete(6)
+    for seed in range(5):
+        for node, sources in wired(searched, rule="random", fan_in=fan_in, seed=seed).items():
+            assert len(set(sources)) == len(sources) == min(fan_in or 3, len(searched.candidates[node]))
+
+
+def test_random_is_the_seeds() -> None:
+    searched = complete(8)
+    assert wired(searched, rule="random", seed=1) == wired(searched, rule="random", seed=1)
+    assert len({str(wired(searched, rule="random", seed=seed)) for seed in range(10)}) == 10
+
+
+def test_random_is_uniform_per_target() -> None:
+    searched = bipartite(5, 2)
+    runs = [wired(searched, rule="random", fan_in=2, seed=seed) for seed in range(1000)]
+    for node in ("b1", "b2"):
+        seen = Counter(tuple(run[node]) for run in runs)
+        assert len(seen) == 10
+        chi_square = sum((n - 100) ** 2 / 100 for n in seen.values())
+        assert chi_square < 9 + 4 * (2 * 9) ** 0.5
+    both = Counter(run["b1"] == run["b2"] for run in runs)
+    assert both[True] == pytest.approx(100, abs=40)  # the targets draw independently
+
+
+def test_weights_are_one_whatever_the_graph_says() -> None:
+    searched = graph("mixed")
+    learner = Fixed(searched, rule="full")
+    expected = [1.0 if edge.learnable else edge.weight for edge in searched.edges]
+    assert learner.edge_weights().tolist() == expected
+    assert list(learner.topology().weights) == expected
+
+
+@pytest.mark.parametrize("rule", ["prev", "full", "random"])
+def test_mean_divides_by_the_chosen_in_edges(rule: str) -> None:
+    searched = vectors(4)
+    net = network(searched, Fixed(searched, rule=rule))
+    inputs = batch(searched)
+    chosen = wired(searched, rule=rule)["mix"]
+    mean = sum(inputs[name] for name in chosen) / len(chosen)
+    torch.testing.assert_close(net(**inputs), net.nodes["mix"](mean))
+    small = prune(net)
+    torch.testing.assert_close(small(**{name: inputs[name] for name in chosen}), net(**inputs))
+
+
+def test_learns_nothing_about_edges() -> None:
+    searched = graph("mixed")
+    learner = Fixed(searched, rule="random")
+    net = network(searched, learner)
+    chosen = optimizers(net, lr=0.1)
+    assert len(chosen) == 1
+    before = learner.edge_weights().clone()
+    for number in range(3):
+        step(net, chosen, number)
+    assert torch.equal(learner.edge_weights(), before)
+    assert list(learner.parameters()) == []
+    assert learner.param_groups(0.1) == []
+    assert [phase.search for phase in learner.phases()] == [False]

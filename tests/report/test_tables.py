@@ -1,0 +1,110 @@
+"""Tables on a terminal, as text and as Markdown."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+import topolearn
+from topolearn.report import Change, Figure, Table, compare, facts, headline, node_table
+
+TABLE = Table(("name", "count", "share"), (("a|b", 12345, 0.5), ("c", None, 0.123456)), "Title", "a note")
+
+
+def test_plain_columns_are_aligned() -> None:
+    assert TABLE.plain() == "Title\nname   count   share\na|b   12,345     0.5\nc          –  0.1235\na note"
+
+
+def test_markdown_escapes_bars_and_aligns_numbers() -> None:
+    assert TABLE.markdown().splitlines() == [
+        "**Title**",
+        "",
+        "| name | count | share |",
+        "| --- | ---: | ---: |",
+        "| a\\|b | 12,345 | 0.5 |",
+        "| c | – | 0.1235 |",
+        "",
+        "a note",
+    ]
+    assert Table(("a",), (("x",),)).markdown() == "| a |\n| --- |\n| x |"
+
+
+def test_rich_shows_every_cell_and_takes_no_markup() -> None:
+    buffer = io.StringIO()
+    Console(file=buffer, width=80).print(Table(("[bold]", "n"), (("block[1..3]", 3),), "T").rich())
+    text = buffer.getvalue()
+    assert all(word in text for word in ("T", "[bold]", "block[1..3]", "3"))
+
+
+def test_a_row_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="a row of 1 values does not fit 2 columns"):
+        Table(("a", "b"), ((1,),))
+
+
+@pytest.mark.parametrize(
+    ("change", "before", "after", "difference"),
+    [
+        (Change("params", 1000, 250), "1,000", "250", "-75.0%"),
+        (Change("accuracy", 0.951, 0.964, ".2%"), "95.10%", "96.40%", "+1.30 points"),
+        (Change("latency", 2.0, 1.5, ".2f", " ms"), "2.00 ms", "1.50 ms", "-25.0%"),
+        (Change("new", None, 3), "–", "3", ""),
+        (Change("gone", 3, None), "3", "–", ""),
+        (Change("from nothing", 0, 3), "0", "3", ""),
+        (Change("same", 7, 7), "7", "7", "+0.0%"),
+    ],
+)
+def test_before_and_after(change: Change, before: str, after: str, difference: str) -> None:
+    table = compare([change])
+    assert table.columns == ("", "before", "after", "change")
+    assert table.rows == ((change.name, before, after, difference),)
+    assert table.is_numeric(1)
+    assert isinstance(table.rows[0][1], Figure)
+
+
+def test_headings_and_title_of_a_comparison() -> None:
+    table = compare([Change("edges", 10, 5)], title="What was learned", before="searched", after="learned")
+    assert table.plain().splitlines()[:2] == ["What was learned", "       searched  learned  change"]
+
+
+def test_a_graph_in_numbers() -> None:
+    graph = topolearn.load_graph("resnet38-cifar100")
+    known = facts(graph)
+    assert {key: known[key] for key in ("name", "nodes", "edges", "learnable_edges", "params")} == {
+        "name": "resnet38-cifar100",
+        "nodes": 21,
+        "edges": 156,
+        "learnable_edges": 153,
+        "params": 567_220,
+    }
+    assert headline(graph).splitlines() == [
+        "resnet38-cifar100: classification, data cifar100",
+        "21 nodes, 156 edges (153 learnable, up to 17 into a node)",
+        "567,220 parameters, 83,024,128 MACs",
+    ]
+
+
+def test_nodes_in_a_table() -> None:
+    graph = topolearn.load_graph("resnet38-cifar100")
+    table = node_table(graph)
+    rows = {row[0]: row for row in table.rows}
+    assert len(rows) == 21
+    assert rows["image"] == ("image", "input", "", "", "3×32×32", 0, 0, 0, 0)
+    assert rows["block7"] == (
+        "block7", "resnet.basic", "mean", "16×32×32", "32×16×16", 13_952, 16 * 16 * 9 * 32 * 48, 6, 6
+    )  # fmt: skip
+    assert rows["head"][3:5] == ("64×8×8", "100")
+    assert table.note is None
+    short = node_table(graph, limit=5)
+    assert len(short.rows) == 5
+    assert short.note == "… and 16 more nodes"
+
+
+def test_edges_that_cost_something_are_noted() -> None:
+    graph = topolearn.load_graph("resnet38-cifar100")
+    from dataclasses import replace
+
+    edges = tuple(replace(edge, op="project") if edge.dst == "block2" else edge for edge in graph.edges)
+    note = node_table(graph.replace(edges=edges).verify()).note
+    assert note == "edges: 288 parameters, 262,144 MACs"

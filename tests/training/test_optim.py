@@ -1,0 +1,194 @@
+"""Optimisers of a network and its learner, and learning-rate schedules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import topolearn
+from tests.training.runs import graph, run
+from topolearn.compiler import Network
+from topolearn.errors import OptionError
+from topolearn.learners import make_learner
+from topolearn.training import TrainOptions, lr_factor, optimizers
+
+# -- schedules ----------------------------------------------------------------------------------
+
+
+def factors(steps: int, warmup: int = 0, **options: Any) -> list[float]:
+    return [lr_factor(TrainOptions(**options), step, steps, warmup) for step in range(steps)]
+
+
+def test_cosine() -> None:
+    assert factors(4) == pytest.approx([1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5])
+
+
+def test_step() -> None:
+    assert factors(8, schedule="step") == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert factors(5, schedule="step", milestones=[0.4]) == pytest.approx([1, 1, 0.1, 0.1, 0.1])
+
+
+def test_poly() -> None:
+    assert factors(4, schedule="poly", power=2) == pytest.approx([1, 9 / 16, 1 / 4, 1 / 16])
+    assert factors(2, schedule="poly")[1] == pytest.approx(0.5**0.9)
+
+
+def test_constant() -> None:
+    assert factors(3, schedule="constant") == [1, 1, 1]
+
+
+def test_warmup_is_linear_and_the_schedule_starts_after_it() -> None:
+    assert factors(8, warmup=4) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5])
+    assert factors(3, warmup=6, schedule="constant") == pytest.approx([1 / 6, 2 / 6, 3 / 6]), "longer than the phase"
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "step", "poly", "constant"])
+def test_factors_stay_between_0_and_1(schedule: str) -> None:
+    options = TrainOptions(schedule=schedule)  # type: ignore[arg-type]
+    for steps in (1, 2, 7):
+        # A loader may give more batches than it says.
+        assert all(0 <= lr_factor(options, step, steps) <= 1 for step in range(2 * steps + 1))
+        assert lr_factor(options, 0, steps) == 1
+
+
+def test_rates_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five steps an epoch: warm-up in the first phase only, then each phase's own schedule."""
+    rates: list[list[float]] = []
+    step = torch.optim.SGD.step
+
+    def spy(self: torch.optim.SGD, *args: Any) -> Any:
+        rates.append([float(group["lr"]) for group in self.param_groups])
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", spy)
+    training = {"schedule": "poly", "power": 1.0, "warmup_epochs": 0.8, "phases": {"search": 2, "fine_tune": 1}}
+    run(learner="maskconnect", epochs=3, lr=0.5, update="literal", lr_scale=10.0, training=training)
+    weights, masks = rates[:20:2], rates[1:20:2]  # two optimisers take turns in the search
+    search = [0.25, 0.5, 0.75, 1, *(1 - i / 6 for i in range(6))]
+    assert [rate for (rate,) in weights] == pytest.approx([0.5 * factor for factor in search])
+    assert [rate for (rate,) in masks] == pytest.approx([5 * factor for factor in search])
+    # A fifth of the rate for fine-tuning, and no masks any more.
+    assert [rate for (rate,) in rates[20:]] == pytest.approx([0.1 * (1 - i / 5) for i in range(5)])
+
+
+# -- optimisers ---------------------------------------------------------------------------------
+
+
+def network(learner: str, **options: Any) -> Network:
+    return Network(graph(), make_learner(learner, graph(), options))
+
+
+def held(optimizer: torch.optim.Optimizer) -> list[int]:
+    return [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("learner", ["maskconnect", "continuous", "sparsemask", "fixed"])
+def test_every_parameter_is_in_one_group(learner: str, name: str) -> None:
+    net = network(learner)
+    made = optimizers(net, lr=0.1, name=name)
+    assert sorted(parameter for optimizer in made for parameter in held(optimizer)) == sorted(
+        id(parameter) for parameter in net.parameters()
+    )
+
+
+def test_maskconnect_gets_a_plain_sgd_of_its_own() -> None:
+    net = network("maskconnect", update="literal", lr_scale=50.0)
+    weights, masks = optimizers(net, lr=0.1, name="adamw", weight_decay=0.3)
+    assert isinstance(weights, torch.optim.AdamW)
+    assert isinstance(masks, torch.optim.SGD)
+    (group,) = masks.param_groups
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (5.0, 0.0, 0.0)
+    assert group["params"][0] is net.learner.mask  # type: ignore[union-attr]
+    assert weights.param_groups[0]["weight_decay"] == 0.3
+
+
+@pytest.mark.parametrize("learner", ["continuous", "sparsemask"])
+def test_other_learners_share_the_weights_optimiser(learner: str) -> None:
+    net = network(learner)
+    (only,) = optimizers(net, lr=0.1, momentum=0.8, weight_decay=0.3)
+    weights, gates = only.param_groups
+    assert (weights["weight_decay"], gates["weight_decay"]) == (0.3, 0.0)
+    assert (weights["momentum"], gates["momentum"]) == (0.8, 0.8)
+    assert (weights["lr"], gates["lr"]) == (0.1, 0.1)
+    assert [id(parameter) for parameter in gates["params"]] == [id(p) for p in net.learner.parameters()]  # type: ignore[union-attr]
+
+
+def test_the_learner_hears_its_rate_after_each_step() -> None:
+    net = network("continuous", proximal=True)
+    (only,) = topolearn.optimizers(net, lr=0.1)
+    net.learner.edge_weights().sum().backward()  # type: ignore[union-attr]
+    only.param_groups[1]["lr"] = 0.07
+    only.step()
+    assert net.learner._lr == 0.07  # type: ignore[union-attr]
+
+
+def test_momentum_is_0_9_for_sgd() -> None:
+    net = network("fixed")
+    assert optimizers(net, lr=0.1)[0].param_groups[0]["momentum"] == 0.9
+    assert optimizers(net, lr=0.1, momentum=0.0)[0].param_groups[0]["momentum"] == 0.0
+
+
+def test_a_network_without_a_learner_and_any_module() -> None:
+    for module in (Network(graph()), nn.Linear(2, 3)):
+        (only,) = optimizers(module, lr=0.1)
+        assert sorted(held(only)) == sorted(map(id, module.parameters()))
+
+
+def test_frozen_weights_are_left_out() -> None:
+    net = Network(graph())
+    next(net.parameters()).requires_grad_(False)
+    assert len(held(optimizers(net, lr=0.1)[0])) == len(list(net.parameters())) - 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"name": "sdg"}, "unknown optimizer 'sdg'; did you mean 'sgd'?"),
+        ({"momentun": 0.9}, "unknown option 'momentun' of optimizer 'sgd'; did you mean 'momentum'?"),
+        ({"name": "adamw", "momentum": 0.9}, "unknown option 'momentum' of optimizer 'adamw'; known: amsgrad"),
+        ({"momentum": -1.0}, "optimizer 'sgd': Invalid momentum value: -1.0"),
+        ({"lr": -1.0}, "optimizer 'sgd': Invalid learning rate: -1.0"),
+    ],
+)
+def test_bad_settings(settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        optimizers(network("fixed"), **{"lr": 0.1} | settings)
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# -- options of a run that act on a step --------------------------------------------------------
+
+
+def test_clipping_is_for_the_weights_and_not_the_learner(monkeypatch: pytest.MonkeyPatch) -> None:
+    norms: dict[str, list[float]] = {"weights": [], "masks": []}
+    step = torch.optim.SGD.step
+
+    def spy(self: torch.optim.SGD, *args: Any) -> Any:
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        kind = "masks" if len(gradients) == 1 else "weights"
+        norms[kind].append(float(torch.stack([g.norm() for g in gradients]).norm()))
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", spy)
+    run(learner="maskconnect", epochs=1, training={"clip_grad_norm": 1e-3, "phases": {"fine_tune": 0}})
+    assert len(norms["weights"]) == len(norms["masks"]) == 5
+    assert max(norms["weights"]) <= 1.001e-3
+    assert max(norms["masks"]) > 1e-2
+
+
+def test_adamw_runs() -> None:
+    result = run(learner="continuous", epochs=2, lr=0.001, training={"optimizer": "adamw", "weight_decay": 0.05})
+    assert result.metrics["loss"] < 3
+
+
+def test_weight_decay_is_heeded() -> None:
+    def norm(decay: float) -> float:
+        model = run(learner="fixed", epochs=1, training={"weight_decay": decay}).model
+        return sum(float(parameter.detach().square().sum()) for parameter in model.parameters())
+
+    assert norm(1.0) < 0.9 * norm(0.0)

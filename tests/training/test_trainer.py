@@ -1,0 +1,331 @@
+"""The loop: divergence, Ctrl-C, progress, TensorBoard, layouts."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+import topolearn
+from tests.training.runs import Stopping, assert_same, graph, pair, run, send, untimed
+from tests.training.toys import Noisy, noisy, toy
+from topolearn.errors import TrainingError
+from topolearn.training.interrupt import Interrupt
+from topolearn.training.progress import Reporter
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an undisturbed run."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run(folder)
+    return folder
+
+
+# -- divergence ---------------------------------------------------------------------------------
+
+
+def diverging(kind: str, at: int = 9) -> Callable[[Tensor, Tensor], Tensor]:
+    """A loss whose value, gradient or validation value is lost at the 9th step, in the second epoch."""
+    calls = {"train": 0, "val": 0}
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        value = F.cross_entropy(outputs, targets)
+        training = torch.is_grad_enabled()
+        calls["train" if training else "val"] += 1
+        if training and calls["train"] == at:
+            if kind == "gradient":  # sqrt at 0: a finite value with an infinite slope
+                return value + (outputs - outputs.detach()).sum().sqrt()
+            if kind in ("nan", "inf"):
+                return value * float(kind)
+        return value * float("nan") if kind == "validation" and calls["val"] == 3 else value
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("nan", "the loss became nan in phase 'search', epoch 2, step 4"),
+        ("inf", "the loss became inf in phase 'search', epoch 2, step 4"),
+        ("gradient", "a weight became infinite or nan in phase 'search', epoch 2, step 4"),
+        ("validation", "the validation loss became nan in phase 'search', epoch 2, step 5"),
+    ],
+)
+def test_a_loss_that_is_no_number(kind: str, text: str, tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(TrainingError) as caught:
+        run(folder, loss=diverging(kind))
+    assert text in str(caught.value)
+    assert "lower 'lr', or set 'clip_grad_norm' or 'warmup_epochs'" in str(caught.value)
+    assert str(caught.value).endswith(f"the last good checkpoint is in {folder / 'checkpoint'}")
+    state = torch.load(folder / "checkpoint" / "state.pt", weights_only=True)
+    assert all(value.isfinite().all() for value in state["network"].values() if value.is_floating_point())
+    assert not (folder / "weights.safetensors").exists()
+    for line in (folder / "history.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    # The checkpoint is good: without the accident the run goes on as if nothing had been.
+    run(folder, resume=True)
+    assert_same(whole, folder)
+
+
+def test_divergence_without_a_folder_or_checkpoint(tmp_path: Path) -> None:
+    for out in (None, tmp_path / "run"):
+        with pytest.raises(TrainingError) as caught:
+            run(out, loss=diverging("nan", at=1))
+        assert str(caught.value).endswith("or set 'clip_grad_norm' or 'warmup_epochs'")
+
+
+def test_a_rate_that_is_too_high() -> None:
+    with pytest.raises(TrainingError, match=r"lower 'lr'"):
+        run(lr=1e30)
+
+
+# -- Ctrl-C -------------------------------------------------------------------------------------
+
+
+def interrupted(folder: Path | None, **places: Any) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, loss=Stopping(lambda: send(signal.SIGINT), **places), quiet=False)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(
+    ("places", "position"),
+    [
+        ({"at": [1]}, {"epoch": 0, "step": 1, "epochs": 0}),
+        ({"val": [1]}, {"epoch": 1, "step": 0, "epochs": 1}),
+        ({"val": [6]}, {"epoch": 3, "step": 0, "epochs": 3}),
+        ({"val": [7]}, {"phase": 1, "epoch": 0, "step": 1, "epochs": 3, "settled": True}),
+    ],
+    ids=["first step", "first evaluation", "last evaluation of the search", "end of the search"],
+)
+def test_interrupt(places: Any, position: Any, tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    interrupted(folder, **places)
+    assert f"interrupted; go on with --resume ({folder})" in capsys.readouterr().err
+    state = torch.load(folder / "checkpoint" / "state.pt", weights_only=True)
+    assert state["position"] == {"phase": 0, "settled": False} | position
+    run(folder, resume=True)
+    assert_same(whole, folder)
+
+
+def test_interrupt_before_the_first_step(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def impatient(self: Reporter) -> Reporter:
+        send(signal.SIGINT)
+        return self
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reporter, "__enter__", impatient)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "run")
+    run(tmp_path / "run", resume=True)
+    assert_same(whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize("places", [{"at": [25]}, {"val": [11]}, {"val": [13]}])
+def test_a_run_that_was_all_but_done_ends(places: Any, tmp_path: Path) -> None:
+    assert run(tmp_path / "run", loss=Stopping(lambda: send(signal.SIGINT), **places)).metrics
+    assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_interrupt_twice_in_one_step(tmp_path: Path) -> None:
+    def twice() -> None:
+        send(signal.SIGINT)
+        send(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", loss=Stopping(twice, at=[9]))
+    state = torch.load(tmp_path / "run" / "checkpoint" / "state.pt", weights_only=True)
+    assert state["position"]["step"] == 2
+    run(tmp_path / "run", resume=True)
+
+
+def test_interrupt_without_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    interrupted(None, at=[3])
+    assert "interrupted; nothing was saved, because the run has no folder" in capsys.readouterr().err
+
+
+def test_termination_is_an_interrupt(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", loss=Stopping(lambda: send(signal.SIGTERM), at=[3]))
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert run(tmp_path / "run", resume=True).metrics
+
+
+def test_interrupts_that_others_look_after() -> None:
+    """A thread cannot set handlers, and a background job ignores Ctrl-C."""
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(run(epochs=2)))
+    thread.start()
+    thread.join()
+    assert results[0].metrics
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interrupt() as interrupt:
+            send(signal.SIGINT)
+            assert not interrupt.asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# -- progress -----------------------------------------------------------------------------------
+
+
+def test_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path / "run [b]", quiet=False)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert [line.split("  ")[0] for line in lines] == [
+        *("search 1/3", "search 2/3", "search 3/3"),
+        *(lines[3], "fine_tune 1/2", "fine_tune 2/2"),
+    ]
+    assert lines[3].startswith("kept ")
+    assert "parameters" in lines[3]
+    for text in ("train_loss ", "val_loss ", "val_accuracy ", "images/s, ", " left"):
+        assert all(text in line for line in lines if line is not lines[3]), text
+    run(tmp_path / "quiet", quiet=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with Reporter(10, done=2) as reporter:
+        assert reporter.live is not None
+        reporter.step("search", 4)
+        reporter.epoch({"phase": "search", "epoch": 1, "epochs": 2, "train_loss": 0.5})
+        reporter.say("see [b] and [/]")
+        assert reporter.left() >= 0
+        assert reporter.live.tasks[0].completed == 3
+    assert "see [b] and [/]" in capsys.readouterr().err
+
+
+# -- the rest -----------------------------------------------------------------------------------
+
+
+class Writer:
+    """What stands in for TensorBoard's."""
+
+    made: list[Writer]
+
+    def __init__(self, folder: str) -> None:
+        self.folder, self.scalars, self.closed = folder, [], False
+        self.made.append(self)
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.scalars.append((name, value, step))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_tensorboard_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Writer.made = []
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Writer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    result = run(tmp_path / "run")
+    run()  # writes nothing
+    (writer,) = Writer.made
+    assert (writer.folder, writer.closed) == (str(tmp_path / "run" / "tensorboard"), True)
+    assert [step for name, _, step in writer.scalars if name.endswith("/val_accuracy")] == [0, 1, 2, 3, 4]
+    losses = [value for name, value, _ in writer.scalars if name == "search/train_loss"]
+    assert losses == [record["train_loss"] for record in result.history[:3]]
+
+
+def test_tensorboard_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    run(tmp_path / "run")
+    assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+def test_real_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    run(tmp_path / "run", epochs=2)
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_channels_last_and_back(tmp_path: Path) -> None:
+    options: Any = {"training": {"channels_last": True}, "learner": "continuous"}
+    run(tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", loss=Stopping(lambda: send(signal.SIGINT), at=[8]), **options)
+    run(tmp_path / "run", resume=True, **options)
+    assert_same(tmp_path / "whole", tmp_path / "run")
+    plain = run(learner="continuous")
+    loaded = topolearn.load_model(tmp_path / "whole").state_dict()
+    for name, value in plain.model.state_dict().items():
+        torch.testing.assert_close(loaded[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_compiled_runs_end_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compiled is the interpreter, and what comes out can be copied and exported."""
+    compiled: list[Any] = []
+
+    class Compiled(torch.nn.Module):
+        def __init__(self, dag: torch.nn.Module) -> None:
+            super().__init__()
+            self.dag = dag
+
+        def forward(self, *args: Any) -> Any:
+            return self.dag(*args)
+
+    def fake(dag: torch.nn.Module) -> torch.nn.Module:
+        compiled.append(dag)
+        return Compiled(dag)
+
+    monkeypatch.setattr(torch, "compile", fake)
+    result = run(learner="maskconnect", training={"compile": True})
+    assert len(compiled) == 2, "one for the search, one for the pruned network"
+    assert not any(isinstance(dag, Compiled) for dag in compiled)
+    assert not isinstance(result.model.dag, Compiled)
+    assert untimed(result.history) == untimed(run(learner="maskconnect").history)
+
+
+class Short(Dataset[Any]):
+    """Says more, or fewer, than it gives."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Any:
+        return Noisy(8)[index]
+
+
+class Batches:
+    """A batch sampler whose length is wrong."""
+
+    def __init__(self, said: int, given: int) -> None:
+        self.said, self.given = said, given
+
+    def __len__(self) -> int:
+        return self.said
+
+    def __iter__(self) -> Any:
+        return iter([[0, 1, 2, 3]] * self.given)
+
+
+@pytest.mark.parametrize(("said", "given"), [(2, 3), (3, 2)])
+def test_loaders_that_miscount(said: int, given: int) -> None:
+    data = DataLoader(Short(), batch_sampler=Batches(said, given)), DataLoader(Short(), 4)  # type: ignore[arg-type]
+    result = run(data=data, epochs=2, training={"schedule": "poly"})
+    assert result.metrics["loss"] > 0
+
+
+def test_data_as_such_and_batches_larger_than_the_set() -> None:
+    for data, classes in ((noisy(), 3), (toy(count=3), 4)):
+        assert run(data=data, epochs=2, batch_size=100, graph=graph(classes=classes)).metrics
+    assert run(data=pair("loaders"), epochs=2, batch_size=100).metrics, "a loader has a batch size of its own"

@@ -1,0 +1,311 @@
+"""``topolearn …``: a thin layer over the API.
+
+Whatever takes time to import is imported inside the command that needs it: ``--help``, ``show`` and
+``validate`` work without torch.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+from topolearn import __version__
+from topolearn.cli_training import add_commands
+from topolearn.errors import OptionError, TopolearnError
+
+if TYPE_CHECKING:
+    from topolearn.graph import Graph
+    from topolearn.report.tables import Table
+
+app = typer.Typer(
+    name="topolearn",
+    help="Learn which connections of a network to keep, prune the rest, export to ONNX.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+add_commands(app)  # fit, prune, export, bench
+
+GraphName = Annotated[str, typer.Argument(metavar="GRAPH", help="A YAML file, or the name of a shipped graph.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the file, as nodes.head.classes=10."),
+]
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C: 128 + SIGINT, as shells have it."""
+PIPE_CLOSED = 141
+"""Exit status where the reader of the output went away: 128 + SIGPIPE."""
+FAILED = 2
+"""Exit status after a user's error."""
+
+
+class Kind(StrEnum):
+    """What ``list`` lists."""
+
+    GRAPHS = "graphs"
+    LEARNERS = "learners"
+    OPS = "ops"
+    DATA = "data"
+
+
+# -- commands ----------------------------------------------------------------------------------
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"topolearn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+@app.command()
+def show(
+    graph: GraphName,
+    as_json: Annotated[bool, typer.Option("--json", help="Print counts and costs as one JSON object.")] = False,
+    expand: Annotated[bool, typer.Option("--expand", help="Print the canonical form, macros expanded.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Draw the graph to an SVG or PNG file.")
+    ] = None,
+    settings: Settings = None,
+) -> None:
+    """Show a graph: its nodes and their shapes, parameters and multiply-accumulates.
+
+    GRAPH may also be the folder of a run; its picture then shows what was learned within what was searched.
+    """
+    if as_json and expand:
+        raise OptionError("--json and --expand print different things; choose one of them")
+    shown, searched = load(graph, overrides(settings))
+    if output is not None:
+        from topolearn.report import draw
+
+        draw(shown, output, searched)
+        print(f"wrote {output}", file=sys.stderr)
+    if as_json:
+        import json
+
+        from topolearn.report import facts
+
+        print(json.dumps(facts(shown)))
+    elif expand:
+        print(shown.to_yaml(), end="")
+    elif output is None:
+        from topolearn.report import headline, node_table
+
+        print(headline(shown))
+        print_table(node_table(shown))
+
+
+@app.command()
+def validate(
+    files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Graph files, or names of shipped graphs.")],
+) -> None:
+    """Check graph files: one line each, 'ok' or what is wrong; exit status 2 if any is wrong."""
+    from topolearn.format import load_graph
+    from topolearn.report import facts
+
+    failed = False
+    for file in files:
+        try:
+            known = facts(load_graph(file))
+        except TopolearnError as error:
+            complain(str(error))
+            failed = True
+        else:
+            print(
+                f"ok {file}: {known['nodes']:,} nodes, {known['edges']:,} edges"
+                f" ({known['learnable_edges']:,} learnable), {known['params']:,} parameters"
+            )
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of graph files, for editors."""
+    import json
+
+    from topolearn.format import schema as graph_schema
+    from topolearn.plugins import load_plugins
+
+    load_plugins()
+    print(json.dumps(graph_schema(), indent=2))
+
+
+@app.command(name="list")
+def list_(
+    kind: Annotated[Kind | None, typer.Argument(help="Everything, where not given.")] = None,
+) -> None:
+    """List the shipped graphs, and the learners, ops and data sets that are known by name."""
+    for listed in [kind] if kind else list(Kind):
+        rows = list(_LISTS[listed]())
+        width = max((len(word) for word, _ in rows), default=0)
+        indent = "" if kind else "  "
+        if not kind:
+            print(f"{listed.value}:")
+        for word, text in rows:
+            print(f"{indent}{word:<{width}}  {text}".rstrip())
+
+
+# -- what `list` knows -------------------------------------------------------------------------
+
+
+def _graphs() -> Iterator[tuple[str, str]]:
+    from topolearn.format import library
+
+    for name in library.names("graphs"):
+        opening = []
+        for line in (library.folder("graphs") / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
+            if not line.startswith("#"):
+                break
+            opening.append(line.lstrip("# "))
+        yield name, _sentence(" ".join(opening))
+
+
+def _ops() -> Iterator[tuple[str, str]]:
+    from topolearn.ops import EDGE_OPS, NODE_OPS
+
+    for name, op in sorted(NODE_OPS.items()):
+        yield name, _summary(op)
+    for name, edge_op in sorted(EDGE_OPS.items()):
+        yield name, f"(edge) {_summary(edge_op)}"
+
+
+def _learners() -> Iterator[tuple[str, str]]:
+    from topolearn.learners import LEARNERS
+
+    for name, learner in sorted(LEARNERS.items()):
+        yield name, _summary(learner)
+
+
+def _data() -> Iterator[tuple[str, str]]:
+    from topolearn.training.data import DATASETS
+
+    for name, loader in sorted(DATASETS.items()):
+        yield name, _summary(loader)
+
+
+_LISTS: dict[Kind, Callable[[], Iterator[tuple[str, str]]]] = {
+    Kind.GRAPHS: _graphs,
+    Kind.LEARNERS: _learners,
+    Kind.OPS: _ops,
+    Kind.DATA: _data,
+}
+
+
+def _summary(thing: Any) -> str:
+    """The first sentence of the docstring, or of the module's where the docstring refers to it."""
+    text = (thing.__doc__ or "").strip()
+    if text.startswith("See the module"):
+        text = (sys.modules[thing.__module__].__doc__ or "").strip()
+    return _sentence(text.partition("\n")[0])
+
+
+def _sentence(text: str) -> str:
+    """The first sentence, without its full stop."""
+    return re.split(r"(?<!\bal)\. (?=[A-Z])", text, maxsplit=1)[0].rstrip(".")
+
+
+# -- shared by commands ------------------------------------------------------------------------
+
+
+def load(name: str, settings: dict[str, str]) -> tuple[Graph, Graph | None]:
+    """The graph that ``name`` means and, where it is the folder of a run, the one that was searched."""
+    from topolearn.format import load_graph
+
+    folder = Path(name)
+    if os.path.isfile(folder / "graph.yaml"):
+        search = folder / "search.yaml"
+        searched = load_graph(search) if search.is_file() else None
+        return load_graph(folder / "graph.yaml", settings), searched
+    return load_graph(name, settings), None
+
+
+def overrides(settings: list[str] | None) -> dict[str, str]:
+    """``KEY=VALUE`` options as a mapping."""
+    found = {}
+    for text in settings or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise OptionError(f"--set {text}: write it as KEY=VALUE, as nodes.head.classes=10")
+        found[key] = value
+    return found
+
+
+def print_table(table: Table) -> None:
+    """A table with lines on a terminal, plain columns elsewhere."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(table.rich())
+    else:
+        print(table.plain())
+
+
+# -- running -----------------------------------------------------------------------------------
+
+
+def complain(message: str) -> None:
+    """One line on stderr."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def main() -> None:
+    """Run the command line; what a user did wrong is one line and exit status 2."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn
+        try:
+            status = _run()
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Python flushes stdout once more when it ends; let that succeed.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = PIPE_CLOSED
+    sys.exit(status)
+
+
+def _run() -> int:
+    try:
+        app()
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except TopolearnError as error:
+        complain(str(error))
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        complain(f"{where}{error.strerror or error}")
+        return FAILED
+    return 0

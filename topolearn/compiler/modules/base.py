@@ -1,0 +1,189 @@
+"""How an op becomes a module: builders by op class, and the parts that all families are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from topolearn.errors import OptionError
+from topolearn.ops import Shape
+from topolearn.ops.base import EdgeOp, NodeOp
+from topolearn.ops.conv import Step
+from topolearn.ops.shape import Size
+
+NodeBuilder = Callable[[Any, Any], nn.Module]
+EdgeBuilder = Callable[[Any, Shape, Shape], nn.Module]
+
+_NODE_BUILDERS: dict[type[NodeOp], NodeBuilder] = {}
+_EDGE_BUILDERS: dict[type[EdgeOp], EdgeBuilder] = {}
+
+_NodeBuilderT = TypeVar("_NodeBuilderT", bound=NodeBuilder)
+_EdgeBuilderT = TypeVar("_EdgeBuilderT", bound=EdgeBuilder)
+
+
+def builds_node(*ops: type[NodeOp]) -> Callable[[_NodeBuilderT], _NodeBuilderT]:
+    """Register ``builder(rule, x) -> module`` for node ops; ``x`` is the shape of the aggregated input.
+
+    The module maps the aggregated tensor to the node's output and never changes its input in place.
+    One whose op has shareable parts holds each as an attribute of that name (None where this ``x``
+    needs none), offers ``part_input(part, x)``, and takes the part's output as a keyword.
+    """
+
+    def register(builder: _NodeBuilderT) -> _NodeBuilderT:
+        _NODE_BUILDERS.update(dict.fromkeys(ops, builder))
+        return builder
+
+    return register
+
+
+def builds_edge(*ops: type[EdgeOp]) -> Callable[[_EdgeBuilderT], _EdgeBuilderT]:
+    """Register ``builder(rule, source, target) -> module`` for edge ops.
+
+    The module is called with the source's output and the (height, width) of the target.
+    """
+
+    def register(builder: _EdgeBuilderT) -> _EdgeBuilderT:
+        _EDGE_BUILDERS.update(dict.fromkeys(ops, builder))
+        return builder
+
+    return register
+
+
+def build_node(rule: NodeOp, x: Any) -> nn.Module:
+    """The module of a node op for an aggregated input of shape ``x``."""
+    module: nn.Module = _builder(type(rule), _NODE_BUILDERS)(rule, x)
+    return module
+
+
+def build_edge(rule: EdgeOp, source: Shape, target: Shape) -> nn.Module:
+    """The module of an edge op from ``source`` to ``target``."""
+    module: nn.Module = _builder(type(rule), _EDGE_BUILDERS)(rule, source, target)
+    return module
+
+
+def _builder(op: type[Any], builders: dict[type[Any], Any]) -> Any:
+    for base in op.__mro__:
+        if base in builders:
+            return builders[base]
+    raise OptionError(
+        f"no module is registered for op '{op.op_name}'; register one with topolearn.compiler.modules.builds_node"
+    )
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation that trains on a batch of one.
+
+    Where a channel has a single value there is no variance: that call normalises with the running
+    statistics and leaves them unchanged.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (N, C, H, W)."""
+        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(x)
+
+
+def activate(x: Tensor, name: str) -> Tensor:
+    """Apply the activation ``none``, ``relu`` or ``relu6``."""
+    if name == "relu":
+        return F.relu(x)
+    return F.relu6(x) if name == "relu6" else x
+
+
+def init_he(module: nn.Module) -> None:
+    """He initialisation (fan-out, relu) of every convolution below ``module``; biases zero."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+class ConvUnit(nn.Module):
+    """Convolution, batch normalisation and activation in the order of ``layout``.
+
+    A ``sepconv`` step is a depthwise convolution, which takes kernel and stride, then a 1 x 1 one.
+    """
+
+    def __init__(
+        self,
+        layout: tuple[Step, ...],
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        dilation: int = 1,
+        bias: bool = False,
+        affine: bool = True,
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        padding = dilation * (kernel // 2)
+        spatial: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
+        if "sepconv" in layout:
+            self.depthwise = nn.Conv2d(in_channels, in_channels, kernel, groups=in_channels, bias=False, **spatial)
+            self.conv = nn.Conv2d(in_channels, out_channels, 1, groups=groups, bias=bias)
+        else:
+            self.conv = nn.Conv2d(in_channels, out_channels, kernel, groups=groups, bias=bias, **spatial)
+        if "bn" in layout:
+            position = next(i for i, step in enumerate(layout) if step.endswith("conv"))
+            first = layout.index("bn") < position
+            self.bn = BatchNorm(in_channels if first else out_channels, affine=affine)
+        init_he(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+        for step in self.layout:
+            if step == "conv":
+                x = self.conv(x)
+            elif step == "sepconv":
+                x = self.conv(self.depthwise(x))
+            elif step == "bn":
+                x = self.bn(x)
+            else:
+                x = activate(x, step)
+        return x
+
+    def fold_batch_norm(self) -> None:
+        """Fold a batch normalisation that directly follows the convolution into it (eval mode)."""
+        steps = list(self.layout)
+        for i, step in enumerate(steps[:-1]):
+            if step.endswith("conv") and steps[i + 1] == "bn":
+                self.conv = torch.nn.utils.fuse_conv_bn_eval(self.conv, self.bn)
+                del self.bn
+                self.layout = tuple(steps[: i + 1] + steps[i + 2 :])
+                return
+
+    def scale_input(self, factor: float) -> bool:
+        """Make ``f(x)`` into ``f(factor * x)`` where that is exact; returns whether it was."""
+        first = self.layout[0]
+        linear = first.endswith("conv")
+        homogeneous = first == "relu" and factor > 0 and self.layout[1].endswith("conv")
+        if linear or homogeneous:
+            with torch.no_grad():
+                (self.depthwise if "sepconv" in self.layout else self.conv).weight.mul_(factor)
+        return linear or homogeneous
+
+    def scale_output(self, factor: float) -> bool:
+        """Make ``f(x)`` into ``factor * f(x)`` where that is exact; returns whether it was."""
+        if not self.layout[-1].endswith("conv"):
+            return False
+        with torch.no_grad():
+            self.conv.weight.mul_(factor)
+            if self.conv.bias is not None:
+                self.conv.bias.mul_(factor)
+        return True
+
+
+def resize(x: Tensor, size: Size, mode: str, align_corners: bool) -> Tensor:
+    """Interpolate (N, C, h, w) to ``size``."""
+    if mode == "nearest":
+        return F.interpolate(x, size=size, mode=mode)
+    return F.interpolate(x, size=size, mode=mode, align_corners=align_corners)

@@ -1,0 +1,299 @@
+"""Network: a graph's modules, its learner, and the interpreter that runs them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from topolearn.compiler.dag import DAG, Outputs
+from topolearn.compiler.modules import BatchNorm, build_edge, build_node
+from topolearn.compiler.modules.backbone import without_pretrained_weights
+from topolearn.compiler.plan import edge_key
+from topolearn.compiler.reference import ReferenceDAG
+from topolearn.errors import GraphError, TopolearnError
+from topolearn.graph import BindFanIn, Graph, KeepEdges, Topology, apply_passes
+from topolearn.graph.verify import edge_target
+from topolearn.ops import Bundle, Shape
+
+if TYPE_CHECKING:
+    from topolearn.learners import EdgeLearner
+
+
+class MeanDivisor(nn.Module):
+    """Divides each edge's weight into a ``mean`` node by the number of its active in-edges."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        rows = {node: row for row, node in enumerate(graph.nodes)}
+        mean = [graph.nodes[edge.dst].aggregate == "mean" for edge in graph.edges]
+        self.any = any(mean)
+        self.rows = len(rows)
+        self.target: Tensor
+        self.mean: Tensor
+        self.register_buffer("target", torch.tensor([rows[edge.dst] for edge in graph.edges]), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+
+    def forward(self, weights: Tensor, active: Tensor | None) -> Tensor:
+        """(E,) weights -> (E,) effective weights; the divisor is a constant to autograd.
+
+        Args:
+            weights: (E,) edge weights.
+            active: (E,) bool, which edges the divisor counts; None: all.
+        """
+        if not self.any:
+            return weights
+        counted = torch.ones_like(weights) if active is None else active.to(weights.dtype)
+        counts = weights.new_zeros(self.rows).index_add(0, self.target, counted)
+        return weights / torch.where(self.mean, counts[self.target].clamp(min=1), 1.0)
+
+
+class Network(nn.Module):
+    """A compiled graph.
+
+    ``state_dict()`` is in the graph's own layout (``nodes.ID.…``, ``edges.SRC__DST.…``,
+    ``shared.GROUP.…``, and ``learner.…`` where there is one), whatever interpreter runs it.
+
+    Attributes:
+        graph: The graph.
+        learner: The edge learner, None where edges carry fixed weights.
+        about: What a server must know of the data it was trained on (``mean``, ``std``, ``classes``);
+            goes into an exported file.
+        dag: The interpreter: ``dag(inputs, effective_weights)``. This, and not the network, is what
+            to compile, capture or export.
+    """
+
+    def __init__(self, graph: Graph, learner: EdgeLearner | None = None, *, reference: bool = False) -> None:
+        super().__init__()
+        graph = BindFanIn(getattr(learner, "fan_in", None))(graph).verify()
+        if learner is not None:
+            _check_learner(learner, graph)
+        self.graph = graph
+        self.learner = learner
+        self.about: dict[str, Any] = {}
+        self.reference = reference
+        self.shared = nn.ModuleDict()
+        self.nodes = nn.ModuleDict()
+        for node in graph.nodes.values():
+            if node.op != "input":
+                self.nodes[node.id] = self._build_node(node.id)
+        self.edges = nn.ModuleDict()
+        for edge in graph.edges:
+            if edge.rule.has_parameters:
+                source = graph.shapes[edge.src]
+                assert isinstance(source, Shape)
+                key = edge_key(edge)
+                if key in self.edges:
+                    raise GraphError(f"two edges are both called '{key}'; rename a node so that no id holds '__'")
+                self.edges[key] = build_edge(edge.rule, source, edge_target(source, graph.nodes[edge.dst]))
+        self._divide = MeanDivisor(graph)
+        self._frozen: tuple[float, ...] | None = None
+        self._effective: tuple[float, ...] | None = None
+        if learner is None:
+            self.set_edge_weights([edge.weight for edge in graph.edges])
+        self.dag: nn.Module
+        self._link()
+
+    def _build_node(self, name: str) -> nn.Module:
+        node, graph = self.graph.nodes[name], self.graph
+        rule = node.rule
+        x: Shape | Bundle | None = node.input
+        if rule.takes_bundle:
+            x = graph.shapes[graph.edges[graph.in_edges(name)[0]].src]
+        module = build_node(rule, x)
+        for part, group in node.share.items():
+            own = getattr(module, part)
+            if own is not None:
+                if group not in self.shared:
+                    self.shared[group] = own
+                setattr(module, part, None)
+        if node.aggregate == "normalised":
+            assert node.input is not None
+            module.add_module("aggregate", BatchNorm(node.input.channels, affine=False))
+        return module
+
+    def _link(self) -> None:
+        """Make the interpreter; it is no submodule, so that parameters keep the graph's own names."""
+        interpreter = ReferenceDAG if self.reference else DAG
+        self.__dict__["dag"] = interpreter(self.graph, self.nodes, self.edges, self.shared)
+        self.dag.training = self.training
+
+    def set_edge_weights(self, weights: Tensor | Sequence[float]) -> None:
+        """Freeze the edges at given weights; the learner, if there is one, is no longer asked.
+
+        A ``mean`` divides by the number of in-edges whose weight is not 0.
+
+        Args:
+            weights: (E,) one weight per edge, in the graph's order.
+
+        Raises:
+            TopolearnError: Another number of weights than edges, or one that is not finite.
+        """
+        if isinstance(weights, Tensor):
+            weights = weights.detach().cpu()
+        given = torch.as_tensor(weights, dtype=torch.float64, device="cpu")
+        if given.shape != (len(self.graph.edges),):
+            raise TopolearnError(
+                f"edge weights of shape {tuple(given.shape)} do not fit a graph of {len(self.graph.edges)} edges"
+            )
+        if not bool(torch.isfinite(given).all()):
+            raise TopolearnError("an edge weight is not finite; give numbers")
+        self._frozen = tuple(given.tolist())
+        with torch.device("cpu"):  # also where the network is built on the meta device
+            divide = MeanDivisor(self.graph)
+        self._effective = tuple(divide(given, given != 0).tolist())
+
+    @property
+    def frozen_edge_weights(self) -> tuple[float, ...] | None:
+        """(E,) the frozen weights; None while a learner gives them."""
+        return self._frozen
+
+    def effective_weights(self) -> Tensor | tuple[float, ...]:
+        """(E,) what the aggregation multiplies with, the divisor of ``mean`` included.
+
+        A tensor while the edges are learned, constants otherwise.
+        """
+        if self._effective is not None:
+            return self._effective
+        assert self.learner is not None
+        return self._divide(self.learner.edge_weights(), self.learner.active())  # type: ignore[no-any-return]
+
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Outputs:
+        """Run the network.
+
+        Args:
+            inputs: The input (N, C, H, W) or (N, features), where there is one.
+            named: Inputs by id.
+
+        Returns:
+            One output as a tensor, several as a dict by node id.
+        """
+        return self.dag(self._inputs(inputs, named), self.effective_weights())  # type: ignore[no-any-return]
+
+    def _inputs(self, inputs: Sequence[Tensor], named: Mapping[str, Tensor]) -> Tensor | dict[str, Tensor]:
+        names = self.graph.inputs
+        if len(inputs) == 1 and len(names) == 1 and not named:
+            return inputs[0]
+        given = {**dict(zip(names, inputs, strict=False)), **named}
+        if len(inputs) > len(names) or set(given) != set(names):
+            raise TopolearnError(f"the network takes {', '.join(names)}; give each once, by keyword")
+        return given[names[0]] if len(names) == 1 else given
+
+    def topology(self) -> Topology:
+        """What the learner would keep; without one, or once frozen, every edge whose weight is not 0."""
+        if self._frozen is not None:
+            return Topology(tuple(w != 0 for w in self._frozen), self._frozen).close(self.graph)
+        assert self.learner is not None
+        return self.learner.topology()
+
+    def train(self, mode: bool = True) -> Network:
+        """Switch training mode; the interpreter follows."""
+        super().train(mode)
+        self.dag.train(mode)
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Network:
+        copied = self.__class__.__new__(self.__class__)
+        memo[id(self)] = copied
+        copied.__dict__.update(
+            {key: copy.deepcopy(value, memo) for key, value in self.__dict__.items() if key != "dag"}
+        )
+        copied._link()
+        # A torchvision backbone comes back in training mode, and changes its graph with the mode.
+        modes = {name: module.training for name, module in self.named_modules()}
+        for name, module in copied.named_modules():
+            if module.training != modes[name]:
+                module.train(modes[name])
+        return copied
+
+    def extra_repr(self) -> str:
+        """The graph in one line."""
+        return repr(self.graph)
+
+
+def _check_learner(learner: EdgeLearner, graph: Graph) -> None:
+    """Raise a GraphError unless the learner's edges are the graph's."""
+    theirs, ours = ([(edge.src, edge.dst, edge.learnable) for edge in g.edges] for g in (learner.graph, graph))
+    if theirs != ours:
+        raise GraphError(
+            f"the learner was made for graph '{learner.graph.name}' of {len(theirs)} edges, not for '{graph.name}' of"
+            f" {len(ours)}; make it for the graph that is compiled"
+        )
+
+
+def compile(graph_or_net: Graph | Network, learner: EdgeLearner | None = None, *, reference: bool = False) -> Network:
+    """Build the network of a graph.
+
+    Args:
+        graph_or_net: A graph, or a network whose weights to copy.
+        learner: Gives the edge weights; without one, edges carry their own ``weight``.
+        reference: Run it by the slow, obvious interpreter.
+
+    Returns:
+        An ``nn.Module``: one input gives a tensor, several go in by keyword; one output comes as a
+        tensor, several as a dict by node id.
+
+    Raises:
+        GraphError: The graph is not a valid network.
+    """
+    if isinstance(graph_or_net, Graph):
+        return Network(graph_or_net, learner, reference=reference)
+    source = graph_or_net
+    with without_pretrained_weights():
+        network = Network(source.graph, learner, reference=reference)
+    copy_weights(source, network)
+    if learner is None and source.frozen_edge_weights is not None:
+        network.set_edge_weights(source.frozen_edge_weights)
+    return network.train(source.training)
+
+
+def copy_weights(source: Network, target: Network) -> None:
+    """Copy every parameter and buffer that ``target`` has from ``source``, to its device and dtype."""
+    first = next(source.parameters(), None)
+    if first is not None:
+        target.to(device=first.device, dtype=first.dtype)
+    state = {name: value for name, value in source.state_dict().items() if not name.startswith("learner.")}
+    own = [name for name in target.state_dict() if not name.startswith("learner.")]
+    renamed = _moved_edges(source, target)
+    wanted = {}
+    for name in own:
+        prefix, _, rest = name.removeprefix("edges.").partition(".")
+        old = f"edges.{renamed[prefix]}.{rest}" if name.startswith("edges.") and prefix in renamed else name
+        wanted[name] = state[old]
+    target.load_state_dict(wanted, strict=False)
+    target.about = dict(source.about)
+
+
+def _moved_edges(source: Network, target: Network) -> dict[str, str]:
+    """New key -> old key of edge modules whose edge now ends in a node that a pass put in between."""
+    moved = {}
+    consumers = {edge.src: edge.dst for edge in target.graph.edges}
+    for edge in target.graph.edges:
+        if edge.dst not in source.graph.nodes:
+            moved[edge_key(edge)] = f"{edge.src}__{consumers[edge.dst]}"
+    return moved
+
+
+def prune(net: Network, topology: Topology | None = None) -> Network:
+    """Drop what is not kept: edges, and whole nodes that nothing reaches or nobody reads.
+
+    In eval mode the result computes what ``net`` masked by the same topology computes; its edges carry
+    their learned weights as fixed ones. In training, members of a shared part that are left alone at
+    their depth see their own batch statistics.
+
+    Args:
+        net: A network, with a learner or frozen edge weights.
+        topology: What to keep; default: what the learner would keep.
+
+    Returns:
+        A network over the pruned graph, with the weights carried over.
+    """
+    chosen = net.topology() if topology is None else topology
+    graph = apply_passes(net.graph, KeepEdges(chosen))
+    with without_pretrained_weights():
+        pruned = Network(graph, reference=net.reference)
+    copy_weights(net, pruned)
+    return pruned.train(net.training)

@@ -1,0 +1,272 @@
+"""The protocol of edge learners, and what they share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from topolearn.errors import OptionError, suggest
+from topolearn.graph import Graph, Pass, Topology
+from topolearn.plugins import load_plugins
+
+
+class Options(BaseModel):
+    """Options of a learner; immutable and checked when made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of training.
+
+    Attributes:
+        name: ``search``, ``fine_tune``, ``retrain`` or ``train``.
+        share: Share of all epochs; phases whose share is 0 are skipped.
+        search: Whether the learner decides about edges. When the first phase without search starts,
+            the topology is frozen and the network pruned.
+        weights: What a phase after pruning starts from: ``carry`` the trained weights, or ``fresh``
+            ones (a backbone starts from its pretrained weights again).
+        lr: Peak learning rate of the phase over that of the run.
+        freeze_affine: Whether scale and shift of batch normalisations stay as they are.
+        recalibrate: Whether the statistics of batch normalisations are computed anew on training
+            data before the phase.
+        passes: Passes on the pruned graph before the phase; they may change the function.
+    """
+
+    name: str
+    share: float
+    search: bool = False
+    weights: Literal["carry", "fresh"] = "carry"
+    lr: float = 1.0
+    freeze_affine: bool = False
+    recalibrate: bool = False
+    passes: tuple[Pass, ...] = ()
+
+
+@dataclass(frozen=True)
+class SearchSchedule:
+    """What a learner may need to know of the search ahead.
+
+    Attributes:
+        steps: Optimiser steps T of the search.
+        total_lr: Sum of the learning rates of the weights over those steps.
+        peak_lr: The largest of them.
+        momentum: Momentum of the weights' optimiser.
+    """
+
+    steps: int
+    total_lr: float
+    peak_lr: float
+    momentum: float
+
+
+class EdgeLearner(nn.Module, ABC):
+    """Decides about the learnable edges of one graph.
+
+    A *draw* (masks, gate noise) lasts until :meth:`after_step`: repeated calls see the same one. In
+    ``eval()`` nothing is drawn.
+
+    Class attributes:
+        learner_name: Name in the registry.
+        options_type: Its options.
+        shares_optimizer: Whether its parameters go into the weights' optimiser, as groups of their
+            own; otherwise plain SGD moves them.
+
+    Attributes:
+        graph: The searched graph.
+        options: The checked options.
+        fan_in: Candidates that each node keeps, None for a method without that limit.
+    """
+
+    learner_name: ClassVar[str]
+    options_type: ClassVar[type[Options]]
+    shares_optimizer: ClassVar[bool] = False
+
+    graph: Graph
+    options: Options
+    fan_in: int | None
+
+    @abstractmethod
+    def edge_weights(self) -> Tensor:
+        """(E,) what the forward pass multiplies with; differentiable where learned."""
+
+    def active(self) -> Tensor | None:
+        """(E,) bool, the edges that the divisor of ``mean`` counts; None: all in-edges."""
+        return None
+
+    def penalty(self) -> Tensor:
+        """Scalar to add to the task loss."""
+        return torch.zeros((), device=self.edge_weights().device)
+
+    @abstractmethod
+    def param_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Optimiser settings of its parameters, where the weights learn at ``lr``."""
+
+    def begin(self, schedule: SearchSchedule) -> None:
+        """Hear about the search ahead; called before its first step and after a resume."""
+
+    def heed_lr(self, lr: float) -> None:
+        """Hear the learning rate of the step just taken; ``topolearn.optimizers`` sees to it."""
+
+    def after_step(self) -> None:
+        """Project or clip the parameters after an optimiser step, and end the draw."""
+
+    @abstractmethod
+    def topology(self) -> Topology:
+        """The closed topology that it would keep now; deterministic."""
+
+    @abstractmethod
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases that :func:`topolearn.fit` runs."""
+
+    def summary(self) -> Mapping[str, float]:
+        """Numbers worth a line of the history, by name."""
+        return {}
+
+
+class Candidates(nn.Module):
+    """Where the L learnable edges of a graph are: their places among E edges, and by target.
+
+    Attributes:
+        sizes: Number of candidates per target, in canonical order.
+        index: (L,) places of the learnable edges among all edges.
+        base: (E,) weights of the graph.
+        target: (L,) number of each learnable edge's target.
+        cell: (L,) place of each learnable edge in a flattened (targets, largest set) table.
+        valid: (targets, largest set) cells that hold a candidate.
+        count: (targets,) ``sizes`` as a tensor.
+    """
+
+    index: Tensor
+    base: Tensor
+    target: Tensor
+    cell: Tensor
+    valid: Tensor
+    count: Tensor
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        groups = list(graph.candidates.values())
+        self.sizes = tuple(map(len, groups))
+        self.width = max(self.sizes, default=0)
+        index = [i for group in groups for i in group]
+        target = [t for t, group in enumerate(groups) for _ in group]
+        cell = [t * self.width + c for t, group in enumerate(groups) for c in range(len(group))]
+        valid = [[c < size for c in range(self.width)] for size in self.sizes]
+        for name, values in (("index", index), ("target", target), ("cell", cell), ("count", list(self.sizes))):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.long), persistent=False)
+        self.register_buffer("base", torch.tensor([edge.weight for edge in graph.edges]), persistent=False)
+        self.register_buffer(
+            "valid", torch.tensor(valid, dtype=torch.bool).reshape(len(groups), self.width), persistent=False
+        )
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def initial(self) -> Tensor:
+        """(L,) the learnable edges' weights in the graph."""
+        return self.base[self.index].clone()
+
+    def spread(self, values: Tensor) -> Tensor:
+        """(L,) values of the learnable edges -> (E,), fixed edges at their weights."""
+        return self.base.to(values.dtype).index_copy(0, self.index, values)
+
+    def table(self, values: Tensor, empty: float) -> Tensor:
+        """(L,) -> (targets, largest set), ``empty`` in cells without a candidate."""
+        cells = values.new_full((len(self.sizes) * self.width,), empty)
+        return cells.index_copy(0, self.cell, values).view(len(self.sizes), self.width)
+
+    def by_target(self, values: Tensor) -> Tensor:
+        """(L,) -> (targets,) mean over each target's candidates."""
+        sums = values.new_zeros(len(self.sizes)).index_add(0, self.target, values)
+        return sums / self.count.to(values.dtype)
+
+
+def require_learnable(graph: Graph, learner: str) -> None:
+    """Raise where ``graph`` has nothing to learn."""
+    if not graph.candidates:
+        raise OptionError(
+            f"graph '{graph.name}' has no learnable edges, so learner '{learner}' has nothing to decide; mark edges"
+            " with 'learnable: true', or train it with learner 'fixed'"
+        )
+
+
+def resolve_fan_in(graph: Graph, fan_in: int | None) -> int:
+    """``fan_in``, by default half of the largest candidate set, rounded up.
+
+    Raises:
+        OptionError: Larger than every candidate set.
+    """
+    largest = graph.largest_candidate_set
+    if fan_in is None:
+        return (largest + 1) // 2
+    if fan_in > largest > 0:
+        raise OptionError(
+            f"fan_in {fan_in} is larger than every candidate set of graph '{graph.name}'; use at most {largest}"
+        )
+    return fan_in
+
+
+def kept(graph: Graph, chosen: Sequence[bool]) -> list[bool]:
+    """(L,) chosen learnable edges -> (E,) kept edges: fixed ones stay unless their weight is 0."""
+    keep = [not edge.learnable and edge.weight != 0.0 for edge in graph.edges]
+    learnable = (i for group in graph.candidates.values() for i in group)
+    for i, value in zip(learnable, chosen, strict=True):
+        keep[i] = bool(value)
+    return keep
+
+
+LEARNERS: dict[str, type[EdgeLearner]] = {}
+ALIASES: dict[str, str] = {}
+
+_LearnerT = TypeVar("_LearnerT", bound=type[EdgeLearner])
+
+
+def register_learner(name: str, *aliases: str) -> Callable[[_LearnerT], _LearnerT]:
+    """Register a learner class under ``name`` and other names for it."""
+
+    def register(learner: _LearnerT) -> _LearnerT:
+        if name in LEARNERS:
+            raise ValueError(f"learner '{name}' is already registered by {LEARNERS[name].__module__}")
+        learner.learner_name = name
+        LEARNERS[name] = learner
+        ALIASES.update(dict.fromkeys(aliases, name))
+        return learner
+
+    return register
+
+
+def learner_class(name: str) -> type[EdgeLearner]:
+    """The learner called ``name``.
+
+    Raises:
+        OptionError: No such learner.
+    """
+    load_plugins()
+    known = ALIASES.get(name, name)
+    if known not in LEARNERS:
+        raise OptionError(f"unknown learner '{name}'{suggest(name, [*LEARNERS, *ALIASES])}")
+    return LEARNERS[known]
+
+
+def make_learner(name: str, graph: Graph, options: Mapping[str, Any] | None = None) -> EdgeLearner:
+    """Make the learner ``name`` for ``graph``.
+
+    Raises:
+        OptionError: No such learner or option, an invalid value, or a graph it cannot work on.
+    """
+    cls = learner_class(name)
+    given = dict(options or {})
+    for option in given:
+        if option not in cls.options_type.model_fields:
+            raise OptionError(
+                f"unknown option '{option}' of learner '{name}'{suggest(option, cls.options_type.model_fields)}"
+            )
+    return cls(graph, **given)

@@ -1,0 +1,180 @@
+"""Continuous edge weights under a sparsity penalty (TopoNet).
+
+Yuan, Li, Shao, Yan, "Learning Connectivity of Neural Networks from a Topological Perspective",
+ECCV 2020:
+
+    s_j = sum_{i<j} alpha_ij x_i ,   loss = task + lambda * penalty(alpha)
+
+    uniform:   sum_ij |alpha_ij|
+    adaptive:  sum_j log(delta_j) sum_i |alpha_ij| ,   delta_j the in-degree of j
+
+alpha and the weights are trained together by one optimiser. In the end an edge stays iff
+|alpha_ij| >= tau * max_i |alpha_ij| over all in-edges of its target; kept alphas become fixed weights.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from topolearn.errors import TrainingError
+from topolearn.graph import Graph, Topology
+from topolearn.learners.base import (
+    Candidates,
+    EdgeLearner,
+    Options,
+    Phase,
+    SearchSchedule,
+    register_learner,
+    require_learnable,
+)
+from topolearn.options import validate
+
+REFERENCE_SCHEDULE = SearchSchedule(steps=78_200, total_lr=3_910.0, peak_lr=0.1, momentum=0.9)
+"""200 CIFAR epochs at batch 128, cosine from 0.1: what ``auto`` assumes outside :func:`topolearn.fit`."""
+
+AUTO_LIMIT = 0.02
+"""Largest lambda that ``auto`` chooses. In short searches the rule asks for more than a task loss of about 1
+can stand: on the digits graph lambda 0.023 prunes half of the edges in 20 epochs, 0.057 drives every alpha to 0."""
+
+
+class ContinuousOptions(Options):
+    """Options of :class:`Continuous`.
+
+    Attributes:
+        penalty: ``uniform`` or ``adaptive``.
+        penalty_strength: lambda; ``auto``: ``auto_factor`` times the smallest lambda that drives an
+            edge without task gradient from 1 to 0 during the search, (1 - momentum) / sum of rates; at
+            most 0.02.
+        auto_factor: See ``penalty_strength``.
+        threshold: tau.
+        proximal: Apply the penalty by soft-thresholding after each step, which gives exact zeros,
+            instead of adding it to the loss.
+    """
+
+    penalty: Literal["uniform", "adaptive"] = "adaptive"
+    penalty_strength: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    auto_factor: Annotated[float, Field(ge=0)] = 10.0
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.05
+    proximal: bool = False
+
+
+@register_learner("continuous", "toponet")
+class Continuous(EdgeLearner):
+    """See the module's docstring; options as in :class:`ContinuousOptions`.
+
+    Attributes:
+        alpha: (L,) edge weights, at the start those of the graph.
+        strength: lambda.
+
+    Raises:
+        OptionError: A graph without learnable edges.
+    """
+
+    options_type = ContinuousOptions
+    shares_optimizer = True
+    options: ContinuousOptions
+    scale: Tensor
+
+    def __init__(
+        self,
+        graph: Graph,
+        penalty: str = "adaptive",
+        penalty_strength: float | str = "auto",
+        auto_factor: float = 10.0,
+        threshold: float = 0.05,
+        proximal: bool = False,
+    ) -> None:
+        super().__init__()
+        given = {
+            "penalty": penalty,
+            "penalty_strength": penalty_strength,
+            "auto_factor": auto_factor,
+            "threshold": threshold,
+            "proximal": proximal,
+        }
+        self.options = validate(ContinuousOptions, given, "learner 'continuous'")
+        require_learnable(graph, "continuous")
+        self.graph = graph
+        self.fan_in = None
+        self.candidates = Candidates(graph)
+        self.alpha = nn.Parameter(self.candidates.initial())
+        degrees = [len(graph.in_edges(node)) for node in graph.candidates]
+        scale = [math.log(degree) if self.options.penalty == "adaptive" else 1.0 for degree in degrees]
+        self.register_buffer("scale", torch.tensor(scale)[self.candidates.target], persistent=False)
+        self.strength = 0.0
+        self._lr: float | None = None
+        self.begin(REFERENCE_SCHEDULE)
+
+    def begin(self, schedule: SearchSchedule) -> None:
+        """Resolve ``penalty_strength: auto`` for the search ahead."""
+        strength = self.options.penalty_strength
+        if strength == "auto":
+            enough = (1 - schedule.momentum) / schedule.total_lr
+            strength = min(self.options.auto_factor * enough, AUTO_LIMIT)
+        self.strength = float(strength)
+        self._momentum = schedule.momentum
+
+    def edge_weights(self) -> Tensor:
+        """(E,) alpha, and fixed edges."""
+        return self.candidates.spread(self.alpha)
+
+    def penalty(self) -> Tensor:
+        """The penalty times lambda; 0 with ``proximal``, which applies it after the step."""
+        if self.options.proximal:
+            return self.alpha.new_zeros(())
+        return self.strength * (self.scale * self.alpha.abs()).sum()
+
+    def param_groups(self, lr: float) -> list[dict[str, Any]]:
+        """alpha, at the weights' settings but without weight decay."""
+        return [{"params": [self.alpha], "lr": lr, "weight_decay": 0.0}]
+
+    def heed_lr(self, lr: float) -> None:
+        """Remember the rate of the step just taken, for soft-thresholding."""
+        self._lr = lr
+
+    def after_step(self) -> None:
+        """Soft-threshold alpha where ``proximal`` asks for it."""
+        if self.options.proximal:
+            if self._lr is None:
+                raise TrainingError(
+                    "'proximal' needs to know the learning rate of each step; take the optimisers from"
+                    " topolearn.optimizers, or call learner.heed_lr(lr)"
+                )
+            # Momentum multiplies a constant gradient's effect by 1 / (1 - momentum).
+            amount = self._lr * self.strength * self.scale / (1 - self._momentum)
+            with torch.no_grad():
+                self.alpha.copy_(self.alpha.sign() * (self.alpha.abs() - amount).clamp(min=0))
+
+    def topology(self) -> Topology:
+        """Edges with |alpha| >= tau times the largest of their target; none into a node whose weights are all 0."""
+        weights = [float(w) for w in self.edge_weights().detach().double()]
+        keep = [False] * len(weights)
+        for node in self.graph.nodes:
+            indices = self.graph.in_edges(node)
+            enough = self.options.threshold * max((abs(weights[i]) for i in indices), default=0.0)
+            for i in indices:
+                keep[i] = weights[i] != 0 and (not self.graph.edges[i].learnable or abs(weights[i]) >= enough)
+        return Topology.of(self.graph, keep, weights)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Search with batch normalisation's scale and shift frozen; compute its statistics anew and fine-tune."""
+        return (
+            Phase("search", 0.8, search=True, freeze_affine=True),
+            Phase("fine_tune", 0.2, lr=0.2, recalibrate=True),
+        )
+
+    def summary(self) -> dict[str, float]:
+        """How large the alphas are, how many edges the threshold would keep, and lambda."""
+        alpha = self.alpha.detach().abs()
+        kept_edges = sum(self.topology().keep[i] for i in self.candidates.index.tolist())
+        return {
+            "alpha_mean": float(alpha.mean()),
+            "alpha_max": float(alpha.max()),
+            "kept_edges": float(kept_edges),
+            "penalty_strength": self.strength,
+        }

@@ -1,0 +1,227 @@
+"""MaskConnect: binary masks with K active entries per node, sampled while they are learned.
+
+Ahmed & Torresani, "MaskConnect: Connectivity Learning by Gradient Descent", ECCV 2018:
+
+    x_j = sum_k m_jk y_k ,   m_jk in {0, 1} ,   sum_k m_jk = K                          (Eq. 1)
+
+Each binary mask m_j is drawn once per step, without replacement, from Multinomial(p_j) with
+p_j = m~_j / sum m~_j over real masks m~ in [0, 1]. The gradient g with respect to every binary entry,
+active or not, goes straight through to m~, and in the end m_j holds the K largest m~_jk. The paper
+moves m~ by plain SGD, m~ <- clip(m~ - eta g, 0, 1): here ``update: literal``.
+
+``update: balanced``, the default, is ours and not the paper's. Since sum_k m_jk = K whatever is drawn,
+what the g_jk of one node have in common says nothing about which candidates to choose, yet it is
+most of g: 50 to 100 % of its energy in a CIFAR ResNet-38, enough to drive all masks of a node to one
+end together. And the size of g differs a hundredfold between graphs, so that no eta fits all. So
+
+    m~_j <- clip(m~_j - s g^_j, 0, 1) ,   g^_j = (g_j - mean g_j) / rms(g_j - mean g_j)
+
+with a step s that follows the schedule of the learning rate. Measured: nearly every search for a
+planted wiring finds it at any s from 0.003 to 0.1, whereas eta has to fit the problem within about a
+factor of ten (where the candidates have much in common, too large an eta drives all masks to 1). In 150
+steps of a ResNet-38 at eta = 10 all masks fell, at most 0.3 apart within a node; balanced ones were 0.3
+to 0.9 apart.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from topolearn.graph import Graph, Topology
+from topolearn.learners.base import (
+    Candidates,
+    EdgeLearner,
+    Options,
+    Phase,
+    kept,
+    register_learner,
+    require_learnable,
+    resolve_fan_in,
+)
+from topolearn.learners.random_state import RandomState
+from topolearn.options import validate
+
+_NEVER = -200.0
+"""Stands for log 0: below any log m~ + Gumbel noise (at least -69 - 4), so that entries at 0 come last."""
+_TINY = 1e-30
+_ROUNDING = 1e-6
+"""Differences between a node's gradients below this share of them are taken for rounding errors."""
+STEP = 0.03
+"""Default step of the balanced update: it reaches 0 or 1 from 0.5 within 20 steps in one direction."""
+LR_SCALE = 100.0
+"""Default learning rate of the literal update over that of the weights; see :class:`MaskConnectOptions`."""
+
+
+class MaskConnectOptions(Options):
+    """Options of :class:`MaskConnect`.
+
+    Attributes:
+        fan_in: K, at least 1; nodes with fewer candidates keep them all. Default: half of the largest
+            candidate set, rounded up.
+        update: ``balanced`` (ours) or ``literal`` (the paper's); see the module's docstring.
+        step: s of ``balanced`` at the peak of the learning rate: how far one step moves the masks of a
+            node, root mean square over its candidates. Default: 0.03.
+        lr_scale: eta of ``literal`` over the learning rate of the weights. Default: 100. At 1 the masks
+            of a CIFAR ResNet stay within 0.1 of their start and nothing is learned, at 100 they reach 0
+            and 1; on small problems 1 to 10 is right.
+        seed: Seed of the sampling.
+    """
+
+    fan_in: Annotated[int, Field(ge=1)] | None = None
+    update: Literal["balanced", "literal"] = "balanced"
+    step: Annotated[float, Field(ge=0, le=1)] | None = None
+    lr_scale: Annotated[float, Field(ge=0)] | None = None
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_rate(self) -> Self:
+        if self.update == "balanced" and self.lr_scale is not None:
+            raise ValueError("'lr_scale' belongs to update 'literal'; with 'balanced' give 'step'")
+        if self.update == "literal" and self.step is not None:
+            raise ValueError("'step' belongs to update 'balanced'; with 'literal' give 'lr_scale'")
+        return self
+
+
+@register_learner("maskconnect")
+class MaskConnect(EdgeLearner):
+    """See the module's docstring; options as in :class:`MaskConnectOptions`.
+
+    Attributes:
+        mask: (L,) real masks m~, 0.5 at the start.
+        top_ups: How many times a node had fewer than K entries above 0, the rest being drawn
+            uniformly from its other candidates.
+
+    Raises:
+        OptionError: A graph without learnable edges, or a fan-in larger than every candidate set.
+    """
+
+    options_type = MaskConnectOptions
+    options: MaskConnectOptions
+    fan_in: int
+    noise: Tensor
+    before: Tensor
+    top_ups: Tensor
+
+    def __init__(
+        self,
+        graph: Graph,
+        fan_in: int | None = None,
+        update: str = "balanced",
+        step: float | None = None,
+        lr_scale: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        given = {"fan_in": fan_in, "update": update, "step": step, "lr_scale": lr_scale, "seed": seed}
+        self.options = validate(MaskConnectOptions, given, "learner 'maskconnect'")
+        require_learnable(graph, "maskconnect")
+        self.graph = graph
+        self.fan_in = resolve_fan_in(graph, fan_in)
+        self.candidates = Candidates(graph)
+        self.mask = nn.Parameter(torch.full((len(self.candidates),), 0.5))
+        # Random numbers are made outside the part that is compiled, captured or broadcast.
+        self.register_buffer("noise", torch.zeros(len(self.candidates)))
+        self.register_buffer("before", self.mask.detach().clone())
+        self.register_buffer("top_ups", torch.zeros((), dtype=torch.long))
+        self.random = RandomState(seed)
+        self._step = self._peak = STEP if self.options.step is None else self.options.step
+        self._pull: Tensor | None = None
+
+    def _draw(self) -> None:
+        if self.training and not self.random.drawn:
+            mask = self.mask.detach()
+            self.noise.copy_(self.random.gumbel(len(self.noise)))
+            self.random.drawn = True
+            self.before.copy_(mask)
+            positive = self.candidates.table((mask > 0).long(), 0).sum(1)
+            self.top_ups += (positive < self.candidates.count.clamp(max=self.fan_in)).sum()
+
+    def chosen(self) -> Tensor:
+        """(L,) bool: the drawn masks; in eval mode the K largest (ties: the latest candidates)."""
+        self._draw()
+        mask = self.mask.detach()
+        if self.training:
+            # The K largest of log p + Gumbel noise are a draw of K without replacement from p. The
+            # normalisation of p shifts all candidates of a node alike, so it can be left out.
+            logs = torch.where(mask > 0, torch.log(mask.float().clamp(min=_TINY)), _NEVER)
+            scores = logs + self.noise.float()
+        else:
+            scores = mask
+        table = self.candidates.table(scores, -torch.inf)
+        # A stable sort from the last candidate to the first gives ties to the latest.
+        order = table.flip(1).argsort(dim=1, descending=True, stable=True)
+        best = table.shape[1] - 1 - order[:, : self.fan_in]
+        picked = torch.zeros_like(table, dtype=torch.bool).scatter(1, best, True) & self.candidates.valid
+        return picked.flatten()[self.candidates.cell]
+
+    def edge_weights(self) -> Tensor:
+        """(E,) binary masks, with the dense straight-through gradient to m~."""
+        binary = self.chosen().to(self.mask.dtype)
+        return self.candidates.spread(binary + (self.mask - self.mask.detach()))
+
+    def active(self) -> Tensor:
+        """(E,) the drawn masks, and fixed edges."""
+        base = self.candidates.base != 0
+        return base.index_copy(0, self.candidates.index, self.chosen())
+
+    def param_groups(self, lr: float) -> list[dict[str, Any]]:
+        """The masks: plain SGD at ``step``, or at ``lr_scale`` times the weights' rate."""
+        if self.options.update == "balanced":
+            rate = self._peak
+        else:
+            rate = lr * (LR_SCALE if self.options.lr_scale is None else self.options.lr_scale)
+        return [{"params": [self.mask], "lr": rate, "momentum": 0.0, "weight_decay": 0.0}]
+
+    def heed_lr(self, lr: float) -> None:
+        """Hear the masks' rate of the step just taken; their gradient is still there, and noted too."""
+        self._step = lr
+        self._pull = None if self.mask.grad is None else self.mask.grad.detach().clone()
+
+    def after_step(self) -> None:
+        """Balance the step, clip the masks to [0, 1], and end the draw."""
+        with torch.no_grad():
+            if self.options.update == "balanced" and self.random.drawn:
+                # Optimisers other than those of topolearn.optimizers do not say what the gradient was.
+                pull = self.before - self.mask if self._pull is None else self._pull
+                self.mask.copy_(self.before - self._step * self._balanced(pull))
+            self.mask.clamp_(0, 1)
+        self._pull = None
+        self.random.drawn = False
+
+    def _balanced(self, gradient: Tensor) -> Tensor:
+        """(L,) -> (L,): mean 0 and mean square 1 over the candidates of each node, or 0 where all are equal."""
+        average, target = self.candidates.by_target, self.candidates.target
+        scaled = gradient / average(gradient.abs())[target].clamp(min=_TINY)  # or small gradients' squares would vanish
+        centred = scaled - average(scaled)[target]
+        return centred / average(centred.square()).sqrt()[target].clamp(min=_ROUNDING)
+
+    def topology(self) -> Topology:
+        """The K largest m~ of each node, at weight 1."""
+        training = self.training
+        self.eval()
+        chosen = self.chosen().tolist()
+        self.train(training)
+        keep = kept(self.graph, chosen)
+        values = self.candidates.spread(self.mask.detach()).tolist()
+        weights = [
+            1.0 if keep[i] and edge.learnable else values[i] if edge.learnable else edge.weight
+            for i, edge in enumerate(self.graph.edges)
+        ]
+        return Topology(tuple(keep), tuple(weights)).close(self.graph)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Search with drawn masks, then fine-tune with the masks frozen to the top K."""
+        return (Phase("search", 0.7, search=True), Phase("fine_tune", 0.3, lr=0.2))
+
+    def summary(self) -> dict[str, float]:
+        """Range of the masks and how decided they are."""
+        mask = self.mask.detach()
+        return {
+            "mask_min": float(mask.min()),
+            "mask_max": float(mask.max()),
+            "decided": float(((mask < 0.1) | (mask > 0.9)).float().mean()),
+        }

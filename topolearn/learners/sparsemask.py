@@ -1,0 +1,157 @@
+"""SparseMask: gates that a loss drives to 0 or 1.
+
+Wu, Zhang, Huang, "SparseMask: Differentiable Connectivity Learning for Dense Image Prediction",
+ICCV 2019. A real v per edge, 1 at the start; w = clamp(v + 0.1 N(0, 1), 0, 2) while training,
+clamp(v, 0, 2) otherwise; v is clamped to [0, 2] after each step. With u = w / 2 and per node
+
+    Ls = mean_t H(u_t) + CE(a, mean_t u_t) ,   a = min(2 / n, 0.5) for n candidates
+    H(u) = -u log u - (1 - u) log(1 - u) ,   CE(a, m) = -a log m - (1 - a) log(1 - m)
+
+the loss is task + lambda * sum over nodes of Ls. In the end an edge stays iff v / 2 > sigma. The
+noise breaks the tie of the symmetric start; without it nothing becomes binary.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from topolearn.graph import Graph, Topology
+from topolearn.graph.passes import UnitWeights
+from topolearn.learners.base import (
+    Candidates,
+    EdgeLearner,
+    Options,
+    Phase,
+    SearchSchedule,
+    kept,
+    register_learner,
+    require_learnable,
+)
+from topolearn.learners.random_state import RandomState
+from topolearn.options import validate
+
+_EPS = 1e-6
+"""Gates are kept this far from 0 and 1 inside logarithms."""
+
+
+class SparseMaskOptions(Options):
+    """Options of :class:`SparseMask`.
+
+    Attributes:
+        penalty_strength: lambda. ``auto``: the larger of the paper's 0.01 and 300 / T * 0.05 / lr for
+            a search of T steps at a peak rate lr (shorter searches need a stronger push).
+        threshold: sigma.
+        noise: Standard deviation of the noise on v.
+        seed: Seed of the noise.
+    """
+
+    penalty_strength: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.001
+    noise: Annotated[float, Field(ge=0)] = 0.1
+    seed: int = 0
+
+
+@register_learner("sparsemask")
+class SparseMask(EdgeLearner):
+    """See the module's docstring; options as in :class:`SparseMaskOptions`.
+
+    Attributes:
+        gate: (L,) the v.
+        strength: lambda.
+
+    Raises:
+        OptionError: A graph without learnable edges.
+    """
+
+    options_type = SparseMaskOptions
+    shares_optimizer = True
+    options: SparseMaskOptions
+    noise: Tensor
+
+    def __init__(
+        self,
+        graph: Graph,
+        penalty_strength: float | str = "auto",
+        threshold: float = 0.001,
+        noise: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        given = {"penalty_strength": penalty_strength, "threshold": threshold, "noise": noise, "seed": seed}
+        self.options = validate(SparseMaskOptions, given, "learner 'sparsemask'")
+        require_learnable(graph, "sparsemask")
+        self.graph = graph
+        self.fan_in = None
+        self.candidates = Candidates(graph)
+        self.gate = nn.Parameter(torch.ones(len(self.candidates)))
+        self.register_buffer("noise", torch.zeros(len(self.candidates)))
+        self.random = RandomState(seed)
+        self.strength = 0.01 if self.options.penalty_strength == "auto" else float(self.options.penalty_strength)
+
+    def begin(self, schedule: SearchSchedule) -> None:
+        """Resolve ``penalty_strength: auto`` for the search ahead."""
+        if self.options.penalty_strength == "auto":
+            self.strength = max(0.01, 300 / schedule.steps * 0.05 / schedule.peak_lr)
+
+    def gates(self) -> Tensor:
+        """(L,) w: noisy while training, clean otherwise."""
+        if not self.training:
+            return self.gate.clamp(0, 2)
+        if not self.random.drawn:
+            self.noise.copy_(self.random.normal(len(self.noise)))
+            self.random.drawn = True
+        return (self.gate + self.options.noise * self.noise).clamp(0, 2)
+
+    def edge_weights(self) -> Tensor:
+        """(E,) gates, and fixed edges."""
+        return self.candidates.spread(self.gates())
+
+    def stage_losses(self) -> Tensor:
+        """(targets,) Ls of every node with candidates, in float32."""
+        u = (self.gates().float() / 2).clamp(_EPS, 1 - _EPS)
+        entropy = -u * u.log() - (1 - u) * (1 - u).log()
+        mean = self.candidates.by_target(u)
+        share = (2 / self.candidates.count.float()).clamp(max=0.5)
+        cross = -share * mean.log() - (1 - share) * (1 - mean).log()
+        return self.candidates.by_target(entropy) + cross
+
+    def penalty(self) -> Tensor:
+        """The sum of the stage losses, times lambda."""
+        return self.strength * self.stage_losses().sum()
+
+    def param_groups(self, lr: float) -> list[dict[str, Any]]:
+        """The gates, at the weights' settings but without weight decay."""
+        return [{"params": [self.gate], "lr": lr, "weight_decay": 0.0}]
+
+    def after_step(self) -> None:
+        """Clamp v to [0, 2] and end the draw."""
+        with torch.no_grad():
+            self.gate.clamp_(0, 2)
+        self.random.drawn = False
+
+    def topology(self) -> Topology:
+        """Edges with v / 2 > sigma, at weight v."""
+        gate = self.gate.detach().clamp(0, 2)
+        keep = kept(self.graph, (gate / 2 > self.options.threshold).tolist())
+        return Topology.of(self.graph, keep, self.candidates.spread(gate).tolist())
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Search with batch normalisation's scale and shift frozen, then retrain without gates."""
+        return (
+            Phase("search", 0.5, search=True, freeze_affine=True),
+            Phase("retrain", 0.5, weights="fresh", passes=(UnitWeights(),)),
+        )
+
+    def summary(self) -> dict[str, float]:
+        """How many gates are open, shut and undecided, and lambda."""
+        u = self.gate.detach() / 2
+        return {
+            "open": float((u > 0.9).sum()),
+            "shut": float((u <= self.options.threshold).sum()),
+            "undecided": float(((u > self.options.threshold) & (u <= 0.9)).sum()),
+            "penalty_strength": self.strength,
+        }

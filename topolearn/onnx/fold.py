@@ -1,0 +1,83 @@
+"""Folding for inference: batch normalisation and constant edge weights into convolutions, where exact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx, nn
+from torch.nn.utils import fuse_conv_bn_eval
+
+from topolearn.compiler import Network
+from topolearn.compiler.modules import ConvUnit
+from topolearn.compiler.plan import NodeStep, make_plan
+
+
+def fold_batch_norm(net: Network) -> None:
+    """Fold every batch normalisation that directly follows a convolution into it; ``net`` is in eval mode."""
+    for module in list(net.modules()):
+        if isinstance(module, ConvUnit):
+            module.fold_batch_norm()
+        elif isinstance(module, fx.GraphModule):
+            _fold_traced(module)
+
+
+def _fold_traced(module: fx.GraphModule) -> None:
+    """The same in a traced backbone; a convolution whose output is a feature stays as it is."""
+    modules = dict(module.named_modules())
+    for node in list(module.graph.nodes):
+        before = node.args[0] if node.op == "call_module" and node.args else None
+        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) != 1:
+            continue
+        norm, convolution = modules[str(node.target)], modules[str(before.target)]
+        if isinstance(norm, nn.BatchNorm2d) and isinstance(convolution, nn.Conv2d):
+            module.set_submodule(str(before.target), fuse_conv_bn_eval(convolution, norm))
+            node.replace_all_uses_with(before)
+            module.graph.erase_node(node)
+    module.delete_all_unused_submodules()
+    module.recompile()
+
+
+def fold_edge_weights(net: Network, weights: list[float]) -> list[float]:
+    """Move edge weights into the modules beside them.
+
+    The weight of an edge that has a convolution goes into that. Where all in-edges of a node then
+    have one common weight, it goes into the node's first layer, if ``f(c x)`` can be had exactly.
+
+    Args:
+        net: A network of its own, which is changed.
+        weights: (E,) effective weights.
+
+    Returns:
+        (E,) the weights that are left to apply.
+    """
+    plan = make_plan(net.graph)
+    left = list(weights)
+    starts, start = [], 0
+    for degree in plan.in_degrees:
+        starts.append(start)
+        start += degree
+    by_slot = {d.slot: d for level in plan.levels for step in level for d in step.derive}
+    for level in plan.levels:
+        for step in level:
+            if step.feature is None:
+                _fold_node(net, step, starts[step.row], left, by_slot)
+    return left
+
+
+def _fold_node(net: Network, step: NodeStep, start: int, left: list[float], by_slot: dict[int, Any]) -> None:
+    for offset, slot in enumerate(step.sources):
+        derivation = by_slot.get(slot)
+        weight = left[start + offset]
+        if derivation is not None and derivation.module is not None and weight not in (0.0, 1.0):
+            scale = getattr(net.edges[derivation.module], "scale_output", None)
+            if scale is not None and scale(weight):
+                left[start + offset] = 1.0
+    row = range(start, start + len(step.sources))
+    common = {left[i] for i in row if left[i] != 0.0}
+    if len(common) != 1 or common == {1.0} or step.aggregate == "normalised" or step.shared:
+        return
+    module: nn.Module = net.nodes[step.node]
+    scale = getattr(module, "scale_input", None)
+    if scale is not None and scale(common.pop()):
+        for i in row:
+            left[i] = 1.0 if left[i] != 0.0 else 0.0

@@ -1,0 +1,39 @@
+"""Ops, learners and passes of other packages, through the entry point group ``topolearn.plugins``.
+
+An entry point names a module, whose import registers things, or a function without arguments that
+does. Only installed packages are asked; nothing in a graph file can name code.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+
+from topolearn.errors import TopolearnError
+
+GROUP = "topolearn.plugins"
+
+
+@cache
+def load_plugins() -> tuple[str, ...]:
+    """Load every installed plug-in, once; returns their names.
+
+    Raises:
+        TopolearnError: One that cannot be loaded, with its name and reason.
+    """
+    found = sorted(entry_points(group=GROUP), key=lambda point: point.name)
+    for point in found:
+        _load(point)
+    return tuple(point.name for point in found)
+
+
+def _load(point: EntryPoint) -> None:
+    try:
+        plugin = point.load()
+        if callable(plugin):
+            plugin()
+    except Exception as error:  # a plug-in may raise anything
+        raise TopolearnError(
+            f"plug-in '{point.name}' ({point.value}) cannot be loaded: {type(error).__name__}: {error}; mend or"
+            " uninstall it"
+        ) from error

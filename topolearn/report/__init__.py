@@ -1,0 +1,8 @@
+"""Tables and pictures of graphs and runs."""
+
+from topolearn.report.matrix import adjacency
+from topolearn.report.picture import draw
+from topolearn.report.summary import facts, headline, node_table
+from topolearn.report.tables import Change, Figure, Table, compare
+
+__all__ = ["Change", "Figure", "Table", "adjacency", "compare", "draw", "facts", "headline", "node_table"]

@@ -1,0 +1,46 @@
+"""Figures without pyplot, saved byte for byte the same every time."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from topolearn.errors import OptionError
+from topolearn.format import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_METADATA: dict[str, dict[str, Any]] = {
+    ".svg": {"Date": None, "Creator": "topolearn"},
+    ".png": {"Software": "topolearn"},
+    ".pdf": {"CreationDate": None, "Creator": "topolearn", "Producer": None},
+}
+DPI = 160
+MAX_PIXELS = 10_000
+"""Longest side of a PNG; larger figures get fewer dots per inch."""
+POSITIVE, NEGATIVE = "#1f6feb", "#d1570c"
+"""Colours of weights."""
+
+
+def check_path(path: Path) -> None:
+    """Require a suffix that can be written.
+
+    Raises:
+        OptionError: Another suffix.
+    """
+    if path.suffix.lower() not in _METADATA:
+        raise OptionError(f"cannot draw to '{path}'; give it one of the endings {', '.join(_METADATA)}")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write ``figure`` in the format that the suffix of ``path`` names; it appears whole or not at all."""
+    import matplotlib as mpl
+
+    suffix = path.suffix.lower()
+    buffer = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "topolearn", "svg.fonttype": "path", "path.simplify": True}):
+        dpi = min(DPI, MAX_PIXELS / max(figure.get_size_inches()))
+        figure.savefig(buffer, format=suffix[1:], dpi=dpi, metadata=_METADATA[suffix])
+    write_atomically(path, buffer.getvalue())

@@ -1,0 +1,127 @@
+"""What a finished run amounts to: ONNX files, a picture, and the table before -> after."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from topolearn.report.picture import draw
+from topolearn.report.tables import Change, Table, compare
+
+if TYPE_CHECKING:
+    from topolearn.graph import Graph
+    from topolearn.onnx import ExportReport, Latency
+    from topolearn.training import FitResult
+
+MODEL = "model.onnx"
+PICTURE = "graph.svg"
+
+_ROUNDS, _CALLS = 5, 40
+"""Rounds of timing, and calls per round."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """Latency in ONNX Runtime.
+
+    Attributes:
+        before: Of the searched graph with all its edges.
+        after: Of the learned network.
+    """
+
+    before: Latency
+    after: Latency
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What was made of a run.
+
+    Attributes:
+        export: The exported file of the learned network.
+        picture: The drawing of the learned graph.
+        times: Latency before and after.
+    """
+
+    export: ExportReport
+    picture: Path
+    times: Times
+
+
+def deliver(result: FitResult, folder: Path, *, provider: str = "cpu", batch: int = 1) -> Delivery:
+    """Export the learned network, check and time it, and draw the graph.
+
+    Args:
+        result: A finished run.
+        folder: Where ``model.onnx`` and ``graph.svg`` go.
+        provider: Execution provider.
+        batch: Inputs per call of the timing.
+    """
+    from topolearn.onnx import export_onnx
+
+    export = export_onnx(result.model, folder / MODEL, provider=provider)
+    draw(result.graph, folder / PICTURE, searched=result.searched)
+    return Delivery(export, folder / PICTURE, time_run(result, provider=provider, batch=batch, model=export.path))
+
+
+def time_run(result: FitResult, *, provider: str = "cpu", batch: int = 1, model: Path | None = None) -> Times:
+    """Time the searched graph, every edge in place, and the learned network in ONNX Runtime.
+
+    Both are exported in the same way, and take turns, so that a busy machine slows both.
+
+    Args:
+        result: A finished run.
+        provider: Execution provider.
+        batch: Inputs per call.
+        model: The learned network's file; exported anew where not given.
+    """
+    from topolearn.compiler import compile as build
+    from topolearn.compiler.modules.backbone import without_pretrained_weights
+    from topolearn.onnx import export_onnx, latency, open_session
+
+    with without_pretrained_weights():
+        whole = build(result.searched).eval()
+    rounds: list[tuple[Latency, Latency]] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        full = export_onnx(whole, Path(temporary) / "before.onnx", provider=provider, check=False).path
+        if model is None:
+            model = export_onnx(result.model, Path(temporary) / MODEL, provider=provider, check=False).path
+        before, after = open_session(full, provider), open_session(model, provider)
+        feeds = _feeds(result.searched, batch), _feeds(result.graph, batch)
+        for _ in range(_ROUNDS):
+            rounds.append((latency(before, feeds[0], runs=_CALLS), latency(after, feeds[1], runs=_CALLS)))
+    # The median round: one round may meet another program's burst.
+    middle = [sorted(each, key=lambda one: one.p50)[_ROUNDS // 2] for each in zip(*rounds, strict=True)]
+    return Times(*middle)
+
+
+def _feeds(graph: Graph, batch: int) -> dict[str, np.ndarray[Any, Any]]:
+    generator = np.random.default_rng(0)
+    return {
+        name: generator.standard_normal((batch, *graph.input_size(name))).astype(np.float32) for name in graph.inputs
+    }
+
+
+def comparison(result: FitResult, delivery: Delivery | None = None, times: Times | None = None) -> Table:
+    """The closing table: metrics, parameters, MACs, edges, nodes and latency, before and after."""
+    was, now = result.searched.cost, result.graph.cost
+    changes = [
+        Change(name, result.searched_metrics.get(name), value, ".2%")
+        for name, value in result.metrics.items()
+        if name != "loss"
+    ]
+    changes += [
+        Change("parameters", was.params, now.params),
+        Change("MACs", was.macs, now.macs),
+        Change("edges", len(result.searched.edges), len(result.graph.edges)),
+        Change("nodes", len(result.searched.nodes), len(result.graph.nodes)),
+    ]
+    times = delivery.times if delivery is not None else times
+    if times is not None:
+        name = f"ONNX Runtime, batch {times.after.batch}, median"
+        changes.append(Change(name, times.before.p50, times.after.p50, ".3f", " ms"))
+    return compare(changes, title=f"{result.searched.name}: {result.config['learner']}")

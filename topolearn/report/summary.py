@@ -1,0 +1,81 @@
+"""What a graph is, in numbers: for people a table of nodes, for programs a mapping."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from topolearn.graph import Graph
+from topolearn.ops import Bundle, Shape
+from topolearn.ops.shape import Size
+from topolearn.report.tables import Table
+
+
+def facts(graph: Graph) -> dict[str, Any]:
+    """The counts of a graph, as ``topolearn show --json`` prints them."""
+    return {
+        "name": graph.name,
+        "task": graph.task,
+        "data": graph.data,
+        "inputs": {name: list(graph.input_size(name)) for name in graph.inputs},
+        "outputs": list(graph.outputs),
+        "nodes": len(graph.nodes),
+        "edges": len(graph.edges),
+        "learnable_edges": sum(map(len, graph.candidates.values())),
+        "largest_candidate_set": graph.largest_candidate_set,
+        "params": graph.cost.params,
+        "macs": graph.cost.macs,
+    }
+
+
+def headline(graph: Graph) -> str:
+    """Name, task, counts and costs, in three lines."""
+    known = facts(graph)
+    data = f", data {graph.data}" if graph.data else ""
+    learnable = known["learnable_edges"]
+    candidates = f" ({learnable:,} learnable, up to {graph.largest_candidate_set:,} into a node)" if learnable else ""
+    return (
+        f"{graph.name}: {graph.task}{data}\n"
+        f"{known['nodes']:,} nodes, {known['edges']:,} edges{candidates}\n"
+        f"{known['params']:,} parameters, {known['macs']:,} MACs"
+    )
+
+
+def node_table(graph: Graph, limit: int = 60) -> Table:
+    """A row per node: op, shapes at the reference size, costs, in-edges. The first ``limit`` nodes only."""
+    rows = []
+    for node in list(graph.nodes.values())[:limit]:
+        cost = graph.cost.nodes[node.id]
+        rows.append(
+            (
+                node.id,
+                node.op,
+                node.aggregate if len(graph.in_edges(node.id)) > 1 else "",
+                "" if node.input is None else size_text(node.input, graph.image),
+                size_text(graph.shapes[node.id], graph.image),
+                cost.params,
+                cost.macs,
+                len(graph.in_edges(node.id)),
+                len(graph.candidates.get(node.id, ())),
+            )
+        )
+    left_out = len(graph.nodes) - len(rows)
+    edges = sum(cost.params for cost in graph.cost.edges)
+    notes = [
+        f"… and {left_out:,} more nodes" if left_out else "",
+        f"edges: {edges:,} parameters, {sum(cost.macs for cost in graph.cost.edges):,} MACs" if edges else "",
+    ]
+    return Table(
+        ("node", "op", "aggregate", "input", "output", "params", "MACs", "in-edges", "learnable"),
+        tuple(rows),
+        note="; ".join(note for note in notes if note) or None,
+    )
+
+
+def size_text(shape: Shape | Bundle, image: Size) -> str:
+    """A shape in pixels, as ``16×32×32``."""
+    if isinstance(shape, Bundle):
+        return ", ".join(f"{name} {size_text(feature, image)}" for name, feature in shape.items())
+    if not shape.is_map:
+        return str(shape.channels)
+    height, width = shape.size(image)
+    return f"{shape.channels}×{height}×{width}"

@@ -1,0 +1,148 @@
+"""Tables: one content, shown on a terminal, as plain text or as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+NOTHING = "–"
+"""What stands in a cell without a value."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under headings.
+
+    Attributes:
+        columns: The headings.
+        rows: One value per column: text, numbers, or None for an empty cell.
+        title: What stands above.
+        note: What stands below, as how many rows were left out.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    title: str | None = None
+    note: str | None = None
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"a row of {len(row)} values does not fit {len(self.columns)} columns: {row}")
+
+    def cells(self) -> list[list[str]]:
+        """The rows as text."""
+        return [[cell(value) for value in row] for row in self.rows]
+
+    def is_numeric(self, column: int) -> bool:
+        """Whether a column holds numbers, which stand flush right; so do the texts of :func:`compare`."""
+        values = [row[column] for row in self.rows if row[column] is not None]
+        return bool(values) and all(isinstance(value, (int, float, Figure)) for value in values)
+
+    def plain(self) -> str:
+        """Aligned columns without lines, for pipes and log files."""
+        rows = [list(self.columns), *self.cells()]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(self.columns))]
+        lines = [self.title] if self.title else []
+        for row in rows:
+            parts = (
+                text.rjust(width) if self.is_numeric(i) else text.ljust(width)
+                for i, (text, width) in enumerate(zip(row, widths, strict=True))
+            )
+            lines.append("  ".join(parts).rstrip())
+        return "\n".join([*lines, *([self.note] if self.note else [])])
+
+    def markdown(self) -> str:
+        """A table for a README."""
+        rule = ["---:" if self.is_numeric(i) else "---" for i in range(len(self.columns))]
+        rows = [list(self.columns), rule, *self.cells()]
+        lines = ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows]
+        opening = [f"**{self.title}**", ""] if self.title else []
+        return "\n".join([*opening, *lines, *(["", self.note] if self.note else [])])
+
+    def rich(self) -> RichTable:
+        """A table for a terminal."""
+        from rich import box
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        table = RichTable(
+            title=self.title, title_justify="left", caption=self.note, caption_justify="left", box=box.SIMPLE_HEAD
+        )
+        for i, heading in enumerate(self.columns):
+            table.add_column(Text(heading), justify="right" if self.is_numeric(i) else "left", overflow="fold")
+        for row in self.cells():
+            table.add_row(*(Text(text) for text in row))
+        return table
+
+
+class Figure(str):
+    """Text that is a number with its unit, and stands where numbers do."""
+
+    __slots__ = ()
+
+
+def cell(value: Any) -> str:
+    """A value as text: thousands separated, four significant digits, a dash for None."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+    return str(value)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A quantity before and after.
+
+    Attributes:
+        name: What it is.
+        before: None where it was not measured.
+        after: Likewise.
+        spec: How to write it, as for ``format``: ``,`` for counts, ``.2%`` for shares, ``.2f`` …
+        unit: Follows the number, as `` ms``.
+    """
+
+    name: str
+    before: float | None
+    after: float | None
+    spec: str = ","
+    unit: str = ""
+
+    def text(self, value: float | None) -> Figure:
+        """A value with its unit."""
+        return Figure(NOTHING if value is None else f"{value:{self.spec}}{self.unit}")
+
+    @property
+    def change(self) -> Figure:
+        """Per cent of what was before; percentage points where the quantity is a share itself."""
+        if self.before is None or self.after is None:
+            return Figure("")
+        if self.spec.endswith("%"):
+            return Figure(f"{100 * (self.after - self.before):+.2f} points")
+        if not self.before:
+            return Figure("")
+        return Figure(f"{100 * (self.after / self.before - 1):+.1f}%")
+
+
+def compare(
+    changes: Sequence[Change], *, title: str | None = None, before: str = "before", after: str = "after"
+) -> Table:
+    """A table of quantities before and after, one row each, with what changed.
+
+    Args:
+        changes: The quantities.
+        title: What stands above.
+        before: Heading of the values before.
+        after: Heading of the values after.
+    """
+    rows = tuple((item.name, item.text(item.before), item.text(item.after), item.change) for item in changes)
+    return Table(("", before, after, "change"), rows, title)

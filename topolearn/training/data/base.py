@@ -1,0 +1,105 @@
+"""What training needs of data: its description, and batches that can be had again."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from topolearn.training.data.seeds import generator
+
+Batch = tuple[Tensor, Tensor]
+"""Images (N, C, H, W) float32, normalised; targets int64, (N,) or (N, H, W)."""
+
+IGNORE = 255
+"""The label of pixels that count neither in the loss nor in the metrics."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataInfo:
+    """What a data set is.
+
+    Attributes:
+        name: The set's name.
+        task: ``classification`` (one class per image) or ``segmentation`` (one class per pixel); a
+            user's own data may have another, with targets that are passed on as they are.
+        classes: Names of the classes.
+        size: (channels, height, width) of an image.
+        mean: Per channel, of pixel values in [0, 1].
+        std: Per channel, of pixel values in [0, 1].
+        ignore_index: The label that counts neither in the loss nor in the metrics.
+    """
+
+    name: str
+    task: str
+    classes: tuple[str, ...]
+    size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    ignore_index: int | None = None
+
+
+class Data(ABC):
+    """A training and a validation set.
+
+    Everything random in the training batches (order, augmentation, a user's transforms) is a
+    function of the arguments of :meth:`train_batches`, so that a run resumed in another process
+    sees the batches it would have seen.
+
+    Class attributes:
+        mid_epoch_resume: Whether an epoch can be entered at any step.
+
+    Attributes:
+        info: What the data set is.
+        train_size: Number of training images.
+        val_size: Number of validation images.
+    """
+
+    mid_epoch_resume: ClassVar[bool]
+
+    info: DataInfo
+    train_size: int
+    val_size: int
+
+    @abstractmethod
+    def steps(self, batch_size: int) -> int:
+        """Number of training batches per epoch."""
+
+    @abstractmethod
+    def train_batches(self, batch_size: int, *, seed: int, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Training batches ``first``, ``first + 1``, … of an epoch.
+
+        Args:
+            batch_size: Images per batch.
+            seed: Seed of the run.
+            epoch: Number of the epoch, from 0.
+            first: Number of the first batch to give.
+        """
+
+    @abstractmethod
+    def val_batches(self, batch_size: int) -> Iterator[Batch]:
+        """All validation images in order, not augmented; the last batch may be smaller."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Data:
+        """The same data with batches on ``device``."""
+
+
+def full_batches(size: int, batch_size: int) -> int:
+    """Batches per training epoch over ``size`` images.
+
+    The rest that fills no batch is left out (the statistics of a batch normalisation over a few
+    images are too noisy), except that a set smaller than one batch is a batch.
+    """
+    return max(1, size // batch_size)
+
+
+def shuffled(size: int, batch_size: int, *, seed: int, epoch: int, first: int) -> Iterator[tuple[int, Tensor]]:
+    """(step, indices (N,)) of the training batches of an epoch, from step ``first``."""
+    order = torch.randperm(size, generator=generator("order", seed, epoch))
+    for step in range(first, full_batches(size, batch_size)):
+        yield step, order[step * batch_size : (step + 1) * batch_size]

@@ -1,0 +1,175 @@
+"""Data from a user's map-style Datasets, resumable at any step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from topolearn.errors import DataError
+from topolearn.training.data.augment import Augment
+from topolearn.training.data.base import Batch, Data, DataInfo, full_batches, shuffled
+from topolearn.training.data.describe import describe
+from topolearn.training.data.finish import Finish
+from topolearn.training.data.items import check_labels, check_size, to_batch, to_item
+from topolearn.training.data.seeds import global_state_kept, mix, seed_global
+
+SCANNED = 2000
+"""Items that are looked at, evenly spaced, where only they can tell the number of classes."""
+
+_Key = list[tuple[int, int]]
+
+
+@final
+class DatasetData(Data):
+    """A pair of map-style Datasets of (image, target) items.
+
+    Around every item the global generators of Python, numpy and torch are seeded from the run's
+    seed, the epoch and the item's index, and put back afterwards, so random transforms give the
+    same again. A transform with a generator of its own (``numpy.random.default_rng()``) is beyond
+    that reach.
+
+    Args:
+        train: Training set. Images are float tensors (C, H, W), used as they are, or uint8 tensors
+            (C, H, W), uint8 arrays (H, W, C) or PIL images, which are scaled to [0, 1] and
+            normalised by ``info``. Targets are class numbers or masks (H, W).
+        val: Validation set.
+        task: ``classification`` or ``segmentation``; None to infer it from the first target.
+        classes: Number of classes; None to take it from the set's ``classes`` or ``targets``, else
+            from up to 2,000 items.
+        info: What the data are, where that is known; then ``task`` and ``classes`` are not used.
+        augment: Of the training batches, after the set's own transforms; None for none.
+        workers: Processes that load items; 0 to load in this one.
+
+    Raises:
+        DataError: An empty set, or items that are no such pairs.
+    """
+
+    mid_epoch_resume: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        train: Dataset[Any],
+        val: Dataset[Any],
+        *,
+        task: str | None = None,
+        classes: int | None = None,
+        info: DataInfo | None = None,
+        augment: Augment | None = None,
+        workers: int = 0,
+    ) -> None:
+        self._train = _Items(train, "the training set")
+        self._val = _Items(val, "the validation set")
+        self.train_size = len(self._train)
+        self.val_size = len(self._val)
+        if info is None:
+            image, target = self._train.one(0)
+            info = describe(train, image, target, self._scan, task=task, classes=classes)
+            check_size(self._val.one(0)[0][None], info.size, "the validation set")
+        self.info = info
+        self._train.info = self._val.info = info
+        self._finish = Finish(info, augment or Augment())
+        self._workers = workers
+        self._device = torch.device("cpu")
+
+    def _scan(self) -> Iterator[Tensor]:
+        step = max(1, -(-self.train_size // SCANNED))
+        return (self._train.one(index)[1] for index in range(0, self.train_size, step))
+
+    def steps(self, batch_size: int) -> int:
+        """Number of training batches per epoch; see :func:`full_batches`."""
+        return full_batches(self.train_size, batch_size)
+
+    def train_batches(self, batch_size: int, *, seed: int, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """See :meth:`Data.train_batches`."""
+        order = shuffled(self.train_size, batch_size, seed=seed, epoch=epoch, first=first)
+        keys = ([(index, mix("item", seed, epoch, index)) for index in chosen.tolist()] for _, chosen in order)
+        for step, (images, targets) in enumerate(self._load(self._train, keys), first):
+            draws = self._finish.draw(len(images), seed, epoch, step).to(self._device)
+            yield self._finish.train(images, targets, draws)
+
+    def val_batches(self, batch_size: int) -> Iterator[Batch]:
+        """See :meth:`Data.val_batches`."""
+        starts = range(0, self.val_size, batch_size)
+        indices = (range(start, min(start + batch_size, self.val_size)) for start in starts)
+        keys = ([(index, mix("val", index)) for index in chosen] for chosen in indices)
+        for images, targets in self._load(self._val, keys):
+            yield self._finish(images, targets)
+
+    def _load(self, items: _Items, keys: Iterable[_Key]) -> Iterator[tuple[Tensor, Tensor]]:
+        on_cuda = self._device.type == "cuda"
+        loader = DataLoader(
+            items,
+            batch_size=None,
+            sampler=keys,  # each is a batch, with the seeds of its items
+            num_workers=self._workers,
+            collate_fn=_as_is,
+            pin_memory=on_cuda,
+            generator=torch.Generator(),  # else it draws from the global one
+        )
+        for loaded in loader:
+            if isinstance(loaded, DataError):
+                raise loaded
+            images, targets = loaded
+            yield (
+                images.to(self._device, non_blocking=on_cuda),
+                targets.to(self._device, non_blocking=on_cuda),
+            )
+
+    def to(self, device: torch.device | str) -> DatasetData:
+        """The same data with batches on ``device``."""
+        other = copy.copy(self)
+        other._device = torch.device(device)
+        other._finish = self._finish.to(device)
+        return other
+
+
+class _Items(Dataset[Any]):
+    """Batches of a Dataset: a key is a list of (index, seed), one for each item."""
+
+    def __init__(self, dataset: Dataset[Any], what: str) -> None:
+        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+            raise DataError(
+                f"{what} is a {type(dataset).__name__} without length or items by number; wrap both sets in DataLoaders"
+            )
+        if not len(dataset):
+            raise DataError(f"{what} is empty")
+        self.info: DataInfo | None = None
+        self._dataset = dataset
+        self._size = len(dataset)
+        self._what = what
+
+    def __len__(self) -> int:
+        return self._size
+
+    def one(self, index: int) -> tuple[Tensor, Tensor]:
+        """An item on its own, for a look at it."""
+        return self._items([(index, mix("look", index))])[0]
+
+    def _items(self, key: _Key) -> list[tuple[Tensor, Tensor]]:
+        items = []
+        with global_state_kept():
+            for index, seed in key:
+                seed_global(seed)
+                items.append(to_item(self._dataset[index], f"item {index} of {self._what}"))
+        return items
+
+    def __getitem__(self, key: _Key) -> tuple[Tensor, Tensor] | DataError:
+        # An error is returned, not raised: out of a worker process it would come wrapped in the
+        # text of its traceback.
+        try:
+            images, targets = to_batch(self._items(key), self._what)
+            if self.info is not None:
+                check_size(images, self.info.size, self._what)
+                check_labels(targets, len(self.info.classes), self.info.ignore_index, self._what)
+        except DataError as error:
+            return error
+        return images, targets
+
+
+def _as_is(loaded: Sequence[Any]) -> Sequence[Any]:
+    return loaded

@@ -1,0 +1,56 @@
+"""The last steps to a batch, shared by sets in memory and sets read as they go."""
+
+from __future__ import annotations
+
+import copy
+from typing import final
+
+import torch
+from torch import Tensor
+
+from topolearn.training.data.augment import Augment
+from topolearn.training.data.base import Batch, DataInfo
+from topolearn.training.data.seeds import generator
+
+
+@final
+class Finish:
+    """What happens on the device: augment, scale to [0, 1], normalise.
+
+    Args:
+        info: Size, mean, standard deviation and the label to ignore.
+        augment: Of training batches.
+        scale: The pixel value that means 1.
+    """
+
+    def __init__(self, info: DataInfo, augment: Augment, scale: float = 255.0) -> None:
+        augment.check(info)
+        std = torch.tensor(info.std, dtype=torch.float64).view(-1, 1, 1)
+        mean = torch.tensor(info.mean, dtype=torch.float64).view(-1, 1, 1)
+        self._augment = augment
+        self._border = info.ignore_index or 0
+        self._gain = (1 / (scale * std)).float()
+        self._shift = (mean / std).float()
+
+    def to(self, device: torch.device | str) -> Finish:
+        """A copy for batches on ``device``."""
+        other = copy.copy(self)
+        other._gain, other._shift = self._gain.to(device), self._shift.to(device)
+        return other
+
+    def draw(self, count: int, seed: int, epoch: int, step: int) -> Tensor:
+        """What :meth:`train` needs for the batch of ``count`` images at ``step``: (3, N) on the CPU."""
+        return self._augment.draw(count, generator("augment", seed, epoch, step))
+
+    def train(self, images: Tensor, targets: Tensor, draws: Tensor) -> Batch:
+        """A training batch from raw images (N, C, H, W) and targets on the device."""
+        images = self._augment.apply(images, draws)
+        if targets.ndim == 3:
+            targets = self._augment.apply(targets[:, None], draws, self._border)[:, 0]
+        return self(images, targets)
+
+    def __call__(self, images: Tensor, targets: Tensor) -> Batch:
+        """A batch without augmentation; float images are taken to be normalised."""
+        if not images.is_floating_point():
+            images = images.to(torch.float32).mul_(self._gain).sub_(self._shift)
+        return images, targets if targets.is_floating_point() else targets.long()

@@ -1,0 +1,150 @@
+"""The layouts of image folders."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from topolearn.errors import DataError
+from topolearn.training.data.images import SUFFIXES
+
+IGNORED_NAMES = frozenset({"void", "unlabelled", "unlabeled", "ignore", "ignored"})
+"""Names in ``classes.txt`` of labels that count neither in the loss nor in the metrics."""
+
+LAYOUTS = "train/CLASS/*.png and val/CLASS/*.png, CLASS/*.png, or train/*.png and trainannot/*.png"
+
+
+@dataclass(frozen=True)
+class ClassFiles:
+    """Images with class numbers.
+
+    Attributes:
+        classes: Names of the classes, sorted.
+        train: Image files with their class numbers.
+        val: The same for validation.
+    """
+
+    classes: tuple[str, ...]
+    train: list[tuple[Path, int]]
+    val: list[tuple[Path, int]]
+
+
+@dataclass(frozen=True)
+class MaskFiles:
+    """Images with masks.
+
+    Attributes:
+        names: Label in the masks -> its name, of ``classes.txt``; empty without one.
+        train: Image files with their mask files.
+        val: The same for validation.
+    """
+
+    names: Mapping[int, str]
+    train: list[tuple[Path, Path]]
+    val: list[tuple[Path, Path]]
+
+
+def find_files(folder: Path, task: str | None, val_split: str | None) -> ClassFiles | MaskFiles:
+    """The images of a folder.
+
+    Args:
+        folder: A folder of one of the layouts that an error names.
+        task: Must be the one that the folder is for; None for either.
+        val_split: Name of the subfolder to validate on; None for ``val``, else ``test``.
+
+    Raises:
+        DataError: Another layout, or a missing mask.
+    """
+    masks = (folder / "trainannot").is_dir() and (folder / "train").is_dir()
+    found = "segmentation" if masks else "classification"
+    if task not in (None, found):
+        raise DataError(f"the folder '{folder}' is laid out for {found}, but the task is {task}; it may be {LAYOUTS}")
+    if masks:
+        val = _val_folder(folder, val_split)
+        return MaskFiles(_read_names(folder / "classes.txt"), _masked(folder / "train"), _masked(val))
+    if (folder / "train").is_dir():
+        return _class_folders(folder / "train", _val_folder(folder, val_split))
+    if val_split is not None:
+        raise DataError(f"the folder '{folder}' has no 'train', so it has no '{val_split}' to validate on")
+    return _split(folder)
+
+
+def _val_folder(folder: Path, name: str | None) -> Path:
+    names = ["val", "test"] if name is None else [name]
+    for each in names:
+        if (folder / each).is_dir():
+            return folder / each
+    raise DataError(f"the folder '{folder}' has 'train' but no '{names[0]}' to validate on; add '{folder / names[0]}'")
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def _class_folders(train: Path, val: Path) -> ClassFiles:
+    number = {path.name: index for index, path in enumerate(_subfolders(train))}
+    if not number:
+        raise DataError(f"the folder '{train}' has no subfolder; images are looked for as {LAYOUTS}")
+    for path in _subfolders(val):
+        if path.name not in number:
+            raise DataError(f"'{path}' is a class without a folder in '{train}'; add it there, or remove it")
+    files = [
+        [(file, number[path.name]) for path in _subfolders(folder) for file in _images(path)] for folder in (train, val)
+    ]
+    for folder, found in zip((train, val), files, strict=True):
+        if not found:
+            raise DataError(f"there is no image in the subfolders of '{folder}'")
+    return ClassFiles(tuple(number), *files)
+
+
+def _split(folder: Path) -> ClassFiles:
+    """Every fifth image of each class is for validation, by a hash of its name: the same in every run."""
+    classes = [path for path in _subfolders(folder) if _images(path)]
+    if not classes:
+        raise DataError(f"there is no image in the folder '{folder}'; images are looked for as {LAYOUTS}")
+    train: list[tuple[Path, int]] = []
+    val: list[tuple[Path, int]] = []
+    for number, path in enumerate(classes):
+        files = sorted(_images(path), key=lambda file: hashlib.blake2b(file.name.encode()).digest())
+        held_out = max(1, round(len(files) / 5)) if len(files) > 1 else 0
+        val += [(file, number) for file in sorted(files[:held_out])]
+        train += [(file, number) for file in sorted(files[held_out:])]
+    if not val:
+        raise DataError(f"the folder '{folder}' has one image per class; validation needs some of its own")
+    return ClassFiles(tuple(path.name for path in classes), train, val)
+
+
+def _masked(folder: Path) -> list[tuple[Path, Path]]:
+    masks = folder.with_name(f"{folder.name}annot")
+    pairs = [(image, masks / f"{image.stem}.png") for image in _images(folder)]
+    if not pairs:
+        raise DataError(f"there is no image in the folder '{folder}'")
+    for image, mask in pairs:
+        if not mask.is_file():
+            raise DataError(f"the image '{image}' has no mask; add '{mask}'")
+    return pairs
+
+
+def _read_names(path: Path) -> dict[int, str]:
+    """Label -> name: one name per line, counted from 0, or ``LABEL NAME`` on every line."""
+    if not path.is_file():
+        return {}
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"'{path}' cannot be read: {error}") from None
+    numbered = [re.fullmatch(r"(\d+)[\s,:]+(.+)", line) for line in lines]
+    pairs = [(int(match[1]), match[2]) for match in numbered if match]
+    if len(pairs) < len(lines):
+        pairs = list(enumerate(lines))
+    names = dict(pairs)
+    if len(names) < len(pairs) or not names or max(names) > 255:
+        raise DataError(f"'{path}' must name each label once, one per line, as NAME or LABEL NAME, labels up to 255")
+    return names

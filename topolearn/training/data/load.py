@@ -1,0 +1,102 @@
+"""From what a user calls data to Data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+
+from topolearn.errors import DataError, suggest
+from topolearn.training.data.augment import Augment
+from topolearn.training.data.base import Data
+from topolearn.training.data.builtin import DATASETS
+from topolearn.training.data.datasets import DatasetData
+from topolearn.training.data.folders import load_folder
+from topolearn.training.data.loaders import LoaderData
+from topolearn.training.data.roots import find_folder, roots
+
+Pair = tuple[Dataset[Any], Dataset[Any]] | tuple[DataLoader[Any], DataLoader[Any]]
+
+
+def load_data(
+    data: str | Path | Pair | Data,
+    *,
+    task: str | None = None,
+    root: str | Path | None = None,
+    augment: Augment | None = None,
+    size: tuple[int, int] | None = None,
+    classes: int | None = None,
+    val_split: str | None = None,
+    workers: int = 0,
+) -> Data:
+    """Load data.
+
+    Args:
+        data: A name of :data:`DATASETS`, a folder (its path, or its name in one of the folders of
+            data sets), a (train, val) pair of Datasets or of DataLoaders, or Data, returned as is.
+        task: ``classification`` or ``segmentation``; None for what the data are for.
+        root: Folder of data sets to look in first; then TOPOLEARN_DATA, ``./data`` and
+            ``~/.cache/topolearn``.
+        augment: Of training batches; None for the set's own: see each set, a pair has none.
+        size: (height, width) to which a folder's images are resized; None for their own. Named sets
+            and pairs keep theirs.
+        classes: Number of classes of a pair or of masks; None to find out.
+        val_split: Subfolder of a folder to validate on; None for ``val``, else ``test``.
+        workers: Processes that load the items of a pair of Datasets or of a large folder.
+
+    Raises:
+        DataError: Data that do not exist, cannot be read, or are for another task.
+    """
+    if isinstance(data, Data):
+        return _for_task(data, task)
+    if isinstance(data, str | Path):
+        load = DATASETS.get(data) if isinstance(data, str) else None
+        if load is None:
+            return load_folder(
+                _folder(data, root),
+                task=task,
+                size=size,
+                classes=classes,
+                augment=augment,
+                val_split=val_split,
+                workers=workers,
+            )
+        if val_split is not None:
+            raise DataError(f"'{data}' has one set to validate on; 'val_split' is for folders")
+        return _for_task(load(root, augment), task)
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise DataError(
+            f"data is a {type(data).__name__}, but must be a name, a folder, or a pair (train, val) of Datasets or of "
+            "DataLoaders"
+        )
+    train, val = data
+    loaders = [isinstance(each, DataLoader) for each in data]
+    if all(loaders):
+        if augment is not None:
+            raise DataError("'augment' does not go with DataLoaders; give the Datasets instead, or augment in them")
+        return LoaderData(train, val, task=task, classes=classes)  # type: ignore[arg-type]
+    if any(loaders):
+        raise DataError("data is a pair of a Dataset and a DataLoader; give two of a kind")
+    return DatasetData(train, val, task=task, classes=classes, augment=augment, workers=workers)  # type: ignore[arg-type]
+
+
+def _for_task(data: Data, task: str | None) -> Data:
+    if task not in (None, data.info.task):
+        raise DataError(f"'{data.info.name}' is for {data.info.task}, but the task is {task}; use other data")
+    return data
+
+
+def _folder(data: str | Path, root: str | Path | None) -> Path:
+    path = Path(data).expanduser()
+    if path.is_dir():
+        return path
+    found = find_folder(str(data), root)
+    if found is not None:
+        return found
+    if path.exists():
+        raise DataError(f"'{data}' is a file, but data is a name, a folder or a pair of sets")
+    if path.name != str(data):
+        raise DataError(f"there is no folder '{data}'")
+    looked = ", ".join(f"'{each}'" for each in (Path(), *roots(root)))
+    raise DataError(f"there is no data set '{data}', and no such folder in {looked}{suggest(str(data), DATASETS)}")

@@ -1,0 +1,55 @@
+"""Where data sets are looked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from topolearn.errors import DataError
+
+VARIABLE = "TOPOLEARN_DATA"
+"""Environment variable that names the folder of data sets."""
+
+
+def roots(root: str | Path | None = None) -> list[Path]:
+    """Folders of data sets, first choice first: ``root``, the environment's, ``./data``, the cache."""
+    given = [root, os.environ.get(VARIABLE) or None, "data", "~/.cache/topolearn"]
+    return list(dict.fromkeys(Path(each).expanduser() for each in given if each is not None))
+
+
+def find_folder(name: str, root: str | Path | None = None) -> Path | None:
+    """The folder ``name`` in the first root that has one."""
+    if Path(name).name != name:
+        return None
+    return next((base / name for base in roots(root) if (base / name).is_dir()), None)
+
+
+def find_set(name: str, inner: str, files: Sequence[Sequence[str]], root: str | Path | None = None) -> list[Path]:
+    """The files of a data set.
+
+    Args:
+        name: The set's name; a root may hold the set itself or a folder of this name.
+        inner: The folder that the set is distributed as.
+        files: Names that each file may have.
+        root: Looked in first.
+
+    Returns:
+        The path of each file, all in one folder.
+
+    Raises:
+        DataError: There is no such folder, naming all that were looked in.
+    """
+    places = [place for base in roots(root) for place in (base, base / name)]
+    for place in places:
+        for folder in (place / inner, place):
+            found = [next((folder / each for each in names if (folder / each).is_file()), None) for names in files]
+            paths = [path for path in found if path is not None]
+            if len(paths) == len(files):
+                return paths
+    needed = ", ".join(names[0] for names in files)
+    looked = ", ".join(f"'{place}'" for place in places)
+    raise DataError(
+        f"the data set '{name}' was not found in {looked}; put its folder '{inner}' ({needed}) into one of them, or "
+        f"name the folder that holds it with {VARIABLE} or --data-root"
+    )

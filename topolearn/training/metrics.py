@@ -1,0 +1,180 @@
+"""Losses and metrics by task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from topolearn.errors import DataError, OptionError, shown
+from topolearn.graph import Graph
+from topolearn.ops import Shape
+from topolearn.training.data import DataInfo
+
+Loss = Callable[[Any, Tensor], Tensor]
+Metric = Callable[[Any, Tensor], Any]
+
+
+def default_loss(info: DataInfo, label_smoothing: float = 0.0) -> Loss:
+    """Cross entropy of (N, classes) or (N, classes, h, w) logits; maps are resized to the labels first."""
+    if info.ignore_index is None:
+
+        def loss(logits: Tensor, targets: Tensor) -> Tensor:
+            return F.cross_entropy(fit_to_labels(logits, targets).float(), targets, label_smoothing=label_smoothing)
+
+        return loss
+
+    ignored = info.ignore_index
+
+    def loss_of_known(logits: Tensor, targets: Tensor) -> Tensor:
+        total = F.cross_entropy(
+            fit_to_labels(logits, targets).float(),
+            targets,
+            ignore_index=ignored,
+            label_smoothing=label_smoothing,
+            reduction="sum",
+        )
+        # A mean over no pixel at all would be 0 / 0.
+        return total / (targets != ignored).sum().clamp(min=1)
+
+    return loss_of_known
+
+
+def fit_to_labels(logits: Tensor, targets: Tensor) -> Tensor:
+    """Resize (N, classes, h, w) logits to (N, H, W) labels, bilinearly with aligned corners."""
+    if logits.dim() != 4 or targets.dim() != 3 or logits.shape[-2:] == targets.shape[-2:]:
+        return logits
+    return F.interpolate(logits, size=targets.shape[-2:], mode="bilinear", align_corners=True)
+
+
+def default_metrics(info: DataInfo) -> dict[str, Metric]:
+    """``accuracy`` for classification; ``miou`` (mean over classes) and pixel ``accuracy`` for segmentation.
+
+    None for data without classes.
+    """
+    if not info.classes:
+        return {}
+    from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+
+    settings: dict[str, Any] = {"num_classes": max(2, len(info.classes)), "ignore_index": info.ignore_index}
+    accuracy = MulticlassAccuracy(average="micro", **settings)
+    if info.task == "segmentation":
+        return {"miou": MulticlassJaccardIndex(average="macro", **settings), "accuracy": accuracy}
+    return {"accuracy": accuracy}
+
+
+class Evaluation:
+    """Loss and metrics over the batches of one pass.
+
+    A metric is a ``torchmetrics.Metric``, or a function of (outputs, targets) whose values are
+    averaged over samples.
+    """
+
+    def __init__(self, loss: Loss, metrics: Mapping[str, Metric], device: torch.device) -> None:
+        from torchmetrics import Metric as TorchMetric
+
+        self.loss = loss
+        self.device = device
+        self.global_metrics: dict[str, Any] = {}
+        self.averaged: dict[str, Metric] = {}
+        for name, metric in metrics.items():
+            if isinstance(metric, TorchMetric):
+                metric.reset()
+                self.global_metrics[name] = metric.to(device)
+            else:
+                self.averaged[name] = metric
+
+    def run(self, network: Callable[[Tensor], Any], batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+        """Loss and metrics of ``network`` over ``batches``."""
+        total: dict[str, Tensor] = {}
+        count = 0
+        for images, targets in batches:
+            images, targets = images.to(self.device), targets.to(self.device)
+            outputs = network(images)
+            size = len(images)
+            count += size
+            for name, function in {"loss": self.loss, **self.averaged}.items():
+                value = _number(name, function(outputs, targets)).double() * size
+                total[name] = total[name] + value if name in total else value
+            for metric in self.global_metrics.values():
+                if isinstance(outputs, Tensor):
+                    metric.update(fit_to_labels(outputs, targets).float(), targets)
+                else:
+                    metric.update(outputs, targets)
+        result = {name: float(value) / max(1, count) for name, value in total.items()}
+        return result | {name: float(_number(name, metric.compute())) for name, metric in self.global_metrics.items()}
+
+
+def _number(name: str, value: Any) -> Tensor:
+    if not isinstance(value, Tensor | int | float | np.number | np.ndarray):
+        raise OptionError(f"'{name}' gives {shown(value)}, but must give a number")
+    number = torch.as_tensor(value).detach()
+    if number.numel() != 1:
+        raise OptionError(f"'{name}' gives {number.numel()} numbers, but must give one; average them")
+    return number.reshape(())
+
+
+def check_functions(loss: Loss | None, metrics: Mapping[str, Metric] | None, callbacks: Sequence[Any]) -> None:
+    """Raise where loss, metrics or callbacks are not what can be called."""
+    if metrics is not None and not isinstance(metrics, Mapping):
+        raise OptionError("'metrics' is a mapping from name to metric, as {'error': function}")
+    if not isinstance(callbacks, tuple | list):
+        raise OptionError("'callbacks' is a list of functions, each of one record")
+    given = {"loss": loss, **{f"metrics.{name}": metric for name, metric in (metrics or {}).items()}}
+    given |= {f"callbacks[{place}]": callback for place, callback in enumerate(callbacks)}
+    for name, function in given.items():
+        if not callable(function) and (name != "loss" or function is not None):
+            raise OptionError(f"'{name}' is {shown(function)}, but must be a function")
+    if "loss" in (metrics or {}):
+        raise OptionError("a metric cannot be called 'loss', because the loss is; choose another name")
+
+
+def check_fits(graph: Graph, info: DataInfo) -> None:
+    """Raise where the data cannot go into the graph: another task, other inputs."""
+    if info.task != graph.task:
+        raise DataError(
+            f"data '{info.name}' is for {info.task}, but graph '{graph.name}' is for {graph.task}; use other data, or"
+            " change 'task' in the graph"
+        )
+    if len(graph.inputs) > 1:
+        raise DataError(
+            f"graph '{graph.name}' has the inputs {', '.join(graph.inputs)}, but data have one; train it in a loop of"
+            " your own, with topolearn.optimizers"
+        )
+    size = graph.input_size(graph.inputs[0])
+    if len(size) != 3:
+        raise DataError(
+            f"data '{info.name}' has images, but input '{graph.inputs[0]}' of graph '{graph.name}' takes vectors; train"
+            " it in a loop of your own, with topolearn.optimizers"
+        )
+    if size[0] != info.size[0]:
+        raise DataError(
+            f"data '{info.name}' has {info.size[0]} channels, but input '{graph.inputs[0]}' of graph"
+            f" '{graph.name}' takes {size[0]}; change 'inputs' in the graph"
+        )
+
+
+def check_outputs(graph: Graph, info: DataInfo) -> None:
+    """Raise where the default loss and metrics cannot judge what comes out of the graph."""
+    if len(graph.outputs) > 1:
+        raise OptionError(
+            f"graph '{graph.name}' has the outputs {', '.join(graph.outputs)}; give a 'loss' of (outputs, targets), in"
+            " which the outputs are a dict by node id"
+        )
+    if not info.classes:
+        raise OptionError(f"data '{info.name}' has no classes; give a 'loss' of (outputs, targets)")
+    output = f"output '{graph.outputs[0]}' of graph '{graph.name}'"
+    shape = graph.shapes[graph.outputs[0]]
+    assert isinstance(shape, Shape)
+    wanted = "segmentation_head" if info.task == "segmentation" else "classifier"
+    if shape.is_map != (info.task == "segmentation"):
+        raise DataError(f"{info.task} cannot be learned from {output}, which is {shape}; end the graph in a {wanted}")
+    if shape.channels != len(info.classes):
+        raise DataError(
+            f"data '{info.name}' has {len(info.classes)} classes, but {output} has {shape.channels}; set"
+            f" 'nodes.{graph.outputs[0]}.classes' to {len(info.classes)}"
+        )

@@ -1,0 +1,110 @@
+"""Which phases a run has, how many epochs each, and how the search ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from topolearn.compiler import Network, prune
+from topolearn.compiler.network import copy_weights
+from topolearn.errors import OptionError, suggest
+from topolearn.graph import Graph, apply_passes
+from topolearn.learners import EdgeLearner, Phase
+from topolearn.training.data import Data
+
+RECALIBRATION_BATCHES = 100
+"""Most training batches from which batch statistics are computed anew."""
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A phase and its epochs."""
+
+    phase: Phase
+    epochs: int
+
+
+def schedule(learner: EdgeLearner, epochs: int, shares: Mapping[str, float]) -> tuple[Scheduled, ...]:
+    """Deal ``epochs`` out over the learner's phases, by share, at least one each.
+
+    Args:
+        learner: Whose plan.
+        epochs: In all.
+        shares: Shares to use instead of the plan's, by phase name; 0 skips a phase.
+
+    Raises:
+        OptionError: An unknown phase, no phase left, or fewer epochs than phases.
+    """
+    plan = learner.phases()
+    names = [phase.name for phase in plan]
+    for name in shares:
+        if name not in names:
+            raise OptionError(f"learner '{learner.learner_name}' has no phase '{name}'{suggest(name, names)}")
+    plan = tuple(replace(phase, share=shares.get(phase.name, phase.share)) for phase in plan)
+    running = [phase for phase in plan if phase.share > 0]
+    if not running:
+        raise OptionError("every phase is switched off; give one a share above 0")
+    if epochs < len(running):
+        raise OptionError(
+            f"{epochs} epochs are too few for the phases {', '.join(p.name for p in running)}; give at least"
+            f" {len(running)}"
+        )
+    total = sum(phase.share for phase in running)
+    exact = [phase.share / total * epochs for phase in running]
+    dealt = [max(1, int(share)) for share in exact]
+    while sum(dealt) < epochs:
+        neediest = max(range(len(dealt)), key=lambda i: exact[i] - dealt[i])
+        dealt[neediest] += 1
+    while sum(dealt) > epochs:
+        richest = max(range(len(dealt)), key=lambda i: dealt[i] - exact[i] if dealt[i] > 1 else -1.0)
+        dealt[richest] -= 1
+    return tuple(Scheduled(phase, count) for phase, count in zip(running, dealt, strict=True))
+
+
+def settle(net: Network) -> Network:
+    """End the search: freeze the learner's topology and prune to it."""
+    return prune(net)
+
+
+def begin_phase(net: Network, phase: Phase, seed: int) -> Network:
+    """The network that a phase after the search starts from."""
+    graph: Graph = apply_passes(net.graph, *phase.passes)
+    if graph == net.graph and phase.weights == "carry":
+        return net
+    torch.manual_seed(seed)
+    device = next(net.parameters()).device
+    begun = Network(graph).to(device)
+    if phase.weights == "carry":
+        copy_weights(net, begun)
+    return begun
+
+
+def freeze_affine(net: Network, frozen: bool) -> None:
+    """Stop or start the training of batch normalisation's scale and shift."""
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
+            module.weight.requires_grad_(not frozen)
+            module.bias.requires_grad_(not frozen)
+
+
+@torch.no_grad()
+def recalibrate(net: Network, data: Data, batch_size: int, seed: int) -> None:
+    """Compute the running statistics of batch normalisations anew, as plain means over training batches."""
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    net.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative mean
+        norm.train()
+    for step, (images, _) in enumerate(data.train_batches(batch_size, seed=seed, epoch=0)):
+        if step == RECALIBRATION_BATCHES:
+            break
+        net(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

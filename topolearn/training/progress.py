@@ -1,0 +1,82 @@
+"""What a user sees while training runs: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+class Reporter:
+    """Shows phases, epochs, throughput and the time left; a context manager.
+
+    Args:
+        total: Training steps of the whole run.
+        done: Steps done before (a resumed run).
+        quiet: Show nothing.
+    """
+
+    def __init__(self, total: int, done: int = 0, *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet, soft_wrap=True)
+        self.total = total
+        self.live: Progress | None = None
+        self.task: TaskID | None = None
+        if self.console.is_terminal and not quiet:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+            )
+            self.live = Progress(*columns, console=self.console, transient=True)
+            self.task = self.live.add_task("training", total=total, completed=done, rate="")
+        self._done = done
+        self._first = done
+        self._start = time.perf_counter()
+        self._images = 0
+
+    def __enter__(self) -> Reporter:
+        if self.live is not None:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def step(self, phase: str, images: int) -> None:
+        """One training step is done."""
+        self._done += 1
+        self._images += images
+        if self.live is not None and self.task is not None:
+            self.live.update(self.task, completed=self._done, description=phase, rate=f"{self.rate():.0f} images/s")
+
+    def rate(self) -> float:
+        """Images per second since the start, evaluation included."""
+        return self._images / max(1e-9, time.perf_counter() - self._start)
+
+    def left(self) -> float:
+        """Seconds left at the present rate."""
+        elapsed = time.perf_counter() - self._start
+        return elapsed / max(1, self._done - self._first) * (self.total - self._done)
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """An epoch is done: one line."""
+        shown = [f"{record['phase']} {record['epoch']}/{record['epochs']}"]
+        for name, value in record.items():
+            if isinstance(value, float) and name not in ("seconds", "images_per_second", "lr"):
+                shown.append(f"{name} {value:.4g}")
+        minutes, seconds = divmod(int(self.left()), 60)
+        shown.append(f"{self.rate():.0f} images/s, {minutes}:{seconds:02d} left")
+        self.console.print("  ".join(shown), markup=False, highlight=False)
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        self.console.print(text, markup=False, highlight=False)

@@ -1,0 +1,104 @@
+"""What ``fit`` gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from topolearn.compiler import Network
+from topolearn.errors import CheckpointError
+from topolearn.format import dumps, load_graph, write_atomically
+from topolearn.graph import Graph
+from topolearn.training import checkpoint
+from topolearn.training.artefacts import load_model, read_config, write_config
+from topolearn.training.data import DataInfo
+
+if TYPE_CHECKING:
+    from topolearn.learners import EdgeLearner
+
+
+@dataclass
+class FitResult:
+    """What a run gave.
+
+    Attributes:
+        graph: The learned, pruned graph.
+        model: The trained network over it, in eval mode.
+        searched: The graph that was searched.
+        learner: The learner as it ended; None for a run that was read back.
+        history: One record per epoch, and one of phase ``result`` with the closing metrics.
+        metrics: Of the final network on the validation data.
+        searched_metrics: Of the network at the end of the search, before fine-tuning; empty without a search.
+        info: The data set's description.
+        folder: Where the run was written.
+        config: The run's settings, as config.yaml has them.
+    """
+
+    graph: Graph
+    model: Network
+    searched: Graph
+    learner: EdgeLearner | None
+    history: list[dict[str, Any]]
+    metrics: dict[str, float]
+    searched_metrics: dict[str, float]
+    info: DataInfo
+    folder: Path | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the artefacts: search.yaml, graph.yaml, weights.safetensors, history.jsonl, config.yaml."""
+        target = Path(folder)
+        checkpoint.make_folder(target)
+        write_atomically(target / checkpoint.SEARCHED, dumps(self.searched).encode())
+        write_atomically(target / checkpoint.CONFIG, write_config(self.config).encode())
+        checkpoint.write_history(target, self.history)
+        self.save_model(target)
+
+    def save_model(self, folder: Path) -> None:
+        """Write graph.yaml and weights.safetensors, all that :func:`topolearn.load_model` needs."""
+        write_atomically(folder / checkpoint.GRAPH, dumps(self.graph).encode())
+        checkpoint.save_tensors(
+            folder / checkpoint.WEIGHTS, self.model.state_dict(), {"graph": self.graph.name, "format": 1}
+        )
+
+
+def read_result(folder: str | Path) -> FitResult:
+    """Read a finished run back.
+
+    Raises:
+        CheckpointError: Not the folder of a finished run.
+    """
+    path = Path(folder)
+    config = read_config(path / checkpoint.CONFIG)
+    history = checkpoint.read_history(path)
+    if not history or history[-1].get("phase") != "result":
+        raise CheckpointError(f"the run in {path} is not finished; go on with --resume")
+    model = load_model(path)
+    return FitResult(
+        graph=model.graph,
+        model=model,
+        searched=load_graph(path / checkpoint.SEARCHED),
+        learner=None,
+        history=history,
+        metrics=history[-1]["metrics"],
+        searched_metrics=history[-1]["searched_metrics"],
+        info=describe_data(config),
+        folder=path,
+        config=config,
+    )
+
+
+def describe_data(config: Mapping[str, Any]) -> DataInfo:
+    """The data a run was trained on, as its config has them."""
+    size = next(iter(config["input_size"].values()))
+    return DataInfo(
+        name=config["data"],
+        task=config["task"],
+        classes=config["classes"],
+        size=size,
+        mean=config["mean"],
+        std=config["std"],
+        ignore_index=config.get("ignore_index"),
+    )

@@ -1,0 +1,416 @@
+"""The training loop: phases, steps, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from topolearn.compiler import Network
+from topolearn.compiler.modules.backbone import without_pretrained_weights
+from topolearn.compiler.network import compile as build
+from topolearn.errors import CheckpointError, Location, OptionError, TrainingError, shown
+from topolearn.format import dumps, loads
+from topolearn.graph import Graph
+from topolearn.learners import EdgeLearner, SearchSchedule
+from topolearn.training import checkpoint
+from topolearn.training.data import Data
+from topolearn.training.data.seeds import mix
+from topolearn.training.interrupt import Interrupt
+from topolearn.training.metrics import Evaluation, Loss, Metric
+from topolearn.training.optim import lr_factor, optimizers
+from topolearn.training.options import TrainOptions
+from topolearn.training.phases import Scheduled, begin_phase, freeze_affine, recalibrate, settle
+from topolearn.training.progress import Reporter
+
+Callback = Callable[[Mapping[str, Any]], None]
+
+_CHECK_EVERY = 25
+"""Steps between checks for a finite loss on a GPU, where each check waits for the device."""
+
+
+@dataclass
+class Position:
+    """How far a run has come.
+
+    Attributes:
+        phase: Number of the phase.
+        epoch: Epochs of the phase that are done.
+        step: Steps of the present epoch that are done.
+        epochs: Epochs done in all phases.
+        settled: Whether the search has ended.
+    """
+
+    phase: int = 0
+    epoch: int = 0
+    step: int = 0
+    epochs: int = 0
+    settled: bool = False
+
+
+@dataclass
+class Trainer:
+    """Trains a network through its phases.
+
+    Attributes:
+        net: The network; replaced by the pruned one when the search ends.
+        learner: The learner, also after the search.
+        data: On the device of the network.
+        plan: Phases and epochs.
+        options: Training options.
+        batch_size: Images per step.
+        lr: Peak learning rate.
+        seed: Seed.
+        loss: Task loss.
+        metrics: By name.
+        precision: ``float32`` or ``bfloat16`` (autocast).
+        device: Where it runs.
+        reporter: Shows the progress.
+        callbacks: Called with every record of the history.
+        folder: The run's folder, None to write nothing.
+        history: Records so far.
+        searched_metrics: Metrics of the network at the end of the search.
+    """
+
+    net: Network
+    learner: EdgeLearner
+    data: Data
+    plan: tuple[Scheduled, ...]
+    options: TrainOptions
+    batch_size: int
+    lr: float
+    seed: int
+    loss: Loss
+    metrics: Mapping[str, Metric]
+    precision: str
+    device: torch.device
+    reporter: Reporter
+    callbacks: tuple[Callback, ...] = ()
+    folder: Path | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    searched_metrics: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.at = Position()
+        self.optimizers: list[Optimizer] = []
+        self.base_rates: list[list[float]] = []
+        self.resumed: dict[str, Any] | None = None
+        self.plain_dag: nn.Module | None = None
+        self.steps = self.data.steps(self.batch_size)
+        self.epoch_loss = torch.zeros((), dtype=torch.float64, device=self.device)
+
+    # -- the run ---------------------------------------------------------------------------------
+
+    def run(self) -> dict[str, float]:
+        """Train through all phases.
+
+        Returns:
+            Metrics of the final network on the validation data.
+
+        Raises:
+            TrainingError: The loss is no longer finite.
+            KeyboardInterrupt: After Ctrl-C, with a checkpoint written.
+        """
+        with Interrupt() as interrupt, self.reporter:
+            while self.at.phase < len(self.plan):
+                self.start_phase()
+                self.run_phase(interrupt)
+                self.end_phase()
+                self.at = Position(self.at.phase + 1, 0, 0, self.at.epochs, self.at.settled)
+                self.optimizers = []
+            if not self.at.settled:
+                self.end_search()
+            return self.evaluate()
+
+    def start_phase(self) -> None:
+        """Bring the network into the state that the phase starts from, or was left in."""
+        scheduled = self.plan[self.at.phase]
+        phase = scheduled.phase
+        if self.resumed is None:
+            if not phase.search and not self.at.settled:
+                self.end_search()
+            if not phase.search:
+                self.net = begin_phase(self.net, phase, mix("phase", self.seed, self.at.phase))
+                if phase.recalibrate:
+                    recalibrate(self.net, self.data, self.batch_size, mix("recalibrate", self.seed))
+        if self.options.channels_last:
+            self.net.to(memory_format=torch.channels_last)
+        freeze_affine(self.net, phase.freeze_affine)
+        self.make_optimizers(scheduled)
+        if self.options.compile:
+            self.plain_dag = self.net.dag
+            self.net.__dict__["dag"] = torch.compile(self.net.dag)
+
+    def end_phase(self) -> None:
+        """Leave the network as it can be pruned, exported and copied."""
+        if self.plain_dag is not None:
+            self.net.__dict__["dag"], self.plain_dag = self.plain_dag, None
+
+    def make_optimizers(self, scheduled: Scheduled) -> None:
+        """Make the optimisers of a phase, in the state that a resumed one was left in."""
+        steps = scheduled.epochs * self.steps
+        lr = self.lr * scheduled.phase.lr
+        factors = [lr_factor(self.options, step, steps, self.warmup()) for step in range(steps)]
+        if scheduled.phase.search:
+            momentum = self.options.momentum if self.options.optimizer == "sgd" else 0.0
+            self.learner.begin(SearchSchedule(steps, lr * sum(factors), lr * max(factors), momentum))
+        self.optimizers = optimizers(self.net, lr, self.options.optimizer, **self.options.optimizer_options())
+        self.base_rates = [[float(group["lr"]) for group in o.param_groups] for o in self.optimizers]
+        if self.resumed is not None:
+            try:
+                for optimizer, state in zip(self.optimizers, self.resumed["optimizers"], strict=True):
+                    optimizer.load_state_dict(state)
+            except (ValueError, KeyError, TypeError):
+                raise self.foreign_checkpoint() from None
+            self.resumed = None
+
+    def warmup(self) -> int:
+        """Warm-up steps of the present phase."""
+        return round(self.options.warmup_epochs * self.steps) if self.at.phase == 0 else 0
+
+    def run_phase(self, interrupt: Interrupt) -> None:
+        """Run what is left of a phase."""
+        scheduled = self.plan[self.at.phase]
+        while self.at.epoch < scheduled.epochs:
+            self.run_epoch(scheduled, interrupt)
+            self.at.epoch += 1
+            self.at.epochs += 1
+            self.at.step = 0
+            self.save()
+            if interrupt.asked and not self.is_last(scheduled):
+                self.stop()
+
+    def is_last(self, scheduled: Scheduled) -> bool:
+        """Whether no epoch of the run is left."""
+        return self.at.epoch == scheduled.epochs and self.at.phase == len(self.plan) - 1
+
+    def run_epoch(self, scheduled: Scheduled, interrupt: Interrupt) -> None:
+        """Run what is left of an epoch, and record it."""
+        started = time.perf_counter()
+        total = self.epoch_loss if self.at.step else torch.zeros((), dtype=torch.float64, device=self.device)
+        first = self.at.step if self.data.mid_epoch_resume else 0
+        batches = self.data.train_batches(self.batch_size, seed=self.seed, epoch=self.at.epochs, first=first)
+        self.net.train()
+        images_seen = 0
+        for images, targets in batches:
+            total = total + self.step(scheduled, images.to(self.device), targets.to(self.device))
+            self.at.step += 1
+            images_seen += len(images)
+            self.reporter.step(scheduled.phase.name, len(images))
+            if self.device.type == "cpu" or self.at.step % _CHECK_EVERY == 0:
+                self.check_finite(total)
+            self.epoch_loss = total
+            if self.at.step < self.steps:
+                self.pause(total, interrupt)
+        self.check_finite(total)
+        self.check_weights()
+        self.record(scheduled, float(total) / max(1, self.at.step), images_seen, time.perf_counter() - started)
+
+    def pause(self, total: Tensor, interrupt: Interrupt) -> None:
+        """Between two steps of an epoch: write a checkpoint where one is due, stop where that was asked for."""
+        every = self.options.checkpoint_steps
+        due = interrupt.asked or (every is not None and self.at.step % every == 0)
+        if due and self.data.mid_epoch_resume:
+            self.check_finite(total)
+            self.check_weights()
+            self.save()
+        if interrupt.asked:
+            self.stop()
+
+    def step(self, scheduled: Scheduled, images: Tensor, targets: Tensor) -> Tensor:
+        """One optimiser step; returns the task loss."""
+        number = self.at.epoch * self.steps + self.at.step
+        factor = lr_factor(self.options, number, scheduled.epochs * self.steps, self.warmup())
+        for optimizer, rates in zip(self.optimizers, self.base_rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+        # Dropout and a user's loss draw from global generators: seeded per step, they need no saved state.
+        seed = mix("step", self.seed, self.at.epochs, self.at.step)
+        random.seed(seed)
+        np.random.seed(seed & 0xFFFFFFFF)
+        torch.manual_seed(seed)
+        if self.options.channels_last and images.dim() == 4:
+            images = images.to(memory_format=torch.channels_last)
+        with self.autocast():
+            outputs = self.net(images)
+            task = self.loss(outputs, targets)
+        if not isinstance(task, Tensor) or task.numel() != 1 or not task.requires_grad:
+            what = f"a tensor {tuple(task.shape)}" if isinstance(task, Tensor) else shown(task)
+            raise OptionError(f"the loss gives {what}, but must give one number, a tensor with a gradient")
+        task = task.reshape(())
+        searching = scheduled.phase.search
+        loss = task + self.learner.penalty() if searching else task
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.options.clip_grad_norm is not None:
+            own = {id(p) for p in self.learner.parameters()}
+            weights = [p for p in self.net.parameters() if id(p) not in own]
+            torch.nn.utils.clip_grad_norm_(weights, self.options.clip_grad_norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        if searching:
+            self.learner.after_step()
+        return task.detach().double()
+
+    def autocast(self) -> Any:
+        """The precision of the forward pass."""
+        if self.precision == "bfloat16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def check_finite(self, total: Tensor) -> None:
+        """Stop where the loss is no longer a number."""
+        if not math.isfinite(float(total)):
+            raise self.diverged(f"the loss became {float(total)}")
+
+    def check_weights(self) -> None:
+        """Stop where a weight is no longer a number, before a checkpoint or a result keeps it."""
+        tensors = [t for t in (*self.net.parameters(), *self.net.buffers()) if t.is_floating_point()]
+        if not bool(torch.stack([t.detach().isfinite().all() for t in tensors]).all()):
+            raise self.diverged("a weight became infinite or nan")
+
+    def diverged(self, what: str) -> TrainingError:
+        """The error for a run that has no way back but to its last checkpoint."""
+        kept = ""
+        if self.folder is not None and (self.folder / checkpoint.STATE).is_file():
+            kept = f"; the last good checkpoint is in {self.folder / 'checkpoint'}"
+        return TrainingError(
+            f"{what} in phase '{self.plan[self.at.phase].phase.name}', epoch {self.at.epoch + 1}, step {self.at.step};"
+            f" lower 'lr', or set 'clip_grad_norm' or 'warmup_epochs'{kept}"
+        )
+
+    # -- the end of the search -------------------------------------------------------------------
+
+    def end_search(self) -> None:
+        """Freeze the topology, prune, and keep what the search ended with."""
+        before = self.net.graph
+        if any(item.phase.search for item in self.plan[: self.at.phase + 1]):
+            self.searched_metrics = self.evaluate()
+            if self.folder is not None:
+                checkpoint.save_tensors(
+                    self.folder / checkpoint.SEARCH_STATE, self.net.state_dict(), {"graph": before.name}
+                )
+        self.net = settle(self.net)
+        self.at.settled = True
+        graph = self.net.graph
+        self.reporter.say(
+            f"kept {len(graph.edges)} of {len(before.edges)} edges and {len(graph.nodes)} of"
+            f" {len(before.nodes)} nodes; {graph.cost.params:,} of {before.cost.params:,} parameters"
+        )
+
+    def evaluate(self) -> dict[str, float]:
+        """Loss and metrics on the validation data."""
+        self.net.eval()
+        with torch.no_grad(), self.autocast():
+            evaluation = Evaluation(self.loss, self.metrics, self.device)
+            return evaluation.run(self.net, self.data.val_batches(self.batch_size))
+
+    # -- records and checkpoints -----------------------------------------------------------------
+
+    def record(self, scheduled: Scheduled, loss: float, images: int, seconds: float) -> None:
+        """Evaluate, and tell everyone how the epoch went."""
+        measured = self.evaluate()
+        if not math.isfinite(measured["loss"]):
+            raise self.diverged(f"the validation loss became {measured['loss']}")
+        record: dict[str, Any] = {
+            "phase": scheduled.phase.name,
+            "epoch": self.at.epoch + 1,
+            "epochs": scheduled.epochs,
+            "train_loss": loss,
+            **{f"val_{name}": value for name, value in measured.items()},
+            "lr": float(self.optimizers[0].param_groups[0]["lr"]),
+            "images_per_second": images / max(1e-9, seconds),
+            "seconds": seconds,
+        }
+        if scheduled.phase.search:
+            record |= {name: float(value) for name, value in self.learner.summary().items()}
+        self.history.append(record)
+        if self.folder is not None:
+            checkpoint.append_history(self.folder, record)
+        self.reporter.epoch(record)
+        for callback in self.callbacks:
+            callback(dict(record))  # their own, the history stays as it is
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        if self.folder is None:
+            return
+        state = {
+            "position": vars(self.at).copy(),
+            "graph": dumps(self.net.graph),
+            "network": self.net.state_dict(),
+            "learner": self.learner.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "epoch_loss": self.epoch_loss if self.at.step else None,
+            "history": self.history,
+            "searched_metrics": self.searched_metrics,
+        }
+        checkpoint.save_state(self.folder, state)
+
+    def stop(self) -> None:
+        """End an interrupted run."""
+        if self.folder is None:
+            self.reporter.say("interrupted; nothing was saved, because the run has no folder")
+        elif self.data.mid_epoch_resume or not self.at.step:
+            self.reporter.say(f"interrupted; go on with --resume ({self.folder})")
+        else:
+            self.reporter.say(
+                f"interrupted; go on with --resume ({self.folder}), from the end of the last epoch, because a"
+                " DataLoader cannot be entered in the middle of one"
+            )
+        raise KeyboardInterrupt
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a run from its checkpoint.
+
+        Raises:
+            CheckpointError: A checkpoint of another run.
+        """
+        try:
+            self.at = Position(**state["position"])
+            epochs = self.plan[self.at.phase].epochs
+            if self.at.settled:
+                graph: Graph = loads(state["graph"], checkpoint.STATE)
+                with without_pretrained_weights():
+                    self.net = build(graph).to(self.device)
+            checkpoint.load_into(self.net, state["network"], self.state_path())
+            checkpoint.load_into(self.learner, state["learner"], self.state_path())
+            self.history = list(state["history"])
+            self.searched_metrics = dict(state["searched_metrics"])
+            if self.at.step:
+                self.epoch_loss = state["epoch_loss"].to(self.device)
+        except (KeyError, TypeError, IndexError, AttributeError):
+            raise self.foreign_checkpoint() from None
+        if self.at.epoch >= epochs:
+            self.at = Position(self.at.phase + 1, 0, 0, self.at.epochs, self.at.settled)
+        else:
+            self.resumed = state
+        if self.folder is not None:
+            checkpoint.write_history(self.folder, self.history)
+
+    def state_path(self) -> Path:
+        """Where the checkpoint is."""
+        return (self.folder or Path()) / checkpoint.STATE
+
+    def foreign_checkpoint(self) -> CheckpointError:
+        """The error for a checkpoint that is in order, but not this run's."""
+        return CheckpointError(
+            "the checkpoint of another run; put back the one that belongs here, or remove it to start again",
+            Location(str(self.state_path())),
+        )
+
+
+def total_steps(plan: Iterable[Scheduled], steps: int) -> int:
+    """Training steps of a whole run."""
+    return sum(item.epochs for item in plan) * steps
