@@ -12,7 +12,7 @@ moves m~ by plain SGD, m~ <- clip(m~ - eta g, 0, 1): here ``update: literal``.
 ``update: balanced``, the default, is ours and not the paper's. Since sum_k m_jk = K whatever is drawn,
 what the g_jk of one node have in common says nothing about which candidates to choose, yet it is
 most of g: 50 to 100 % of its energy in a CIFAR ResNet-38, enough to drive all masks of a node to one
-end together. And the size of g differs a hundredfold between graphs, so that no eta fits all. So
+end together. And the size of g differs from graph to graph, so that no eta fits all. So
 
     m~_j <- clip(m~_j - s g^_j, 0, 1) ,   g^_j = (g_j - mean g_j) / rms(g_j - mean g_j)
 
