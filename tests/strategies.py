@@ -198,3 +198,40 @@ def topologies(draw: st.DrawFn, graph: Graph) -> Topology:
     keep = [not edge.learnable or draw(st.booleans()) for edge in graph.edges]
     weights = [draw(st.sampled_from([0.25, -1.5, 3.0])) if edge.learnable else edge.weight for edge in graph.edges]
     return Topology(tuple(keep), tuple(weights))
+
+
+@st.composite
+def layered_graphs(draw: st.DrawFn) -> Graph:
+    """Layers of one to four siblings: equal ops, equal inputs, each with sources of its own in earlier layers."""
+    nodes = [Node("image", "input", {"size": (3, draw(st.integers(8, 11)), 9)})]
+    edges: list[Edge] = []
+    shapes = {"image": Shape(3, 1)}
+    for layer in range(draw(st.integers(1, 4))):
+        latest = [name for name in shapes if name.startswith(f"l{layer - 1}_")] or ["image"]
+        older = [name for name in shapes if name not in latest]
+        stride = max(shapes[name].stride for name in shapes)
+        x = Shape(max(shape.channels for shape in shapes.values()), stride)
+        op, params = draw(node_transforms(x, ("identity", "relu", "max_pool", *CONV_UNITS, *BLOCKS)))
+        aggregate = draw(st.sampled_from(["sum", "mean", "normalised"]))
+        shared = {}
+        rule = Node("n", op, params, aggregate, x).rule
+        if rule.parts and rule.projects(x) and draw(st.booleans()):
+            shared = {"projection": f"g{layer}"}
+        siblings = [f"l{layer}_{i}" for i in range(draw(st.integers(1, 4)))]
+        alike = draw(st.booleans())  # as in a bipartite stage, or each its own way
+        for number, name in enumerate(siblings):
+            if number == 0 or not alike:
+                # The first reads the whole layer before, so that none of it is left over.
+                sources = [*latest] if number == 0 else draw(st.lists(st.sampled_from(latest), min_size=1, unique=True))
+                sources += draw(st.lists(st.sampled_from(older), max_size=2, unique=True)) if older else []
+                learnable = draw(st.booleans())
+                weight = draw(st.sampled_from(WEIGHTS))
+            nodes.append(Node(name, op, params, aggregate, x, shared))
+            for source in sorted(set(sources), key=list(shapes).index):
+                carry = "identity" if shapes[source] == x else "align"
+                edges.append(Edge(source, name, carry, {}, learnable and source != "image", weight))
+        shapes.update(dict.fromkeys(siblings, rule.output(x)))
+    last = [name for name in shapes if name.startswith(f"l{layer}_")]
+    nodes.append(Node("head", "classifier", {"classes": 3}, "mean", shapes[last[0]]))
+    edges += [Edge(name, "head", learnable=draw(st.booleans())) for name in last]
+    return Graph("layered", nodes, tuple(edges), ("head",), "classification").verify()

@@ -35,9 +35,14 @@ def tiny() -> Graph:
     )
 
 
-def check_compiled(device: str, backend: str) -> None:
+def siblings() -> Graph:
+    """Two layers of three nodes that run as one, and share a part."""
+    params = {"width": 2, "out_channels": 6, "stride": 2, "residual_scale": 3.0}
+    return toys.layers("resnext.branch", params, share={"projection": "reduce"})
+
+
+def check_compiled(device: str, backend: str, graph: Graph) -> None:
     torch.compiler.reset()
-    graph = tiny()
     eager = toys.build(graph).to(device)
     captured = topolearn.compile(eager)
     captured.__dict__["dag"] = torch.compile(captured.dag, fullgraph=True, backend=backend)
@@ -46,8 +51,9 @@ def check_compiled(device: str, backend: str) -> None:
     toys.assert_equal(toys.step(captured, inputs, weights), toys.step(eager, inputs, weights), 1e-5)
 
 
-def test_dynamo_captures_one_whole_graph() -> None:
-    check_compiled("cpu", "aot_eager")
+@pytest.mark.parametrize("make", [tiny, siblings])
+def test_dynamo_captures_one_whole_graph(make: Callable[[], Graph]) -> None:
+    check_compiled("cpu", "aot_eager", make())
 
 
 # On a CPU, inductor writes C++ against Python's headers.
@@ -57,16 +63,20 @@ can_build = shutil.which("g++") and Path(sysconfig.get_path("include"), "Python.
 @pytest.mark.skipif(not can_build, reason="inductor needs g++ and Python's headers")
 def test_inductor_equals_eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR", "")  # inductor sets it for good
-    check_compiled("cpu", "inductor")
+    check_compiled("cpu", "inductor", tiny())
 
 
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore")  # inductor's remarks about the device
-def test_inductor_equals_eager_on_a_gpu() -> None:
-    check_compiled("cuda", "inductor")
+@pytest.mark.parametrize("make", [tiny, siblings])
+def test_inductor_equals_eager_on_a_gpu(make: Callable[[], Graph]) -> None:
+    check_compiled("cuda", "inductor", make())
 
 
-@pytest.mark.parametrize("make", [toys.diamond, toys.two_heads, toys.vectors], ids=["one", "two_heads", "vectors"])
+MAKERS = {"one": toys.diamond, "two_heads": toys.two_heads, "vectors": toys.vectors, "siblings": siblings}
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 @pytest.mark.parametrize("constant", [True, False], ids=["frozen", "tensor"])
 def test_torch_export_with_a_dynamic_batch(make: Callable[[], Graph], constant: bool) -> None:
     graph = make()

@@ -50,6 +50,7 @@ def test_parameters_count_once_and_macs_once_per_use() -> None:
     projection = 4 * 6 + 2 * 6
     assert own.cost.params - shared.cost.params == 3 * projection
     assert own.cost.macs == shared.cost.macs
+    net = toys.build(shared, reference=True)  # which runs every node by itself
     macs = toys.Macs(2)
     macs.watch(net)
     net(toys.examples(shared)["image"])

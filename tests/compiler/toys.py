@@ -108,6 +108,30 @@ def vectors() -> Graph:
     )
 
 
+def layers(op: str, params: dict[str, Any], width: int = 3, **node: Any) -> Graph:
+    """stem -> a1..aW -> b1..bW (each b over all a) -> join -> head."""
+    a, b = ([f"{name}{i + 1}" for i in range(width)] for name in "ab")
+    shared = node.pop("share", {})
+    aggregate = node.pop("aggregate", "mean")
+    return graph(
+        [
+            Node("image", "input", {"size": (3, 9, 7)}),
+            Node("stem", "conv_bn_relu", {"out_channels": 4}),
+            *(Node(name, op, params, share={k: f"{v}_a" for k, v in shared.items()}) for name in a),
+            *(Node(name, op, params, aggregate, share={k: f"{v}_b" for k, v in shared.items()}) for name in b),
+            Node("join", "identity", {}, "mean"),
+            Node("head", "classifier", {"classes": 3}),
+        ],
+        [
+            Edge("image", "stem"),
+            *(Edge("stem", name) for name in a),
+            *(Edge(source, name, learnable=True) for name in b for source in a),
+            *(Edge(name, "join") for name in b),
+            Edge("join", "head"),
+        ],
+    )
+
+
 def randomise(net: nn.Module, seed: int = 0) -> None:
     """Give batch normalisations statistics and affine parameters that are not their defaults."""
     numbers = torch.Generator().manual_seed(seed)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from topolearn.errors import FormatError
 from topolearn.format import loads
-from topolearn.format.patterns import PATTERNS, Bipartite, Chain, Complete, Random, Residual
+from topolearn.format.patterns import PATTERNS, Bipartite, Chain, Complete, Layers, Random, Residual
 
 
 def names(count: int) -> tuple[str, ...]:
@@ -47,6 +47,21 @@ def test_bipartite(sources: int, targets: int) -> None:
     found = list(pattern.pairs())
     assert found == [(f"n{i}", f"m{j}") for j in range(targets) for i in range(sources)]
     assert pattern.count == len(found)
+
+
+@given(st.integers(2, 6), st.integers(1, 6))
+def test_layers_are_bipartite_from_each_to_the_next(count: int, width: int) -> None:
+    pattern = Layers(nodes=names(count * width), width=width)
+    found = numbers(pattern.pairs())
+    assert len(found) == pattern.count == (count - 1) * width**2
+    assert {(src // width, dst // width) for src, dst in found} == {(i, i + 1) for i in range(count - 1)}
+    assert len(set(found)) == len(found)
+    assert found == sorted(found, key=lambda pair: (pair[1], pair[0]))  # the canonical order of edges
+
+
+@given(st.integers(2, 30))
+def test_layers_of_one_are_a_chain(count: int) -> None:
+    assert list(Layers(nodes=names(count), width=1).pairs()) == list(Chain(nodes=names(count)).pairs())
 
 
 @given(st.integers(1, 8), st.integers(1, 6))
@@ -148,6 +163,11 @@ def test_patterns_take_lists_of_ids_and_ranges() -> None:
         ("{connect: complete, nodes: [n0]}", 32, "should have at least 2 items, not 1"),
         ("{connect: complete, nodes: n0, to: n1}", 36, "unknown key 'to' of pattern 'complete'; known: connect, "),
         ("{connect: bipartite, from: n0, too: n1}", 36, "unknown key 'too' of pattern 'bipartite'; did you mean 'to'?"),
+        ("{connect: layers, nodes: 'n[0..7]'}", 5, "pattern 'layers' needs 'width'"),
+        ("{connect: layers, nodes: 'n[0..7]', width: 3}", 48, "is 3, but it must divide the 8 nodes into whole layers"),
+        ("{connect: layers, nodes: 'n[0..7]', width: 8}", 48, "is 8, but it must be less than the 8 nodes, which make"),
+        ("{connect: layers, nodes: 'n[0..7]', width: 0}", 48, "is 0, but it should be greater than 0"),
+        ("{connect: layers, nodes: [n0], width: 1}", 30, "should have at least 2 items, not 1"),
         ("{connect: residual, nodes: 'n[0..7]', interval: 0}", 53, "is 0, but it should be greater than 0"),
         ("{connect: residual, nodes: 'n[0..7]', interval: 1.5}", 53, "is 1.5, but it should be a valid integer"),
         ("{connect: random, nodes: 'n[0..7]', model: sw, p: 1}", 48, "'sw', but it should be 'er', 'ws' or 'ba'"),
@@ -168,5 +188,5 @@ def test_what_is_wrong_with_a_pattern(entry: str, column: int, message: str) -> 
 
 
 def test_every_pattern_has_a_name_and_a_docstring() -> None:
-    assert set(PATTERNS) == {"chain", "complete", "bipartite", "residual", "random"}
+    assert set(PATTERNS) == {"chain", "complete", "bipartite", "layers", "residual", "random"}
     assert all(pattern.__doc__ for pattern in PATTERNS.values())

@@ -6,7 +6,7 @@ from hypothesis import given
 
 import topolearn
 from tests.strategies import graphs
-from topolearn.graph import Edge, Graph, Node
+from topolearn.graph import Edge, Graph, KeepEdges, Node, Topology, apply_passes, one_level_params
 from topolearn.ops import Cost
 
 
@@ -86,3 +86,36 @@ def test_edges_cost_at_the_shape_they_bring() -> None:
         Cost(3 * 3 + 6, 3 * 3 * 16),  # its share of the concat
         Cost(),
     )
+
+
+def layers(*keep: tuple[str, str]) -> tuple[Graph, Topology]:
+    """Three layers of two branches and a head; which of the edges between layers are kept."""
+    params = {"width": 2, "out_channels": 4}
+    nodes = [Node("image", "input", {"size": (4, 8, 8)})]  # type: ignore[arg-type]
+    nodes += [Node(name, "resnext.branch", params) for name in ("a1", "a2", "b1", "b2", "c1", "c2")]
+    nodes += [Node("head", "classifier", {"classes": 3})]
+    between = [(f"{x}{i}", f"{y}{j}") for x, y in ("ab", "bc") for i in (1, 2) for j in (1, 2)]
+    edges = [Edge("image", "a1"), Edge("image", "a2"), Edge("c1", "head"), Edge("c2", "head", learnable=True)]
+    edges += [Edge(*pair, learnable=True) for pair in between]
+    graph = Graph("g", nodes, tuple(edges), ("head",)).declare_inputs().verify()
+    kept = [not edge.learnable or (edge.src, edge.dst) in keep for edge in graph.edges]
+    return graph, Topology(tuple(kept), (1.0,) * len(kept))
+
+
+def test_the_one_level_rule_looks_at_out_edges_only() -> None:
+    # a2 feeds b2, which nobody reads: the one-level rule drops b2, the recursive one a2 as well.
+    graph, topology = layers(("a1", "b1"), ("a2", "b2"), ("b1", "c1"), ("b1", "c2"), ("c2", "head"))
+    branch = graph.cost.nodes["b2"].params
+    assert one_level_params(graph, topology) == graph.cost.params - branch
+    assert apply_passes(graph, KeepEdges(topology)).cost.params == graph.cost.params - 2 * branch
+    graph, everything = layers(*((f"{x}{i}", f"{y}{j}") for x, y in ("ab", "bc") for i in (1, 2) for j in (1, 2)))
+    assert one_level_params(graph, everything) == graph.cost.params - branch  # c2 -> head is not kept
+
+
+def test_the_one_level_rule_counts_shared_parts_once() -> None:
+    graph = shared("g", "g", "g")
+    keep = [edge.src != "b1" for edge in graph.edges]
+    block = graph.cost.nodes["b1"].params
+    projection = 3 * 4 + 2 * 4
+    topology = Topology(tuple(keep), (1.0,) * len(keep))
+    assert one_level_params(graph, topology) == graph.cost.params - (block - projection)

@@ -269,7 +269,14 @@ def test_an_edge_op_refuses_shapes_and_names_the_mend(
         ("max_pool", {"kernel": 4, "stride": 2}, "op 'max_pool': an even kernel .4. needs a stride equal to it, not 2"),
         ("input", {"size": (3, 8)}, r"must be \[channels, height, width\] or \[features\]"),
         ("classifier", {"classes": 3, "dropout": 1.0}, "should be less than 1"),
-        ("resnext.branch", {"width": 2, "out_channels": 2, "residual_scale": float("inf")}, "'residual_scale"),
+        *(
+            (
+                "resnext.branch",
+                {"width": 2, "out_channels": 2, "residual_scale": scale},
+                f"'residual_scale' of op 'resnext.branch' is {scale!r}, but it must be a positive number or 'fan_in'",
+            )
+            for scale in (float("inf"), float("nan"), 0, -1.5, True, "fanin")
+        ),
         ("resnet.basic", {"channels": 4, "shortcut": "none"}, "should be 'pad' or 'projection'"),
     ],
 )

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from topolearn.compiler.aggregate import FanOut, Sink, WeightedSum, weighted_sum
+from topolearn.compiler.mix import Matrix, mix
 from topolearn.compiler.modules import build_edge
-from topolearn.compiler.plan import NodeStep, make_plan
+from topolearn.compiler.plan import NodeStep, SiblingStep, Step, Term, depths, make_plan
+from topolearn.compiler.siblings import Siblings, find_siblings
+from topolearn.compiler.stacking import as_if_repeated, stack
 from topolearn.graph import Graph
 
 Inputs = Tensor | Mapping[str, Tensor]
@@ -25,6 +28,8 @@ class DAG(nn.Module):
     weight in the graph, and gets no gradient.
 
     It owns no tensors: the modules are the network's, whose ``state_dict`` keeps the graph's layout.
+    Nodes that do the same work side by side run as one (:mod:`topolearn.compiler.siblings`); forward
+    hooks on the modules of such nodes are not called.
     """
 
     def __init__(self, graph: Graph, nodes: nn.ModuleDict, edges: nn.ModuleDict, shared: nn.ModuleDict) -> None:
@@ -32,12 +37,22 @@ class DAG(nn.Module):
         self.nodes = nodes
         self.edges = edges
         self.shared = shared
-        self.plan = make_plan(graph)
+        self._stacked: dict[Siblings, nn.Module] = {}
+        self.plan = make_plan(graph, find_siblings(graph, depths(graph), self._can_stack))
+        self._matrices: dict[Term, Matrix] = {}
         self._transforms: dict[int, nn.Module] = {}
         for level in self.plan.levels:
             for step in level:
+                if isinstance(step, SiblingStep):
+                    self._matrices.update({term: Matrix(term) for term in step.terms})
                 for d in step.derive:
                     self._transforms[d.slot] = build_edge(d.rule, *d.shapes) if d.module is None else edges[d.module]
+
+    def _can_stack(self, ids: Siblings) -> bool:
+        module = stack([self.nodes[name] for name in ids])
+        if module is not None:
+            self._stacked[ids] = module
+        return module is not None
 
     def forward(self, inputs: Inputs, weights: Weights) -> Outputs:
         """Run the network.
@@ -66,6 +81,7 @@ class _Run:
         self.eager_grad = torch.is_grad_enabled() and not self.traced
         self.rows: Sequence[Tensor | None]
         self.numbers: Sequence[Sequence[float] | None]
+        self.weights = weights
         if isinstance(weights, Tensor):
             self.rows = torch.split(weights, list(plan.in_degrees))
             on_host = weights.device.type == "cpu" and not self.traced
@@ -87,7 +103,7 @@ class _Run:
                 self.run_grouped(grouped)
             for step in level:
                 if not step.shared:
-                    self.fill(step.slot, self.dag.nodes[step.node](self.aggregate(step)))
+                    self.fill(step.slot, self.transform(step, self.take(step), {}))
             for slot in dying:
                 self.values[slot] = None
         if len(plan.outputs) == 1:
@@ -95,25 +111,87 @@ class _Run:
             return output
         return {name: self.values[slot] for name, slot in plan.outputs}
 
-    def run_grouped(self, steps: list[NodeStep]) -> None:
+    def take(self, step: Step) -> Tensor:
+        """What a step transforms: (N, C, H, W), or with a branch axis where it has siblings."""
+        return self.aggregate(step) if isinstance(step, NodeStep) else self.mixed(step)
+
+    def transform(self, step: Step, x: Tensor, parts: dict[str, Tensor]) -> Tensor:
+        """A step's output from its aggregated input and the outputs of its shared parts."""
+        y: Tensor = self.module(step)(x, **parts)
+        if isinstance(step, SiblingStep) and y.shape[1] != len(step.nodes) > 1:
+            y = y.expand(-1, len(step.nodes), *y.shape[2:])  # nothing in it differs between siblings
+        return y
+
+    def module(self, step: Step) -> nn.Module:
+        if isinstance(step, NodeStep):
+            return self.dag.nodes[step.node]
+        return self.dag._stacked[step.nodes] if len(step.nodes) > 1 else self.dag.nodes[step.nodes[0]]
+
+    def run_grouped(self, steps: list[Step]) -> None:
         """Run nodes of one depth, each shared part once over the stacked batch of its members."""
-        xs = {step.node: self.aggregate(step) for step in steps}
-        members: dict[tuple[str, str], list[NodeStep]] = {}
+        xs = {step.slot: self.take(step) for step in steps}
+        members: dict[tuple[str, str], list[Step]] = {}
         for step in steps:
             for part, group in step.shared:
                 members.setdefault((part, group), []).append(step)
-        parts: dict[str, dict[str, Tensor]] = {step.node: {} for step in steps}
+        parts: dict[int, dict[str, Tensor]] = {step.slot: {} for step in steps}
         for (part, group), sharing in members.items():
-            stacked = [self.dag.nodes[step.node].part_input(part, xs[step.node]) for step in sharing]  # type: ignore[operator]
-            results = self.dag.shared[group](torch.cat(stacked)).chunk(len(stacked))
-            for step, result in zip(sharing, results, strict=True):
-                parts[step.node][part] = result
+            given = [self.module(step).part_input(part, xs[step.slot]) for step in sharing]  # type: ignore[operator]
+            for step, result in zip(sharing, self.shared_part(group, sharing, given), strict=True):
+                parts[step.slot][part] = result
         for step in steps:
-            self.fill(step.slot, self.dag.nodes[step.node](xs[step.node], **parts[step.node]))
+            self.fill(step.slot, self.transform(step, xs[step.slot], parts[step.slot]))
+
+    def shared_part(self, group: str, steps: list[Step], given: list[Tensor]) -> list[Tensor]:
+        """The outputs of a shared module for each step's input, from one call."""
+        module = self.dag.shared[group]
+        counts = [len(step.nodes) if isinstance(step, SiblingStep) else 1 for step in steps]
+        if len(steps) == 1 and counts[0] > 1 and given[0].shape[1] == 1:
+            return [as_if_repeated(module, given[0].squeeze(1), counts[0]).unsqueeze(1)]
+        batches = [
+            x.expand(-1, count, *x.shape[2:]).flatten(0, 1) if count > 1 else x
+            for x, count in zip(given, counts, strict=True)
+        ]
+        results = module(batches[0] if len(batches) == 1 else torch.cat(batches)).split([x.shape[0] for x in batches])
+        return [y.unflatten(0, (-1, count)) if count > 1 else y for y, count in zip(results, counts, strict=True)]
+
+    def derive(self, step: Step) -> None:
+        """Make the tensors that edge ops bring."""
+        for d in step.derive:
+            source, transform, size = self.values[d.source], self.dag._transforms[d.slot], self.size(d.stride)
+            if source.dim() == 5:
+                value = transform(source.flatten(0, 1), size).unflatten(0, source.shape[:2])
+            else:
+                value = transform(source, size)
+            self.fill(d.slot, value)
+
+    def mixed(self, step: SiblingStep) -> Tensor:
+        """What siblings aggregate, with a branch axis; for one node alone, without it."""
+        self.derive(step)
+        constant = None if isinstance(self.weights, Tensor) else self.weights
+        if step.unit and step.aggregate != "normalised":
+            numbers = [1.0] if constant is None else [constant[row[0]] for row in step.terms[0].edges]
+            if all(number == 1.0 for number in numbers):
+                only: Tensor = self.values[step.terms[0].slot]
+                return only.unsqueeze(1) if len(step.nodes) > 1 else only
+        x: Tensor | None = None
+        for term in step.terms:
+            y = self.values[term.slot] if term.stacked else self.values[term.slot].unsqueeze(1)
+            matrix = self.dag._matrices[term]
+            if constant is not None:
+                x = mix(matrix.frozen(constant, y), y, x)
+            else:
+                assert isinstance(self.weights, Tensor)
+                x = mix(matrix.learned(self.weights), y, x)
+        assert x is not None
+        if len(step.nodes) == 1:
+            x = x.squeeze(1)
+        if step.aggregate == "normalised":
+            x = self.module(step).aggregate(x)  # type: ignore[operator]
+        return x
 
     def aggregate(self, step: NodeStep) -> Tensor:
-        for d in step.derive:
-            self.fill(d.slot, self.dag._transforms[d.slot](self.values[d.source], self.size(d.stride)))
+        self.derive(step)
         if step.feature is not None:
             feature: Tensor = self.values[step.sources[0]][step.feature]
             return feature

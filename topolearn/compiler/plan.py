@@ -2,7 +2,7 @@
 
 Tensors live in numbered slots. An edge op without parameters runs once per source and target
 shape, however many edges share it; nodes run by depth, so that nodes of one depth that share
-parameters can run as one call.
+parameters can run as one call. Siblings run as one step and fill one slot, stacked on a branch axis.
 """
 
 from __future__ import annotations
@@ -69,6 +69,57 @@ class NodeStep:
     shared: tuple[tuple[str, str], ...]
 
 
+NO_EDGE = -1
+
+
+@dataclass(frozen=True)
+class Term:
+    """What one tensor brings to a set of targets.
+
+    Attributes:
+        slot: Slot of the tensor.
+        stacked: Whether that tensor has a branch axis; else it is a single source.
+        edges: (T, S) numbers of the edges, :data:`NO_EDGE` where there is none.
+        learnable: (T, S) which of them are learnable.
+    """
+
+    slot: int
+    stacked: bool
+    edges: tuple[tuple[int, ...], ...]
+    learnable: tuple[tuple[bool, ...], ...]
+
+
+@dataclass(frozen=True)
+class SiblingStep:
+    """Aggregate for several nodes at once, or for one that reads siblings; then transform.
+
+    Attributes:
+        nodes: Ids, of equal ops.
+        derive: What to make first.
+        terms: What the tensors read bring, each with the matrix of its edges.
+        aggregate: The nodes' ``aggregate``.
+        unit: Whether every node takes the same single tensor over a fixed edge at weight 1.
+        slot: Slot of the output, which has a branch axis where there are several nodes.
+        shared: (part, group) pairs.
+    """
+
+    nodes: tuple[str, ...]
+    derive: tuple[Derivation, ...]
+    terms: tuple[Term, ...]
+    aggregate: str
+    unit: bool
+    slot: int
+    shared: tuple[tuple[str, str], ...]
+
+
+Step = NodeStep | SiblingStep
+
+
+def sources_of(step: Step) -> tuple[int, ...]:
+    """The slots that a step reads, apart from those it derives tensors from."""
+    return step.sources if isinstance(step, NodeStep) else tuple(term.slot for term in step.terms)
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a network does, step by step.
@@ -85,7 +136,7 @@ class Plan:
     """
 
     inputs: tuple[tuple[str, int], ...]
-    levels: tuple[tuple[NodeStep, ...], ...]
+    levels: tuple[tuple[Step, ...], ...]
     outputs: tuple[tuple[str, int], ...]
     slots: int
     in_degrees: tuple[int, ...]
@@ -107,17 +158,26 @@ def depths(graph: Graph) -> dict[str, int]:
     return depth
 
 
-def make_plan(graph: Graph) -> Plan:
-    """The plan of a verified graph."""
-    return _Planner(graph).plan()
+def make_plan(graph: Graph, siblings: Sequence[Sequence[str]] = ()) -> Plan:
+    """The plan of a verified graph.
+
+    Args:
+        graph: The graph.
+        siblings: Sets of nodes to run as one; see :func:`topolearn.compiler.siblings.find_siblings`.
+    """
+    return _Planner(graph, siblings).plan()
 
 
 class _Planner:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, siblings: Sequence[Sequence[str]]) -> None:
         self.graph = graph
         self.slots = 0
         self.output_slot: dict[str, int] = {}
+        self.place: dict[str, int] = {}  # of a node that has siblings: its position on the branch axis
+        self.width: dict[int, int] = {}  # of a slot with a branch axis
         self.derived: dict[tuple[object, ...], int] = {}
+        self.sets = {first: (first, *others) for first, *others in siblings}
+        self.followers = {name for _, *others in siblings for name in others}
 
     def new_slot(self) -> int:
         self.slots += 1
@@ -128,10 +188,17 @@ class _Planner:
         depth = depths(graph)
         rows = {node: row for row, node in enumerate(graph.nodes)}
         for name in graph.nodes:
-            self.output_slot[name] = self.new_slot()
+            if name in self.followers:
+                continue
+            slot = self.new_slot()
+            members = self.sets.get(name, (name,))
+            self.output_slot.update(dict.fromkeys(members, slot))
+            if len(members) > 1:
+                self.place.update({member: place for place, member in enumerate(members)})
+                self.width[slot] = len(members)
         levels: list[list[Node]] = [[] for _ in range(max(depth.values()))]
         for node in graph.nodes.values():
-            if node.op != "input":
+            if node.op != "input" and node.id not in self.followers:
                 levels[depth[node.id] - 1].append(node)
         # In the order they run: a derived tensor is made by the first step that runs, not the first declared.
         for level in levels:
@@ -150,8 +217,10 @@ class _Planner:
             reference=images[0] if images else None,
         )
 
-    def step(self, node: Node, row: int) -> NodeStep:
+    def step(self, node: Node, row: int) -> Step:
         edges = [self.graph.edges[i] for i in self.graph.in_edges(node.id)]
+        if node.id in self.sets or any(edge.src in self.place for edge in edges):
+            return self.sibling_step(self.sets.get(node.id, (node.id,)))
         rule = node.rule
         if rule.takes_bundle:
             source = self.output_slot[edges[0].src]
@@ -171,6 +240,40 @@ class _Planner:
             slot=self.output_slot[node.id],
             feature=None,
             shared=self.shared_parts(node),
+        )
+
+    def sibling_step(self, ids: tuple[str, ...]) -> SiblingStep:
+        graph = self.graph
+        derive: list[Derivation] = []
+        tables: dict[int, list[list[int]]] = {}
+        for target, name in enumerate(ids):
+            for number in graph.in_edges(name):
+                edge = graph.edges[number]
+                slot = self.source(edge, graph.nodes[name], derive)
+                width = self.width.get(slot, 1)
+                table = tables.setdefault(slot, [[NO_EDGE] * width for _ in ids])
+                table[target][self.place.get(edge.src, 0)] = number
+        terms = tuple(
+            Term(
+                slot,
+                slot in self.width,
+                tuple(map(tuple, table)),
+                tuple(tuple(number != NO_EDGE and graph.edges[number].learnable for number in row) for row in table),
+            )
+            for slot, table in tables.items()
+        )
+        first = graph.nodes[ids[0]]
+        numbers = [graph.in_edges(name) for name in ids]
+        only = [graph.edges[each[0]] for each in numbers if len(each) == 1]
+        plain = len(only) == len(ids) and not any(edge.learnable or edge.weight != 1.0 for edge in only)
+        return SiblingStep(
+            nodes=ids,
+            derive=tuple(derive),
+            terms=terms,
+            aggregate=first.aggregate,
+            unit=plain and len(terms) == 1 and not terms[0].stacked,
+            slot=self.output_slot[ids[0]],
+            shared=self.shared_parts(first),
         )
 
     def shared_parts(self, node: Node) -> tuple[tuple[str, str], ...]:
@@ -200,25 +303,27 @@ class _Planner:
         key = (source, edge.op, edge.params, wanted)
         if key not in self.derived:
             self.derived[key] = self.new_slot()
+            if source in self.width:
+                self.width[self.derived[key]] = self.width[source]
             derive.append(Derivation(source, self.derived[key], rule, (shape, wanted), None))
         return self.derived[key]
 
 
-def _shared_reads(levels: Sequence[Sequence[NodeStep]], slots: int) -> tuple[bool, ...]:
+def _shared_reads(levels: Sequence[Sequence[Step]], slots: int) -> tuple[bool, ...]:
     reads = [0] * slots
     for level in levels:
         for step in level:
-            if not step.unit and step.aggregate != "concat":
+            if isinstance(step, NodeStep) and not step.unit and step.aggregate != "concat":
                 for slot in step.sources:
                     reads[slot] += 1
     return tuple(count > 1 for count in reads)
 
 
-def _last_reads(levels: Sequence[Sequence[NodeStep]], keep: set[int]) -> tuple[tuple[int, ...], ...]:
+def _last_reads(levels: Sequence[Sequence[Step]], keep: set[int]) -> tuple[tuple[int, ...], ...]:
     last: dict[int, int] = {}
     for number, level in enumerate(levels):
         for step in level:
-            for slot in (*step.sources, *(d.source for d in step.derive)):
+            for slot in (*sources_of(step), *(d.source for d in step.derive)):
                 last[slot] = number
     dying: list[list[int]] = [[] for _ in levels]
     for slot, number in last.items():

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Pair = tuple[str, str]
 
@@ -88,6 +88,45 @@ class Bipartite(Pattern):
     def count(self) -> int:
         """len(from) * len(to)."""
         return len(self.sources) * len(self.targets)
+
+
+class Layers(OverNodes):
+    """Every node of a layer to every node of the next.
+
+    The nodes are cut into layers in their order: ``nodes: "m[1..9]_[1..8]", width: 8`` makes nine
+    layers, the first m1_1 to m1_8. It is ``bipartite`` between each layer and the next: with n
+    layers, (n - 1) * width² edges.
+
+    Attributes:
+        width: Nodes per layer.
+    """
+
+    pattern_name = "layers"
+
+    width: Annotated[int, Field(gt=0)]
+
+    @field_validator("width")
+    @classmethod
+    def _whole_layers(cls, width: int, given: ValidationInfo) -> int:
+        nodes = len(given.data.get("nodes", ()))  # none where they are at fault themselves
+        if nodes % width:
+            raise ValueError(f"must divide the {nodes:,} nodes into whole layers")
+        if nodes == width:
+            raise ValueError(f"must be less than the {nodes:,} nodes, which make one layer of that width")
+        return width
+
+    def pairs(self) -> Iterator[Pair]:
+        """The edges, by target."""
+        for start in range(self.width, len(self.nodes), self.width):
+            before = self.nodes[start - self.width : start]
+            for dst in self.nodes[start : start + self.width]:
+                for src in before:
+                    yield src, dst
+
+    @property
+    def count(self) -> int:
+        """Of the formula above."""
+        return (len(self.nodes) - self.width) * self.width
 
 
 class Residual(OverNodes):
@@ -183,6 +222,6 @@ class Random(OverNodes):
 
 
 PATTERNS: dict[str, type[Pattern]] = {
-    pattern.pattern_name: pattern for pattern in (Chain, Complete, Bipartite, Residual, Random)
+    pattern.pattern_name: pattern for pattern in (Chain, Complete, Bipartite, Layers, Residual, Random)
 }
 """Name in ``connect`` -> pattern."""

@@ -47,6 +47,7 @@ class _Reader:
         self.document = document
         self.nodes: dict[str, Node] = {}
         self.node_places: dict[str, Tree] = {}
+        self.params: dict[FrozenMap, FrozenMap] = {}
         self.edges: list[Edge] = []
         self.edge_places: list[Tree] = []
 
@@ -106,8 +107,9 @@ class _Reader:
             share = trees["share"].plain() if "share" in trees else {}
             if not isinstance(share, dict):
                 raise self.fail(trees["share"], "'share' is a mapping from part to group, as {projection: stage2}")
-            params = {name: tree.plain() for name, tree in trees.items() if name not in _NODE_KEYS}
-            node = Node(node_id, op, FrozenMap(params), aggregate, shape, FrozenMap(share))
+            params = FrozenMap({name: tree.plain() for name, tree in trees.items() if name not in _NODE_KEYS})
+            params = self.params.setdefault(params, params)  # thousands of nodes have few: one object is quick to find
+            node = Node(node_id, op, params, aggregate, shape, FrozenMap(share))
             self.add_node(key, spec, node)
 
     def deal(self, name: str, tree: Tree, ids: list[str], ranged: bool) -> list[Tree]:
@@ -115,7 +117,9 @@ class _Reader:
         if not ranged or not isinstance(tree, Items):
             return [tree] * len(ids)
         if len(tree.items) != len(ids):
-            raise self.fail(tree, f"'{name}' lists {len(tree.items)} values for {len(ids)} nodes")
+            raise self.fail(
+                tree, f"'{name}' lists {len(tree.items)} values for {len(ids)} nodes; give one for each, or one for all"
+            )
         return tree.items
 
     def input_shape(self, tree: Tree) -> Shape:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from topolearn.errors import GraphError, OptionError, suggest
+from topolearn.frozen import FrozenMap
 from topolearn.graph.ir import AGGREGATES, Edge, Graph, Node, rule_of
 from topolearn.ops import Bundle, Shape, ShapeError
 from topolearn.ops.base import NodeOp
@@ -118,22 +119,13 @@ def _check_paths(graph: Graph) -> None:
 
 def _check_shapes(graph: Graph) -> None:
     shapes = graph.shapes
-    # Half a million edges have few kinds: ends are numbered by shape, so that an edge's kind is quick to hash.
-    numbers: dict[object, int] = {}
-    gives = {name: numbers.setdefault(shape, len(numbers)) for name, shape in shapes.items()}
-    takes = {
-        node.id: numbers.setdefault((node.input, node.aggregate), len(numbers))
-        for node in graph.nodes.values()
-        if node.input is not None
-    }
-    known: dict[tuple[object, ...], str | None] = {}
-    for edge in graph.edges:
-        if edge.dst not in takes:
+    known: dict[EdgeKind, str | None] = {}
+    for edge, kind in zip(graph.edges, edge_kinds(graph), strict=True):
+        if graph.nodes[edge.dst].input is None:
             continue
-        key = (edge.op, edge.params, gives[edge.src], takes[edge.dst], edge.learnable)
-        if key not in known:
-            known[key] = _edge_fault(edge, shapes[edge.src], graph.nodes[edge.dst])
-        fault = known[key]
+        if kind not in known:
+            known[kind] = _edge_fault(edge, shapes[edge.src], graph.nodes[edge.dst])
+        fault = known[kind]
         if fault is not None:
             raise GraphError(f"edge {edge.src} -> {edge.dst}: {fault}", edge=(edge.src, edge.dst))
     for node in graph.nodes.values():
@@ -145,6 +137,21 @@ def _check_shapes(graph: Graph) -> None:
                     f" {channels}",
                     node=node.id,
                 )
+
+
+EdgeKind = tuple[str, FrozenMap, int, int, bool]
+"""Op, parameters, number of the source's shape, number of what the target takes, whether it is learnable."""
+
+
+def edge_kinds(graph: Graph) -> Iterator[EdgeKind]:
+    """The kind of every edge: edges of a kind are valid together and cost the same.
+
+    Half a million edges have few kinds; ends are numbered by shape, so that a kind is quick to hash.
+    """
+    numbers: dict[object, int] = {}
+    gives = {name: numbers.setdefault(shape, len(numbers)) for name, shape in graph.shapes.items()}
+    takes = {node.id: numbers.setdefault((node.input, node.aggregate), len(numbers)) for node in graph.nodes.values()}
+    return ((edge.op, edge.params, gives[edge.src], takes[edge.dst], edge.learnable) for edge in graph.edges)
 
 
 def _edge_fault(edge: Edge, source: Shape | Bundle, target: Node) -> str | None:

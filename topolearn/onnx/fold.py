@@ -59,6 +59,7 @@ def fold_edge_weights(net: Network, weights: list[float]) -> list[float]:
     by_slot = {d.slot: d for level in plan.levels for step in level for d in step.derive}
     for level in plan.levels:
         for step in level:
+            assert isinstance(step, NodeStep)  # no siblings are planned here
             if step.feature is None:
                 _fold_node(net, step, starts[step.row], left, by_slot)
     return left

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+import math
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from topolearn.ops.base import NodeOp, PositiveInt, need_map, register_node_op
 from topolearn.ops.shape import Cost, Shape, Size, batch_norm_cost, conv_cost
@@ -36,6 +37,15 @@ class Branch(NodeOp):
     stride: PositiveInt = 1
     residual_scale: Annotated[float, Field(gt=0)] | Literal["fan_in"] = 1.0
     affine: bool = True
+
+    @field_validator("residual_scale", mode="before")
+    @classmethod
+    def _number_or_fan_in(cls, value: Any) -> Any:
+        # One message for both kinds; a union's own would name only the first.
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value != FAN_IN and not (number and 0 < value < math.inf):
+            raise ValueError("must be a positive number or 'fan_in'")
+        return value
 
     def projects(self, x: Shape) -> bool:
         """Whether the shortcut has a convolution for this ``x``."""

@@ -1,7 +1,15 @@
 """The modules of every op family, found by the op's class."""
 
 from topolearn.compiler.modules import backbone, blocks, edges, nodes
-from topolearn.compiler.modules.base import BatchNorm, ConvUnit, build_edge, build_node, builds_edge, builds_node
+from topolearn.compiler.modules.base import (
+    BatchNorm,
+    ConvUnit,
+    build_edge,
+    build_node,
+    builds_edge,
+    builds_node,
+    stackable,
+)
 
 __all__ = [
     "BatchNorm",
@@ -14,4 +22,5 @@ __all__ = [
     "builds_node",
     "edges",
     "nodes",
+    "stackable",
 ]

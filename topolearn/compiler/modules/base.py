@@ -21,6 +21,10 @@ EdgeBuilder = Callable[[Any, Shape, Shape], nn.Module]
 _NODE_BUILDERS: dict[type[NodeOp], NodeBuilder] = {}
 _EDGE_BUILDERS: dict[type[EdgeOp], EdgeBuilder] = {}
 
+STACKABLE: set[type[nn.Module]] = set()
+"""See :func:`stackable`."""
+
+_ModuleT = TypeVar("_ModuleT", bound=type[nn.Module])
 _NodeBuilderT = TypeVar("_NodeBuilderT", bound=NodeBuilder)
 _EdgeBuilderT = TypeVar("_EdgeBuilderT", bound=EdgeBuilder)
 
@@ -53,6 +57,17 @@ def builds_edge(*ops: type[EdgeOp]) -> Callable[[_EdgeBuilderT], _EdgeBuilderT]:
     return register
 
 
+def stackable(module: _ModuleT) -> _ModuleT:
+    """Declare that ``forward`` runs on (N, siblings, C, H, W) as it runs on (N, C, H, W).
+
+    So it does where it works elementwise, through its submodules, or on the last three axes; its
+    parameters and buffers all belong to submodules. Nodes that do the same work side by side then
+    run as one; see :mod:`topolearn.compiler.stacking`.
+    """
+    STACKABLE.add(module)
+    return module
+
+
 def build_node(rule: NodeOp, x: Any) -> nn.Module:
     """The module of a node op for an aggregated input of shape ``x``."""
     module: nn.Module = _builder(type(rule), _NODE_BUILDERS)(rule, x)
@@ -79,13 +94,38 @@ class BatchNorm(nn.BatchNorm2d):
 
     Where a channel has a single value there is no variance: that call normalises with the running
     statistics and leaves them unchanged.
+
+    Attributes:
+        copies: How many equal batches the one given stands for. It scales the running variance's
+            n / (n - 1) of n values, and nothing else.
     """
+
+    copies = 1
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (N, C, H, W)."""
-        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        return super().forward(x)
+        values = x.shape[0] * x.shape[2] * x.shape[3]
+        if not self.training or (self.copies == 1 and values > 1):
+            return super().forward(x)
+        mean, var = self.running_mean, self.running_var
+        assert mean is not None
+        assert var is not None
+        assert self.num_batches_tracked is not None
+        if values == 1 and self.copies > 1:
+            return super().forward(x.repeat(self.copies, 1, 1, 1))[:1]
+        if values == 1:
+            return F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
+        self.num_batches_tracked.add_(1)
+        momentum = self.momentum
+        if momentum is None:  # a cumulative mean
+            momentum = 1.0 / float(self.num_batches_tracked)
+        single = var.clone()
+        y = F.batch_norm(x, mean, single, self.weight, self.bias, True, momentum, self.eps)
+        scale = (values - 1) * self.copies / (values * self.copies - 1)
+        with torch.no_grad():
+            old = (1.0 - momentum) * var
+            var.copy_(old + (single - old) * scale)
+        return y
 
 
 def activate(x: Tensor, name: str) -> Tensor:
@@ -104,6 +144,7 @@ def init_he(module: nn.Module) -> None:
                 nn.init.zeros_(part.bias)
 
 
+@stackable
 class ConvUnit(nn.Module):
     """Convolution, batch normalisation and activation in the order of ``layout``.
 

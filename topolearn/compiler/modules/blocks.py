@@ -5,11 +5,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from topolearn.compiler.modules.base import ConvUnit, builds_node
+from topolearn.compiler.modules.base import ConvUnit, builds_node, stackable
 from topolearn.compiler.modules.edges import pad_and_subsample
 from topolearn.ops import Shape, mobilenet, resnet, resnext
 
 
+@stackable
 class ResidualBlock(nn.Module):
     """``relu(F(x) + shortcut(x))``; ``projection`` is None where the shortcut has no parameters."""
 
@@ -67,6 +68,7 @@ def _bottleneck(
     )
 
 
+@stackable
 class Branch(nn.Module):
     """``u = relu(x)``, ``shortcut(u) + scale * F(u)``."""
 
@@ -99,6 +101,7 @@ def build_branch(rule: resnext.Branch, x: Shape) -> nn.Module:
     return Branch(rule, x)
 
 
+@stackable
 class InvertedBottleneck(nn.Module):
     """Expansion, depthwise convolution, projection, and the input where shapes agree."""
 

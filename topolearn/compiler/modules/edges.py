@@ -12,13 +12,14 @@ from topolearn.ops.shape import Size
 
 
 def pad_and_subsample(x: Tensor, channels: int, step: int, offset: int = 0) -> Tensor:
-    """Every ``step``-th position of (N, C, H, W), zero channels added up to ``channels``; likewise (N, C)."""
+    """Every ``step``-th position of (…, C, H, W), zero channels added up to ``channels``; likewise (N, C)."""
     if step != 1:
-        x = x[:, :, ::step, ::step]
-    after = channels - offset - x.shape[1]
+        x = x[..., ::step, ::step]
+    behind = 0 if x.dim() == 2 else 2
+    after = channels - offset - x.shape[-1 - behind]
     if offset == 0 and after == 0:
         return x
-    return F.pad(x, [0, 0] * (x.dim() - 2) + [offset, after])
+    return F.pad(x, [0, 0] * behind + [offset, after])
 
 
 class Align(nn.Module):
