@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import platform
@@ -12,6 +13,8 @@ import time
 from collections.abc import Callable
 
 import torch
+
+from topolearn.training.memory import kept_memory
 
 
 def describe(device: torch.device) -> str:
@@ -29,18 +32,22 @@ def describe(device: torch.device) -> str:
 
 
 def median_times(steps: dict[str, Callable[[], object]], device: torch.device, rounds: int) -> dict[str, float]:
-    """Median seconds of each step; the steps take turns, so that a busy machine slows all alike."""
+    """Median seconds of each step; the steps take turns, so that a busy machine slows all alike.
+
+    Memory that they free is kept, as in training.
+    """
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():
-        step()
-    for _ in range(rounds):
-        for name, step in steps.items():
-            gc.collect()
-            _synchronise(device)
-            start = time.perf_counter()
+    with kept_memory() if device.type == "cpu" else contextlib.nullcontext():
+        for step in steps.values():
             step()
-            _synchronise(device)
-            times[name].append(time.perf_counter() - start)
+        for _ in range(rounds):
+            for name, step in steps.items():
+                gc.collect()
+                synchronise(device)
+                start = time.perf_counter()
+                step()
+                synchronise(device)
+                times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -60,6 +67,7 @@ def resident_peak() -> float:
     return int(line.split()[1]) / 2**10
 
 
-def _synchronise(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
+    """Wait for the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -35,3 +35,40 @@ def resnet(blocks: int, classes: int) -> nn.Sequential:
             width = channels
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes)]
     return nn.Sequential(*layers)
+
+
+class GroupedBottleneck(nn.Module):
+    """ResNeXt's block as it is usually run: one grouped 3x3, one 1x1 back for all branches."""
+
+    def __init__(self, inputs: int, channels: int, width: int, groups: int, stride: int) -> None:
+        super().__init__()
+        wide = width * groups
+        self.residual = nn.Sequential(
+            nn.Conv2d(inputs, wide, 1, bias=False),
+            nn.BatchNorm2d(wide),
+            nn.ReLU(),
+            nn.Conv2d(wide, wide, 3, stride, 1, groups=groups, bias=False),
+            nn.BatchNorm2d(wide),
+            nn.ReLU(),
+            nn.Conv2d(wide, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != channels:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.residual(x) + self.shortcut(x))
+
+
+def resnext(depth: int, width: int, groups: int, classes: int) -> nn.Sequential:
+    """The CIFAR ResNeXt {depth, width, groups} with output widths 64, 128, 256 (Xie et al. 2017)."""
+    layers: list[nn.Module] = [nn.Sequential(nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU())]
+    inputs = 64
+    for stage, channels in enumerate((64, 128, 256)):
+        for number in range((depth - 2) // 9):
+            stride = 2 if stage and not number else 1
+            layers.append(GroupedBottleneck(inputs, channels, width * 2**stage, groups, stride))
+            inputs = channels
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, classes)]
+    return nn.Sequential(*layers)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 import topolearn
 from benchmarks.machine import describe, median_times, peak_memory_in_child, resident_peak
 from benchmarks.plain import resnet
+from topolearn.training.memory import kept_memory
 
 VARIANTS = ("plain chain", "reference", "compiler", "compiler, torch.compile")
 
@@ -61,8 +62,9 @@ def make_step(variant: str, args: argparse.Namespace) -> Callable[[], object]:
 def peak(variant: str, args: argparse.Namespace) -> float:
     """Peak MiB of three steps in this process (on a GPU: allocated there)."""
     step = make_step(variant, args)
-    for _ in range(3):
-        step()
+    with kept_memory():
+        for _ in range(3):
+            step()
     if torch.device(args.device).type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     return resident_peak()

@@ -14,7 +14,7 @@ import pytest
 
 import topolearn
 from topolearn import cli
-from topolearn.format import schema
+from topolearn.format import loads, schema
 from topolearn.graph import KeepEdges, Topology
 
 Run = Callable[..., tuple[int, str, str]]
@@ -38,6 +38,31 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 def process(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     """``python -m topolearn`` in a process of its own."""
     return subprocess.run([sys.executable, "-m", "topolearn", *arguments], capture_output=True, text=True, **options)  # type: ignore[call-overload, no-any-return]
+
+
+def finished_run(folder: Path, masks: list[float]) -> Path:
+    """The folder of a MaskConnect run over two candidates, without the training."""
+    import torch
+
+    from topolearn.training import checkpoint
+    from topolearn.training.artefacts import write_config
+
+    searched = loads(
+        "topolearn: 1\nname: tiny\ninputs: {image: [3, 8, 8]}\nnodes:\n  a[1..2]: {op: relu}\n  b: {op: relu}\n"
+        'edges:\n  - {from: image, to: "a[1..2]"}\n  - {from: "a[1..2]", to: b, learnable: true}\noutputs: [b]\n'
+    )
+    learner = topolearn.learners.MaskConnect(searched, fan_in=1)
+    with torch.no_grad():
+        learner.mask.copy_(torch.tensor(masks))
+    folder.mkdir()
+    config = {"graph": "tiny", "task": "classification", "learner": "maskconnect", "learner_options": {"fan_in": 1}}
+    config |= {"data": "digits", "input_size": {}, "mean": (), "std": (), "classes": (), "batch_size": 1}
+    (folder / checkpoint.CONFIG).write_text(write_config(config), encoding="utf-8")
+    net = topolearn.compile(searched, learner)
+    checkpoint.save_tensors(folder / checkpoint.SEARCH_STATE, net.state_dict(), {})
+    topolearn.dump_graph(searched, folder / checkpoint.SEARCHED)
+    topolearn.dump_graph(topolearn.prune(net).graph, folder / checkpoint.GRAPH)
+    return folder
 
 
 class TestShow:
@@ -92,6 +117,43 @@ class TestShow:
         assert json.loads(out)["edges"] == len(learned.edges)
         status, _, _ = run("show", str(tmp_path), "-o", str(tmp_path / "learned.svg"))
         assert status == 0
+
+    def test_the_matrix_of_a_graph_holds_its_weights(self, run: Run, tmp_path: Path) -> None:
+        status, out, err = run("show", "digits", "--matrix", "-o", str(tmp_path / "matrix.svg"), "--json")
+        assert (status, err) == (0, f"wrote {tmp_path / 'matrix.svg'}\n")
+        assert json.loads(out)["name"] == "digits"
+        assert "a[1..6] → b[1..6]" in (tmp_path / "matrix.svg").read_text(encoding="utf-8")
+
+    def test_the_matrix_of_a_run_holds_what_its_learner_thought(self, run: Run, tmp_path: Path) -> None:
+        folder = finished_run(tmp_path / "run", masks=[0.25, 0.75])
+        status, out, err = run("show", str(folder), "--matrix", "-o", str(tmp_path / "matrix.svg"))
+        assert (status, out, err) == (0, "", f"wrote {tmp_path / 'matrix.svg'}\n")
+        text = (tmp_path / "matrix.svg").read_text(encoding="utf-8")
+        for words in (
+            "<!-- tiny: maskconnect -->",
+            "<!-- .25 -->",
+            "<!-- .75 -->",
+            "<!-- 1 of 2 learnable edges kept;",
+        ):
+            assert text.count(words) == 1
+
+    def test_the_matrix_of_a_run_without_its_search_is_an_error(self, run: Run, tmp_path: Path) -> None:
+        folder = finished_run(tmp_path / "run", masks=[0.25, 0.75])
+        (folder / "search.safetensors").unlink()
+        status, _, err = run("show", str(folder), "--matrix", "-o", str(tmp_path / "matrix.svg"))
+        assert status == 2
+        assert err.startswith(
+            f"error: the run in {folder} has no search.safetensors, which holds the learner's values;"
+        )
+        assert err.count("\n") == 1
+        assert not (tmp_path / "matrix.svg").exists()
+
+    def test_a_run_that_is_not_finished(self, run: Run, tmp_path: Path) -> None:
+        folder = finished_run(tmp_path / "run", masks=[0.25, 0.75])
+        (folder / "graph.yaml").unlink()
+        message = f"error: the run in {folder} is not finished; go on with --resume\n"
+        assert run("show", str(folder)) == (2, "", message)
+        assert run("show", str(folder), "--matrix", "-o", str(tmp_path / "x.svg")) == (2, "", message)
 
     def test_many_nodes_are_cut(self, run: Run, tmp_path: Path) -> None:
         path = tmp_path / "long.yaml"
@@ -165,6 +227,8 @@ class TestErrors:
             (("show", "digits", "--set", "nodes.haed.classes=1"), "there is no 'haed' in "),
             (("show", "digits", "--set", "nodes.head.classes=x"), "--set nodes.head.classes=x: 'classes' of op"),
             (("show", "digits", "--json", "--expand"), "--json and --expand print different things; choose one"),
+            (("show", "digits", "--matrix"), "--matrix draws a picture; say where to with -o FILE.svg"),
+            (("show", "digits", "--matrix", "-o", "x.gif"), "cannot draw to 'x.gif'; give it one of the endings"),
             (("show", "digits", "-o", "picture.jpg"), "cannot draw to 'picture.jpg'; give it one of the endings"),
             (("show", "digits", "-o", "missing/x.svg"), "cannot write missing/x.svg: No such file or directory"),
         ],

@@ -23,21 +23,25 @@ if TYPE_CHECKING:
     from topolearn.graph import Node as Node
     from topolearn.graph import Topology as Topology
     from topolearn.onnx import export_onnx as export_onnx
+    from topolearn.training import Comparison as Comparison
     from topolearn.training import FitResult as FitResult
     from topolearn.training import fit as fit
     from topolearn.training import load_model as load_model
     from topolearn.training import optimizers as optimizers
+    from topolearn.training.compare import compare as compare
 
 __version__ = "0.1.0"
 
 # Public name -> module. Resolved on first use, so that `import topolearn` needs no torch.
 _PUBLIC = {
+    "Comparison": "topolearn.training",
     "Edge": "topolearn.graph",
     "FitResult": "topolearn.training",
     "Graph": "topolearn.graph",
     "Network": "topolearn.compiler",
     "Node": "topolearn.graph",
     "Topology": "topolearn.graph",
+    "compare": "topolearn.training.compare",
     "compile": "topolearn.compiler",
     "dump_graph": "topolearn.format",
     "export_onnx": "topolearn.onnx",

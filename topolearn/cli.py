@@ -19,7 +19,7 @@ import typer
 
 from topolearn import __version__
 from topolearn.cli_training import add_commands
-from topolearn.errors import OptionError, TopolearnError
+from topolearn.errors import CheckpointError, OptionError, TopolearnError
 
 if TYPE_CHECKING:
     from topolearn.graph import Graph
@@ -33,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-add_commands(app)  # fit, prune, export, bench
+add_commands(app)  # fit, compare, prune, export, bench
 
 GraphName = Annotated[str, typer.Argument(metavar="GRAPH", help="A YAML file, or the name of a shipped graph.")]
 Settings = Annotated[
@@ -84,19 +84,23 @@ def show(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Draw the graph to an SVG or PNG file.")
     ] = None,
+    matrix: Annotated[
+        bool, typer.Option("--matrix", help="Let -o draw the adjacency matrix: each learnable edge with its value.")
+    ] = False,
     settings: Settings = None,
 ) -> None:
     """Show a graph: its nodes and their shapes, parameters and multiply-accumulates.
 
-    GRAPH may also be the folder of a run; its picture then shows what was learned within what was searched.
+    GRAPH may also be the folder of a run; its picture then shows what was learned within what was searched,
+    its matrix the learner's masks, weights or gates at the end of the search.
     """
     if as_json and expand:
         raise OptionError("--json and --expand print different things; choose one of them")
+    if matrix and output is None:
+        raise OptionError("--matrix draws a picture; say where to with -o FILE.svg")
     shown, searched = load(graph, overrides(settings))
     if output is not None:
-        from topolearn.report import draw
-
-        draw(shown, output, searched)
+        _draw(graph, shown, searched, output, matrix)
         print(f"wrote {output}", file=sys.stderr)
     if as_json:
         import json
@@ -111,6 +115,18 @@ def show(
 
         print(headline(shown))
         print_table(node_table(shown))
+
+
+def _draw(name: str, shown: Graph, searched: Graph | None, output: Path, matrix: bool) -> None:
+    from topolearn.report import adjacency, draw, read_learned
+
+    if not matrix:
+        draw(shown, output, searched)
+    elif is_run(name):
+        learned = read_learned(name)
+        adjacency(learned.searched, output, learned.values, learned.graph, learned.title)
+    else:
+        adjacency(shown, output)
 
 
 @app.command()
@@ -231,20 +247,27 @@ def load(name: str, settings: dict[str, str]) -> tuple[Graph, Graph | None]:
     from topolearn.format import load_graph
 
     folder = Path(name)
-    if os.path.isfile(folder / "graph.yaml"):
+    if is_run(name):
         search = folder / "search.yaml"
         searched = load_graph(search) if search.is_file() else None
         return load_graph(folder / "graph.yaml", settings), searched
+    if os.path.isfile(folder / "config.yaml"):
+        raise CheckpointError(f"the run in {folder} is not finished; go on with --resume")
     return load_graph(name, settings), None
 
 
-def overrides(settings: list[str] | None) -> dict[str, str]:
+def is_run(name: str) -> bool:
+    """Whether ``name`` is the folder of a run that has learned a graph."""
+    return os.path.isfile(Path(name) / "graph.yaml")
+
+
+def overrides(settings: list[str] | None, option: str = "--set") -> dict[str, str]:
     """``KEY=VALUE`` options as a mapping."""
     found = {}
     for text in settings or []:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise OptionError(f"--set {text}: write it as KEY=VALUE, as nodes.head.classes=10")
+            raise OptionError(f"{option} {text}: write it as KEY=VALUE, as nodes.head.classes=10")
         found[key] = value
     return found
 
@@ -289,6 +312,11 @@ def main() -> None:
             # Python flushes stdout once more when it ends; let that succeed.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             status = PIPE_CLOSED
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # Started by torchrun. Now and then a thread of torch.distributed outlives its process group, and
+        # aborts a process that takes its C++ statics apart; all that was to be written has been.
+        sys.stderr.flush()
+        os._exit(status)
     sys.exit(status)
 
 

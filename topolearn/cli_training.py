@@ -1,4 +1,4 @@
-"""The commands that need torch: fit, prune, export, bench. Everything heavy is imported inside them."""
+"""The commands that need torch: fit, compare, prune, export, bench. Everything heavy is imported inside them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from topolearn.errors import CheckpointError
+from topolearn.errors import CheckpointError, OptionError
 
 if TYPE_CHECKING:
     from topolearn.report.run import Delivery
@@ -21,7 +21,7 @@ Provider = Annotated[str, typer.Option(help="Execution provider of ONNX Runtime:
 
 def add_commands(app: typer.Typer) -> None:
     """Add this file's commands to ``app``."""
-    for command in (fit, prune, export, bench):
+    for command in (fit, compare, prune, export, bench):
         app.command()(command)
 
 
@@ -46,46 +46,108 @@ def fit(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="An option of the learner (fan_in=3) or of training (schedule=step, phases.fine_tune=0.2),"
+            help="An option of the learner (fan_in=3) or of training (schedule=step, phases.fine_tune=0.2,"
+            " phases.fine_tune.lr=0.1),"
             " or a value of the graph file (nodes.head.classes=10).",
         ),
     ] = None,
-    no_export: Annotated[bool, typer.Option("--no-export", help="Write no ONNX file and no picture.")] = False,
+    no_export: Annotated[bool, typer.Option("--no-export", help="Write no ONNX file and no pictures.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Learn which edges of a graph to keep, prune the rest, train what is left, export it to ONNX."""
     from topolearn import fit as run
     from topolearn.cli import overrides
-    from topolearn.training.config import Recipe, apply_settings, is_recipe, open_recipe, read_recipe, recipe_graph
+    from topolearn.training.config import load_recipe
+    from topolearn.training.distributed import is_main
 
-    document = open_recipe(graph)
-    recipe = read_recipe(document) if is_recipe(document) else Recipe(graph=document.file)
     changes = overrides(settings)
     if learner is not None:
         changes["learner"] = learner
-    recipe = apply_settings(recipe, changes)
-    searched = recipe_graph(recipe, document.file)
-    name, options = recipe.learner_and_options()
-    folder = out if out is not None else Path("runs") / f"{recipe.name or f'{searched.name}-{name}'}"
+    recipe, searched = load_recipe(graph, changes)
+    folder = out if out is not None else Path("runs") / str(recipe.name)
+    given = {"data": data, "epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
+    if precision != "auto":
+        given["precision"] = precision
     result = run(
         searched,
-        name,
-        data if data is not None else recipe.data,
-        epochs=epochs or recipe.epochs,
-        batch_size=batch_size or recipe.batch_size,
-        lr=lr or recipe.lr,
-        seed=recipe.seed if seed is None else seed,
+        **recipe.arguments() | {key: value for key, value in given.items() if value is not None},
         device=device,
-        precision=recipe.precision if precision == "auto" else precision,
         weights=weights,
         data_root=data_root,
         out=folder,
         resume=resume,
-        training=recipe.training,
         quiet=quiet,
-        **options,
     )
-    _close(result, folder, None if no_export else _deliver(result, folder))
+    if is_main():  # of several processes one writes and prints
+        _close(result, folder, None if no_export else _deliver(result, folder))
+
+
+def compare(
+    recipes: Annotated[
+        list[str], typer.Argument(metavar="RECIPE|GRAPH…", help="Recipes or graphs: their names or YAML files.")
+    ],
+    seeds: Annotated[str, typer.Option(help="One run of every recipe for each: 0,1,2 or 0..4.")] = "0,1,2",
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUES",
+            help="Run every recipe with each of these values, as fan_in=1,2,4..8 or learner=maskconnect,continuous;"
+            " given several times, with every combination.",
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="For all runs, as in `topolearn fit`.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of every run, instead of the recipe's.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder of the runs (NAME/seed-S), and of the table: compare.md and compare.csv.")
+    ] = Path("runs/compare"),
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Runs at a time, each a process of its own. The CPU's threads are divided among them, GPUs are"
+            " dealt out in turn. Default: one per GPU, or one.",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto (every GPU there is, else the CPU), cpu, cuda:1 …")] = "auto",
+    data_root: Annotated[
+        Path | None, typer.Option(envvar="TOPOLEARN_DATA", help="Folder in which data sets are looked for.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Train several recipes with several seeds; one table: mean and deviation, size before and after, time.
+
+    All recipes are checked before the first run starts. What was interrupted or has failed goes on when
+    the same command is given again; what is finished is not run again. Exit status 1 if a run failed.
+    """
+    from topolearn import compare as run
+    from topolearn.cli import complain, overrides, print_table
+    from topolearn.training.compare import values
+    from topolearn.training.comparison import CSV, MARKDOWN
+
+    numbers = values(seeds, f"--seeds {seeds}")
+    if not all(number.isdecimal() for number in numbers):
+        raise OptionError(f"--seeds {seeds}: seeds are whole numbers, as 0,1,2 or 0..4")
+    varied = {key: values(text, f"--vary {key}={text}") for key, text in overrides(vary, "--vary").items()}
+    comparison = run(
+        recipes,
+        seeds=[int(number) for number in numbers],
+        vary=varied,
+        settings=overrides(settings),
+        epochs=epochs,
+        out=out,
+        jobs=jobs,
+        device=device,
+        data_root=data_root,
+        quiet=quiet,
+    )
+    print_table(comparison.table())
+    print(f"{out}: {MARKDOWN}, {CSV}")
+    for failure in comparison.failures:
+        complain(str(failure))
+    if comparison.failures:
+        raise typer.Exit(1)
 
 
 def _deliver(result: FitResult, folder: Path) -> Delivery:
@@ -107,6 +169,8 @@ def _close(result: FitResult, folder: Path, delivery: Delivery | None) -> None:
             f" {worst:.1g}"
         )
         print(f"{delivery.picture}: the learned graph")
+        if delivery.matrix is not None:
+            print(f"{delivery.matrix}: what the learner thought of every edge")
     print(f"{folder}: graph.yaml, weights.safetensors, history.jsonl, config.yaml")
 
 

@@ -18,9 +18,9 @@ from topolearn.errors import TopolearnError
 from topolearn.format import loads
 from topolearn.graph import Graph, KeepEdges, Topology
 from topolearn.ops import NODE_OPS
-from topolearn.report import adjacency, draw
+from topolearn.report import draw
 from topolearn.report.layout import Box, arrange, generations, is_line, range_text, stem
-from topolearn.report.picture import FAMILIES, _Picture, family
+from topolearn.report.scene import FAMILIES, Scene, family
 
 BRANCHES = """\
 topolearn: 1
@@ -100,14 +100,12 @@ class TestFiles:
 
 class TestContent:
     def test_heading(self, branches: Graph) -> None:
-        assert _Picture(branches, None, "t")._counts() == (
-            "12 nodes · 27 edges (16 learnable) · 3,194 parameters · 2,670,752 MACs"
-        )
-        counts = _Picture(learned(branches), branches, "t")._counts()
+        assert Scene(branches).counts() == ("12 nodes · 27 edges (16 learnable) · 3,194 parameters · 2,670,752 MACs")
+        counts = Scene(learned(branches), branches).counts()
         assert counts == "12 → 9 nodes · 27 → 12 edges · 3,194 → 2,234 parameters · 2,670,752 → 1,835,168 MACs"
 
     def test_strokes_tell_fixed_learned_and_pruned_edges_apart(self, branches: Graph) -> None:
-        strokes = _Picture(learned(branches), branches, "t").strokes
+        strokes = Scene(learned(branches), branches).strokes
         kinds = {
             "fixed": strokes["image", "stem"],
             "positive": strokes["a1", "b1"],
@@ -123,14 +121,14 @@ class TestContent:
             replace(edge, weight={"a1": 4.0, "a2": 2.0}.get(edge.src, 1.0)) if edge.learnable else edge
             for edge in branches.edges
         )
-        strokes = _Picture(branches.replace(edges=edges), None, "t").strokes
+        strokes = Scene(branches.replace(edges=edges)).strokes
         assert strokes["a1", "b1"].width > strokes["a2", "b1"].width > strokes["a3", "b1"].width
         assert strokes["a1", "b1"] == strokes["a1", "b2"]
 
     def test_legend_says_what_there_is(self, branches: Graph) -> None:
-        assert [kind[0] for kind in _Picture(branches, None, "t")._edge_kinds()] == ["fixed", "learnable"]
+        assert [kind[0] for kind in Scene(branches).edge_kinds()] == ["fixed", "learnable"]
         small = learned(branches)
-        assert [kind[0] for kind in _Picture(small, branches, "t")._edge_kinds()] == [
+        assert [kind[0] for kind in Scene(small, branches).edge_kinds()] == [
             "fixed",
             "learned, positive",
             "learned, negative",
@@ -139,18 +137,20 @@ class TestContent:
 
     def test_long_ranges_become_dots(self) -> None:
         graph = loads(BRANCHES.replace("[1..4]", "[1..32]"))
-        picture = _Picture(graph, None, "t")
-        assert picture.dots == {f"{letter}{i}" for letter in "ab" for i in range(1, 33)}
-        assert _Picture(loads(BRANCHES), None, "t").dots == set()
+        scene = Scene(graph)
+        assert set(scene.dots) == {f"{letter}{i}" for letter in "ab" for i in range(1, 33)}
+        assert scene.rows
+        assert not scene.line
+        assert (Scene(loads(BRANCHES)).dots, Scene(loads(BRANCHES)).rows) == ({}, False)
 
     def test_of_very_many_edges_the_fixed_and_strongest_are_drawn(
         self, branches: Graph, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        monkeypatch.setattr("topolearn.report.picture.MAX_EDGES", 15)
-        picture = _Picture(branches, None, "t")
-        assert len(picture.drawn) == 15
-        assert {pair for pair in picture.edges if not picture.edges[pair].learnable} <= set(picture.drawn)
-        assert len({dst for _, dst in picture.drawn if dst.startswith("b")}) == 4
+        monkeypatch.setattr("topolearn.report.scene.MAX_EDGES", 15)
+        scene = Scene(branches)
+        assert len(scene.drawn) == 15
+        assert {pair for pair in scene.edges if not scene.edges[pair].learnable} <= set(scene.drawn)
+        assert len({dst for _, dst in scene.drawn if dst.startswith("b")}) == 4
         draw(branches, tmp_path / "one.svg")
 
     def test_every_op_has_a_colour(self) -> None:
@@ -172,8 +172,8 @@ class TestContent:
         keep = tuple(edge.dst != "b" for edge in graph.edges)
         small = KeepEdges(Topology(keep, (1.0,) * 4))(graph).verify()
         assert "a_to_c" in small.nodes
-        picture = _Picture(small, graph, "t")
-        assert picture.order == ["image", "a", "b", "a_to_c", "c"]
+        scene = Scene(small, graph)
+        assert scene.order == ["image", "a", "b", "a_to_c", "c"]
         draw(small, tmp_path / "one.svg", graph)
 
     @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -241,22 +241,3 @@ class TestLayout:
         assert range_text(["m1_1", "m1_2", "m1_3"]) == "m1_[1..3]"
         assert range_text(["head"]) == "head"
         assert range_text(["a", "b"]) == "a … b"
-
-
-class TestAdjacency:
-    def test_it_is_written_the_same_every_time(self, branches: Graph, tmp_path: Path) -> None:
-        weights = np.linspace(-1, 1, len(branches.edges)).tolist()
-        for name in ("one.svg", "two.svg"):
-            adjacency(branches, tmp_path / name, weights, title="learned")
-        assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
-
-    @pytest.mark.parametrize("value", [0.0, 1.0, -1.0])
-    def test_values_of_one_sign_or_none(self, branches: Graph, tmp_path: Path, value: float) -> None:
-        adjacency(branches, tmp_path / "one.png", [value] * len(branches.edges))
-        adjacency(branches, tmp_path / "own.png")
-
-    def test_what_cannot_be_drawn(self, branches: Graph, tmp_path: Path) -> None:
-        with pytest.raises(TopolearnError, match="graph 'branches' has no learnable edges to draw"):
-            adjacency(learned(branches), tmp_path / "one.svg")
-        with pytest.raises(TopolearnError, match="3 weights do not fit a graph of 27 edges"):
-            adjacency(branches, tmp_path / "one.svg", [1.0, 2.0, 3.0])

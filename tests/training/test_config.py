@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.training.runs import GRAPH, graph, pair, quick_fit, run
+from tests.training.runs import GRAPH, graph, pair, quick_fit, run, untimed
 from topolearn.errors import CheckpointError, FormatError, OptionError, TopolearnError
 from topolearn.format.tree import parse
 from topolearn.options import validate
@@ -18,6 +18,7 @@ from topolearn.training.config import (
     apply_settings,
     compare_config,
     is_recipe,
+    load_recipe,
     open_recipe,
     read_recipe,
     recipe_graph,
@@ -115,6 +116,29 @@ def test_arguments_win_over_a_recipe(folder: Path) -> None:
     assert result.config["learner_options"].items() >= {"fan_in": 2, "update": "literal", "seed": 5}.items()
 
 
+def test_a_learner_is_given_as_in_a_recipe(folder: Path) -> None:
+    """Its options may be called what arguments of fit are called; a recipe's do not get mixed in."""
+    result = quick_fit(folder / "recipe.yaml", learner={"name": "maskconnect", "seed": 9}, data=pair(), seed=2)
+    assert result.config["seed"] == 2
+    assert result.config["learner_options"].items() >= {"seed": 9, "update": "balanced", "fan_in": None}.items()
+    for learner, text in (
+        ({"seed": 9}, "the learner needs 'name'"),
+        ({"name": "maskconnect", "fanin": 1}, "unknown option 'fanin' of learner 'maskconnect'"),
+    ):
+        with pytest.raises(OptionError, match=text):
+            quick_fit(folder / "tiny.yaml", learner=learner, data=pair())
+
+
+def test_arguments_of_a_recipe_are_those_of_fit(folder: Path) -> None:
+    """What the command line runs is what fit runs from the file."""
+    found, searched = load_recipe(folder / "recipe.yaml", {})
+    one = quick_fit(searched, **found.arguments() | {"data": pair()})
+    other = quick_fit(folder / "recipe.yaml", data=pair())
+    assert one.config == other.config
+    assert untimed(one.history) == untimed(other.history)
+    assert load_recipe(folder / "tiny.yaml", {"learner": "fixed"})[0].name == "tiny-fixed"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "where", "text"),
     [
@@ -171,6 +195,11 @@ def test_missing_files(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str)
         ({"phases.search": "0.3"}, {"training": {"phases": {"search": 0.3}}}),
         ({"phases.fine_tune": "false"}, {"training": {"phases": {"fine_tune": 0.0}}}),
         ({"phases": "{search: 1}"}, {"training": {"phases": {"search": 1}}}),
+        ({"phases.search.lr": "0.1"}, {"training": {"phases": {"search": {"lr": 0.1}}}}),
+        ({"phases.search.milestones": "[0.5]"}, {"training": {"phases": {"search": {"milestones": (0.5,)}}}}),
+        ({"phases.search": "{share: 1, lr: 2}"}, {"training": {"phases": {"search": {"share": 1, "lr": 2}}}}),
+        ({"phases.search": "2", "phases.search.lr": "1"}, {"training": {"phases": {"search": {"share": 2, "lr": 1}}}}),
+        ({"phases.search.lr": "1", "phases.search": "2"}, {"training": {"phases": {"search": {"share": 2, "lr": 1}}}}),
         ({"nodes.head.classes": "4"}, {"graph_set": {"nodes.head.classes": 4}}),
         ({"inputs.image": "[3, 8, 8]"}, {"graph_set": {"inputs.image": (3, 8, 8)}}),
         ({"name": "other"}, {"graph_set": {"name": "other"}}),
@@ -198,6 +227,21 @@ def test_settings_change_what_a_recipe_has() -> None:
     # Another learner does not know the first one's options.
     assert apply_settings(before, {"learner": "continuous"}).learner_and_options() == ("continuous", {})
     assert apply_settings(before, {"learner": "maskconnect"}).learner_and_options() == before.learner_and_options()
+
+
+def test_settings_change_what_a_phase_has() -> None:
+    before = recipe(training={"phases": {"search": 0.75, "fine_tune": {"share": 0.25, "lr": 0.1}}})
+
+    def changed(settings: dict[str, str]) -> Any:
+        return apply_settings(before, settings).training["phases"]
+
+    assert changed({"phases.search.lr": "2"})["search"] == {"share": 0.75, "lr": 2}
+    assert changed({"phases.search": "0.5"}) == {"search": 0.5, "fine_tune": {"share": 0.25, "lr": 0.1}}
+    assert changed({"phases.fine_tune": "0.5"})["fine_tune"] == {"share": 0.5, "lr": 0.1}
+    assert changed({"phases.fine_tune": "false"})["fine_tune"] == {"share": 0.0, "lr": 0.1}
+    assert changed({"phases.fine_tune": "{lr: 0.5}"})["fine_tune"] == {"lr": 0.5}
+    with pytest.raises(OptionError, match="'phases' of training is 3, but it should map names of phases to shares"):
+        apply_settings(recipe(training={"phases": 3}), {"phases.search": "1"})
 
 
 @pytest.mark.parametrize(
@@ -235,7 +279,13 @@ def test_bad_settings(settings: dict[str, str], text: str) -> None:
         ({"weight_decay": float("inf")}, "'weight_decay' of training is inf, but it should be a finite number"),
         ({"milestones": [0.5, 2]}, "'milestones.1' of training is 2"),
         ({"phases": {"search": -1}}, "'phases.search' of training is -1"),
-        ({"phases": {"search": float("nan")}}, "'phases.search' of training is nan"),
+        ({"phases": {"search": float("nan")}}, "'phases.search' of training is nan, but it should be a share"),
+        ({"phases": {"search": True}}, "'phases.search' of training is True, but it should be a share"),
+        ({"phases": {"search": "long"}}, "'phases.search' of training is 'long', but it should be a share"),
+        ({"phases": {"search": {"share": -1}}}, "'phases.search.share' of training is -1"),
+        ({"phases": {"search": {"lr": 0}}}, "'phases.search.lr' of training is 0"),
+        ({"phases": {"search": {"lrr": 1}}}, "unknown key 'lrr' of a phase; did you mean 'lr'?"),
+        ({"phases": {"search": {"milestones": [0.5, 1]}}}, "'phases.search.milestones.1' of training is 1"),
         ({"clip_grad_norm": 0}, "'clip_grad_norm' of training is 0"),
         ({"checkpoint_steps": 0}, "'checkpoint_steps' of training is 0"),
     ],
@@ -296,6 +346,25 @@ def test_compared_configs_name_the_key() -> None:
             compare_config(old, {**old, **new}, Path("runs/x"))
         assert text in str(caught.value)
         assert "resume it with the same settings, or choose another folder" in str(caught.value)
+
+
+def test_compared_phases_name_what_changed() -> None:
+    old = {"training": {"phases": {"search": 0.75, "fine_tune": {"share": 0.25, "lr": 0.1}}}}
+
+    def changed(**phases: Any) -> dict[str, Any]:
+        return {"training": {"phases": {**old["training"]["phases"], **phases}}}
+
+    compare_config(old, changed(search={"share": 0.75}), Path("runs/x"))
+    for new, text in (
+        (changed(search=0.5), "training.phases.search.share 0.75, not 0.5"),
+        (changed(search={"share": 0.75, "lr": 0.5}), "training.phases.search.lr null, not 0.5"),
+        (changed(fine_tune={"share": 0.25, "lr": 0.2}), "training.phases.fine_tune.lr 0.1, not 0.2"),
+        (changed(fine_tune=0.25), "training.phases.fine_tune.lr 0.1, not null"),
+        ({"training": {"phases": {}}}, "training.phases.search.share 0.75, not null"),
+    ):
+        with pytest.raises(CheckpointError) as caught:
+            compare_config(old, new, Path("runs/x"))
+        assert f"the run in runs/x began with {text};" in str(caught.value)
 
 
 def test_documents_without_a_mapping() -> None:

@@ -93,6 +93,28 @@ def test_validation_is_in_order_and_normalised() -> None:
     assert data.val_size == 7
 
 
+@pytest.mark.parametrize("make", [toy, noisy])
+def test_the_first_images_are_a_fixed_part_of_the_training_set(make: Any) -> None:
+    whole, part = make(), make().first_images(9)
+
+    def seen(data: Any, seed: int) -> set[float]:
+        return {float(image.sum()) for x, _ in data.train_batches(1, seed=seed, epoch=0) for image in x}
+
+    assert part.train_size == part.steps(1) == 9
+    assert part.val_size == whole.val_size
+    if make is toy:  # the other draws anew
+        assert seen(part, 0) == seen(part, 1)
+        assert len(seen(part, 0)) == 9
+        assert seen(part, 0) < seen(whole, 0)
+    with pytest.raises(DataError, match="training images, not 1,000,000; set 'train_images' to less"):
+        whole.first_images(1_000_000)
+
+
+def test_images_cannot_be_picked_from_a_loader() -> None:
+    with pytest.raises(DataError, match=r"give it a torch\.utils\.data\.Subset instead"):
+        LoaderData(DataLoader(Noisy(4)), DataLoader(Noisy(4))).first_images(2)
+
+
 def test_scale_is_the_pixel_value_of_one() -> None:
     pixels = torch.tensor([0, 8, 16], dtype=torch.uint8).view(3, 1, 1, 1)
     split = (pixels, torch.zeros(3, dtype=torch.int64))

@@ -64,6 +64,7 @@ def test_result(learner: str) -> None:
     assert result.learner.learner_name == learner
     assert set(result.metrics) == {"loss", "accuracy"}
     assert bool(result.searched_metrics) == (learner != "fixed")
+    assert result.graph.cost.params <= result.one_level_params <= result.searched.cost.params
     assert len(result.history) == 6
     last = result.history[-2]
     assert result.metrics == {name: last[f"val_{name}"] for name in result.metrics}
@@ -71,6 +72,15 @@ def test_result(learner: str) -> None:
     assert result.model.about == {"mean": [0.5, 0.4, 0.3], "std": [0.2] * 3, "classes": list("abcd")}
     searching = [record for record in result.history if record["phase"] == "search"]
     assert all(len(record) > 8 for record in searching), "a learner has numbers of its own"
+
+
+def test_evaluation_may_be_rarer_than_epochs() -> None:
+    rare, often = (
+        run(epochs=6, training={"evaluate_every": every, "phases": {"search": 4, "fine_tune": 2}}) for every in (3, 1)
+    )
+    assert [record["phase"] for record in rare.history if "val_loss" in record] == ["search", "search", "fine_tune"]
+    assert ["val_loss" in record for record in rare.history] == [False, False, True, True, False, True, False]
+    assert rare.metrics == often.metrics
 
 
 def test_metrics_are_those_of_the_model() -> None:
@@ -245,7 +255,7 @@ def test_precision() -> None:
 
 def test_augmentation_can_be_left_out(tmp_path: Path) -> None:
     asked: list[Any] = []
-    from topolearn.training import run as module
+    from topolearn.training import prepare as module
 
     class Stop(Exception):
         pass
@@ -353,7 +363,7 @@ def test_labels_that_were_not_met_are_the_graphs_own() -> None:
 
 
 def test_defaults_by_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    from topolearn.training import run as module
+    from topolearn.training import prepare as module
 
     def stop(*_: Any, **__: Any) -> Any:
         raise OptionError("stopped")

@@ -29,6 +29,9 @@ def test_cosine() -> None:
 def test_step() -> None:
     assert factors(8, schedule="step") == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
     assert factors(5, schedule="step", milestones=[0.4]) == pytest.approx([1, 1, 0.1, 0.1, 0.1])
+    options = TrainOptions(schedule="step")
+    assert [lr_factor(options, step, 4, milestones=(0.25,)) for step in range(4)] == pytest.approx([1, 0.1, 0.1, 0.1])
+    assert [lr_factor(options, step, 4, milestones=()) for step in range(4)] == [1, 1, 1, 1], "no milestone at all"
 
 
 def test_poly() -> None:
@@ -55,7 +58,7 @@ def test_factors_stay_between_0_and_1(schedule: str) -> None:
 
 
 def test_rates_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five steps an epoch: warm-up in the first phase only, then each phase's own schedule."""
+    """Five steps an epoch: one warm-up, then a schedule that runs through the search and the fine-tuning."""
     rates: list[list[float]] = []
     step = torch.optim.SGD.step
 
@@ -67,11 +70,29 @@ def test_rates_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     training = {"schedule": "poly", "power": 1.0, "warmup_epochs": 0.8, "phases": {"search": 2, "fine_tune": 1}}
     run(learner="maskconnect", epochs=3, lr=0.5, update="literal", lr_scale=10.0, training=training)
     weights, masks = rates[:20:2], rates[1:20:2]  # two optimisers take turns in the search
-    search = [0.25, 0.5, 0.75, 1, *(1 - i / 6 for i in range(6))]
+    whole = [0.25, 0.5, 0.75, 1, *(1 - i / 11 for i in range(11))]
+    search = whole[:10]
     assert [rate for (rate,) in weights] == pytest.approx([0.5 * factor for factor in search])
     assert [rate for (rate,) in masks] == pytest.approx([5 * factor for factor in search])
-    # A fifth of the rate for fine-tuning, and no masks any more.
-    assert [rate for (rate,) in rates[20:]] == pytest.approx([0.1 * (1 - i / 5) for i in range(5)])
+    # No masks any more.
+    assert [rate for (rate,) in rates[20:]] == pytest.approx([0.5 * factor for factor in whole[10:]])
+
+
+def test_rates_of_the_paper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search at 1, 1/10, 1/100 of the rate; after the freeze the last two plateaux again."""
+    rates: list[float] = []
+    step = torch.optim.SGD.step
+
+    def spy(self: torch.optim.SGD, *args: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", spy)
+    phases = {"search": 3, "fine_tune": {"share": 1, "lr": 0.1, "milestones": [0.5]}}
+    run(learner="maskconnect", epochs=4, lr=0.1, training={"schedule": "step", "phases": phases})
+    search, tuning = rates[:30:2], rates[30:]  # the weights' and the masks' optimisers take turns
+    assert search == pytest.approx([0.1] * 8 + [0.01] * 4 + [0.001] * 3)
+    assert tuning == pytest.approx([0.01] * 3 + [0.001] * 2)
 
 
 # -- optimisers ---------------------------------------------------------------------------------

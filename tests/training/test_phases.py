@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,26 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.runs import graph, run
+from tests.training.runs import Stopping, assert_same, graph, history, run, send
 from tests.training.toys import noisy, toy
 from topolearn.compiler import Network, prune
-from topolearn.errors import OptionError
+from topolearn.errors import CheckpointError, OptionError
 from topolearn.graph.passes import UnitWeights
 from topolearn.learners import Phase, make_learner
 from topolearn.training.data import Data
-from topolearn.training.phases import begin_phase, freeze_affine, recalibrate, schedule
+from topolearn.training.optim import lr_factor
+from topolearn.training.options import PhaseOptions, TrainOptions
+from topolearn.training.phases import Scheduled, begin_phase, freeze_affine, recalibrate, schedule
 
 LEARNERS = ("maskconnect", "continuous", "sparsemask", "fixed")
 
 
+def planned(learner: str, epochs: int, phases: dict[str, Any]) -> tuple[Scheduled, ...]:
+    return schedule(make_learner(learner, graph()), epochs, TrainOptions(phases=phases).phases)
+
+
 def dealt(learner: str, epochs: int, **shares: float) -> dict[str, int]:
-    return {item.phase.name: item.epochs for item in schedule(make_learner(learner, graph()), epochs, shares)}
+    return {item.phase.name: item.epochs for item in planned(learner, epochs, shares)}
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
@@ -40,9 +47,9 @@ def test_every_total_is_dealt_out_whole(learner: str) -> None:
 
 
 def test_shares_replace_the_plan() -> None:
-    assert dealt("maskconnect", 10) == {"search": 7, "fine_tune": 3}
-    assert dealt("maskconnect", 10, search=1, fine_tune=1) == {"search": 5, "fine_tune": 5}
-    assert dealt("maskconnect", 10, fine_tune=0.7) == {"search": 5, "fine_tune": 5}
+    assert dealt("maskconnect", 10) == {"search": 5, "fine_tune": 5}
+    assert dealt("maskconnect", 10, search=3, fine_tune=2) == {"search": 6, "fine_tune": 4}
+    assert dealt("maskconnect", 10, fine_tune=0.75) == {"search": 4, "fine_tune": 6}
     assert dealt("maskconnect", 40, search=30, fine_tune=10) == {"search": 30, "fine_tune": 10}
     assert dealt("sparsemask", 5, retrain=1e-9) == {"search": 4, "retrain": 1}
     assert dealt("continuous", 2, search=1e9) == {"search": 1, "fine_tune": 1}
@@ -51,6 +58,75 @@ def test_shares_replace_the_plan() -> None:
 def test_a_share_of_0_switches_a_phase_off() -> None:
     assert dealt("maskconnect", 10, fine_tune=0) == {"search": 10}
     assert dealt("maskconnect", 1, search=0) == {"fine_tune": 1}
+
+
+def test_a_phase_may_have_a_learning_rate_and_milestones_of_its_own() -> None:
+    search, tune = planned("maskconnect", 164, {"search": 0.75, "fine_tune": {"share": 0.25, "lr": 0.1}})
+    assert (search.epochs, search.phase.lr, search.milestones) == (123, 1.0, None)
+    assert (tune.epochs, tune.phase.lr, tune.milestones) == (41, 0.1, None)
+    search, tune = planned("maskconnect", 10, {"search": {"milestones": [0.5]}, "fine_tune": {"milestones": []}})
+    assert (search.epochs, search.phase.lr, search.milestones) == (5, 1.0, (0.5,))
+    assert (tune.epochs, tune.phase.lr, tune.milestones) == (5, 1.0, ()), "what is not given is the plan's"
+    (tune,) = planned("maskconnect", 3, {"search": {"share": 0, "lr": 0.3}, "fine_tune": {"lr": 0.5}})
+    assert (tune.phase.name, tune.epochs, tune.phase.lr) == ("fine_tune", 3, 0.5)
+
+
+def spans(*scheduled: Scheduled) -> list[tuple[int, int, bool]]:
+    return [(each.before, each.span, each.opens) for each in scheduled]
+
+
+def test_a_schedule_runs_through_phases_that_continue_it() -> None:
+    assert spans(*planned("maskconnect", 10, {"search": 0.4, "fine_tune": 0.6})) == [(0, 10, True), (4, 10, True)]
+    for own in ({"lr": 0.5}, {"milestones": [0.5]}):
+        assert spans(*planned("maskconnect", 10, {"fine_tune": own})) == [(0, 5, True), (0, 5, False)]
+    assert spans(*planned("maskconnect", 10, {"search": 0})) == [(0, 10, True)]
+    search, tune = planned("maskconnect", 10, {"search": {"lr": 0.3, "milestones": [0.25]}})
+    assert (tune.phase.lr, tune.milestones) == (search.phase.lr, search.milestones) == (0.3, (0.25,))
+    assert spans(*planned("sparsemask", 10, {"search": 1, "retrain": 1})) == [(0, 5, True), (0, 5, False)]
+
+
+def test_one_schedule_in_two_phases_gives_the_rates_of_one_phase() -> None:
+    options = TrainOptions(schedule="step", milestones=(0.3, 0.8), warmup_epochs=0.5)
+    search, tune = planned("maskconnect", 10, {"search": 0.4, "fine_tune": 0.6})
+    rates = [search.lr_factor(options, step, 7) for step in range(28)]
+    rates += [tune.lr_factor(options, step, 7) for step in range(42)]
+    assert rates == [lr_factor(options, step, 70, warmup=4) for step in range(70)]
+
+
+def test_a_phase_with_its_own_rate_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    phases = {"search": {"share": 3, "milestones": [0.4]}, "fine_tune": {"share": 2, "lr": 0.1, "milestones": [0.5]}}
+    training = {"schedule": "step", "phases": phases}
+    run(tmp_path / "whole", training=training)
+    with pytest.raises(KeyboardInterrupt):  # in the middle of the fine-tuning, past its milestone
+        run(tmp_path / "parts", training=training, loss=Stopping(lambda: send(signal.SIGINT), at=[22]))
+    other = phases | {"fine_tune": phases["fine_tune"] | {"lr": 0.2}}
+    with pytest.raises(CheckpointError, match=r"began with training\.phases\.fine_tune\.lr 0\.1, not 0\.2"):
+        run(tmp_path / "parts", training=training | {"phases": other}, resume=True)
+    run(tmp_path / "parts", training=training, resume=True)
+    assert_same(tmp_path / "whole", tmp_path / "parts")
+    rates = [record["lr"] for record in history(tmp_path / "parts") if record["phase"] == "fine_tune"]
+    assert rates == pytest.approx([0.005, 0.0005])
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        (0.25, 0.25),
+        (1, 1.0),
+        ({"share": 0.25}, 0.25),
+        ({"share": 0.25, "lr": None}, 0.25),
+        ({"lr": 1}, {"lr": 1.0}),
+        ({"share": 0, "milestones": [0.5]}, {"share": 0.0, "milestones": (0.5,)}),
+        ({}, {}),
+    ],
+)
+def test_phase_options_in_their_shortest_form(given: Any, plain: Any) -> None:
+    options = TrainOptions(phases={"search": given})
+    assert options.model_dump()["phases"] == {"search": plain}
+    again = TrainOptions(**options.model_dump())
+    assert again == options
+    assert hash(again) == hash(options)
+    assert PhaseOptions.model_validate(options.phases["search"]) == options.phases["search"]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +140,7 @@ def test_a_share_of_0_switches_a_phase_off() -> None:
 )
 def test_impossible_plans(epochs: int, shares: dict[str, float], text: str) -> None:
     with pytest.raises(OptionError) as caught:
-        schedule(make_learner("maskconnect", graph()), epochs, shares)
+        planned("maskconnect", epochs, shares)
     assert str(caught.value) == text
 
 
@@ -93,11 +169,10 @@ def test_search_alone_is_pruned_in_the_end() -> None:
 def test_without_a_search_the_start_decides() -> None:
     result = run(learner="maskconnect", epochs=1, training={"phases": {"search": 0}}, fan_in=1)
     assert result.searched_metrics == {}
-    # All masks are equal, and ties go to the latest candidates.
-    assert [(edge.src, edge.dst) for edge in result.graph.edges if edge.dst in ("b2", "head")] == [
-        ("a3", "b2"),
-        ("b2", "head"),
-    ]
+    # All masks are equal, and ties go by an order of the seed's.
+    start = make_learner("maskconnect", graph(), {"fan_in": 1, "seed": 0})
+    assert result.graph.nodes.keys() == prune(Network(graph(), start)).graph.nodes.keys()
+    assert len(result.graph.nodes) < len(graph().nodes)
 
 
 # -- what a phase starts from -------------------------------------------------------------------

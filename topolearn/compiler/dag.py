@@ -60,7 +60,7 @@ class DAG(nn.Module):
         Args:
             inputs: (N, C, H, W) or (N, features); a mapping by input id where there are several.
             weights: (E,) effective edge weights; Python numbers are constants, and those equal to 0
-                cost nothing.
+                cost nothing but between sets of siblings, whose weights are one matrix.
 
         Returns:
             The output, or a dict by node id where there are several.

@@ -39,7 +39,7 @@ class Matrix:
         else:
             index = self.constant("index", weights.device, lambda: [max(0, edge) for edge in self.flat])
             there = self.constant("there", weights.device, lambda: [edge != NO_EDGE for edge in self.flat])
-            values = torch.where(there, weights[index], 0.0).view(self.shape)
+            values = weights[index].masked_fill(~there, 0.0).view(self.shape)
         if self.all_learn:
             return values
         if not self.learns:

@@ -48,7 +48,8 @@ class MeanDivisor(nn.Module):
             return weights
         counted = torch.ones_like(weights) if active is None else active.to(weights.dtype)
         counts = weights.new_zeros(self.rows).index_add(0, self.target, counted)
-        return weights / torch.where(self.mean, counts[self.target].clamp(min=1), 1.0)
+        # Not torch.where: on a GPU it would copy the number there, and wait.
+        return weights / counts[self.target].clamp(min=1).masked_fill(~self.mean, 1.0)
 
 
 class Network(nn.Module):

@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from topolearn.compiler.modules.base import STACKABLE, BatchNorm
+from topolearn.compiler.modules.base import STACKABLE, BatchNorm, ConvUnit
 
 _PER_ELEMENT = (nn.Sequential, nn.Identity, nn.ReLU, nn.ReLU6)
+WIDENING = 3
+"""Output channels over input channels from which a 1 x 1 convolution takes its batch statistics from its input."""
 _PER_MAP = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
 
@@ -47,6 +49,10 @@ def stack(members: Sequence[nn.Module]) -> nn.Module | None:
         if child is not None and stacked is None:
             return None
         children[name] = stacked
+    if isinstance(first, ConvUnit) and first.layout[:2] == ("conv", "bn"):
+        conv, norm = children["conv"], children["bn"]
+        if isinstance(norm, StackedBatchNorm) and WideningConvBatchNorm.suits(conv):
+            children |= {"conv": WideningConvBatchNorm(conv, norm), "bn": nn.Identity()}
     together = copy.copy(first)
     together.__dict__["_modules"] = children
     return together
@@ -118,8 +124,7 @@ class StackedBatchNorm(_Stacked):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise, and in training bring the members' running statistics up to date."""
-        first = self.members[0]
-        assert isinstance(first, nn.BatchNorm2d)
+        first = self.first
         x = x.expand(-1, self.count, -1, -1, -1).flatten(1, 2)
         mean, var = self.joined("running_mean"), self.joined("running_var")
         weight, bias = self.joined("weight"), self.joined("bias")
@@ -128,16 +133,92 @@ class StackedBatchNorm(_Stacked):
             return with_branches(F.batch_norm(x, mean, var, weight, bias, False, 0.0, first.eps), self.count)
         assert mean is not None
         assert var is not None
+        y = F.batch_norm(x, mean, var, weight, bias, True, self.count_batch(), first.eps)
+        self.write_back(mean, var)
+        return with_branches(y, self.count)
+
+    @property
+    def first(self) -> nn.BatchNorm2d:
+        """A member, for what they have in common."""
+        first = self.members[0]
+        assert isinstance(first, nn.BatchNorm2d)
+        return first
+
+    def count_batch(self) -> float:
+        """Count a training batch; the weight that its statistics get in the running ones."""
         tracked = self.tensors("num_batches_tracked")
         torch._foreach_add_(tracked, 1)
-        momentum = first.momentum
-        if momentum is None:  # a cumulative mean
-            momentum = 1.0 / float(tracked[0])
-        y = F.batch_norm(x, mean, var, weight, bias, True, momentum, first.eps)
+        momentum = self.first.momentum
+        return 1.0 / float(tracked[0]) if momentum is None else momentum  # None: a cumulative mean
+
+    def write_back(self, mean: Tensor, var: Tensor) -> None:
+        """Give the members their new running statistics."""
         with torch.no_grad():
             torch._foreach_copy_(self.tensors("running_mean"), mean.chunk(self.count))
             torch._foreach_copy_(self.tensors("running_var"), var.chunk(self.count))
-        return with_branches(y, self.count)
+
+
+class WideningConvBatchNorm(nn.Module):
+    """A 1 x 1 convolution to more channels, and its batch normalisation, as one matrix product.
+
+    The mean and variance of ``z = W h`` follow from those of the narrow h: E z = W E h and
+    var z = diag(W cov(h) W^T). So z, the widest tensor of a bottleneck, is neither stored nor read
+    again: ``gamma (z - E z) / sqrt(var z + eps) + beta`` is a product with a scaled W. Gradients are
+    autograd's, through the same formula.
+    """
+
+    def __init__(self, conv: StackedConv, norm: StackedBatchNorm) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = norm
+
+    @staticmethod
+    def suits(conv: nn.Module | None) -> TypeGuard[StackedConv]:
+        """Whether ``conv`` widens enough, at every position by itself."""
+        return isinstance(conv, StackedConv) and conv.pointwise and conv.channels[0] >= WIDENING * conv.channels[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, B, C, H, W) -> (N, B, C', H, W)."""
+        norm, conv = self.norm, self.conv
+        batch, count, narrow = x.shape[:3]
+        values = batch * x.shape[3] * x.shape[4]
+        training = norm.first.training and values > 1
+        bias = conv.joined("bias")
+        if count != conv.count or bias is not None or not _suits_matmul(x):
+            y: Tensor = norm(conv(x))
+            return y
+        weight, running_mean, running_var = (
+            conv.joined("weight"),
+            norm.joined("running_mean"),
+            norm.joined("running_var"),
+        )
+        assert weight is not None
+        assert running_mean is not None
+        assert running_var is not None
+        w = weight.view(count, -1, narrow)
+        if training:
+            with torch.autocast(x.device.type, enabled=False):
+                h = x.flatten(3).to(w.dtype)
+                center = h.mean((0, 3))
+                centred = h - center[:, :, None]
+                covariance = torch.matmul(centred, centred.transpose(2, 3)).sum(0) / values
+                mean = torch.matmul(w, center[:, :, None]).flatten()
+                var = (torch.matmul(w, covariance) * w).sum(2).flatten()
+            momentum = norm.count_batch()
+            with torch.no_grad():
+                unbiased = var * (values / (values - 1))
+                norm.write_back(torch.lerp(running_mean, mean, momentum), torch.lerp(running_var, unbiased, momentum))
+        else:
+            mean, var = running_mean, running_var
+        scale = torch.rsqrt(var + norm.first.eps)
+        gamma, beta = norm.joined("weight"), norm.joined("bias")
+        shift = -mean * scale
+        if gamma is not None and beta is not None:
+            scale, shift = scale * gamma, shift * gamma + beta
+        # The shift as one more column of W, met by a channel of ones: no pass over the wide tensor for it.
+        wide = torch.cat([w * scale.view(count, -1, 1), shift.view(count, -1, 1)], 2)
+        h = torch.cat([x.flatten(3), x.new_ones(batch, count, 1, x.shape[3] * x.shape[4])], 2)
+        return torch.matmul(wide, h).view(batch, count, -1, *x.shape[3:])
 
 
 class Merged(nn.Module):

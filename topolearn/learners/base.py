@@ -34,6 +34,8 @@ class Phase:
         weights: What a phase after pruning starts from: ``carry`` the trained weights, or ``fresh``
             ones (a backbone starts from its pretrained weights again).
         lr: Peak learning rate of the phase over that of the run.
+        continues: Whether the learning rate's schedule runs through the phase before and this one as
+            one, instead of starting again; not where the run gives the phase a rate of its own.
         freeze_affine: Whether scale and shift of batch normalisations stay as they are.
         recalibrate: Whether the statistics of batch normalisations are computed anew on training
             data before the phase.
@@ -45,6 +47,7 @@ class Phase:
     search: bool = False
     weights: Literal["carry", "fresh"] = "carry"
     lr: float = 1.0
+    continues: bool = False
     freeze_affine: bool = False
     recalibrate: bool = False
     passes: tuple[Pass, ...] = ()
@@ -78,6 +81,8 @@ class EdgeLearner(nn.Module, ABC):
         options_type: Its options.
         shares_optimizer: Whether its parameters go into the weights' optimiser, as groups of their
             own; otherwise plain SGD moves them.
+        capturable: Whether a CUDA graph can hold its step: :meth:`draw` makes all its random numbers,
+            and nothing else reads from the device or depends on the step's number.
 
     Attributes:
         graph: The searched graph.
@@ -88,6 +93,7 @@ class EdgeLearner(nn.Module, ABC):
     learner_name: ClassVar[str]
     options_type: ClassVar[type[Options]]
     shares_optimizer: ClassVar[bool] = False
+    capturable: ClassVar[bool] = False
 
     graph: Graph
     options: Options
@@ -112,8 +118,21 @@ class EdgeLearner(nn.Module, ABC):
     def begin(self, schedule: SearchSchedule) -> None:
         """Hear about the search ahead; called before its first step and after a resume."""
 
-    def heed_lr(self, lr: float) -> None:
-        """Hear the learning rate of the step just taken; ``topolearn.optimizers`` sees to it."""
+    def draw(self) -> None:
+        """Fill registered buffers with the random numbers of the step ahead, unless that is done.
+
+        Called before the step, outside whatever is captured; :meth:`edge_weights` sees to it elsewhere.
+        """
+
+    def end_draw(self) -> None:
+        """End the draw; part of :meth:`after_step`, called after one that was replayed on the device."""
+
+    def heed_lr(self, lr: float | Tensor) -> None:
+        """Hear the learning rate of the step just taken; ``topolearn.optimizers`` sees to it.
+
+        Args:
+            lr: A number, or a scalar on the device where the step is captured.
+        """
 
     def after_step(self) -> None:
         """Project or clip the parameters after an optimiser step, and end the draw."""
@@ -121,6 +140,10 @@ class EdgeLearner(nn.Module, ABC):
     @abstractmethod
     def topology(self) -> Topology:
         """The closed topology that it would keep now; deterministic."""
+
+    def edge_values(self) -> Tensor:
+        """(E,) what it thinks of every edge, kept or not, for pictures: in eval mode, its edge weights."""
+        return self.edge_weights()
 
     @abstractmethod
     def phases(self) -> tuple[Phase, ...]:

@@ -78,6 +78,7 @@ class Continuous(EdgeLearner):
 
     options_type = ContinuousOptions
     shares_optimizer = True
+    capturable = True
     options: ContinuousOptions
     scale: Tensor
 
@@ -108,7 +109,7 @@ class Continuous(EdgeLearner):
         scale = [math.log(degree) if self.options.penalty == "adaptive" else 1.0 for degree in degrees]
         self.register_buffer("scale", torch.tensor(scale)[self.candidates.target], persistent=False)
         self.strength = 0.0
-        self._lr: float | None = None
+        self._lr: float | Tensor | None = None
         self.begin(REFERENCE_SCHEDULE)
 
     def begin(self, schedule: SearchSchedule) -> None:
@@ -134,7 +135,7 @@ class Continuous(EdgeLearner):
         """alpha, at the weights' settings but without weight decay."""
         return [{"params": [self.alpha], "lr": lr, "weight_decay": 0.0}]
 
-    def heed_lr(self, lr: float) -> None:
+    def heed_lr(self, lr: float | Tensor) -> None:
         """Remember the rate of the step just taken, for soft-thresholding."""
         self._lr = lr
 

@@ -41,6 +41,7 @@ class Fixed(EdgeLearner):
     """
 
     options_type = FixedOptions
+    capturable = True
     options: FixedOptions
     mask: Tensor
 

@@ -100,9 +100,11 @@ class MaskConnect(EdgeLearner):
     """
 
     options_type = MaskConnectOptions
+    capturable = True
     options: MaskConnectOptions
     fan_in: int
     noise: Tensor
+    order: Tensor
     before: Tensor
     top_ups: Tensor
 
@@ -127,35 +129,38 @@ class MaskConnect(EdgeLearner):
         self.register_buffer("noise", torch.zeros(len(self.candidates)))
         self.register_buffer("before", self.mask.detach().clone())
         self.register_buffer("top_ups", torch.zeros((), dtype=torch.long))
+        order = torch.rand(self.candidates.valid.shape, generator=torch.Generator().manual_seed(seed)).argsort(dim=1)
+        self.register_buffer("order", order, persistent=False)
         self.random = RandomState(seed)
-        self._step = self._peak = STEP if self.options.step is None else self.options.step
+        self._peak = STEP if self.options.step is None else self.options.step
+        self._step: float | Tensor = self._peak
         self._pull: Tensor | None = None
 
-    def _draw(self) -> None:
+    def draw(self) -> None:
+        """Fill the noise of the step, and note where its masks stand."""
         if self.training and not self.random.drawn:
             mask = self.mask.detach()
-            self.noise.copy_(self.random.gumbel(len(self.noise)))
-            self.random.drawn = True
+            self.random.fill(self.noise, self.random.gumbel(len(self.noise)))
             self.before.copy_(mask)
             positive = self.candidates.table((mask > 0).long(), 0).sum(1)
             self.top_ups += (positive < self.candidates.count.clamp(max=self.fan_in)).sum()
 
     def chosen(self) -> Tensor:
-        """(L,) bool: the drawn masks; in eval mode the K largest (ties: the latest candidates)."""
-        self._draw()
+        """(L,) bool: the drawn masks; in eval mode the K largest (ties: in an order drawn by the seed)."""
+        self.draw()
         mask = self.mask.detach()
         if self.training:
             # The K largest of log p + Gumbel noise are a draw of K without replacement from p. The
             # normalisation of p shifts all candidates of a node alike, so it can be left out.
-            logs = torch.where(mask > 0, torch.log(mask.float().clamp(min=_TINY)), _NEVER)
+            # Not torch.where: it would copy the number to the device, and wait for that.
+            logs = torch.log(mask.float().clamp(min=_TINY)).masked_fill(mask <= 0, _NEVER)
             scores = logs + self.noise.float()
         else:
             scores = mask
-        table = self.candidates.table(scores, -torch.inf)
-        # A stable sort from the last candidate to the first gives ties to the latest.
-        order = table.flip(1).argsort(dim=1, descending=True, stable=True)
-        best = table.shape[1] - 1 - order[:, : self.fan_in]
-        picked = torch.zeros_like(table, dtype=torch.bool).scatter(1, best, True) & self.candidates.valid
+        # A stable sort of the candidates in an order drawn by the seed: no place is better than another.
+        shuffled = self.candidates.table(scores, -torch.inf).gather(1, self.order)
+        best = self.order.gather(1, shuffled.argsort(dim=1, descending=True, stable=True)[:, : self.fan_in])
+        picked = torch.zeros_like(self.candidates.valid).scatter(1, best, True) & self.candidates.valid
         return picked.flatten()[self.candidates.cell]
 
     def edge_weights(self) -> Tensor:
@@ -176,7 +181,7 @@ class MaskConnect(EdgeLearner):
             rate = lr * (LR_SCALE if self.options.lr_scale is None else self.options.lr_scale)
         return [{"params": [self.mask], "lr": rate, "momentum": 0.0, "weight_decay": 0.0}]
 
-    def heed_lr(self, lr: float) -> None:
+    def heed_lr(self, lr: float | Tensor) -> None:
         """Hear the masks' rate of the step just taken; their gradient is still there, and noted too."""
         self._step = lr
         self._pull = None if self.mask.grad is None else self.mask.grad.detach().clone()
@@ -190,6 +195,10 @@ class MaskConnect(EdgeLearner):
                 self.mask.copy_(self.before - self._step * self._balanced(pull))
             self.mask.clamp_(0, 1)
         self._pull = None
+        self.end_draw()
+
+    def end_draw(self) -> None:
+        """The next step draws anew."""
         self.random.drawn = False
 
     def _balanced(self, gradient: Tensor) -> Tensor:
@@ -213,9 +222,18 @@ class MaskConnect(EdgeLearner):
         ]
         return Topology(tuple(keep), tuple(weights)).close(self.graph)
 
+    def edge_values(self) -> Tensor:
+        """(E,) the real masks m~, and fixed edges."""
+        return self.candidates.spread(self.mask)
+
     def phases(self) -> tuple[Phase, ...]:
-        """Search with drawn masks, then fine-tune with the masks frozen to the top K."""
-        return (Phase("search", 0.7, search=True), Phase("fine_tune", 0.3, lr=0.2))
+        """Search with drawn masks, then fine-tune with the masks frozen to the top K.
+
+        The weights' learning rate runs through both as it does in a network of fixed wiring. In a short
+        run (ResNet-20, CIFAR-100 with coarse labels, 10 epochs, one seed) that gave 39.8 %, a search of 7
+        epochs whose rate fell to 0, with 3 epochs after it at a fifth of the rate, 37.3 %.
+        """
+        return (Phase("search", 0.5, search=True), Phase("fine_tune", 0.5, continues=True))
 
     def summary(self) -> dict[str, float]:
         """Range of the masks and how decided they are."""

@@ -29,6 +29,12 @@ class RandomState(nn.Module):
         """(count,) standard normal numbers."""
         return torch.randn(count, generator=self.generator)
 
+    def fill(self, buffer: Tensor, numbers: Tensor) -> None:
+        """Put the step's numbers into ``buffer`` without waiting for its device; from now on it is drawn."""
+        numbers = numbers.to(buffer.dtype)
+        buffer.copy_(numbers.pin_memory() if buffer.is_cuda else numbers, non_blocking=True)
+        self.drawn = True
+
     def get_extra_state(self) -> Tensor:
         """The generator's state and, as its last byte, ``drawn``; a uint8 tensor."""
         return torch.cat([self.generator.get_state(), torch.tensor([self.drawn], dtype=torch.uint8)])

@@ -69,6 +69,7 @@ class SparseMask(EdgeLearner):
 
     options_type = SparseMaskOptions
     shares_optimizer = True
+    capturable = True
     options: SparseMaskOptions
     noise: Tensor
 
@@ -97,13 +98,16 @@ class SparseMask(EdgeLearner):
         if self.options.penalty_strength == "auto":
             self.strength = max(0.01, 300 / schedule.steps * 0.05 / schedule.peak_lr)
 
+    def draw(self) -> None:
+        """Fill the noise of the step."""
+        if self.training and not self.random.drawn:
+            self.random.fill(self.noise, self.random.normal(len(self.noise)))
+
     def gates(self) -> Tensor:
         """(L,) w: noisy while training, clean otherwise."""
         if not self.training:
             return self.gate.clamp(0, 2)
-        if not self.random.drawn:
-            self.noise.copy_(self.random.normal(len(self.noise)))
-            self.random.drawn = True
+        self.draw()
         return (self.gate + self.options.noise * self.noise).clamp(0, 2)
 
     def edge_weights(self) -> Tensor:
@@ -131,6 +135,10 @@ class SparseMask(EdgeLearner):
         """Clamp v to [0, 2] and end the draw."""
         with torch.no_grad():
             self.gate.clamp_(0, 2)
+        self.end_draw()
+
+    def end_draw(self) -> None:
+        """The next step draws anew."""
         self.random.drawn = False
 
     def topology(self) -> Topology:

@@ -1,8 +1,21 @@
 """Tables and pictures of graphs and runs."""
 
+from topolearn.report.learned import Learned, read_learned
 from topolearn.report.matrix import adjacency
 from topolearn.report.picture import draw
 from topolearn.report.summary import facts, headline, node_table
 from topolearn.report.tables import Change, Figure, Table, compare
 
-__all__ = ["Change", "Figure", "Table", "adjacency", "compare", "draw", "facts", "headline", "node_table"]
+__all__ = [
+    "Change",
+    "Figure",
+    "Learned",
+    "Table",
+    "adjacency",
+    "compare",
+    "draw",
+    "facts",
+    "headline",
+    "node_table",
+    "read_learned",
+]

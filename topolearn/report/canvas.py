@@ -17,11 +17,14 @@ _METADATA: dict[str, dict[str, Any]] = {
     ".png": {"Software": "topolearn"},
     ".pdf": {"CreationDate": None, "Creator": "topolearn", "Producer": None},
 }
-DPI = 160
+DPI, RASTER_DPI = 160, 100
+"""Dots per inch of a PNG, and of what an SVG or PDF holds as an image."""
 MAX_PIXELS = 10_000
 """Longest side of a PNG; larger figures get fewer dots per inch."""
 POSITIVE, NEGATIVE = "#1f6feb", "#d1570c"
 """Colours of weights."""
+INK, DIM = "#24292f", "#57606a"
+"""Colours of text."""
 
 
 def check_path(path: Path) -> None:
@@ -41,6 +44,15 @@ def save(figure: Figure, path: Path) -> None:
     suffix = path.suffix.lower()
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "topolearn", "svg.fonttype": "path", "path.simplify": True}):
-        dpi = min(DPI, MAX_PIXELS / max(figure.get_size_inches()))
+        dpi = min(DPI if suffix == ".png" else RASTER_DPI, MAX_PIXELS / max(figure.get_size_inches()))
         figure.savefig(buffer, format=suffix[1:], dpi=dpi, metadata=_METADATA[suffix])
     write_atomically(path, buffer.getvalue())
+
+
+def text_width(text: str, size: float) -> float:
+    """Width in inches of a text of ``size`` points."""
+    from matplotlib.textpath import TextPath
+
+    if not text.strip():
+        return 0.0
+    return float(TextPath((0, 0), text, size=size).get_extents().max[0]) / 72

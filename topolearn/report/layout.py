@@ -1,7 +1,8 @@
 """Where the nodes and edges of a graph stand in a picture, in inches, y upwards.
 
 A graph in which hardly two nodes stand side by side becomes a line with arcs above and below;
-every other becomes layers from left to right, long edges led around the nodes between.
+every other becomes layers, columns from left to right or rows from top to bottom, long edges led
+around the nodes between.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ Point = tuple[float, float]
 Pair = tuple[str, str]
 
 GAP = 0.5
-"""Between layers."""
-ROW = 0.12
-"""Between nodes of a layer."""
+"""Between columns."""
+ROW_GAP = 0.34
+"""Between rows."""
+SPACE = 0.12
+"""Between nodes of a layer, but no more than their size."""
 LANE = 0.07
 """Between long edges that pass a layer."""
 MAX_LANES = 4000
@@ -38,7 +41,8 @@ class Layout:
 
     Attributes:
         centres: Id -> centre of the node.
-        curves: (src, dst) -> cubic Bézier splines: a start, then three points per piece.
+        curves: (src, dst) -> cubic Bézier splines: a start, then three points per piece. Two points
+            are the ends of a straight line.
         low: Lower left corner of everything.
         high: Upper right corner of everything.
         line: Whether the nodes stand on a line.
@@ -56,12 +60,18 @@ class Layout:
         ys = [y + sign * boxes[name].height / 2 for name, (_, y) in self.centres.items() for sign in (-1, 1)]
         for curve in self.curves.values():
             # A cubic stays within 3/4 of the way to its control points where both lie on one side.
+            xs += [0.25 * curve[0][0] + 0.75 * x for x, _ in curve]
             ys += [0.25 * curve[0][1] + 0.75 * y for _, y in curve]
         self.low, self.high = (min(xs), min(ys)), (max(xs), max(ys))
 
 
 def arrange(
-    nodes: Sequence[str], edges: Sequence[Pair], boxes: Mapping[str, Box], drawn: Sequence[Pair] | None = None
+    nodes: Sequence[str],
+    edges: Sequence[Pair],
+    boxes: Mapping[str, Box],
+    drawn: Sequence[Pair] | None = None,
+    *,
+    rows: bool = False,
 ) -> Layout:
     """Lay out a graph.
 
@@ -70,10 +80,17 @@ def arrange(
         edges: All edges, which decide the places.
         boxes: Sizes of the nodes.
         drawn: The edges that get curves, all where not given.
+        rows: Whether layers are rows, the first one on top, joined by straight lines; else columns.
     """
     layers = generations(nodes, edges)
     shown = edges if drawn is None else drawn
-    layout = _line(nodes, shown, boxes) if is_line(layers, edges) else _layered(layers, shown, boxes)
+    if is_line(layers, edges):
+        layout = _line(nodes, shown, boxes)
+    elif rows:
+        turned = {name: Box(box.height, box.width) for name, box in boxes.items()}
+        layout = _as_rows(_layered(layers, edges, shown, turned, ROW_GAP, 0.12))
+    else:
+        layout = _layered(layers, edges, shown, boxes, GAP, 0.22)
     layout.frame(boxes)
     return layout
 
@@ -137,12 +154,20 @@ def _arc(
 # -- layers ------------------------------------------------------------------------------------
 
 
-def _layered(layers: list[list[str]], edges: Sequence[Pair], boxes: Mapping[str, Box]) -> Layout:
+def _layered(
+    layers: list[list[str]],
+    edges: Sequence[Pair],
+    drawn: Sequence[Pair],
+    boxes: Mapping[str, Box],
+    gap: float,
+    slope: float,
+) -> Layout:
     depth = {name: index for index, layer in enumerate(layers) for name in layer}
-    routes = _routes(edges, depth)
-    sizes = {name: boxes[name].height + min(ROW, boxes[name].height) for name in depth}
+    routes = _routes(drawn, depth)
+    sizes = {name: boxes[name].height + min(SPACE, boxes[name].height) for name in depth}
     filled = [list(layer) for layer in layers]
-    links: list[Pair] = []
+    # Edges that are not drawn need no lanes, but what they join still belongs side by side.
+    links = [(src, dst) for src, dst in edges if depth[dst] == depth[src] + 1 and (src, dst) not in routes]
     for route in routes.values():
         for offset, lane in enumerate(route[1:-1], start=1):
             filled[depth[route[0]] + offset].append(lane)
@@ -152,7 +177,7 @@ def _layered(layers: list[list[str]], edges: Sequence[Pair], boxes: Mapping[str,
     _reduce_crossings(filled, before, after)
     ys = _heights(filled, sizes, before, after)
     widths = [max(boxes[name].width for name in layer) for layer in layers]
-    xs = _columns(widths, links, filled, ys)
+    xs = _columns(widths, links, filled, ys, gap, slope)
     column = {name: index for index, layer in enumerate(filled) for name in layer}
     centres = {name: (xs[depth[name]], ys[name]) for name in depth}
     curves = {}
@@ -263,9 +288,15 @@ def _spread(want: Sequence[float], sizes: Sequence[float]) -> list[float]:
 
 
 def _columns(
-    widths: Sequence[float], links: Sequence[Pair], layers: Sequence[Sequence[str]], ys: Mapping[str, float]
+    widths: Sequence[float],
+    links: Sequence[Pair],
+    layers: Sequence[Sequence[str]],
+    ys: Mapping[str, float],
+    gap: float,
+    slope: float,
 ) -> list[float]:
-    """Centre of each layer; steep edges between two layers push them apart."""
+    """Centre of each layer; steep edges between two layers push them apart, less where layers are many."""
+    most = min(1.3, 14.0 / len(layers))
     column = {name: index for index, layer in enumerate(layers) for name in layer}
     rise = [0.0] * len(layers)
     for src, dst in links:
@@ -273,9 +304,18 @@ def _columns(
             rise[index] = max(rise[index], abs(ys[src] - ys[dst]))
     xs = [widths[0] / 2]
     for index in range(1, len(widths)):
-        gap = GAP + min(1.3, 0.22 * rise[index - 1])
-        xs.append(xs[-1] + (widths[index - 1] + widths[index]) / 2 + gap)
+        apart = gap + min(most, slope * rise[index - 1])
+        xs.append(xs[-1] + (widths[index - 1] + widths[index]) / 2 + apart)
     return xs
+
+
+def _as_rows(layout: Layout) -> Layout:
+    """Columns from left to right as rows from top to bottom; edges that pass no row become straight lines."""
+    curves = {pair: [curve[0], curve[-1]] if len(curve) == 4 else curve for pair, curve in layout.curves.items()}
+    return Layout(
+        {name: (-y, -x) for name, (x, y) in layout.centres.items()},
+        {pair: [(-y, -x) for x, y in curve] for pair, curve in curves.items()},
+    )
 
 
 def _through(stops: Sequence[tuple[float, float, float]]) -> list[Point]:

@@ -1,91 +1,138 @@
-"""The learnable edges of a graph as a matrix of their values."""
+"""The learnable edges of a graph as matrices of their values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from topolearn.errors import GraphError
 from topolearn.graph import Graph
-from topolearn.report.canvas import NEGATIVE, POSITIVE, check_path, save
-
-MAX_LABELS = 40
-"""Most labels on an axis; of more, every n-th is written."""
+from topolearn.report.canvas import check_path, save
+from topolearn.report.layout import range_text, stem
 
 
-def adjacency(graph: Graph, path: Path | str, weights: Sequence[float] | None = None, title: str | None = None) -> None:
+@dataclass(frozen=True)
+class Panel:
+    """One matrix: targets (rows) by sources (columns).
+
+    Attributes:
+        targets: Ids, in the graph's order.
+        sources: Ids, in the graph's order.
+        cells: (row, column) -> number of the edge.
+        rows: The targets by range and shape: the stages of a network.
+        columns: The sources likewise.
+    """
+
+    targets: tuple[str, ...]
+    sources: tuple[str, ...]
+    cells: dict[tuple[int, int], int]
+    rows: tuple[tuple[str, ...], ...]
+    columns: tuple[tuple[str, ...], ...]
+
+    @property
+    def title(self) -> str:
+        """Its sources and targets as ranges, as ``a[1..8] → b[1..8]``."""
+        return f"{_text(self.columns)} → {_text(self.rows)}"
+
+
+def _text(groups: Sequence[Sequence[str]]) -> str:
+    """All groups as ranges; one range where they differ by shape only."""
+    names = [name for group in groups for name in group]
+    if len({stem(name) for name in names}) == 1:
+        return range_text(names)
+    words = [range_text(group) for group in groups]
+    return ", ".join(words) if len(words) < 3 else f"{words[0]} … {words[-1]}"
+
+
+def panels(graph: Graph) -> list[Panel]:
+    """The matrices that hold all learnable edges of a graph: no two have a source or a target in common.
+
+    A complete graph is one; of modules that read the module before only, every two neighbours are one.
+    """
+    # Union-find over targets that have a source in common.
+    parent = {target: target for target in graph.candidates}
+
+    def root(target: str) -> str:
+        while parent[target] != target:
+            parent[target] = target = parent[parent[target]]
+        return target
+
+    first: dict[str, str] = {}
+    for target, indices in graph.candidates.items():
+        for index in indices:
+            parent[root(target)] = root(first.setdefault(graph.edges[index].src, target))
+    together: dict[str, list[str]] = {}
+    for target in graph.nodes:
+        if target in parent:
+            together.setdefault(root(target), []).append(target)
+    return [_panel(graph, targets) for targets in together.values()]
+
+
+def _panel(graph: Graph, targets: Sequence[str]) -> Panel:
+    indices = [index for target in targets for index in graph.candidates[target]]
+    used = {graph.edges[index].src for index in indices}
+    sources = [name for name in graph.nodes if name in used]
+    row, column = ({name: i for i, name in enumerate(names)} for names in (targets, sources))
+    cells = {(row[graph.edges[index].dst], column[graph.edges[index].src]): index for index in indices}
+    return Panel(tuple(targets), tuple(sources), cells, _stages(graph, targets), _stages(graph, sources))
+
+
+def _stages(graph: Graph, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Neighbours of one range and one shape of output."""
+    groups: list[list[str]] = []
+    for name in names:
+        last = groups[-1][-1] if groups else None
+        if last is not None and stem(last) == stem(name) and graph.shapes[last] == graph.shapes[name]:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    return tuple(map(tuple, groups))
+
+
+def kept_edges(searched: Graph, learned: Graph) -> list[bool]:
+    """(E,) whether each edge of ``searched`` is in ``learned``, on its own or by way of a node that pruning added."""
+    pairs = {(edge.src, edge.dst) for edge in learned.edges}
+    added = {edge.dst: edge.src for edge in learned.edges if edge.dst not in searched.nodes}
+    pairs |= {(added[src], dst) for src, dst in pairs if src in added}
+    return [(edge.src, edge.dst) in pairs for edge in searched.edges]
+
+
+def adjacency(
+    graph: Graph,
+    path: Path | str,
+    values: Sequence[float] | None = None,
+    learned: Graph | None = None,
+    title: str | None = None,
+) -> None:
     """Draw targets (rows) by sources (columns) of the learnable edges, coloured by their values.
+
+    What has no source and no target in common becomes a matrix of its own: one for each pair of
+    neighbouring modules of a ResNeXt. Kept edges are blue (negative ones orange) with a border, dropped
+    ones grey; the darker, the larger. In an SVG the group ``kept`` holds the borders, where cells are large
+    enough to have any.
 
     Args:
         graph: A graph with learnable edges, the searched one.
         path: An SVG, PNG or PDF file; appears whole or not at all.
-        weights: (E,) values of all edges, 0 for dropped ones; the edges' own where not given.
+        values: (E,) a learner's values of all edges, as masks; the edges' own weights where not given.
+        learned: What is left of ``graph``; where not given, edges whose value is 0 are the dropped ones.
         title: What stands above, the graph's name where not given.
 
     Raises:
-        TopolearnError: No learnable edges, as many weights as edges are not given, or a file that
+        TopolearnError: No learnable edges, as many values as edges are not given, or a file that
             cannot be written.
     """
     path = Path(path)
     check_path(path)
     if not graph.candidates:
-        raise GraphError(f"graph '{graph.name}' has no learnable edges to draw")
-    values = [edge.weight for edge in graph.edges] if weights is None else [float(weight) for weight in weights]
-    if len(values) != len(graph.edges):
-        raise GraphError(f"{len(values)} weights do not fit a graph of {len(graph.edges)} edges")
+        raise GraphError(
+            f"graph '{graph.name}' has no learnable edges to draw; for what a run learned, name its folder"
+        )
+    found = [edge.weight for edge in graph.edges] if values is None else [float(value) for value in values]
+    if len(found) != len(graph.edges):
+        raise GraphError(f"{len(found)} values do not fit a graph of {len(graph.edges)} edges")
+    kept = [value != 0.0 for value in found] if learned is None else kept_edges(graph, learned)
+    from topolearn.report.heatmap import heatmap
 
-    import numpy as np
-    from matplotlib.colors import LinearSegmentedColormap
-    from matplotlib.figure import Figure
-
-    learnable = [index for indices in graph.candidates.values() for index in indices]
-    used = {graph.edges[index].src for index in learnable}
-    sources = [name for name in graph.nodes if name in used]
-    targets = [name for name in graph.nodes if name in graph.candidates]
-    row, column = ({name: i for i, name in enumerate(names)} for names in (targets, sources))
-    matrix = np.full((len(targets), len(sources)), np.nan)
-    for index in learnable:
-        edge = graph.edges[index]
-        matrix[row[edge.dst], column[edge.src]] = values[index]
-    largest = float(np.nanmax(np.abs(matrix))) or 1.0
-    signed = bool(np.nanmin(matrix) < 0)
-    kept = int(np.count_nonzero(np.nan_to_num(matrix)))
-
-    cell = min(0.28, 7.0 / max(matrix.shape))
-    label = 0.075 * max(map(len, [*sources, *targets])) + 0.3
-    wide, tall = cell * len(sources), cell * len(targets)
-    width, height = max(wide + label + 1.1, 3.6), tall + label + 0.75
-    figure = Figure(figsize=(width, height), facecolor="white")
-    axes = figure.add_axes((label / width, label / height, wide / width, tall / height))
-    axes.set_facecolor("#dfe3e8")  # no candidate
-    shades = [NEGATIVE, "white", POSITIVE] if signed else ["white", POSITIVE]
-    image = axes.imshow(
-        np.ma.masked_invalid(matrix),
-        cmap=LinearSegmentedColormap.from_list("weights", shades),
-        vmin=-largest if signed else 0.0,
-        vmax=largest,
-        aspect="auto",
-        interpolation="nearest",
-    )
-    if cell > 0.1:
-        for i in range(len(targets) + 1):
-            axes.axhline(i - 0.5, color="#c9d0d8", linewidth=0.5)
-        for j in range(len(sources) + 1):
-            axes.axvline(j - 0.5, color="#c9d0d8", linewidth=0.5)
-    for axis, names in ((axes.xaxis, sources), (axes.yaxis, targets)):
-        step = -(-len(names) // MAX_LABELS)
-        axis.set_ticks(range(0, len(names), step), names[::step], fontsize=7)
-    axes.tick_params(length=0)
-    axes.tick_params(axis="x", rotation=90)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    bar = figure.add_axes(((label + wide + 0.18) / width, label / height, 0.12 / width, tall / height))
-    scale = figure.colorbar(image, cax=bar)
-    scale.outline.set_visible(False)
-    scale.ax.tick_params(labelsize=7, length=2)
-    heading = f"{title or graph.name}: {kept:,} of {len(learnable):,} learnable edges"
-    figure.text(0.2 / width, 1 - 0.25 / height, heading, fontsize=9, fontweight="bold", color="#24292f")
-    figure.text(
-        0.2 / width, 1 - 0.45 / height, "rows take, columns give; grey: no candidate", fontsize=7, color="#57606a"
-    )
-    save(figure, path)
+    save(heatmap(panels(graph), found, kept, title or graph.name), path)

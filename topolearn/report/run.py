@@ -1,4 +1,4 @@
-"""What a finished run amounts to: ONNX files, a picture, and the table before -> after."""
+"""What a finished run amounts to: ONNX files, pictures, and the table before -> after."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from topolearn.report.learned import read_learned
+from topolearn.report.matrix import adjacency
 from topolearn.report.picture import draw
 from topolearn.report.tables import Change, Table, compare
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 MODEL = "model.onnx"
 PICTURE = "graph.svg"
+MATRIX = "matrix.svg"
 
 _ROUNDS, _CALLS = 5, 40
 """Rounds of timing, and calls per round."""
@@ -44,28 +47,43 @@ class Delivery:
     Attributes:
         export: The exported file of the learned network.
         picture: The drawing of the learned graph.
+        matrix: The learner's values of all learnable edges; None for a run that searched nothing.
         times: Latency before and after.
     """
 
     export: ExportReport
     picture: Path
+    matrix: Path | None
     times: Times
 
 
 def deliver(result: FitResult, folder: Path, *, provider: str = "cpu", batch: int = 1) -> Delivery:
-    """Export the learned network, check and time it, and draw the graph.
+    """Export the learned network, check and time it, and draw what it learned.
 
     Args:
         result: A finished run.
-        folder: Where ``model.onnx`` and ``graph.svg`` go.
+        folder: The folder of the run, where ``model.onnx``, ``graph.svg`` and ``matrix.svg`` go.
         provider: Execution provider.
         batch: Inputs per call of the timing.
     """
     from topolearn.onnx import export_onnx
 
     export = export_onnx(result.model, folder / MODEL, provider=provider)
+    picture, matrix = draw_run(result, folder)
+    times = time_run(result, provider=provider, batch=batch, model=export.path)
+    return Delivery(export, picture, matrix, times)
+
+
+def draw_run(result: FitResult, folder: Path) -> tuple[Path, Path | None]:
+    """Draw ``graph.svg`` and, of a run that searched, ``matrix.svg`` into its folder."""
+    from topolearn.training.checkpoint import SEARCH_STATE
+
     draw(result.graph, folder / PICTURE, searched=result.searched)
-    return Delivery(export, folder / PICTURE, time_run(result, provider=provider, batch=batch, model=export.path))
+    if not (folder / SEARCH_STATE).is_file():
+        return folder / PICTURE, None
+    learned = read_learned(folder)
+    adjacency(learned.searched, folder / MATRIX, learned.values, learned.graph, learned.title)
+    return folder / PICTURE, folder / MATRIX
 
 
 def time_run(result: FitResult, *, provider: str = "cpu", batch: int = 1, model: Path | None = None) -> Times:
@@ -116,6 +134,7 @@ def comparison(result: FitResult, delivery: Delivery | None = None, times: Times
     ]
     changes += [
         Change("parameters", was.params, now.params),
+        Change("parameters, one-level rule", was.params, result.one_level_params),
         Change("MACs", was.macs, now.macs),
         Change("edges", len(result.searched.edges), len(result.graph.edges)),
         Change("nodes", len(result.searched.nodes), len(result.graph.nodes)),

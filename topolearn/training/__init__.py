@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from topolearn.training.artefacts import load_model as load_model
+    from topolearn.training.comparison import Comparison as Comparison
     from topolearn.training.optim import lr_factor as lr_factor
     from topolearn.training.optim import optimizers as optimizers
     from topolearn.training.options import TrainOptions as TrainOptions
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 # Public name -> module. Resolved on first use, so that `load_model` needs no code of the search.
 _PUBLIC = {
+    "Comparison": "comparison",
     "FitResult": "result",
     "TrainOptions": "options",
     "fit": "run",
@@ -25,7 +27,7 @@ _PUBLIC = {
     "read_result": "result",
 }
 
-__all__ = ["FitResult", "TrainOptions", "fit", "load_model", "lr_factor", "optimizers", "read_result"]
+__all__ = ["Comparison", "FitResult", "TrainOptions", "fit", "load_model", "lr_factor", "optimizers", "read_result"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
-from topolearn.errors import CheckpointError, OptionError, suggest
+from topolearn.errors import CheckpointError, OptionError, shown, suggest
 from topolearn.format import library, load_graph
 from topolearn.format.tree import Document, parse, read_text
 from topolearn.format.writer import scalar
@@ -110,6 +110,12 @@ class Recipe(BaseModel):
             return self.learner, {}
         return self.learner.name, dict(self.learner.model_extra or {})
 
+    def arguments(self) -> dict[str, Any]:
+        """What :func:`topolearn.fit` takes besides the graph."""
+        name, options = self.learner_and_options()
+        given = {key: getattr(self, key) for key in _RUN_KEYS if key != "learner"}
+        return {**given, "learner": {"name": name, **options}, "training": self.training}
+
 
 _RUN_KEYS = ("data", "epochs", "batch_size", "lr", "seed", "precision", "learner")
 
@@ -151,11 +157,30 @@ def recipe_graph(recipe: Recipe, file: str) -> Graph:
     return load_graph(where, {key: scalar(value) for key, value in recipe.graph_set.items()})
 
 
+def load_recipe(name_or_path: str | Path, settings: Mapping[str, str]) -> tuple[Recipe, Graph]:
+    """The recipe, with a name, and its graph; a graph alone is a recipe of its defaults.
+
+    Args:
+        name_or_path: Of a recipe or a graph.
+        settings: As of :func:`apply_settings`.
+
+    Raises:
+        TopolearnError: A file that cannot be used, or a setting that is none.
+    """
+    document = open_recipe(name_or_path)
+    recipe = read_recipe(document) if is_recipe(document) else Recipe(graph=document.file)
+    recipe = apply_settings(recipe, settings)
+    graph = recipe_graph(recipe, document.file)
+    learner, _ = recipe.learner_and_options()
+    return recipe.model_copy(update={"name": recipe.name or f"{graph.name}-{learner}"}), graph
+
+
 def apply_settings(recipe: Recipe, settings: Mapping[str, str]) -> Recipe:
     """A recipe with ``--set KEY=VALUE`` settings applied.
 
     A key is one of the recipe's own, an option of the learner, a training option (``phases.NAME``
-    for a phase's share), or a path in the graph file, which starts with ``nodes.``, ``inputs.`` …
+    for a phase's share, ``phases.NAME.lr`` and ``phases.NAME.milestones`` for its learning rate), or
+    a path in the graph file, which starts with ``nodes.``, ``inputs.`` …
 
     Raises:
         OptionError: A key that is none of these.
@@ -177,7 +202,7 @@ def apply_settings(recipe: Recipe, settings: Mapping[str, str]) -> Recipe:
         elif key in options or (head == "learner" and rest in options):
             own[rest or key] = value
         elif head == "phases" and rest:
-            training["phases"] = {**training.get("phases", {}), rest: _number(value)}
+            training["phases"] = _changed_phase(training.get("phases", {}), rest, value)
         elif key in TrainOptions.model_fields or (head == "training" and rest in TrainOptions.model_fields):
             training[rest or key] = value
         elif head in ("nodes", "inputs", "edges", "outputs", "name", "task"):
@@ -189,9 +214,26 @@ def apply_settings(recipe: Recipe, settings: Mapping[str, str]) -> Recipe:
     return validate(Recipe, values, "--set")
 
 
-def _number(value: Any) -> Any:
-    """False for a phase that is switched off, a share otherwise."""
-    return {False: 0.0, True: 1.0}[value] if isinstance(value, bool) else value
+def _changed_phase(phases: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """The phases with ``value`` at ``NAME`` (false: 0, the phase is switched off) or ``NAME.lr``."""
+    if not isinstance(phases, Mapping):
+        raise OptionError(f"'phases' of training is {shown(phases)}, but it should map names of phases to shares")
+    name, _, key = path.partition(".")
+    if isinstance(value, bool):
+        value = float(value)
+    before = _phase(phases.get(name))
+    if key:
+        return {**phases, name: {**before, key: value}}
+    # A number changes the share and leaves the rest of what the phase has.
+    whole = isinstance(value, Mapping) or not before.keys() - {"share"}
+    return {**phases, name: value if whole else {**before, "share": value}}
+
+
+def _phase(given: Any) -> Mapping[str, Any]:
+    """What a phase is given, as a mapping."""
+    if given is None:
+        return {}
+    return given if isinstance(given, Mapping) else {"share": given}
 
 
 _MAY_CHANGE = ("training.workers", "training.checkpoint_steps")
@@ -202,6 +244,8 @@ def compare_config(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path,
     """Raise where a run's settings differ from those it began with."""
     for key in {**old, **new}:
         name, was, wanted = f"{within}{key}", old.get(key), new.get(key)
+        if within == "training.phases.":  # a number is short for the share
+            was, wanted = _phase(was), _phase(wanted)
         if isinstance(was, Mapping) and isinstance(wanted, Mapping):
             compare_config(was, wanted, folder, f"{name}.")
         elif was != wanted and name not in _MAY_CHANGE:

@@ -14,6 +14,7 @@ from topolearn.errors import DataError, OptionError, shown
 from topolearn.graph import Graph
 from topolearn.ops import Shape
 from topolearn.training.data import DataInfo
+from topolearn.training.distributed import ALONE, World
 
 Loss = Callable[[Any, Tensor], Tensor]
 Metric = Callable[[Any, Tensor], Any]
@@ -71,13 +72,14 @@ class Evaluation:
     """Loss and metrics over the batches of one pass.
 
     A metric is a ``torchmetrics.Metric``, or a function of (outputs, targets) whose values are
-    averaged over samples.
+    averaged over samples. Where several processes share the batches, both are over all of them.
     """
 
-    def __init__(self, loss: Loss, metrics: Mapping[str, Metric], device: torch.device) -> None:
+    def __init__(self, loss: Loss, metrics: Mapping[str, Metric], device: torch.device, world: World = ALONE) -> None:
         from torchmetrics import Metric as TorchMetric
 
         self.loss = loss
+        self.world = world
         self.device = device
         self.global_metrics: dict[str, Any] = {}
         self.averaged: dict[str, Metric] = {}
@@ -105,7 +107,8 @@ class Evaluation:
                     metric.update(fit_to_labels(outputs, targets).float(), targets)
                 else:
                     metric.update(outputs, targets)
-        result = {name: float(value) / max(1, count) for name, value in total.items()}
+        sums, count = self.world.totals(total, count)
+        result = {name: value / max(1, count) for name, value in sums.items()}
         return result | {name: float(_number(name, metric.compute())) for name, metric in self.global_metrics.items()}
 
 

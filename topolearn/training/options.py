@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -17,9 +18,50 @@ from pydantic import (
     model_validator,
 )
 
+from topolearn.errors import suggest
 from topolearn.frozen import FrozenMap
 
-Share = Annotated[float, Field(ge=0)]
+Milestones = tuple[Annotated[float, Field(gt=0, lt=1)], ...]
+
+
+class PhaseOptions(BaseModel):
+    """How one phase is trained, where it is not as the learner plans it; a number alone is the share.
+
+    Attributes:
+        share: Share of the epochs; 0 skips the phase. None: the plan's.
+        lr: Peak learning rate of the phase over that of the run. None: the plan's.
+        milestones: Of ``step``, as shares of the phase. None: those of all phases.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    share: NonNegativeFloat | None = None
+    lr: PositiveFloat | None = None
+    milestones: Milestones | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share_alone(cls, given: Any) -> Any:
+        if isinstance(given, PhaseOptions):
+            return given
+        if isinstance(given, Mapping):
+            for key in given:
+                if key not in cls.model_fields:
+                    raise ValueError(f"unknown key '{key}' of a phase{suggest(str(key), cls.model_fields)}")
+            return dict(given)
+        if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < math.inf:
+            raise ValueError("should be a share of the epochs, 0 or more, or a mapping of share, lr and milestones")
+        return {"share": given}
+
+    @field_validator("milestones", mode="before")
+    @classmethod
+    def _tuple(cls, milestones: Any) -> Any:
+        return tuple(milestones) if isinstance(milestones, list) else milestones
+
+    def plain(self) -> float | dict[str, Any]:
+        """What is given, in its shortest form."""
+        given = self.model_dump(exclude_none=True)
+        return float(given["share"]) if list(given) == ["share"] else given
 
 
 class TrainOptions(BaseModel):
@@ -37,12 +79,17 @@ class TrainOptions(BaseModel):
         warmup_epochs: Linear warm-up at the start of the first phase.
         label_smoothing: Of the default loss for classification.
         clip_grad_norm: Largest norm of the weights' gradient, None for no limit.
+        train_images: Train on so many images only, the same ones for every seed; None for all.
         augment: Whether training images are augmented, as the data set has it.
         workers: Processes that load a user's Dataset.
-        phases: Phase name -> share of the epochs, instead of the learner's plan; 0 skips a phase.
-        channels_last: Whether images and weights are laid out channels last.
+        phases: Phase name -> share of the epochs, instead of the learner's plan; 0 skips a phase. For
+            the phase's own learning rate too, a mapping: see :class:`PhaseOptions`.
+        channels_last: Whether images and weights are laid out channels last; None: on CUDA.
         compile: Whether the network goes through ``torch.compile``.
+        cuda_graph: Whether a step is captured as a CUDA graph and replayed: on a CUDA device, for
+            batches of one size; see :mod:`topolearn.training.capture`.
         deterministic: Whether CUDA uses deterministic convolutions.
+        evaluate_every: Epochs between evaluations on the validation data; a phase's last epoch has one anyway.
         checkpoint_steps: Steps between checkpoints, besides those at the end of each epoch; None: no others.
     """
 
@@ -53,17 +100,20 @@ class TrainOptions(BaseModel):
     nesterov: bool = False
     weight_decay: NonNegativeFloat = 1e-4
     schedule: Literal["cosine", "step", "poly", "constant"] = "cosine"
-    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5, 0.75)
+    milestones: Milestones = (0.5, 0.75)
     power: PositiveFloat = 0.9
     warmup_epochs: NonNegativeFloat = 0.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip_grad_norm: PositiveFloat | None = None
+    train_images: PositiveInt | None = None
     augment: bool = True
     workers: Annotated[int, Field(ge=0)] = 0
-    phases: Mapping[str, Share] = Field(default_factory=dict)
-    channels_last: bool = False
+    phases: Mapping[str, PhaseOptions] = Field(default_factory=dict)
+    channels_last: bool | None = None
     compile: bool = False
+    cuda_graph: bool = False
     deterministic: bool = True
+    evaluate_every: PositiveInt = 1
     checkpoint_steps: PositiveInt | None = None
 
     @field_validator("milestones", mode="before")
@@ -73,12 +123,12 @@ class TrainOptions(BaseModel):
 
     @field_validator("phases")
     @classmethod
-    def _frozen(cls, phases: Mapping[str, float]) -> Mapping[str, float]:
+    def _frozen(cls, phases: Mapping[str, PhaseOptions]) -> Mapping[str, PhaseOptions]:
         return FrozenMap(phases)
 
     @field_serializer("phases")
-    def _plain(self, phases: Mapping[str, float]) -> dict[str, float]:
-        return dict(phases)
+    def _plain(self, phases: Mapping[str, PhaseOptions]) -> dict[str, float | dict[str, Any]]:
+        return {name: phase.plain() for name, phase in phases.items()}
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> TrainOptions:

@@ -14,6 +14,8 @@ from topolearn.errors import OptionError, suggest
 from topolearn.graph import Graph, apply_passes
 from topolearn.learners import EdgeLearner, Phase
 from topolearn.training.data import Data
+from topolearn.training.optim import lr_factor
+from topolearn.training.options import PhaseOptions, TrainOptions
 
 RECALIBRATION_BATCHES = 100
 """Most training batches from which batch statistics are computed anew."""
@@ -21,30 +23,53 @@ RECALIBRATION_BATCHES = 100
 
 @dataclass(frozen=True)
 class Scheduled:
-    """A phase and its epochs."""
+    """A phase as a run has it.
+
+    Attributes:
+        phase: With the run's share and learning rate.
+        epochs: How many.
+        milestones: Of its ``step`` schedule; None for those of all phases.
+        before: Epochs of its learning-rate schedule that lie in phases before.
+        span: Epochs of that schedule in all.
+        opens: Whether that schedule is the run's first, which warms up.
+    """
 
     phase: Phase
     epochs: int
+    milestones: tuple[float, ...] | None
+    before: int
+    span: int
+    opens: bool
+
+    def lr_factor(self, options: TrainOptions, step: int, steps: int) -> float:
+        """Learning rate over the schedule's peak.
+
+        Args:
+            options: Which schedule.
+            step: Steps of the phase that were taken.
+            steps: Steps per epoch.
+        """
+        warmup = round(options.warmup_epochs * steps) if self.opens else 0
+        return lr_factor(options, self.before * steps + step, self.span * steps, warmup, self.milestones)
 
 
-def schedule(learner: EdgeLearner, epochs: int, shares: Mapping[str, float]) -> tuple[Scheduled, ...]:
+def schedule(learner: EdgeLearner, epochs: int, changes: Mapping[str, PhaseOptions]) -> tuple[Scheduled, ...]:
     """Deal ``epochs`` out over the learner's phases, by share, at least one each.
 
     Args:
         learner: Whose plan.
         epochs: In all.
-        shares: Shares to use instead of the plan's, by phase name; 0 skips a phase.
+        changes: What is not as in the plan, by phase name; a share of 0 skips a phase.
 
     Raises:
         OptionError: An unknown phase, no phase left, or fewer epochs than phases.
     """
     plan = learner.phases()
     names = [phase.name for phase in plan]
-    for name in shares:
+    for name in changes:
         if name not in names:
             raise OptionError(f"learner '{learner.learner_name}' has no phase '{name}'{suggest(name, names)}")
-    plan = tuple(replace(phase, share=shares.get(phase.name, phase.share)) for phase in plan)
-    running = [phase for phase in plan if phase.share > 0]
+    running = [phase for phase in (_changed(each, changes.get(each.name)) for each in plan) if phase.share > 0]
     if not running:
         raise OptionError("every phase is switched off; give one a share above 0")
     if epochs < len(running):
@@ -61,7 +86,42 @@ def schedule(learner: EdgeLearner, epochs: int, shares: Mapping[str, float]) -> 
     while sum(dealt) > epochs:
         richest = max(range(len(dealt)), key=lambda i: dealt[i] - exact[i] if dealt[i] > 1 else -1.0)
         dealt[richest] -= 1
-    return tuple(Scheduled(phase, count) for phase, count in zip(running, dealt, strict=True))
+    scheduled: list[Scheduled] = []
+    first = 0  # of the phases that the present learning-rate schedule runs through
+    for number, (phase, count) in enumerate(zip(running, dealt, strict=True)):
+        if not _joins(phase, changes):
+            first = number
+        last = number + 1
+        while last < len(running) and _joins(running[last], changes):
+            last += 1
+        scheduled.append(
+            Scheduled(
+                phase=phase if first == number else replace(phase, lr=running[first].lr),
+                epochs=count,
+                milestones=changes.get(running[first].name, PhaseOptions()).milestones,
+                before=sum(dealt[first:number]),
+                span=sum(dealt[first:last]),
+                opens=first == 0,
+            )
+        )
+    return tuple(scheduled)
+
+
+def _joins(phase: Phase, changes: Mapping[str, PhaseOptions]) -> bool:
+    """Whether a phase goes on with the learning-rate schedule of the one before."""
+    change = changes.get(phase.name, PhaseOptions())
+    return phase.continues and change.lr is None and change.milestones is None
+
+
+def _changed(phase: Phase, change: PhaseOptions | None) -> Phase:
+    """A phase of the plan with the run's own share and learning rate."""
+    if change is None:
+        return phase
+    return replace(
+        phase,
+        share=phase.share if change.share is None else change.share,
+        lr=phase.lr if change.lr is None else change.lr,
+    )
 
 
 def settle(net: Network) -> Network:

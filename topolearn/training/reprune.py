@@ -14,12 +14,13 @@ from topolearn.compiler.modules.backbone import without_pretrained_weights
 from topolearn.errors import CheckpointError, DataError, OptionError, suggest
 from topolearn.format import load_graph
 from topolearn.format.tree import parse
+from topolearn.graph import one_level_params
 from topolearn.learners import learner_class, make_learner
 from topolearn.training import checkpoint
 from topolearn.training.artefacts import about_data, read_config
 from topolearn.training.data import DATASETS, load_data
 from topolearn.training.metrics import Evaluation, default_loss, default_metrics
-from topolearn.training.result import FitResult, describe_data
+from topolearn.training.result import FitResult, closing_record, describe_data
 
 
 def reprune(run_dir: str | Path, out: str | Path, settings: Mapping[str, str] | None = None) -> FitResult:
@@ -57,19 +58,20 @@ def reprune(run_dir: str | Path, out: str | Path, settings: Mapping[str, str] | 
     net.eval()
     pruned = prune(net)
     searched_metrics, metrics = _evaluate(net, config), _evaluate(pruned, config)
-    history = [{"phase": "result", "metrics": metrics, "searched_metrics": searched_metrics}]
     result = FitResult(
         graph=pruned.graph,
         model=pruned,
         searched=searched,
         learner=learner,
-        history=history,
+        history=[],
         metrics=metrics,
         searched_metrics=searched_metrics,
+        one_level_params=one_level_params(searched, learner.topology()),
         info=describe_data(config),
         folder=target,
         config=config,
     )
+    result.history.append(closing_record(result))
     result.save(target)
     return result
 

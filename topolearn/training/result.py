@@ -31,6 +31,8 @@ class FitResult:
         history: One record per epoch, and one of phase ``result`` with the closing metrics.
         metrics: Of the final network on the validation data.
         searched_metrics: Of the network at the end of the search, before fine-tuning; empty without a search.
+        one_level_params: Parameters that pruning by "no outgoing edge" alone would leave; see
+            :func:`topolearn.graph.one_level_params`.
         info: The data set's description.
         folder: Where the run was written.
         config: The run's settings, as config.yaml has them.
@@ -43,6 +45,7 @@ class FitResult:
     history: list[dict[str, Any]]
     metrics: dict[str, float]
     searched_metrics: dict[str, float]
+    one_level_params: int
     info: DataInfo
     folder: Path | None = None
     config: dict[str, Any] = field(default_factory=dict)
@@ -64,6 +67,16 @@ class FitResult:
         )
 
 
+def closing_record(result: FitResult) -> dict[str, Any]:
+    """The last record of a run's history."""
+    return {
+        "phase": "result",
+        "metrics": result.metrics,
+        "searched_metrics": result.searched_metrics,
+        "one_level_params": result.one_level_params,
+    }
+
+
 def read_result(folder: str | Path) -> FitResult:
     """Read a finished run back.
 
@@ -72,9 +85,7 @@ def read_result(folder: str | Path) -> FitResult:
     """
     path = Path(folder)
     config = read_config(path / checkpoint.CONFIG)
-    history = checkpoint.read_history(path)
-    if not history or history[-1].get("phase") != "result":
-        raise CheckpointError(f"the run in {path} is not finished; go on with --resume")
+    history, closing = read_closing(path)
     model = load_model(path)
     return FitResult(
         graph=model.graph,
@@ -82,12 +93,25 @@ def read_result(folder: str | Path) -> FitResult:
         searched=load_graph(path / checkpoint.SEARCHED),
         learner=None,
         history=history,
-        metrics=history[-1]["metrics"],
-        searched_metrics=history[-1]["searched_metrics"],
+        metrics=closing["metrics"],
+        searched_metrics=closing["searched_metrics"],
+        one_level_params=closing["one_level_params"],
         info=describe_data(config),
         folder=path,
         config=config,
     )
+
+
+def read_closing(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The history of a finished run, and its last record, which has the closing metrics.
+
+    Raises:
+        CheckpointError: A run that is not finished.
+    """
+    history = checkpoint.read_history(folder)
+    if not history or history[-1].get("phase") != "result":
+        raise CheckpointError(f"the run in {folder} is not finished; go on with --resume")
+    return history, history[-1]
 
 
 def describe_data(config: Mapping[str, Any]) -> DataInfo:

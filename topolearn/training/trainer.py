@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -19,24 +16,26 @@ from torch.optim import Optimizer
 from topolearn.compiler import Network
 from topolearn.compiler.modules.backbone import without_pretrained_weights
 from topolearn.compiler.network import compile as build
-from topolearn.errors import CheckpointError, Location, OptionError, TrainingError, shown
+from topolearn.errors import CheckpointError, Location, TrainingError
 from topolearn.format import dumps, loads
 from topolearn.graph import Graph
 from topolearn.learners import EdgeLearner, SearchSchedule
 from topolearn.training import checkpoint
 from topolearn.training.data import Data
 from topolearn.training.data.seeds import mix
+from topolearn.training.distributed import ALONE, World
 from topolearn.training.interrupt import Interrupt
 from topolearn.training.metrics import Evaluation, Loss, Metric
-from topolearn.training.optim import lr_factor, optimizers
+from topolearn.training.optim import load_saved_state, optimizers, saved_state
 from topolearn.training.options import TrainOptions
 from topolearn.training.phases import Scheduled, begin_phase, freeze_affine, recalibrate, settle
 from topolearn.training.progress import Reporter
+from topolearn.training.step import Step, autocast
 
 Callback = Callable[[Mapping[str, Any]], None]
 
 _CHECK_EVERY = 25
-"""Steps between checks for a finite loss on a GPU, where each check waits for the device."""
+"""Steps between checks on a GPU (is the loss finite, has anybody asked to stop): each waits for the device."""
 
 
 @dataclass
@@ -65,10 +64,10 @@ class Trainer:
     Attributes:
         net: The network; replaced by the pruned one when the search ends.
         learner: The learner, also after the search.
-        data: On the device of the network.
+        data: On the device of the network; this process's part.
         plan: Phases and epochs.
         options: Training options.
-        batch_size: Images per step.
+        batch_size: Images per step, over all processes.
         lr: Peak learning rate.
         seed: Seed.
         loss: Task loss.
@@ -78,6 +77,7 @@ class Trainer:
         reporter: Shows the progress.
         callbacks: Called with every record of the history.
         folder: The run's folder, None to write nothing.
+        world: The processes that train together.
         history: Records so far.
         searched_metrics: Metrics of the network at the end of the search.
     """
@@ -97,17 +97,21 @@ class Trainer:
     reporter: Reporter
     callbacks: tuple[Callback, ...] = ()
     folder: Path | None = None
+    world: World = ALONE
     history: list[dict[str, Any]] = field(default_factory=list)
     searched_metrics: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.at = Position()
         self.optimizers: list[Optimizer] = []
-        self.base_rates: list[list[float]] = []
+        self.take_step: Step | None = None
         self.resumed: dict[str, Any] | None = None
         self.plain_dag: nn.Module | None = None
         self.steps = self.data.steps(self.batch_size)
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        # Tensor cores read pixel by pixel; on a CPU it depends on the network.
+        asked = self.options.channels_last
+        self.channels_last = self.device.type == "cuda" if asked is None else asked
 
     # -- the run ---------------------------------------------------------------------------------
 
@@ -127,7 +131,6 @@ class Trainer:
                 self.run_phase(interrupt)
                 self.end_phase()
                 self.at = Position(self.at.phase + 1, 0, 0, self.at.epochs, self.at.settled)
-                self.optimizers = []
             if not self.at.settled:
                 self.end_search()
             return self.evaluate()
@@ -143,10 +146,21 @@ class Trainer:
                 self.net = begin_phase(self.net, phase, mix("phase", self.seed, self.at.phase))
                 if phase.recalibrate:
                     recalibrate(self.net, self.data, self.batch_size, mix("recalibrate", self.seed))
-        if self.options.channels_last:
+        if self.channels_last:
             self.net.to(memory_format=torch.channels_last)
         freeze_affine(self.net, phase.freeze_affine)
         self.make_optimizers(scheduled)
+        self.take_step = Step(
+            net=self.net,
+            loss=self.loss,
+            optimizers=self.optimizers,
+            learner=self.learner if phase.search else None,
+            precision=self.precision,
+            channels_last=self.channels_last,
+            clip_grad_norm=self.options.clip_grad_norm,
+            world=self.world,
+            captured=self.options.cuda_graph,
+        )
         if self.options.compile:
             self.plain_dag = self.net.dag
             self.net.__dict__["dag"] = torch.compile(self.net.dag)
@@ -155,28 +169,24 @@ class Trainer:
         """Leave the network as it can be pruned, exported and copied."""
         if self.plain_dag is not None:
             self.net.__dict__["dag"], self.plain_dag = self.plain_dag, None
+        self.optimizers, self.take_step = [], None
 
     def make_optimizers(self, scheduled: Scheduled) -> None:
         """Make the optimisers of a phase, in the state that a resumed one was left in."""
         steps = scheduled.epochs * self.steps
         lr = self.lr * scheduled.phase.lr
-        factors = [lr_factor(self.options, step, steps, self.warmup()) for step in range(steps)]
+        factors = [scheduled.lr_factor(self.options, step, self.steps) for step in range(steps)]
         if scheduled.phase.search:
             momentum = self.options.momentum if self.options.optimizer == "sgd" else 0.0
             self.learner.begin(SearchSchedule(steps, lr * sum(factors), lr * max(factors), momentum))
         self.optimizers = optimizers(self.net, lr, self.options.optimizer, **self.options.optimizer_options())
-        self.base_rates = [[float(group["lr"]) for group in o.param_groups] for o in self.optimizers]
         if self.resumed is not None:
             try:
                 for optimizer, state in zip(self.optimizers, self.resumed["optimizers"], strict=True):
-                    optimizer.load_state_dict(state)
+                    load_saved_state(optimizer, state)
             except (ValueError, KeyError, TypeError):
                 raise self.foreign_checkpoint() from None
             self.resumed = None
-
-    def warmup(self) -> int:
-        """Warm-up steps of the present phase."""
-        return round(self.options.warmup_epochs * self.steps) if self.at.phase == 0 else 0
 
     def run_phase(self, interrupt: Interrupt) -> None:
         """Run what is left of a phase."""
@@ -187,7 +197,7 @@ class Trainer:
             self.at.epochs += 1
             self.at.step = 0
             self.save()
-            if interrupt.asked and not self.is_last(scheduled):
+            if self.world.any(interrupt.asked, self.device) and not self.is_last(scheduled):
                 self.stop()
 
     def is_last(self, scheduled: Scheduled) -> bool:
@@ -205,8 +215,9 @@ class Trainer:
         for images, targets in batches:
             total = total + self.step(scheduled, images.to(self.device), targets.to(self.device))
             self.at.step += 1
-            images_seen += len(images)
-            self.reporter.step(scheduled.phase.name, len(images))
+            count = len(images) * self.world.size
+            images_seen += count
+            self.reporter.step(scheduled.phase.name, count)
             if self.device.type == "cpu" or self.at.step % _CHECK_EVERY == 0:
                 self.check_finite(total)
             self.epoch_loss = total
@@ -219,55 +230,25 @@ class Trainer:
     def pause(self, total: Tensor, interrupt: Interrupt) -> None:
         """Between two steps of an epoch: write a checkpoint where one is due, stop where that was asked for."""
         every = self.options.checkpoint_steps
-        due = interrupt.asked or (every is not None and self.at.step % every == 0)
+        asked = interrupt.asked
+        if self.world.size > 1:  # all stop after the same step
+            now = self.device.type == "cpu" or self.at.step % _CHECK_EVERY == 0
+            asked = now and self.world.any(asked, self.device)
+        due = asked or (every is not None and self.at.step % every == 0)
         if due and self.data.mid_epoch_resume:
             self.check_finite(total)
             self.check_weights()
             self.save()
-        if interrupt.asked:
+        if asked:
             self.stop()
 
     def step(self, scheduled: Scheduled, images: Tensor, targets: Tensor) -> Tensor:
         """One optimiser step; returns the task loss."""
         number = self.at.epoch * self.steps + self.at.step
-        factor = lr_factor(self.options, number, scheduled.epochs * self.steps, self.warmup())
-        for optimizer, rates in zip(self.optimizers, self.base_rates, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-        # Dropout and a user's loss draw from global generators: seeded per step, they need no saved state.
+        factor = scheduled.lr_factor(self.options, number, self.steps)
+        assert self.take_step is not None
         seed = mix("step", self.seed, self.at.epochs, self.at.step)
-        random.seed(seed)
-        np.random.seed(seed & 0xFFFFFFFF)
-        torch.manual_seed(seed)
-        if self.options.channels_last and images.dim() == 4:
-            images = images.to(memory_format=torch.channels_last)
-        with self.autocast():
-            outputs = self.net(images)
-            task = self.loss(outputs, targets)
-        if not isinstance(task, Tensor) or task.numel() != 1 or not task.requires_grad:
-            what = f"a tensor {tuple(task.shape)}" if isinstance(task, Tensor) else shown(task)
-            raise OptionError(f"the loss gives {what}, but must give one number, a tensor with a gradient")
-        task = task.reshape(())
-        searching = scheduled.phase.search
-        loss = task + self.learner.penalty() if searching else task
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self.options.clip_grad_norm is not None:
-            own = {id(p) for p in self.learner.parameters()}
-            weights = [p for p in self.net.parameters() if id(p) not in own]
-            torch.nn.utils.clip_grad_norm_(weights, self.options.clip_grad_norm)
-        for optimizer in self.optimizers:
-            optimizer.step()
-        if searching:
-            self.learner.after_step()
-        return task.detach().double()
-
-    def autocast(self) -> Any:
-        """The precision of the forward pass."""
-        if self.precision == "bfloat16":
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return nullcontext()
+        return self.take_step(images, targets, factor=factor, seed=seed)
 
     def check_finite(self, total: Tensor) -> None:
         """Stop where the loss is no longer a number."""
@@ -311,17 +292,20 @@ class Trainer:
 
     def evaluate(self) -> dict[str, float]:
         """Loss and metrics on the validation data."""
+        self.world.share(self.net.buffers())  # the running statistics of process 0
         self.net.eval()
-        with torch.no_grad(), self.autocast():
-            evaluation = Evaluation(self.loss, self.metrics, self.device)
+        with torch.no_grad(), autocast(self.precision, self.device):
+            evaluation = Evaluation(self.loss, self.metrics, self.device, self.world)
             return evaluation.run(self.net, self.data.val_batches(self.batch_size))
 
     # -- records and checkpoints -----------------------------------------------------------------
 
     def record(self, scheduled: Scheduled, loss: float, images: int, seconds: float) -> None:
-        """Evaluate, and tell everyone how the epoch went."""
-        measured = self.evaluate()
-        if not math.isfinite(measured["loss"]):
+        """Evaluate where that is due, and tell everyone how the epoch went."""
+        assert self.take_step is not None
+        is_due = (self.at.epochs + 1) % self.options.evaluate_every == 0 or self.at.epoch + 1 == scheduled.epochs
+        measured = self.evaluate() if is_due else {}
+        if not math.isfinite(measured.get("loss", 0.0)):
             raise self.diverged(f"the validation loss became {measured['loss']}")
         record: dict[str, Any] = {
             "phase": scheduled.phase.name,
@@ -329,7 +313,7 @@ class Trainer:
             "epochs": scheduled.epochs,
             "train_loss": loss,
             **{f"val_{name}": value for name, value in measured.items()},
-            "lr": float(self.optimizers[0].param_groups[0]["lr"]),
+            "lr": self.take_step.rates.now,
             "images_per_second": images / max(1e-9, seconds),
             "seconds": seconds,
         }
@@ -351,7 +335,7 @@ class Trainer:
             "graph": dumps(self.net.graph),
             "network": self.net.state_dict(),
             "learner": self.learner.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizers": [saved_state(optimizer) for optimizer in self.optimizers],
             "epoch_loss": self.epoch_loss if self.at.step else None,
             "history": self.history,
             "searched_metrics": self.searched_metrics,

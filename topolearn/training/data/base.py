@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from topolearn.errors import DataError
 from topolearn.training.data.seeds import generator
 
 Batch = tuple[Tensor, Tensor]
@@ -87,6 +88,62 @@ class Data(ABC):
     @abstractmethod
     def to(self, device: torch.device | str) -> Data:
         """The same data with batches on ``device``."""
+
+    def part(self, rank: int, ranks: int) -> Data:
+        """The same data with every batch cut down to the part of process ``rank`` of ``ranks``.
+
+        Everything random is as in whole batches; their sizes and the number of images stay as they are.
+
+        Raises:
+            DataError: Data that cannot be divided.
+        """
+        raise DataError(
+            f"'{self.info.name}' cannot be divided over {ranks} processes; give Datasets instead of DataLoaders, or"
+            " data by name"
+        )
+
+    @abstractmethod
+    def first_images(self, count: int) -> Data:
+        """The same data with ``count`` training images, the same ones for every seed.
+
+        They are the first of a fixed shuffle, so that sets sorted by class keep all their classes.
+
+        Raises:
+            DataError: More images than there are, or data that cannot be picked from.
+        """
+
+
+def picked(info: DataInfo, size: int, count: int) -> Tensor:
+    """(count,) indices of the images that :meth:`Data.first_images` keeps of ``size``, in their own order.
+
+    Raises:
+        DataError: More than there are.
+    """
+    if count > size:
+        raise DataError(f"'{info.name}' has {size:,} training images, not {count:,}; set 'train_images' to less")
+    return torch.randperm(size, generator=generator("subset"))[:count].sort().values
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one of several processes takes of every batch: a run of images, as long as the others' but for one.
+
+    Attributes:
+        rank: Number of the process.
+        ranks: How many there are.
+    """
+
+    rank: int = 0
+    ranks: int = 1
+
+    def of(self, size: int) -> slice:
+        """Its images of a batch of ``size``."""
+        return slice(size * self.rank // self.ranks, size * (self.rank + 1) // self.ranks)
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """``values`` from the CPU on ``device``, without waiting for it."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def full_batches(size: int, batch_size: int) -> int:

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from topolearn.errors import DataError
 from topolearn.training.data.augment import Augment
-from topolearn.training.data.base import Batch, Data, DataInfo, full_batches, shuffled
+from topolearn.training.data.base import Batch, Data, DataInfo, Part, full_batches, picked, sent, shuffled
 from topolearn.training.data.describe import describe
 from topolearn.training.data.finish import Finish
 from topolearn.training.data.items import check_labels, check_size, to_batch, to_item
@@ -75,6 +75,7 @@ class DatasetData(Data):
         self._finish = Finish(info, augment or Augment())
         self._workers = workers
         self._device = torch.device("cpu")
+        self._part = Part()
 
     def _scan(self) -> Iterator[Tensor]:
         step = max(1, -(-self.train_size // SCANNED))
@@ -86,17 +87,20 @@ class DatasetData(Data):
 
     def train_batches(self, batch_size: int, *, seed: int, epoch: int, first: int = 0) -> Iterator[Batch]:
         """See :meth:`Data.train_batches`."""
+        whole = min(batch_size, self.train_size)
+        mine = self._part.of(whole)
         order = shuffled(self.train_size, batch_size, seed=seed, epoch=epoch, first=first)
-        keys = ([(index, mix("item", seed, epoch, index)) for index in chosen.tolist()] for _, chosen in order)
+        keys = ([(index, mix("item", seed, epoch, index)) for index in chosen[mine].tolist()] for _, chosen in order)
         for step, (images, targets) in enumerate(self._load(self._train, keys), first):
-            draws = self._finish.draw(len(images), seed, epoch, step).to(self._device)
-            yield self._finish.train(images, targets, draws)
+            draws = self._finish.draw(whole, seed, epoch, step)[:, mine]
+            yield self._finish.train(images, targets, sent(draws, self._device))
 
     def val_batches(self, batch_size: int) -> Iterator[Batch]:
         """See :meth:`Data.val_batches`."""
         starts = range(0, self.val_size, batch_size)
         indices = (range(start, min(start + batch_size, self.val_size)) for start in starts)
-        keys = ([(index, mix("val", index)) for index in chosen] for chosen in indices)
+        parts = (chosen[self._part.of(len(chosen))] for chosen in indices)
+        keys = ([(index, mix("val", index)) for index in chosen] for chosen in parts if len(chosen))
         for images, targets in self._load(self._val, keys):
             yield self._finish(images, targets)
 
@@ -127,6 +131,21 @@ class DatasetData(Data):
         other._finish = self._finish.to(device)
         return other
 
+    def part(self, rank: int, ranks: int) -> DatasetData:
+        """See :meth:`Data.part`."""
+        other = copy.copy(self)
+        other._part = Part(rank, ranks)
+        return other
+
+    def first_images(self, count: int) -> DatasetData:
+        """See :meth:`Data.first_images`."""
+        chosen = picked(self.info, self.train_size, count).tolist()
+        other = copy.copy(self)
+        other._train = _Items(Subset(self._train.dataset, chosen), self._train.what)
+        other._train.info = self.info
+        other.train_size = count
+        return other
+
 
 class _Items(Dataset[Any]):
     """Batches of a Dataset: a key is a list of (index, seed), one for each item."""
@@ -139,9 +158,9 @@ class _Items(Dataset[Any]):
         if not len(dataset):
             raise DataError(f"{what} is empty")
         self.info: DataInfo | None = None
-        self._dataset = dataset
+        self.dataset = dataset
         self._size = len(dataset)
-        self._what = what
+        self.what = what
 
     def __len__(self) -> int:
         return self._size
@@ -155,17 +174,17 @@ class _Items(Dataset[Any]):
         with global_state_kept():
             for index, seed in key:
                 seed_global(seed)
-                items.append(to_item(self._dataset[index], f"item {index} of {self._what}"))
+                items.append(to_item(self.dataset[index], f"item {index} of {self.what}"))
         return items
 
     def __getitem__(self, key: _Key) -> tuple[Tensor, Tensor] | DataError:
         # An error is returned, not raised: out of a worker process it would come wrapped in the
         # text of its traceback.
         try:
-            images, targets = to_batch(self._items(key), self._what)
+            images, targets = to_batch(self._items(key), self.what)
             if self.info is not None:
-                check_size(images, self.info.size, self._what)
-                check_labels(targets, len(self.info.classes), self.info.ignore_index, self._what)
+                check_size(images, self.info.size, self.what)
+                check_labels(targets, len(self.info.classes), self.info.ignore_index, self.what)
         except DataError as error:
             return error
         return images, targets

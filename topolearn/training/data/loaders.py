@@ -114,6 +114,14 @@ class LoaderData(Data):
         other._finish = self._finish.to(device)
         return other
 
+    def first_images(self, count: int) -> LoaderData:
+        """Not possible.
+
+        Raises:
+            DataError: Always.
+        """
+        raise DataError("'train_images' cannot pick from a DataLoader; give it a torch.utils.data.Subset instead")
+
 
 def _size(loader: DataLoader[Any], what: str) -> int:
     try:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from topolearn.errors import DataError
 from topolearn.training.data.augment import Augment
-from topolearn.training.data.base import Batch, Data, DataInfo, full_batches, shuffled
+from topolearn.training.data.base import Batch, Data, DataInfo, Part, full_batches, picked, sent, shuffled
 from topolearn.training.data.finish import Finish
 
 
@@ -49,6 +49,7 @@ class TensorData(Data):
         self._train = train
         self._val = val
         self._finish = Finish(info, augment or Augment(), scale)
+        self._part = Part()
 
     def steps(self, batch_size: int) -> int:
         """Number of training batches per epoch; see :func:`full_batches`."""
@@ -60,15 +61,17 @@ class TensorData(Data):
         for step, chosen in shuffled(self.train_size, batch_size, seed=seed, epoch=epoch, first=first):
             draws = self._finish.draw(len(chosen), seed, epoch, step)
             # One transfer per batch for everything that is drawn.
-            drawn = torch.cat([chosen[None], draws]).to(images.device, non_blocking=True)
+            drawn = sent(torch.cat([chosen[None], draws])[:, self._part.of(len(chosen))], images.device)
             yield self._finish.train(images[drawn[0]], targets[drawn[0]], drawn[1:])
 
     def val_batches(self, batch_size: int) -> Iterator[Batch]:
         """See :meth:`Data.val_batches`."""
         images, targets = self._val
         for start in range(0, self.val_size, batch_size):
-            chosen = slice(start, start + batch_size)
-            yield self._finish(images[chosen], targets[chosen])
+            mine = self._part.of(min(batch_size, self.val_size - start))
+            if mine.stop > mine.start:
+                chosen = slice(start + mine.start, start + mine.stop)
+                yield self._finish(images[chosen], targets[chosen])
 
     def to(self, device: torch.device | str) -> TensorData:
         """The same data with all tensors on ``device``."""
@@ -76,6 +79,20 @@ class TensorData(Data):
         other._train = (self._train[0].to(device), self._train[1].to(device))
         other._val = (self._val[0].to(device), self._val[1].to(device))
         other._finish = self._finish.to(device)
+        return other
+
+    def part(self, rank: int, ranks: int) -> TensorData:
+        """See :meth:`Data.part`."""
+        other = copy.copy(self)
+        other._part = Part(rank, ranks)
+        return other
+
+    def first_images(self, count: int) -> TensorData:
+        """See :meth:`Data.first_images`."""
+        chosen = picked(self.info, self.train_size, count).to(self._train[0].device)
+        other = copy.copy(self)
+        other._train = (self._train[0][chosen], self._train[1][chosen])
+        other.train_size = count
         return other
 
 

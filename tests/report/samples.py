@@ -1,0 +1,107 @@
+"""Graphs to draw, and what is in a drawing."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import warnings
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+from PIL import Image
+
+from topolearn.format import loads
+from topolearn.graph import Graph, KeepEdges, Topology
+
+_SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
+
+Point = tuple[float, float]
+
+
+def modules(branches: int, count: int = 3) -> Graph:
+    """``count`` modules of ``branches`` each, as a ResNeXt has them: every branch reads the module before."""
+    nodes = "".join(
+        f"  m{i}_[1..{branches}]: {{op: resnext.branch, width: 2, out_channels: 8, aggregate: mean}}\n"
+        for i in range(1, count + 1)
+    )
+    edges = "".join(
+        f'  - {{connect: bipartite, from: "m{i}_[1..{branches}]", to: "m{i + 1}_[1..{branches}]", learnable: true}}\n'
+        for i in range(1, count)
+    )
+    return loads(
+        "topolearn: 1\nname: modules\ninputs: {image: [3, 8, 8]}\nnodes:\n"
+        f"  stem: {{op: conv_bn_relu, out_channels: 8}}\n{nodes}"
+        "  join: {op: relu, aggregate: mean}\n  head: {op: classifier, classes: 10}\n"
+        f'edges:\n  - {{from: image, to: stem}}\n  - {{from: stem, to: "m1_[1..{branches}]"}}\n{edges}'
+        f'  - {{from: "m{count}_[1..{branches}]", to: join}}\n  - {{from: join, to: head}}\noutputs: [head]\n'
+    )
+
+
+def values_of(graph: Graph) -> list[float]:
+    """Values in [0, 1] of all edges, no two of one node the same."""
+    values = [edge.weight for edge in graph.edges]
+    for indices in graph.candidates.values():
+        for place, index in enumerate(indices):
+            values[index] = (3 * place + index) % len(indices) / len(indices)
+    return values
+
+
+def keep_largest(graph: Graph, fan_in: int, values: list[float]) -> Graph:
+    """What is left of ``graph`` where each node keeps its ``fan_in`` largest values."""
+    keep = [not edge.learnable for edge in graph.edges]
+    for indices in graph.candidates.values():
+        for index in sorted(indices, key=lambda index: -values[index])[:fan_in]:
+            keep[index] = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return KeepEdges(Topology(tuple(keep), (1.0,) * len(keep)))(graph).verify()
+
+
+class Drawing:
+    """An SVG that was written."""
+
+    def __init__(self, path: Path) -> None:
+        self.text = path.read_text(encoding="utf-8")
+        self.root = ElementTree.fromstring(self.text)
+        self.groups = {group.get("id"): group for group in self.root.iter(f"{_SVG}g") if group.get("id")}
+
+    def curves(self, group: str) -> list[list[Point]]:
+        """The corners of every piece of a group's paths."""
+        pieces = []
+        for path in self.groups[group].iter(f"{_SVG}path"):
+            for piece in path.get("d", "").split("M")[1:]:
+                numbers = [float(number) for number in re.findall(r"-?[\d.]+", piece)]
+                pieces.append(list(zip(numbers[::2], numbers[1::2], strict=True)))
+        return pieces
+
+    def marks(self, group: str) -> list[tuple[Point, str]]:
+        """Place and style of every mark of a group."""
+        return [
+            ((float(use.get("x", "nan")), float(use.get("y", "nan"))), use.get("style", ""))
+            for use in self.groups[group].iter(f"{_SVG}use")
+        ]
+
+    def style(self, group: str) -> str:
+        """Style of the one path of a group."""
+        (path,) = self.groups[group].iter(f"{_SVG}path")
+        return path.get("style", "")
+
+    def words(self) -> list[str]:
+        """All texts; they are outlines, each with what it says in a comment."""
+        return [word.strip() for word in re.findall(r"<!--(.*?)-->", self.text)]
+
+    def word(self, group: str) -> str:
+        """The text of a group."""
+        found = re.search(rf'<g id="{group}">\s*<!--(.*?)-->', self.text)
+        assert found is not None
+        return found[1].strip()
+
+    def images(self) -> list[np.ndarray]:
+        """Every image as (height, width, 3) in [0, 1]."""
+        found = []
+        for image in self.root.iter(f"{_SVG}image"):
+            data = base64.b64decode(image.get(_LINK, "").partition(",")[2])
+            found.append(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) / 255)
+        return found

@@ -1,0 +1,123 @@
+"""One optimiser step: the same one by one, captured as a CUDA graph, or shared by several processes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from topolearn.errors import OptionError, shown
+from topolearn.learners import EdgeLearner
+from topolearn.training.capture import CapturedStep
+from topolearn.training.data.seeds import mix
+from topolearn.training.distributed import ALONE, World
+from topolearn.training.metrics import Loss
+from topolearn.training.optim import Rates, make_capturable
+
+
+def autocast(precision: str, device: torch.device) -> Any:
+    """The precision of a forward pass: ``float32`` as it is, ``bfloat16`` by autocast."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+@dataclass
+class Step:
+    """Forward, loss, backward, update of weights and learner.
+
+    Attributes:
+        net: The network, in training mode.
+        loss: Task loss.
+        optimizers: Of all that is trained.
+        learner: The learner while it searches; None in other phases.
+        precision: ``float32`` or ``bfloat16`` (autocast).
+        channels_last: Whether images are laid out channels last.
+        clip_grad_norm: Largest norm of the weights' gradient; None for no limit.
+        world: The processes that take the step together.
+        captured: Whether it is captured as a CUDA graph at the first call, and replayed from then on.
+        rates: Learning rates.
+    """
+
+    net: nn.Module
+    loss: Loss
+    optimizers: Sequence[Optimizer]
+    learner: EdgeLearner | None = None
+    precision: str = "float32"
+    channels_last: bool = False
+    clip_grad_norm: float | None = None
+    world: World = ALONE
+    captured: bool = False
+    rates: Rates = field(init=False)
+
+    def __post_init__(self) -> None:
+        held = [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
+        own = set() if self.learner is None else {id(p) for p in self.learner.parameters()}
+        self._held = held
+        self._weights = [p for p in self.net.parameters() if id(p) not in own]
+        self.rates = Rates(self.optimizers)
+        self._run: Callable[[Tensor, Tensor], Tensor] = self.compute
+        if self.captured:
+            make_capturable(self.optimizers, next(self.net.parameters()).device)
+            self._run = CapturedStep(self.compute, self.net, self.optimizers, self.learner)
+
+    def __call__(self, images: Tensor, targets: Tensor, *, factor: float, seed: int) -> Tensor:
+        """Take a step.
+
+        Args:
+            images: (N, C, H, W) on the device; this process's part of the batch.
+            targets: Theirs.
+            factor: Learning rates over their peaks.
+            seed: Of the step; the same in all processes.
+
+        Returns:
+            The task loss over the whole batch, a float64 scalar on the device.
+
+        Raises:
+            OptionError: A loss that is no loss.
+        """
+        self.rates.set(factor)
+        _seed(seed)
+        if self.learner is not None:
+            self.learner.draw()  # the same numbers in every process
+        if self.world.rank:
+            _seed(mix(seed, self.world.rank))
+        if self.channels_last and images.dim() == 4:
+            images = images.to(memory_format=torch.channels_last)
+        return self._run(images, targets)
+
+    def compute(self, images: Tensor, targets: Tensor) -> Tensor:
+        """The part of a step that runs on the device, and waits for nothing."""
+        with autocast(self.precision, images.device):
+            task = _checked(self.loss(self.net(images), targets))
+        loss = task if self.learner is None else task + self.learner.penalty()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        task = self.world.average([p.grad for p in self._held if p.grad is not None], task, len(images))
+        if self.clip_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self._weights, self.clip_grad_norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        if self.learner is not None:
+            self.learner.after_step()
+        return task.detach().double()
+
+
+def _seed(seed: int) -> None:
+    """Dropout and a user's loss draw from global generators: seeded per step, they need no saved state."""
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    torch.manual_seed(seed)
+
+
+def _checked(task: Any) -> Tensor:
+    if not isinstance(task, Tensor) or task.numel() != 1 or not task.requires_grad:
+        what = f"a tensor {tuple(task.shape)}" if isinstance(task, Tensor) else shown(task)
+        raise OptionError(f"the loss gives {what}, but must give one number, a tensor with a gradient")
+    return task.reshape(())
