@@ -15,13 +15,11 @@ import re
 from collections.abc import Callable
 
 import torch
-from torch.nn import functional as F
 
 import topolearn
-from benchmarks.machine import describe, median_times, peak_memory_in_child, resident_peak
+from benchmarks.machine import describe, median_times, peak_memory_in_child, peak_of, training_step
 from benchmarks.plain import resnext
 from topolearn.graph import Graph
-from topolearn.training.memory import kept_memory
 
 VARIANTS = ("plain grouped ResNeXt", "fixed masks", "learned masks", "learned masks, branch by branch")
 
@@ -54,38 +52,13 @@ def make_step(variant: str, args: argparse.Namespace) -> Callable[[], object]:
         net = topolearn.compile(graph, learner, reference=variant.endswith("branch by branch"))
         if variant == "fixed masks":
             net.set_edge_weights(random_masks(graph, args.fan_in))
-    net.to(device).train()
+    net.to(device)
     images = torch.randn(args.batch, *graph.input_size(graph.inputs[0]), device=device)
     if args.channels_last:
         net.to(memory_format=torch.channels_last)
         images = images.to(memory_format=torch.channels_last)
     targets = torch.randint(100, (args.batch,), device=device)
-    optimizers = topolearn.optimizers(net, lr=0.01, momentum=0.9)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
-
-    def step() -> None:
-        with autocast:
-            loss = F.cross_entropy(net(images).float(), targets)
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-        if learner is not None:
-            learner.after_step()
-
-    return step
-
-
-def peak(variant: str, args: argparse.Namespace) -> float:
-    """Peak MiB of three steps in this process (on a GPU: allocated there)."""
-    step = make_step(variant, args)
-    with kept_memory():
-        for _ in range(3):
-            step()
-    if torch.device(args.device).type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resident_peak()
+    return training_step(net, learner, images, targets, bf16=args.bf16)
 
 
 def main() -> None:
@@ -101,7 +74,7 @@ def main() -> None:
     parser.add_argument("--peak", choices=VARIANTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peak:
-        print(peak(args.peak, args))
+        print(peak_of(make_step(args.peak, args), torch.device(args.device)))
         return
     variants = VARIANTS[:-1] if args.skip_reference else VARIANTS
     device = torch.device(args.device)

@@ -13,7 +13,11 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+import topolearn
+from topolearn.learners import EdgeLearner
 from topolearn.training.memory import kept_memory
 
 
@@ -49,6 +53,44 @@ def median_times(steps: dict[str, Callable[[], object]], device: torch.device, r
                 synchronise(device)
                 times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def training_step(
+    net: nn.Module, learner: EdgeLearner | None, images: Tensor, targets: Tensor, *, bf16: bool = False
+) -> Callable[[], None]:
+    """A step of forward, backward, SGD on the weights and, with a learner, on its masks.
+
+    Args:
+        net: The network, on the device of the images; its interpreter may be compiled.
+        learner: The learner that is trained with it.
+        images: (N, C, H, W).
+        targets: (N,) classes.
+        bf16: Whether the forward pass runs under autocast to bfloat16.
+    """
+    optimizers = topolearn.optimizers(net, lr=0.01, momentum=0.9)
+    autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=bf16)
+    net.train()
+
+    def step() -> None:
+        with autocast:
+            loss = F.cross_entropy(net(images).float(), targets)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        if learner is not None:
+            learner.after_step()
+
+    return step
+
+
+def peak_of(step: Callable[[], object], device: torch.device) -> float:
+    """Peak MiB of three steps in this process; on a GPU, what was allocated there."""
+    with kept_memory() if device.type == "cpu" else contextlib.nullcontext():
+        for _ in range(3):
+            step()
+    return torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else resident_peak()
 
 
 def peak_memory_in_child(module: str, arguments: list[str]) -> float:

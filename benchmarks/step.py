@@ -12,12 +12,10 @@ import argparse
 from collections.abc import Callable
 
 import torch
-from torch.nn import functional as F
 
 import topolearn
-from benchmarks.machine import describe, median_times, peak_memory_in_child, resident_peak
+from benchmarks.machine import describe, median_times, peak_memory_in_child, peak_of, training_step
 from benchmarks.plain import resnet
-from topolearn.training.memory import kept_memory
 
 VARIANTS = ("plain chain", "reference", "compiler", "compiler, torch.compile")
 
@@ -39,35 +37,9 @@ def make_step(variant: str, args: argparse.Namespace) -> Callable[[], object]:
         net.to(memory_format=torch.channels_last)
         images = images.to(memory_format=torch.channels_last)
     targets = torch.randint(100, (args.batch,), device=device)
-    optimizers = topolearn.optimizers(net, lr=0.01, momentum=0.9)
     if variant.endswith("torch.compile"):
         net.__dict__["dag"] = torch.compile(net.dag)
-    net.train()
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
-
-    def step() -> None:
-        with autocast:
-            loss = F.cross_entropy(net(images).float(), targets)
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-        if learner is not None:
-            learner.after_step()
-
-    return step
-
-
-def peak(variant: str, args: argparse.Namespace) -> float:
-    """Peak MiB of three steps in this process (on a GPU: allocated there)."""
-    step = make_step(variant, args)
-    with kept_memory():
-        for _ in range(3):
-            step()
-    if torch.device(args.device).type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resident_peak()
+    return training_step(net, learner, images, targets, bf16=args.bf16)
 
 
 def main() -> None:
@@ -82,7 +54,7 @@ def main() -> None:
     parser.add_argument("--peak", choices=VARIANTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peak:
-        print(peak(args.peak, args))
+        print(peak_of(make_step(args.peak, args), torch.device(args.device)))
         return
     variants = [v for v in VARIANTS if not (args.no_compile and v.endswith("torch.compile"))]
     device = torch.device(args.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -64,3 +64,20 @@ def _leaves_nothing_behind() -> Iterator[None]:
             del os.environ[key]
     assert not changed, f"the test leaves environment variables changed: {', '.join(changed)}; use monkeypatch.setenv"
     assert folder_after == folder, "the test leaves another working folder; use monkeypatch.chdir"
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """``run("show", "digits")`` -> (exit status, stdout, stderr), in this process."""
+
+    from topolearn import cli
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["topolearn", *arguments])
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+        captured = capsys.readouterr()
+        assert isinstance(done.value.code, int)
+        return done.value.code, captured.out, captured.err
+
+    return call

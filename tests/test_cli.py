@@ -20,21 +20,6 @@ from topolearn.graph import KeepEdges, Topology
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """``run("show", "digits")`` -> (exit status, stdout, stderr), in this process."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["topolearn", *arguments])
-        with pytest.raises(SystemExit) as done:
-            cli.main()
-        captured = capsys.readouterr()
-        assert isinstance(done.value.code, int)
-        return done.value.code, captured.out, captured.err
-
-    return call
-
-
 def process(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     """``python -m topolearn`` in a process of its own."""
     return subprocess.run([sys.executable, "-m", "topolearn", *arguments], capture_output=True, text=True, **options)  # type: ignore[call-overload, no-any-return]

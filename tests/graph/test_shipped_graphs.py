@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import torch
 from torchvision import models
 
 import topolearn
-from topolearn import cli
 from topolearn.format import library
 from topolearn.graph import BindFanIn, Graph
 from topolearn.ops import Shape
@@ -55,21 +53,11 @@ CIFAR = [name for name in PARAMS if name.endswith("cifar100")]
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """``run("show", "digits")`` -> (exit status, stdout, stderr), in this process and an empty folder."""
+@pytest.fixture(autouse=True)
+def _no_data_about(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An empty folder to be in, and no folder of data sets."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TOPOLEARN_DATA", raising=False)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["topolearn", *arguments])
-        with pytest.raises(SystemExit) as done:
-            cli.main()
-        captured = capsys.readouterr()
-        assert isinstance(done.value.code, int)
-        return done.value.code, captured.out, captured.err
-
-    return call
 
 
 def write_cifar10(folder: Path) -> None:

@@ -105,3 +105,17 @@ class Drawing:
             data = base64.b64decode(image.get(_LINK, "").partition(",")[2])
             found.append(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) / 255)
         return found
+
+
+def with_an_added_node() -> tuple[Graph, Graph]:
+    """A graph, and what pruning leaves of it, which has a node that was not there."""
+    graph = loads(
+        "topolearn: 1\nname: g\ninputs: {image: [3, 8, 8]}\nnodes:\n"
+        "  a: {op: conv, out_channels: 2}\n  b: {op: conv, out_channels: 2, stride: 2}\n  c: {op: concat}\n"
+        "edges:\n  - {from: image, to: [a, b], learnable: true}\n  - {from: b, to: c}\n"
+        "  - {from: a, to: c, op: align}\noutputs: [c]\n"
+    )
+    keep = tuple(edge.dst != "b" for edge in graph.edges)
+    small = KeepEdges(Topology(keep, (1.0,) * 4))(graph).verify()
+    assert "a_to_c" in small.nodes
+    return graph, small

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import topolearn
-from tests.report.samples import Drawing, keep_largest, modules, values_of
+from tests.report.samples import Drawing, keep_largest, modules, values_of, with_an_added_node
 from topolearn.errors import TopolearnError
 from topolearn.format import loads
-from topolearn.graph import Graph, KeepEdges, Topology
+from topolearn.graph import Graph
 from topolearn.report import adjacency
 from topolearn.report.heatmap import number
 from topolearn.report.matrix import kept_edges, panels
@@ -64,15 +64,7 @@ class TestPanels:
 
 class TestKept:
     def test_an_edge_that_pruning_gave_a_node_of_its_own_is_kept(self) -> None:
-        graph = loads(
-            "topolearn: 1\nname: g\ninputs: {image: [3, 8, 8]}\nnodes:\n"
-            "  a: {op: conv, out_channels: 2}\n  b: {op: conv, out_channels: 2, stride: 2}\n  c: {op: concat}\n"
-            "edges:\n  - {from: image, to: [a, b], learnable: true}\n  - {from: b, to: c}\n"
-            "  - {from: a, to: c, op: align}\noutputs: [c]\n"
-        )
-        keep = tuple(edge.dst != "b" for edge in graph.edges)
-        small = KeepEdges(Topology(keep, (1.0,) * 4))(graph).verify()
-        assert "a_to_c" in small.nodes
+        graph, small = with_an_added_node()
         assert {
             (edge.src, edge.dst) for edge, kept in zip(graph.edges, kept_edges(graph, small), strict=True) if kept
         } == {

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from matplotlib import image
 
 import topolearn
+from tests.report.samples import with_an_added_node
 from tests.strategies import graphs, topologies
 from topolearn.errors import TopolearnError
 from topolearn.format import loads
@@ -163,15 +164,7 @@ class TestContent:
         assert family("mine.special") == "other"
 
     def test_nodes_that_pruning_added_are_drawn(self, tmp_path: Path) -> None:
-        graph = loads(
-            "topolearn: 1\nname: g\ninputs: {image: [3, 8, 8]}\nnodes:\n"
-            "  a: {op: conv, out_channels: 2}\n  b: {op: conv, out_channels: 2, stride: 2}\n  c: {op: concat}\n"
-            "edges:\n  - {from: image, to: [a, b], learnable: true}\n  - {from: b, to: c}\n"
-            "  - {from: a, to: c, op: align}\noutputs: [c]\n"
-        )
-        keep = tuple(edge.dst != "b" for edge in graph.edges)
-        small = KeepEdges(Topology(keep, (1.0,) * 4))(graph).verify()
-        assert "a_to_c" in small.nodes
+        graph, small = with_an_added_node()
         scene = Scene(small, graph)
         assert scene.order == ["image", "a", "b", "a_to_c", "c"]
         draw(small, tmp_path / "one.svg", graph)

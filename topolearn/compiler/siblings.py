@@ -22,15 +22,15 @@ def find_siblings(graph: Graph, depth: dict[str, int], stackable: Callable[[Sibl
         stackable: Whether the modules of these nodes can run as one.
     """
     alone = _alone(graph)
-    alike: dict[tuple[object, ...], list[str]] = {}
+    alike: dict[tuple[int, tuple[object, ...]], list[str]] = {}
     for node in graph.nodes.values():
         if node.id in alone:
             continue
-        key = (depth[node.id], node.op, node.params, node.aggregate, node.input, node.share)
-        alike.setdefault(key, []).append(node.id)
+        kind = (node.op, node.params, node.aggregate, node.input, node.share)
+        alike.setdefault((depth[node.id], kind), []).append(node.id)
     found: list[Siblings] = []
     home: dict[str, str] = {}  # node -> the first of its set
-    for _, ids in sorted(alike.items(), key=lambda item: int(item[0][0])):  # type: ignore[call-overload]
+    for _, ids in sorted(alike.items(), key=lambda item: item[0][0]):
         siblings = tuple(ids)
         if len(siblings) > 1 and _is_dense(graph, siblings, home) and stackable(siblings):
             found.append(siblings)

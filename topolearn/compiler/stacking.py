@@ -239,15 +239,15 @@ def as_if_repeated(module: nn.Module, x: Tensor, copies: int) -> Tensor:
     The outputs of all copies are the same, so one is computed; only running variances differ, which
     take n / (n - 1) times the variance of n values.
     """
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if not all(isinstance(norm, BatchNorm) for norm in norms):
+    norms = [m for m in module.modules() if isinstance(m, BatchNorm)]
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m not in norms for m in module.modules()):
         y: Tensor = module(x.repeat(copies, *[1] * (x.dim() - 1)))
         return y[: x.shape[0]]
     for norm in norms:
-        norm.copies = copies  # type: ignore[assignment]
+        norm.copies = copies
     try:
         once: Tensor = module(x)
     finally:
         for norm in norms:
-            norm.copies = 1  # type: ignore[assignment]
+            norm.copies = 1
     return once

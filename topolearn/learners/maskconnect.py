@@ -68,7 +68,7 @@ class MaskConnectOptions(Options):
         lr_scale: eta of ``literal`` over the learning rate of the weights. Default: 100. At 1 the masks
             of a CIFAR ResNet stay within 0.1 of their start and nothing is learned, at 100 they reach 0
             and 1; on small problems 1 to 10 is right.
-        seed: Seed of the sampling.
+        seed: Seed of the sampling, and of the order that ties are broken in.
     """
 
     fan_in: Annotated[int, Field(ge=1)] | None = None
