@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,11 @@ settings.load_profile("topolearn")
 
 # Set by libraries when they are first imported or used, not by tests.
 _LIBRARIES_SET = ("PYTEST_", "KMP_", "OMP_", "TORCH", "TRITON_", "CUDA_", "PYTORCH_", "NCCL_", "COLUMNS", "LINES")
+
+
+# A shell starts what runs in its background with Ctrl-C ignored, and so do its children: tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

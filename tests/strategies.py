@@ -31,7 +31,14 @@ CONV_UNITS = (
     "sepconv_bn_relu",
     "relu_sepconv_bn",
 )
-BLOCKS = ("resnet.basic", "resnet.bottleneck", "resnext.branch", "mobilenetv2.inverted_bottleneck")
+BLOCKS = (
+    "resnet.basic",
+    "resnet.bottleneck",
+    "resnet.basic_branch",
+    "resnet.bottleneck_branch",
+    "resnext.branch",
+    "mobilenetv2.inverted_bottleneck",
+)
 SIMPLE = ("identity", "relu", "max_pool", "avg_pool")
 AGGREGATES = ("sum", "mean", "normalised", "concat")
 
@@ -181,6 +188,11 @@ def node_transforms(
         params = {"channels": channels, "stride": stride, "shortcut": shortcut}
         if op == "resnet.bottleneck":
             params["width"] = draw(st.integers(1, 4))
+    elif op in ("resnet.basic_branch", "resnet.bottleneck_branch"):
+        params = {"channels": channels, "stride": stride}
+        if op == "resnet.bottleneck_branch":
+            params |= {"width": draw(st.integers(1, 4)), "dilation": draw(st.integers(1, 2))}
+            params["squeeze"] = draw(st.sampled_from([None, 2]))
     elif op == "resnext.branch":
         params = {"width": draw(st.integers(1, 4)), "out_channels": channels, "stride": stride}
         if draw(st.booleans()):
@@ -235,3 +247,37 @@ def layered_graphs(draw: st.DrawFn) -> Graph:
     nodes.append(Node("head", "classifier", {"classes": 3}, "mean", shapes[last[0]]))
     edges += [Edge(name, "head", learnable=draw(st.booleans())) for name in last]
     return Graph("layered", nodes, tuple(edges), ("head",), "classification").verify()
+
+
+@st.composite
+def relu_graphs(draw: st.DrawFn) -> Graph:
+    """Graphs of one shape with many relus, most of them over sums that are nowhere below 0."""
+    x = Shape(3, 1)
+    nodes = [Node("image", "input", {"size": (3, 5, 6)}), Node("stem", "conv_bn_relu", {"out_channels": 3}, input=x)]
+    edges = [Edge("image", "stem")]
+    names = ["stem"]
+    for number in range(draw(st.integers(1, 7))):
+        name = f"n{number}"
+        op = draw(st.sampled_from(["relu", "relu", "relu", "relu", "identity", "max_pool", "conv_bn"]))
+        params: dict[str, object] = {"kernel": 3, "stride": 1} if op == "max_pool" else {}
+        aggregate = draw(st.sampled_from([*["sum"] * 5, *["mean"] * 3, "normalised", "concat"]))
+        recent = names[-4:]
+        sources = draw(st.one_of(st.just([names[-1]]), st.lists(st.sampled_from(recent), min_size=1, unique=True)))
+        if aggregate == "concat":
+            op = "conv_bn_relu"  # which brings the channels back
+        if op.startswith("conv"):
+            params = {"out_channels": 3}
+        takes = Shape(3 * len(sources), 1) if aggregate == "concat" else x
+        nodes.append(Node(name, op, params, aggregate, takes))
+        for source in sources:
+            carry = draw(st.sampled_from(["identity"] * 14 + ["align", "project"]))
+            weight = draw(st.sampled_from([*[1.0] * 4, 0.5, 2.0, 2.0, 0.25, -0.75, 0.0]))
+            learnable = aggregate != "concat" and draw(st.integers(0, 19)) == 0
+            edges.append(Edge(source, name, carry, {}, learnable, weight))
+        names.append(name)
+    used = {edge.src for edge in edges}
+    loose = [name for name in names if name not in used]
+    outputs = [name for name in loose[:-1] if draw(st.booleans())]
+    nodes.append(Node("head", "classifier", {"classes": 3}, draw(st.sampled_from(["sum", "mean"])), x))
+    edges += [Edge(name, "head") for name in loose if name not in outputs]
+    return Graph("relus", nodes, tuple(edges), (*outputs, "head")).verify()

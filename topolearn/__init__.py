@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from topolearn import learners as learners
     from topolearn.compiler import Network as Network
     from topolearn.compiler import compile as compile
+    from topolearn.compiler import features as features
     from topolearn.compiler import prune as prune
     from topolearn.format import dump_graph as dump_graph
     from topolearn.format import load_graph as load_graph
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from topolearn.graph import Graph as Graph
     from topolearn.graph import Node as Node
     from topolearn.graph import Topology as Topology
+    from topolearn.lifting import lift as lift
     from topolearn.onnx import export_onnx as export_onnx
     from topolearn.training import Comparison as Comparison
     from topolearn.training import FitResult as FitResult
@@ -45,7 +47,9 @@ _PUBLIC = {
     "compile": "topolearn.compiler",
     "dump_graph": "topolearn.format",
     "export_onnx": "topolearn.onnx",
+    "features": "topolearn.compiler",
     "fit": "topolearn.training",
+    "lift": "topolearn.lifting",
     "load_graph": "topolearn.format",
     "load_model": "topolearn.training",
     "optimizers": "topolearn.training",

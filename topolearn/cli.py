@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from topolearn import __version__
+from topolearn.cli_lift import lift
 from topolearn.cli_training import add_commands
 from topolearn.errors import CheckpointError, OptionError, TopolearnError
 
@@ -34,6 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 add_commands(app)  # fit, compare, prune, export, bench
+app.command()(lift)
 
 GraphName = Annotated[str, typer.Argument(metavar="GRAPH", help="A YAML file, or the name of a shipped graph.")]
 Settings = Annotated[
@@ -114,7 +116,7 @@ def show(
         from topolearn.report import headline, node_table
 
         print(headline(shown))
-        print_table(node_table(shown))
+        print_table(node_table(shown, searched))
 
 
 def _draw(name: str, shown: Graph, searched: Graph | None, output: Path, matrix: bool) -> None:
@@ -124,7 +126,7 @@ def _draw(name: str, shown: Graph, searched: Graph | None, output: Path, matrix:
         draw(shown, output, searched)
     elif is_run(name):
         learned = read_learned(name)
-        adjacency(learned.searched, output, learned.values, learned.graph, learned.title)
+        adjacency(learned.searched, output, learned.values, learned.kept, learned.title)
     else:
         adjacency(shown, output)
 

@@ -176,19 +176,45 @@ def _close(result: FitResult, folder: Path, delivery: Delivery | None) -> None:
 
 def prune(
     run_dir: RunFolder,
-    out: Annotated[Path | None, typer.Option(help="Where to write; default: RUN_DIR-pruned.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; default: RUN_DIR-pruned, with --sweep RUN_DIR itself.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Another option of the learner: fan_in=2, threshold=0.1 …"),
     ] = None,
+    sweep: Annotated[
+        bool,
+        typer.Option(
+            "--sweep",
+            help="Write no model, but remove ever more edges, by magnitude and at random, and write the accuracy at"
+            " every share as a table and a picture.",
+        ),
+    ] = False,
+    data_root: Annotated[
+        Path | None, typer.Option(envvar="TOPOLEARN_DATA", help="Folder in which data sets are looked for.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Of --sweep: auto, cpu, cuda, cuda:1 …")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress of --sweep.")] = False,
 ) -> None:
     """Prune anew what a run had searched, with other options of its learner, without training."""
     from topolearn.cli import overrides, print_table
+
+    if sweep:
+        from topolearn.training.sweep import CSV, MARKDOWN, PICTURE
+        from topolearn.training.sweep import sweep as measure
+
+        target = out if out is not None else run_dir
+        changes = overrides(settings)
+        found = measure(run_dir, target, settings=changes, data_root=data_root, device=device, quiet=quiet)
+        print_table(found.table())
+        print(f"{target}: {MARKDOWN}, {CSV}, {PICTURE}")
+        return
     from topolearn.report.run import comparison
     from topolearn.training.reprune import reprune
 
     target = out if out is not None else run_dir.with_name(f"{run_dir.resolve().name}-pruned")
-    result = reprune(run_dir, target, overrides(settings))
+    result = reprune(run_dir, target, overrides(settings), data_root)
     print_table(comparison(result))
     print(f"{target}: graph.yaml, weights.safetensors, history.jsonl, config.yaml")
 

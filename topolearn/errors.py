@@ -78,6 +78,18 @@ class CheckpointError(TopolearnError):
     """A checkpoint or run directory that cannot be used."""
 
 
+class LiftError(TopolearnError):
+    """A network that cannot be lifted into a graph.
+
+    Attributes:
+        module: Path of the module at fault, where there is one; "" is the network itself.
+    """
+
+    def __init__(self, message: str, location: Location | None = None, *, module: str | None = None) -> None:
+        super().__init__(message, location)
+        self.module = module
+
+
 class ExportError(TopolearnError):
     """An ONNX export that failed or does not agree with the network."""
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import topolearn
 from tests.compiler import toys
 from tests.strategies import graphs
+from topolearn.compiler.modules.backbone import without_pretrained_weights
 from topolearn.graph import Graph
 
 SHIPPED = sorted((Path(__file__).resolve().parents[2] / "graphs").glob("*.yaml"), key=lambda path: path.name)
@@ -29,7 +30,9 @@ by_name = pytest.mark.parametrize("name", HAND_MADE)
 in_both_modes = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 
 
-def compare(graph: Graph, batch: int, training: bool, seed: int = 0, side: int | None = None) -> None:
+def compare(
+    graph: Graph, batch: int, training: bool, seed: int = 0, side: int | None = None, tolerance: float = 1e-10
+) -> None:
     """With the weights as a tensor that requires a gradient, then frozen at arbitrary values."""
     compiled, reference = toys.pair(graph, seed=seed)
     inputs = toys.examples(graph, batch, torch.float64, seed, side)
@@ -38,10 +41,10 @@ def compare(graph: Graph, batch: int, training: bool, seed: int = 0, side: int |
     frozen[::2] *= -0.7  # fixed edges too
     for net in (compiled, reference):
         net.train(training)
-    toys.assert_equal(toys.step(compiled, inputs, weights), toys.step(reference, inputs, weights))
+    toys.assert_equal(toys.step(compiled, inputs, weights), toys.step(reference, inputs, weights), tolerance)
     for net in (compiled, reference):
         net.set_edge_weights(frozen)
-    toys.assert_equal(toys.step(compiled, inputs), toys.step(reference, inputs))
+    toys.assert_equal(toys.step(compiled, inputs), toys.step(reference, inputs), tolerance)
 
 
 @in_both_modes
@@ -50,7 +53,13 @@ def test_on_every_shipped_graph(path: Path, training: bool, request: pytest.Fixt
     graph = topolearn.load_graph(path)
     if not request.config.getoption("--slow") and (graph.cost.macs > LARGE_MACS or graph.cost.params > LARGE_PARAMS):
         pytest.skip("a large graph; run with --slow")
-    compare(graph, 2, training, side=16)
+    with without_pretrained_weights():
+        if "backbone" in graph.nodes:
+            # At stride 32 batch normalisation wants more than two values per channel. A shift before one further
+            # on has no gradient, but what rounding leaves of the terms that cancel out, fifty layers deep.
+            compare(graph, 2, training, side=64, tolerance=1e-8)
+        else:
+            compare(graph, 2, training, side=16)
 
 
 @in_both_modes

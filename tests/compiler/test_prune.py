@@ -13,10 +13,11 @@ import topolearn
 from tests.compiler import toys
 from tests.compiler.test_equivalence import HAND_MADE, by_name
 from tests.compiler.test_network import LAYOUT
-from tests.strategies import graphs, topologies
+from tests.strategies import graphs, relu_graphs, topologies
 from topolearn.compiler import Network
+from topolearn.compiler.network import copy_weights
 from topolearn.format import loads
-from topolearn.graph import Edge, Graph, Node, Topology
+from topolearn.graph import Edge, Graph, Node, RemoveIdleRelus, Topology
 from topolearn.learners import make_learner
 from topolearn.ops import Shape
 
@@ -88,6 +89,26 @@ def test_random_graphs_and_choices_of_any_edges(data: st.DataObject) -> None:
 @settings(max_examples=15)
 def test_hand_made_graphs(name: str, data: st.DataObject) -> None:
     graph = HAND_MADE[name]
+    check(toys.build(graph), data.draw(any_topology(graph)))
+
+
+@given(graph=relu_graphs(), training=st.booleans())
+@settings(max_examples=150)
+def test_relus_that_change_nothing_can_go(graph: Graph, training: bool) -> None:
+    net = toys.build(graph, dtype=torch.float64)
+    small = Network(RemoveIdleRelus()(graph).verify())
+    copy_weights(net, small)
+    inputs = toys.examples(graph, 3, torch.float64)
+    wanted, found = (toys.as_dict(each, each.train(training)(**inputs)) for each in (net, small))
+    assert list(found) == list(wanted)
+    for name, output in wanted.items():
+        toys.same(found[name], output, 1e-12, name)
+
+
+@given(data=st.data())
+@settings(max_examples=60)
+def test_random_relus_and_choices_of_any_edges(data: st.DataObject) -> None:
+    graph = data.draw(relu_graphs())
     check(toys.build(graph), data.draw(any_topology(graph)))
 
 

@@ -159,3 +159,13 @@ def test_at_full_fan_in_it_is_a_plain_resnext(learner: str | None, reference: bo
     plain.eval()
     images = torch.randn(batch, 3, side, side, dtype=torch.float64)
     close(ours(images), plain(images), "outputs in eval mode")
+
+
+def test_the_branches_together_start_with_the_variance_of_one() -> None:
+    torch.manual_seed(0)
+    graph = loads(GRAPH)
+    net = Network(graph, Fixed(graph, rule="full"))
+    branches = [net.nodes[f"m2_{i}"] for i in range(1, BRANCHES + 1)]
+    x = torch.randn(64, 8, 12, 12)
+    residuals = torch.stack([branch.scale * branch.residual(F.relu(x)) for branch in branches])
+    assert float(residuals.detach().mean(0).var()) == pytest.approx(1.0, rel=0.1)

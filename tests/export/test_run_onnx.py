@@ -470,11 +470,14 @@ def test_a_missing_package_is_one_line():
 def test_ctrl_c_ends_with_130(model, folder):
     command = [sys.executable, "-I", str(SCRIPT), str(model), str(folder), "--repeat", "100000000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    for _ in range(7):
-        process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+        assert process.stdout is not None
+        for _ in range(7):
+            process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert errors == "interrupted\n"
 

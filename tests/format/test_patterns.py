@@ -188,5 +188,5 @@ def test_what_is_wrong_with_a_pattern(entry: str, column: int, message: str) -> 
 
 
 def test_every_pattern_has_a_name_and_a_docstring() -> None:
-    assert set(PATTERNS) == {"chain", "complete", "bipartite", "layers", "residual", "random"}
+    assert set(PATTERNS) == {"chain", "complete", "bipartite", "layers", "residual", "random", "fully_dense_decoder"}
     assert all(pattern.__doc__ for pattern in PATTERNS.values())

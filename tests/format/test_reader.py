@@ -213,11 +213,25 @@ class TestOverrides:
         assert graph.nodes["head"].params["dropout"] == 0.5
         assert graph.name == "mine"
 
+    def test_an_entry_of_a_list(self) -> None:
+        residual = load_graph(
+            "toponet6-sepconv-cifar100",
+            {"edges.1.connect": "residual", "edges.1.interval": "2", "inputs.image.2": "64"},
+        )
+        # Three blocks of two nodes: (3 + 1)(3 + 2) / 2 + 3 edges; 7 * 8 / 2 in the stages that stay complete.
+        stages = [
+            sum(edge.learnable and edge.dst.startswith(f"stage{k}") for edge in residual.edges) for k in (1, 2, 3)
+        ]
+        assert stages == [13, 28, 28]
+        assert residual.image == (64, 32)
+
     @pytest.mark.parametrize(
         ("path", "value", "message"),
         [
             ("nodes.haed.classes", "10", "--set nodes.haed.classes: there is no 'haed' in .*; did you mean 'head'?"),
             ("name.x", "1", "--set name.x: 'name' in .* holds no keys"),
+            ("edges.9.connect", "chain", "edges.9.connect: '9' is no entry of that list in .*; count from 1 to 4"),
+            ("edges.x", "1", "--set edges.x: 'x' is no entry of that list"),
             ("nodes.head.class", "1", "unknown key 'class' of node 'head'; did you mean 'classes'"),
             ("nodes.head.classes", "ten", "'classes' of op 'classifier' is 'ten', but it should be a valid integer"),
             ("nodes.head.classes", "[", r"^--set nodes\.head\.classes=\[: not valid YAML"),

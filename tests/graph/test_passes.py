@@ -9,10 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.strategies import graphs, topologies
+from tests.strategies import graphs, relu_graphs, topologies
 from topolearn.errors import GraphError
 from topolearn.format import dumps, loads
-from topolearn.graph import BindFanIn, Edge, EliminateDead, Graph, KeepEdges, Node, Topology, apply_passes
+from topolearn.graph import (
+    BindFanIn,
+    Edge,
+    EliminateDead,
+    Graph,
+    KeepEdges,
+    Node,
+    RemoveIdleRelus,
+    Topology,
+    apply_passes,
+)
 from topolearn.ops import Shape
 
 IMAGE = Node("image", "input", {"size": (3, 8, 8)})
@@ -181,6 +191,178 @@ class TestEliminateDead:
             EliminateDead()(graph)
 
 
+class TestRemoveIdleRelus:
+    """Graphs of a stem that ends in a relu, an idle relu ``r`` over it, and what reads that."""
+
+    @staticmethod
+    def graph(*edges: Edge, stem: str = "conv_bn_relu", **nodes: Node) -> Graph:
+        """``r`` reads ``stem``, ``out`` is the output; ``nodes`` replace or add to them."""
+        known = {
+            "stem": Node("stem", stem, {"out_channels": 3}),  # type: ignore[arg-type]
+            "r": plain("r", op="relu"),
+            "out": plain("out"),
+        } | nodes
+        given = (Edge("image", "stem"), *edges)
+        used = {end for edge in given for end in (edge.src, edge.dst)}
+        listed = [IMAGE, *(node for name, node in known.items() if name in used)]
+        return Graph("g", listed, given, ("out",)).declare_inputs().verify()
+
+    def removed(self, graph: Graph) -> dict[tuple[str, str], float]:
+        """The weights of the edges that are left when ``r`` goes."""
+        small = RemoveIdleRelus()(graph).verify()
+        assert "r" not in small.nodes
+        assert RemoveIdleRelus()(small) is small
+        return {(edge.src, edge.dst): edge.weight for edge in small.edges if edge.src != "image"}
+
+    def stays(self, graph: Graph) -> None:
+        assert RemoveIdleRelus()(graph) is graph
+
+    @pytest.mark.parametrize("aggregate", ["sum", "mean"])
+    def test_readers_take_the_source_with_the_weights_multiplied(self, aggregate: str) -> None:
+        graph = self.graph(
+            Edge("stem", "r", weight=0.5),
+            Edge("r", "a", weight=-3.0),
+            Edge("r", "out", "align"),
+            Edge("a", "out"),
+            r=plain("r", op="relu", aggregate=aggregate),
+            a=plain("a", op="conv", params={"out_channels": 3}),
+        )
+        assert self.removed(graph) == {("stem", "a"): -1.5, ("stem", "out"): 0.5, ("a", "out"): 1.0}
+        assert [edge.op for edge in RemoveIdleRelus()(graph).edges if edge.dst == "out"] == ["align", "identity"]
+
+    def test_an_edge_that_is_there_already_takes_the_weight_too(self) -> None:
+        graph = self.graph(Edge("stem", "r", weight=2.0), Edge("r", "out", weight=0.25), Edge("stem", "out"))
+        assert self.removed(graph) == {("stem", "out"): 1.5}
+
+    def test_a_mean_that_divides_by_one_less_is_rescaled(self) -> None:
+        edges = (Edge("stem", "r"), Edge("r", "out", weight=0.5), Edge("stem", "out"), Edge("b", "out", weight=3.0))
+        extra = {"b": plain("b", op="conv", params={"out_channels": 3}), "out": plain("out", aggregate="mean")}
+        graph = self.graph(*edges, Edge("stem", "b"), **extra)
+        found = self.removed(graph)
+        assert (found["stem", "out"], found["b", "out"]) == (1.0, 2.0)
+        # An edge of weight 0 was not counted before, and is not now.
+        edges = (edges[0], Edge("r", "out", weight=0.0), *edges[2:])
+        found = self.removed(self.graph(*edges, Edge("stem", "b"), **extra))
+        assert (found["stem", "out"], found["b", "out"]) == (1.0, 3.0)
+
+    def test_a_chain_goes_in_one_sweep_and_makes_way_for_the_next(self) -> None:
+        # r2 has two in-edges until r is gone, then one of weight 3.
+        graph = self.graph(
+            Edge("stem", "r"),
+            Edge("r", "r2"),
+            Edge("stem", "r2", weight=2.0),
+            Edge("r2", "out"),
+            r2=plain("r2", op="relu"),
+        )
+        assert self.removed(graph) == {("stem", "out"): 3.0}
+
+    @pytest.mark.parametrize(
+        ("between", "weight", "idle"),
+        [
+            ({"op": "identity"}, 1.0, True),
+            ({"op": "max_pool", "params": {"kernel": 3, "stride": 1}}, 0.5, True),
+            ({"op": "avg_pool", "params": {"kernel": 3, "stride": 1}, "aggregate": "mean"}, 1.0, True),
+            ({"op": "resnet.basic", "params": {"channels": 3}}, -1.0, True),
+            ({"op": "conv_bn_relu6", "params": {"out_channels": 3}}, -1.0, True),
+            ({"op": "identity"}, -1.0, False),
+            ({"op": "identity", "aggregate": "normalised"}, 1.0, False),
+            ({"op": "conv_bn", "params": {"out_channels": 3}}, 1.0, False),
+            ({"op": "resnet.basic_branch", "params": {"channels": 3}}, 1.0, False),
+            ({"op": "relu_conv_bn", "params": {"out_channels": 3}}, 1.0, False),
+        ],
+    )
+    def test_it_knows_what_is_nowhere_below_0(self, between: dict[str, object], weight: float, idle: bool) -> None:
+        graph = self.graph(Edge("stem", "x", weight=weight), Edge("x", "r"), Edge("r", "out"), x=plain("x", **between))
+        assert ("r" not in RemoveIdleRelus()(graph).nodes) is idle
+
+    @pytest.mark.parametrize("edge", [Edge("stem", "x", "align"), Edge("stem", "x", "resize")])
+    def test_an_edge_that_only_moves_values_keeps_them_above_0(self, edge: Edge) -> None:
+        self.removed(self.graph(edge, Edge("x", "r"), Edge("r", "out"), x=plain("x")))
+
+    @pytest.mark.parametrize(
+        "into_r",
+        [
+            Edge("stem", "r", weight=-1.0),
+            Edge("stem", "r", weight=0.0),
+            Edge("stem", "r", learnable=True),
+            Edge("stem", "r", "project"),
+            Edge("stem", "r", "align"),
+        ],
+        ids=repr,
+    )
+    def test_one_whose_in_edge_does_more_than_pass_on_stays(self, into_r: Edge) -> None:
+        self.stays(self.graph(into_r, Edge("r", "out")))
+
+    def test_one_over_values_below_0_stays(self) -> None:
+        self.stays(self.graph(Edge("stem", "r"), Edge("r", "out"), stem="conv_bn"))
+
+    def test_one_over_a_sum_that_is_learned_stays(self) -> None:
+        graph = self.graph(Edge("stem", "x", learnable=True), Edge("x", "r"), Edge("r", "out"), x=plain("x"))
+        self.stays(graph)
+
+    def test_one_over_two_edges_or_a_normalised_sum_stays(self) -> None:
+        edges = (Edge("stem", "r"), Edge("r", "out"))
+        self.stays(self.graph(*edges, Edge("x", "r"), Edge("stem", "x"), x=plain("x")))
+        self.stays(self.graph(*edges, r=plain("r", op="relu", aggregate="normalised")))
+
+    def test_an_output_stays(self) -> None:
+        graph = self.graph(Edge("stem", "r"), Edge("r", "out"))
+        self.stays(graph.replace(outputs=("r", "out")).verify())
+
+    @pytest.mark.parametrize(
+        "out_of_r",
+        [
+            Edge("r", "out", learnable=True),
+            Edge("r", "out", "project"),
+            Edge("r", "out", "conv_resize"),
+        ],
+        ids=repr,
+    )
+    def test_one_whose_out_edge_cannot_move_stays(self, out_of_r: Edge) -> None:
+        self.stays(self.graph(Edge("stem", "r"), out_of_r))
+
+    @pytest.mark.parametrize(
+        "beside", [Edge("stem", "out", "align"), Edge("stem", "out", learnable=True)], ids=["other op", "learnable"]
+    )
+    def test_one_that_would_be_one_with_another_kind_of_edge_stays(self, beside: Edge) -> None:
+        self.stays(self.graph(Edge("stem", "r"), Edge("r", "out"), beside))
+
+    def test_a_mean_under_search_loses_none_of_its_edges(self) -> None:
+        edges = [Edge("stem", "r"), Edge("r", "out"), Edge("stem", "out"), Edge("stem", "b")]
+        extra = {"b": plain("b", op="conv", params={"out_channels": 3}), "out": plain("out", aggregate="mean")}
+        self.stays(self.graph(*edges, Edge("b", "out", learnable=True), **extra))
+        del edges[2]
+        self.removed(self.graph(*edges, Edge("b", "out", learnable=True), **extra))
+
+    def test_the_order_of_a_concat_stays(self) -> None:
+        graph = self.graph(
+            Edge("stem", "r"),
+            Edge("r", "out"),
+            Edge("stem", "b"),
+            Edge("b", "out"),
+            b=plain("b"),
+            out=Node("out", "identity", aggregate="concat", input=Shape(6, 1)),
+        )
+        self.stays(graph)
+
+    @given(relu_graphs())
+    def test_random_graphs_are_valid_in_order_and_at_the_fix_point(self, graph: Graph) -> None:
+        small = RemoveIdleRelus()(graph).verify()
+        assert RemoveIdleRelus()(small) is small
+        assert loads(dumps(small)) == small
+        left = [name for name in graph.nodes if name in small.nodes]
+        assert list(small.nodes) == left
+        gone = set(graph.nodes) - set(left)
+        assert all(graph.nodes[name].op == "relu" for name in gone)
+        assert not gone & set(graph.outputs)
+        assert all(small.nodes[name] == graph.nodes[name] for name in left)
+
+    @given(graphs(max_inputs=2))
+    def test_it_leaves_all_other_graphs_valid(self, graph: Graph) -> None:
+        small = RemoveIdleRelus()(graph).verify()
+        assert small.cost.params == graph.cost.params
+
+
 class TestBindFanIn:
     @staticmethod
     def graph(learnable: bool = True) -> Graph:
@@ -220,4 +402,5 @@ def test_passes_are_verified_one_by_one() -> None:
 def test_passes_state_whether_they_preserve_the_function() -> None:
     assert KeepEdges.preserves_function
     assert EliminateDead.preserves_function
+    assert RemoveIdleRelus.preserves_function
     assert BindFanIn.preserves_function

@@ -9,7 +9,16 @@ import torch
 
 from tests.learners.samples import batch, complete, graph, network, step, vectors
 from topolearn import optimizers, prune
-from topolearn.graph import Edge, Graph, Node, UnitWeights, apply_passes
+from topolearn.graph import (
+    DropSubsetNodes,
+    Edge,
+    FinaliseDecoder,
+    Graph,
+    MergeDuplicateNodes,
+    Node,
+    UnitWeights,
+    apply_passes,
+)
 from topolearn.learners import SearchSchedule, SparseMask
 
 
@@ -228,7 +237,7 @@ def test_retrains_without_gates() -> None:
     assert search.search
     assert search.freeze_affine
     assert retrain.weights == "fresh"
-    assert retrain.passes == (UnitWeights(),)
+    assert retrain.passes == (MergeDuplicateNodes(), DropSubsetNodes(), FinaliseDecoder(), UnitWeights())
     bare = apply_passes(prune(net).graph, *retrain.passes)
     assert {edge.weight for edge in bare.edges} == {1.0}
     assert bool(torch.isfinite(network(bare, None).eval()(**batch(bare))).all())

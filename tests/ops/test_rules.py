@@ -20,6 +20,8 @@ NODE_CASES: list[tuple[str, dict[str, Any], Shape, Shape, int, int]] = [
     ("identity", {}, Shape(4, 2), Shape(4, 2), 0, 0),
     ("concat", {}, Shape(4, 2), Shape(4, 2), 0, 0),
     ("relu", {}, Shape(4, None), Shape(4, None), 0, 0),
+    ("batch_norm", {}, Shape(4, 2), Shape(4, 2), 8, 0),
+    ("batch_norm", {"affine": False}, Shape(4, "global"), Shape(4, "global"), 0, 0),
     ("max_pool", {}, Shape(4, 1), Shape(4, 2), 0, 0),
     ("max_pool", {"kernel": 3, "stride": 1}, Shape(4, 1), Shape(4, 1), 0, 0),
     ("avg_pool", {"kernel": 3, "stride": 2}, Shape(4, 2), Shape(4, 4), 0, 0),
@@ -94,6 +96,32 @@ NODE_CASES: list[tuple[str, dict[str, Any], Shape, Shape, int, int]] = [
         Shape(8, 2),
         8 * 6 + 9 * 2 * 6 + 6 * 8 + 2 * (6 + 6 + 8),
         (8 * 6 + 9 * 2 * 6 + 6 * 8) * 30,
+    ),
+    # The branches alone: no projection whatever the shape.
+    (
+        "resnet.basic_branch",
+        {"channels": 8, "stride": 2},
+        Shape(4, 1),
+        Shape(8, 2),
+        9 * 32 + 9 * 64 + 32,
+        (9 * 32 + 9 * 64) * 30,
+    ),
+    (
+        "resnet.bottleneck_branch",
+        {"channels": 16, "width": 6, "groups": 3, "stride": 2, "dilation": 2},
+        Shape(8, 1),
+        Shape(16, 2),
+        8 * 6 + 9 * 2 * 6 + 6 * 16 + 2 * (6 + 6 + 16),
+        8 * 6 * 120 + (9 * 2 * 6 + 6 * 16) * 30,
+    ),
+    # The squeeze-and-excitation has biases, and one position.
+    (
+        "resnet.bottleneck_branch",
+        {"channels": 4, "width": 6, "squeeze": 2, "affine": False},
+        Shape(4, 1),
+        Shape(4, 1),
+        24 + 9 * 36 + 24 + (12 + 2) + (12 + 6),
+        (24 + 9 * 36 + 24) * 120 + 24,
     ),
     (
         "resnext.branch",
@@ -198,6 +226,40 @@ def test_a_projection_is_a_part_only_where_the_shape_changes() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "params", "of_any", "of_non_negative"),
+    [
+        ("input", {"size": (3, 8, 8)}, False, False),
+        ("identity", {}, False, True),
+        ("concat", {}, False, True),
+        ("relu", {}, True, True),
+        ("max_pool", {}, False, True),
+        ("avg_pool", {}, False, True),
+        ("global_avg_pool", {}, False, True),
+        ("conv", {"out_channels": 2}, False, False),
+        ("conv_relu", {"out_channels": 2}, True, True),
+        ("conv_bn_relu6", {"out_channels": 2}, True, True),
+        ("relu_conv_bn", {"out_channels": 2}, False, False),
+        ("sepconv_bn_relu", {"out_channels": 2}, True, True),
+        ("resnet.basic", {"channels": 4}, True, True),
+        ("resnet.basic_branch", {"channels": 4}, False, False),
+        ("linear", {"out_features": 2, "activation": "relu6"}, True, True),
+        ("linear", {"out_features": 2}, False, False),
+        ("classifier", {"classes": 2, "activation": "relu"}, False, False),
+        ("mobilenetv2.inverted_bottleneck", {"out_channels": 4}, False, False),
+    ],
+)
+def test_what_is_known_to_be_nowhere_below_0(
+    name: str, params: dict[str, Any], of_any: bool, of_non_negative: bool
+) -> None:
+    rule = node_op(name, FrozenMap(params))
+    assert (rule.non_negative(False), rule.non_negative(True)) == (of_any, of_non_negative)
+
+
+def test_edges_without_negative_coefficients() -> None:
+    assert {name for name, op in EDGE_OPS.items() if op.positive_linear} == {"identity", "align", "resize"}
+
+
+@pytest.mark.parametrize(
     ("stride", "size"), [(1, (7, 9)), (2, (4, 5)), (4, (2, 3)), ("global", (1, 1)), (None, (1, 1))]
 )
 def test_sizes_are_rounded_up(stride: Any, size: tuple[int, int]) -> None:
@@ -221,6 +283,13 @@ def test_a_feature_reads_one_output_of_a_bundle() -> None:
         ("conv", {"out_channels": 8, "groups": 3}, Shape(4, 1), "groups 3 must divide the 4 channels"),
         ("resnet.basic", {"channels": 2}, Shape(4, 1), "cannot pad 4 channels to 2; use 'shortcut: projection'"),
         ("resnet.bottleneck", {"channels": 8, "groups": 3}, Shape(8, 1), "groups 3 must divide the width 2"),
+        (
+            "resnet.bottleneck_branch",
+            {"channels": 8, "width": 4, "groups": 3},
+            Shape(8, 1),
+            "groups 3 must divide the width 4",
+        ),
+        ("resnet.basic_branch", {"channels": 8}, Shape(8, None), "'resnet.basic_branch' needs a feature map"),
         ("linear", {"out_features": 8}, Shape(4, 1), "needs a vector.*use 'classifier' on a feature map"),
         ("global_avg_pool", {}, Shape(4, None), "needs a feature map"),
         ("segmentation_head", {"classes": 2}, Shape(4, None), "needs a feature map"),

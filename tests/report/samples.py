@@ -14,6 +14,7 @@ from PIL import Image
 
 from topolearn.format import loads
 from topolearn.graph import Graph, KeepEdges, Topology
+from topolearn.graph.price import Alive
 
 _SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 
@@ -39,6 +40,24 @@ def modules(branches: int, count: int = 3) -> Graph:
     )
 
 
+def stages(count: int = 3, nodes: int = 6) -> Graph:
+    """``count`` complete stages in series: every node of a stage reads every earlier one of it."""
+    lines, edges, before = [], [], "image"
+    for i in range(1, count + 1):
+        stem = "conv_bn" if i == 1 else "relu_conv_bn"
+        lines.append(f"  s{i}_in: {{op: {stem}, out_channels: {8 * 2**i}, stride: {1 if i == 1 else 2}}}\n")
+        lines.append(f"  s{i}_[1..{nodes}]: {{op: relu_sepconv_bn, out_channels: {8 * 2**i}, affine: false}}\n")
+        lines.append(f"  s{i}_out: {{op: identity}}\n")
+        edges.append(f"  - {{from: {before}, to: s{i}_in}}\n")
+        edges.append(f'  - {{connect: complete, nodes: [s{i}_in, "s{i}_[1..{nodes}]", s{i}_out], learnable: true}}\n')
+        before = f"s{i}_out"
+    return loads(
+        f"topolearn: 1\nname: stages\ninputs: {{image: [3, 32, 32]}}\nnodes:\n{''.join(lines)}"
+        f"  head: {{op: classifier, classes: 10}}\nedges:\n{''.join(edges)}"
+        f"  - {{from: {before}, to: head}}\noutputs: [head]\n"
+    )
+
+
 def values_of(graph: Graph) -> list[float]:
     """Values in [0, 1] of all edges, no two of one node the same."""
     values = [edge.weight for edge in graph.edges]
@@ -48,15 +67,26 @@ def values_of(graph: Graph) -> list[float]:
     return values
 
 
-def keep_largest(graph: Graph, fan_in: int, values: list[float]) -> Graph:
-    """What is left of ``graph`` where each node keeps its ``fan_in`` largest values."""
+def largest(graph: Graph, fan_in: int, values: list[float]) -> Topology:
+    """The closed topology in which each node keeps its ``fan_in`` largest values."""
     keep = [not edge.learnable for edge in graph.edges]
     for indices in graph.candidates.values():
         for index in sorted(indices, key=lambda index: -values[index])[:fan_in]:
             keep[index] = True
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return KeepEdges(Topology(tuple(keep), (1.0,) * len(keep)))(graph).verify()
+        return Topology(tuple(keep), (1.0,) * len(keep)).close(graph)
+
+
+def keep_largest(graph: Graph, fan_in: int, values: list[float]) -> Graph:
+    """What is left of ``graph`` where each node keeps its ``fan_in`` largest values."""
+    return KeepEdges(largest(graph, fan_in, values))(graph).verify()
+
+
+def kept_largest(graph: Graph, fan_in: int, values: list[float]) -> list[bool]:
+    """(E,) which edges that leaves."""
+    left = set(Alive.of(graph, largest(graph, fan_in, values).keep).edges)
+    return [i in left for i in range(len(graph.edges))]
 
 
 class Drawing:

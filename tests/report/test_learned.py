@@ -12,7 +12,6 @@ from tests.report.samples import Drawing
 from tests.training.runs import run
 from topolearn.errors import CheckpointError
 from topolearn.report import read_learned
-from topolearn.report.matrix import kept_edges
 from topolearn.report.run import draw_run
 from topolearn.training import FitResult
 from topolearn.training.checkpoint import CONFIG, GRAPH, SEARCH_STATE, SEARCHED
@@ -47,7 +46,7 @@ def test_masks_are_those_of_the_end_of_the_search(finished: FitResult) -> None:
 def test_kept_edges_have_the_largest_masks_of_their_node(finished: FitResult) -> None:
     assert finished.folder is not None
     learned = read_learned(finished.folder)
-    kept = kept_edges(learned.searched, learned.graph)
+    kept = learned.kept
     rows = [indices for indices in learned.searched.candidates.values() if any(kept[index] for index in indices)]
     assert rows
     for indices in rows:
@@ -108,7 +107,7 @@ def test_damaged_or_foreign_values(folder: Path) -> None:
 
 def test_a_run_s_folder_gets_both_pictures(finished: FitResult, folder: Path) -> None:
     assert draw_run(finished, folder) == (folder / "graph.svg", folder / "matrix.svg")
-    kept = kept_edges(finished.searched, finished.graph)
+    kept = read_learned(folder).kept
     learnable = sum(mark and edge.learnable for mark, edge in zip(kept, finished.searched.edges, strict=True))
     drawn = Drawing(folder / "matrix.svg")
     assert len(drawn.curves("kept")) == learnable

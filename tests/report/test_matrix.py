@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import topolearn
-from tests.report.samples import Drawing, keep_largest, modules, values_of, with_an_added_node
+from tests.report.samples import Drawing, keep_largest, kept_largest, modules, values_of
 from topolearn.errors import TopolearnError
 from topolearn.format import loads
 from topolearn.graph import Graph
 from topolearn.report import adjacency
 from topolearn.report.heatmap import number
-from topolearn.report.matrix import kept_edges, panels
+from topolearn.report.matrix import panels
 
 
 @pytest.fixture(scope="module")
@@ -62,23 +62,11 @@ class TestPanels:
         assert panel.title == "image, a → a, b[1..2]"
 
 
-class TestKept:
-    def test_an_edge_that_pruning_gave_a_node_of_its_own_is_kept(self) -> None:
-        graph, small = with_an_added_node()
-        assert {
-            (edge.src, edge.dst) for edge, kept in zip(graph.edges, kept_edges(graph, small), strict=True) if kept
-        } == {
-            ("image", "a"),
-            ("a", "c"),
-        }
-
-
 class TestCells:
     def test_every_cell_shows_its_edge(self, digits: Graph, tmp_path: Path) -> None:
         values = values_of(digits)
-        learned = keep_largest(digits, 3, values)
-        kept = kept_edges(digits, learned)
-        picture = drawing(tmp_path, digits, values, learned)
+        kept = kept_largest(digits, 3, values)
+        picture = drawing(tmp_path, digits, values, kept)
         images = picture.images()
         for panel, image in zip(panels(digits), images[:3], strict=True):
             assert image.shape[:2] == (len(panel.targets), len(panel.sources))
@@ -92,7 +80,7 @@ class TestCells:
 
     def test_values_are_written_into_large_cells(self, digits: Graph, tmp_path: Path) -> None:
         values = values_of(digits)
-        picture = drawing(tmp_path, digits, values, keep_largest(digits, 3, values))
+        picture = drawing(tmp_path, digits, values, kept_largest(digits, 3, values))
         for indices in digits.candidates.values():
             for index in indices:
                 edge = digits.edges[index]
@@ -102,11 +90,9 @@ class TestCells:
 
     def test_kept_edges_have_a_border(self, digits: Graph, tmp_path: Path) -> None:
         values = values_of(digits)
-        learned = keep_largest(digits, 3, values)
-        picture = drawing(tmp_path, digits, values, learned)
-        kept = sum(
-            mark and edge.learnable for mark, edge in zip(kept_edges(digits, learned), digits.edges, strict=True)
-        )
+        marks = kept_largest(digits, 3, values)
+        picture = drawing(tmp_path, digits, values, marks)
+        kept = sum(mark and edge.learnable for mark, edge in zip(marks, digits.edges, strict=True))
         assert len(picture.curves("kept")) == kept > 10
         assert f"{kept} of 78 learnable edges kept; rows take, columns give" in picture.words()
 
@@ -148,7 +134,7 @@ class TestFiles:
     def test_it_is_small(self, name: str, tmp_path: Path) -> None:
         graph = topolearn.load_graph(name)
         values = values_of(graph)
-        assert len(drawing(tmp_path, graph, values, keep_largest(graph, 4, values)).text) < 200_000
+        assert len(drawing(tmp_path, graph, values, kept_largest(graph, 4, values)).text) < 200_000
 
     @pytest.mark.parametrize("value", [0.0, 1.0, -1.0, 1e9])
     def test_values_of_one_size(self, digits: Graph, tmp_path: Path, value: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +14,17 @@ from hypothesis import strategies as st
 from matplotlib import image
 
 import topolearn
-from tests.report.samples import with_an_added_node
+from tests.report.samples import Drawing, keep_largest, stages, values_of, with_an_added_node
 from tests.strategies import graphs, topologies
 from topolearn.errors import TopolearnError
 from topolearn.format import loads
 from topolearn.graph import Graph, KeepEdges, Topology
 from topolearn.ops import NODE_OPS
 from topolearn.report import draw
+from topolearn.report.canvas import text_width
+from topolearn.report.degrees import degrees
 from topolearn.report.layout import Box, arrange, generations, is_line, range_text, stem
+from topolearn.report.picture import WIDTHS, _label, _Painter
 from topolearn.report.scene import FAMILIES, Scene, family
 
 BRANCHES = """\
@@ -126,6 +130,35 @@ class TestContent:
         assert strokes["a1", "b1"].width > strokes["a2", "b1"].width > strokes["a3", "b1"].width
         assert strokes["a1", "b1"] == strokes["a1", "b2"]
 
+    def test_fixed_edges_are_compared_with_too(self, branches: Graph) -> None:
+        weight = {("a1", "b1"): 0.5, ("a2", "b1"): 0.25}
+        edges = tuple(
+            replace(edge, weight=weight.get((edge.src, edge.dst), 1.0), learnable=(edge.src, edge.dst) in weight)
+            for edge in branches.edges
+        )
+        scene = Scene(branches.replace(edges=edges))
+        assert [scene.strokes[pair].width for pair in weight] == [scene.width(0.5), scene.width(0.25)]
+
+    def test_widths_are_shares_of_the_largest_weight(self, branches: Graph, tmp_path: Path) -> None:
+        small = KeepEdges(
+            Topology((True,) * len(branches.edges), tuple(-0.2 * (1 + i % 3) for i in range(len(branches.edges))))
+        )(branches)
+        scene = Scene(small, branches)
+        into = [edge for edge in small.edges if edge.dst == "b2"]
+        largest = max(abs(edge.weight) for edge in into)
+        widths = [scene.strokes[edge.src, edge.dst].width for edge in into]
+        # In sixteenths: an SVG keeps edges of one look together.
+        shares = [round(16 * abs(edge.weight) / largest) / 16 for edge in into]
+        assert widths == [scene.width(share) for share in shares]
+        assert len(set(widths)) == 3
+        draw(small, tmp_path / "one.svg", branches)
+        words = Drawing(tmp_path / "one.svg").words()
+        assert words[words.index(WIDTHS) + 1 :][:3] == ["0.1", "0.5", "1"]
+
+    def test_equal_weights_need_no_scale(self, branches: Graph, tmp_path: Path) -> None:
+        draw(branches, tmp_path / "one.svg")
+        assert WIDTHS not in Drawing(tmp_path / "one.svg").words()
+
     def test_legend_says_what_there_is(self, branches: Graph) -> None:
         assert [kind[0] for kind in Scene(branches).edge_kinds()] == ["fixed", "learnable"]
         small = learned(branches)
@@ -178,6 +211,78 @@ class TestContent:
             warnings.simplefilter("ignore")
             small = KeepEdges(data.draw(topologies(graph)))(graph)
         draw(small, tmp_path / "small.png", graph)
+
+
+class TestDegrees:
+    def test_in_before_and_out_after_the_name(self, branches: Graph, tmp_path: Path) -> None:
+        draw(branches, tmp_path / "one.svg")
+        words = Drawing(tmp_path / "one.svg").words()
+        assert words[words.index("a1") :][:3] == ["a1", "1", "4"]
+        # An input has nothing in, an output nothing out.
+        assert words[words.index("image") :][:3] == ["image", "1", "stem"]
+        assert words[words.index("join") :] == ["join", "5", "1", "head", "1"]
+        assert "number of edges" in words
+
+    def test_before_and_after(self, branches: Graph, tmp_path: Path) -> None:
+        small = learned(branches)
+        draw(small, tmp_path / "one.svg", branches)
+        words = Drawing(tmp_path / "one.svg").words()
+        assert words[words.index("a1") :][:3] == ["a1", "1", "4"]
+        assert words[words.index("b1") :][:3] == ["b1", "4→1", "1"]
+        assert words[words.index("a2") :][:3] == ["a2", "1→0", "4→0"]
+        assert words[words.index("stem") :][:3] == ["stem", "1", "5→2"]
+        assert "number of edges, before → after" in words
+
+    def test_a_node_that_pruning_added(self) -> None:
+        graph, small = with_an_added_node()
+        found = degrees(small, graph)
+        assert [degree.text() for degree in found["a_to_c"]] == ["1", "1"]
+        assert [degree.text(" → ") for degree in found["c"]] == ["2 → 1", "0"]
+        assert [degree.text() for degree in found["b"]] == ["1→0", "1→0"]
+
+    def test_they_stay_within_their_boxes(self, tmp_path: Path) -> None:
+        for graph in (stages(), topolearn.load_graph("digits")):
+            values = values_of(graph)
+            small = keep_largest(graph, 2, values)
+            painter = _Painter(Scene(small, graph), "t")
+            for name, box in painter.boxes.items():
+                length = box.height if painter.upright else box.width
+                ends = []
+                for text, along, size, _ in _label(name, *painter.ends[name], length):
+                    half = text_width(text, size) / 2
+                    assert abs(along) + half < length / 2
+                    ends.append((along - half, along + half))
+                ends.sort()
+                assert all(right < left for (_, right), (left, _) in itertools.pairwise(ends))
+
+
+class TestCompleteStages:
+    def test_they_stand_on_a_line_each_under_its_own_arcs(self) -> None:
+        graph = stages()
+        scene = Scene(graph)
+        assert scene.line
+        assert scene.dots == {}
+        layout = arrange(scene.order, list(scene.edges), dict.fromkeys(scene.order, Box(0.25, 0.8)))
+        assert {y for _, y in layout.centres.values()} == {0.0}
+        for stage in (1, 2, 3):
+            within = [name for name in scene.order if name.startswith(f"s{stage}_")]
+            assert len(within) == 8
+            left, right = layout.centres[within[0]][0], layout.centres[within[-1]][0]
+            curves = [curve for (src, dst), curve in layout.curves.items() if {src, dst} <= set(within)]
+            assert len(curves) == 28
+            assert all(left <= x <= right for curve in curves for x, _ in curve)
+
+    def test_a_learned_one_is_drawn_with_widths_and_degrees(self, tmp_path: Path) -> None:
+        graph = stages()
+        values = [-0.25 * (i % 4 + 1) if edge.learnable else 1.0 for i, edge in enumerate(graph.edges)]
+        keep = [not edge.learnable or abs(values[i]) > 0.3 for i, edge in enumerate(graph.edges)]
+        small = KeepEdges(Topology.of(graph, keep, values))(graph).verify()
+        draw(small, tmp_path / "one.svg", graph)
+        picture = Drawing(tmp_path / "one.svg")
+        assert len(picture.curves("edges-learned")) == sum(edge.weight < 0 for edge in small.edges)
+        words = picture.words()
+        into = [sum(edge.dst == "s2_out" for edge in each.edges) for each in (graph, small)]
+        assert words[words.index("s2_out") :][:2] == ["s2_out", f"{into[0]}→{into[1]}"]
 
 
 class TestLayout:

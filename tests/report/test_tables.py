@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 import topolearn
+from tests.report.samples import keep_largest, modules, values_of
 from topolearn.report import Change, Figure, Table, compare, facts, headline, node_table
 
 TABLE = Table(("name", "count", "share"), (("a|b", 12345, 0.5), ("c", None, 0.123456)), "Title", "a note")
@@ -90,15 +91,34 @@ def test_nodes_in_a_table() -> None:
     table = node_table(graph)
     rows = {row[0]: row for row in table.rows}
     assert len(rows) == 21
-    assert rows["image"] == ("image", "input", "", "", "3×32×32", 0, 0, 0, 0)
+    assert rows["image"] == ("image", "input", "", "", "3×32×32", 0, 0, 0, 0, 1)
     assert rows["block7"] == (
-        "block7", "resnet.basic", "mean", "16×32×32", "32×16×16", 13_952, 16 * 16 * 9 * 32 * 48, 6, 6
+        "block7", "resnet.basic", "mean", "16×32×32", "32×16×16", 13_952, 16 * 16 * 9 * 32 * 48, 6, 6, 11
     )  # fmt: skip
     assert rows["head"][3:5] == ("64×8×8", "100")
     assert table.note is None
     short = node_table(graph, limit=5)
     assert len(short.rows) == 5
     assert short.note == "… and 16 more nodes"
+
+
+def test_degrees_before_and_after() -> None:
+    graph = modules(4)
+    small = keep_largest(graph, 1, values_of(graph))
+    table = node_table(small, graph)
+    rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert set(rows) == set(small.nodes)
+    readers = sum(edge.src == "m1_1" for edge in small.edges)
+    assert 0 < readers < 4
+    assert (rows["m1_1"]["in-edges"], rows["m1_1"]["out-edges"]) == (1, f"4 → {readers}")
+    assert (rows["m2_1"]["in-edges"], rows["m2_1"]["learnable"]) == ("4 → 1", 4)
+    assert all(table.is_numeric(table.columns.index(name)) for name in ("in-edges", "learnable", "out-edges"))
+    gone = [name for name in graph.nodes if name not in small.nodes]
+    assert gone
+    assert table.note == f"removed nodes: {', '.join(gone)}"
+    assert node_table(small, graph, limit=2).note == (
+        f"… and {len(small.nodes) - 2} more nodes; removed nodes: {', '.join(gone[:2])}, …"
+    )
 
 
 def test_edges_that_cost_something_are_noted() -> None:

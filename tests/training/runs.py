@@ -82,6 +82,7 @@ def pair(kind: str = "tensors") -> Any:
 def run(out: Path | None = None, learner: Any = "maskconnect", data: Any = None, **options: Any) -> FitResult:
     """A run of 3 search and 2 later epochs (or as the learner has it)."""
     training = {"phases": PHASES.get(learner, {}) if isinstance(learner, str) else {}, "checkpoint_steps": 2}
+    learner = VARIANTS.get(learner, learner) if isinstance(learner, str) else learner
     settings = {"epochs": EPOCHS, "batch_size": BATCH, "lr": 0.05, "graph": graph()}
     settings |= options
     settings["training"] = training | dict(options.get("training", {}))
@@ -101,8 +102,11 @@ def quick_fit(*args: Any, **options: Any) -> FitResult:
 PHASES = {
     "maskconnect": {"search": 3, "fine_tune": 2},
     "continuous": {"search": 3, "fine_tune": 2},
+    "continuous with a budget": {"search": 3, "fine_tune": 2},
     "sparsemask": {"search": 3, "retrain": 2},
 }
+VARIANTS = {"continuous with a budget": {"name": "continuous", "budget": {"macs": 0.7}}}
+"""Learners with options, by a name for the tests."""
 
 
 class Stopping:

@@ -19,7 +19,7 @@ from topolearn.training.data import (
     TensorData,
     load_data,
 )
-from topolearn.training.data import folders as folders_module
+from topolearn.training.data import reading as reading_module
 
 
 def save(path: Path, seed: int = 0, size: tuple[int, int] = (6, 8), mode: str = "RGB", high: int = 256) -> Path:
@@ -111,10 +111,10 @@ def test_a_folder_of_masks(mask_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "names", "table"),
     [
-        ("sky\nroad\ncar\n\n", ("sky", "road", "car"), [0, 1, 2, 255]),
+        ("sky\nroad\ncar\ntree\n\n", ("sky", "road", "car", "tree"), [0, 1, 2, 3]),
         ("0 sky\n1 road\n2 traffic light\n3 unlabelled\n", ("sky", "road", "traffic light"), [0, 1, 2, 255]),
         ("void\nsky\nroad\ncar", ("sky", "road", "car"), [255, 0, 1, 2]),
-        ("3: car\n1: sky", ("sky", "car"), [255, 0, 255, 1]),
+        ("3: car\n1: sky\n0: void\n2: void", ("sky", "car"), [255, 0, 255, 1]),
     ],
 )
 def test_names_of_classes(mask_folder: Path, text: str, names: tuple[str, ...], table: list[int]) -> None:
@@ -125,10 +125,11 @@ def test_names_of_classes(mask_folder: Path, text: str, names: tuple[str, ...], 
     assert next(data.val_batches(1))[1][0].tolist() == np.array(table)[stored].tolist()
 
 
-def test_a_number_of_classes_ignores_the_labels_above(mask_folder: Path) -> None:
-    data = load_data(mask_folder, classes=2)
-    assert data.info.classes == ("0", "1")
-    assert next(data.val_batches(2))[1].unique().tolist() == [0, 1, 255]
+def test_labels_outside_the_classes(mask_folder: Path) -> None:
+    first = mask_folder / "trainannot" / "train0.png"
+    fails(mask_folder, f"the mask '{first}' has the label 2, but the 2 classes are 0 to 1; mend it", classes=2)
+    (mask_folder / "classes.txt").write_text("1 sky\n2 road\n3 car")
+    fails(mask_folder, f"the mask '{first}' has the label 0, but the 3 classes are 1 to 3; mend it, or give the label")
 
 
 @pytest.mark.parametrize("augment", [None, Augment(pad=2, flip=True)])
@@ -138,7 +139,7 @@ def test_a_large_folder_is_read_as_it_goes(
     for folder in (mask_folder, class_folder):
         kept = load_data(folder, augment=augment)
         with monkeypatch.context() as patch:
-            patch.setattr(folders_module, "IN_MEMORY", 100)
+            patch.setattr(reading_module, "IN_MEMORY", 100)
             read = load_data(folder, augment=augment)
         assert isinstance(kept, TensorData)
         assert isinstance(read, DatasetData)
@@ -205,8 +206,8 @@ def test_files_that_do_not_fit(class_folder: Path, mask_folder: Path) -> None:
 
 
 def test_an_unreadable_file_of_a_large_folder(class_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folders_module, "IN_MEMORY", 100)
-    monkeypatch.setattr(folders_module, "SAMPLED", 1)
+    monkeypatch.setattr(reading_module, "IN_MEMORY", 100)
+    monkeypatch.setattr(reading_module, "SAMPLED", 1)
     data = load_data(class_folder, workers=1)
     broken = list(class_folder.rglob("*.png"))
     for path in broken:

@@ -114,7 +114,7 @@ def test_a_missing_set_names_every_folder(name: str, nowhere: Path, monkeypatch:
     with pytest.raises(DataError) as caught:
         load_data(name, root="/none/a")
     message = str(caught.value)
-    home = name.removesuffix("-coarse")
+    home = name.removesuffix("-coarse").removesuffix("-test").removesuffix("-train")
     roots = ["/none/a", "/none/b", "data", f"{nowhere}/home/.cache/topolearn"]
     places = ", ".join(f"'{root}', '{root}/{home}'" for root in roots)
     assert message.startswith(f"the data set '{home}' was not found in {places}; put its folder ")

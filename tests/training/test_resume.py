@@ -13,11 +13,12 @@ import torch
 
 from tests.training.runs import Processes, assert_same, untimed
 
-LEARNERS = ("maskconnect", "continuous", "sparsemask", "fixed")
+LEARNERS = ("maskconnect", "continuous", "continuous with a budget", "sparsemask", "fixed")
 
 STATES = {
     "maskconnect": {"mask", "noise", "random._extra_state"},
     "continuous": {"alpha"},
+    "continuous with a budget": {"alpha", "pricing.weight", "pricing.shrinkage", "pricing.steps"},
     "sparsemask": {"gate", "noise", "random._extra_state"},
     "fixed": set(),
 }

@@ -1,7 +1,8 @@
-"""Graph -> nn.Module: the plan, the aggregation, the interpreters, and pruning of networks."""
+"""Graph -> nn.Module: the plan, the aggregation, the interpreters, pruning of networks, and their feature maps."""
 
 from topolearn.compiler.dag import DAG
+from topolearn.compiler.feature_maps import Features, features
 from topolearn.compiler.network import Network, compile, prune
 from topolearn.compiler.reference import ReferenceDAG
 
-__all__ = ["DAG", "Network", "ReferenceDAG", "compile", "prune"]
+__all__ = ["DAG", "Features", "Network", "ReferenceDAG", "compile", "features", "prune"]

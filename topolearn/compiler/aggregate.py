@@ -3,11 +3,14 @@
 Forward, ``x = sum_k w_k y_k`` over the edges with w_k != 0. Backward, for the gradient g of x:
 
 - of the weights, ``dw_k = <g, y_k>`` for every edge, inactive ones too (the dense straight-through
-  gradient that MaskConnect needs): only the inputs are saved, nothing per edge is kept;
+  gradient that MaskConnect needs): only the sources are saved, nothing per edge is kept;
 - of the sources, ``dy_k = sum_j w_jk g_j`` over the consumers j of source k. Plain autograd would
-  make a tensor per edge and add them up. Here every source has one :class:`Sink`; its consumers
-  add into that one buffer, and :class:`FanOut`, which autograd calls once all consumers are done,
-  hands the buffer on.
+  make a tensor per edge and add them up.
+
+So a source that several sums read has one :class:`Sink`, in which they leave their gradients, and
+:class:`FanOut`, which autograd calls once all of them are done, reads each g_j once for both: it is
+still in the cache when y_k's inner product with it is taken. The inner products of all edges are
+gathered in one :class:`Ledger`, which :class:`EdgeWeights` hands on when the last one is in.
 
 On a CPU the weights are read once per step as Python numbers, so that edges with weight 0 cost
 nothing but their ``dw_k``. Measured on two CPU cores for 10 sources of 128 x 16 x 32 x 32: adding
@@ -25,57 +28,125 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-class Sink:
-    """Where the consumers of one source add up its gradient during one backward pass."""
+class Ledger:
+    """The gradients of the edge weights of one forward pass, as they come in during a backward pass."""
 
-    __slots__ = ("grad", "task")
+    __slots__ = ("grads", "task")
 
     def __init__(self) -> None:
-        self.grad: Tensor | None = None
+        self.grads: dict[int, Tensor] = {}
         self.task = -1
 
-    def add(self, grad: Tensor, weight: Any) -> None:
-        """Add ``weight * grad``; what an earlier backward pass left behind is dropped."""
+    def put(self, edge: int, grad: Tensor) -> None:
+        """Enter the gradient of one edge's weight; what an earlier backward pass left behind is dropped."""
         task = torch._C._current_graph_task_id()
-        if self.grad is None or self.task != task:
-            self.grad, self.task = grad * weight, task
-        elif isinstance(weight, float):
-            self.grad.add_(grad, alpha=weight)
-        else:
-            self.grad.addcmul_(grad, weight)
+        if self.task != task:
+            self.grads, self.task = {}, task
+        self.grads[edge] = grad
 
-    def take(self) -> Tensor | None:
-        """The sum of this backward pass, which the sink forgets."""
-        grad, self.grad = self.grad, None
-        return grad if self.task == torch._C._current_graph_task_id() else None
+    def take(self) -> dict[int, Tensor]:
+        """What came in during this backward pass, which the ledger forgets."""
+        grads, self.grads = self.grads, {}
+        return grads if self.task == torch._C._current_graph_task_id() else {}
 
 
-class FanOut(torch.autograd.Function):
-    """The identity; its gradient is what the consumers added to the sink, and what reached it directly."""
+class EdgeWeights(torch.autograd.Function):
+    """The identity on (E,) weights; their gradient is what the ledger holds, and what reached them directly."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, sink: Sink) -> Tensor:
-        """Return ``y``."""
+    def forward(ctx: Any, weights: Tensor, ledger: Ledger) -> Tensor:
+        """Return ``weights``."""
         ctx.set_materialize_grads(False)
-        ctx.sink = sink
-        ctx.like = (y.shape, y.dtype, y.device)
-        return y.view_as(y)
+        ctx.ledger = ledger
+        ctx.like = (weights.shape[0], weights.dtype, weights.device)
+        return weights.view_as(weights)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, direct: Tensor | None) -> tuple[Tensor, None]:
+        """Hand on the gradient; zeros for edges that no gradient reached, never None."""
+        grads = ctx.ledger.take()
+        count, dtype, device = ctx.like
+        if grads:
+            zero = torch.zeros((), dtype=dtype, device=device)
+            gathered = torch.stack([grads[i].to(dtype) if i in grads else zero for i in range(count)])
+            return (gathered if direct is None else gathered + direct), None
+        return (torch.zeros(count, dtype=dtype, device=device) if direct is None else direct), None
+
+
+class Sink:
+    """Where the consumers of one source leave their gradients during one backward pass."""
+
+    __slots__ = ("task", "terms")
+
+    def __init__(self) -> None:
+        self.terms: list[tuple[Tensor, Any, int | None]] = []
+        self.task = -1
+
+    def add(self, grad: Tensor, weight: Any, edge: int | None) -> None:
+        """Leave ``weight * grad``; what an earlier backward pass left behind is dropped.
+
+        Args:
+            grad: Gradient of a weighted sum.
+            weight: Of this source in it.
+            edge: Place in the ledger of that weight's gradient; None where it has none.
+        """
+        task = torch._C._current_graph_task_id()
+        if self.task != task:
+            self.terms, self.task = [], task
+        self.terms.append((grad, weight, edge))
+
+    def take(self) -> list[tuple[Tensor, Any, int | None]]:
+        """What was left in this backward pass, which the sink forgets."""
+        terms, self.terms = self.terms, []
+        return terms if self.task == torch._C._current_graph_task_id() else []
+
+
+class FanOut(torch.autograd.Function):
+    """The identity on a source; its gradient is what its consumers left in the sink, and what reached it directly."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, sink: Sink, weights: Tensor | None, ledger: Ledger | None) -> Tensor:
+        """Return ``y``.
+
+        Args:
+            ctx: Autograd's context.
+            y: The source.
+            sink: Where its consumers leave their gradients.
+            weights: Output of :class:`EdgeWeights`, whose backward must wait for this one's; None where no
+                weight that this source meets is learned.
+            ledger: Where the weights' gradients go.
+        """
+        ctx.set_materialize_grads(False)
+        ctx.sink, ctx.ledger = sink, ledger
+        ctx.like = (y.shape, y.dtype, y.device)
+        if weights is not None:
+            ctx.save_for_backward(y)
+        return y.view_as(y)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, direct: Tensor | None) -> tuple[Tensor | None, None, None, None]:
         """Hand on the gradient; zeros where no active edge leads anywhere, never None."""
-        grad = ctx.sink.take()
-        if grad is None:
-            if direct is None:
-                shape, dtype, device = ctx.like
-                return torch.zeros(shape, dtype=dtype, device=device), None
-            return direct, None
-        return (grad if direct is None else grad + direct), None
+        saved = ctx.saved_tensors
+        total: Tensor | None = None
+        for grad, weight, edge in ctx.sink.take():
+            if ctx.needs_input_grad[0] and not (isinstance(weight, float) and weight == 0.0):
+                total = _add(total, grad, weight)
+            if edge is not None:
+                ctx.ledger.put(edge, _inner(saved[0], grad))
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, None
+        if total is None and direct is None:
+            shape, dtype, device = ctx.like
+            return torch.zeros(shape, dtype=dtype, device=device), None, None, None
+        if total is None or direct is None:
+            return (direct if total is None else total), None, None, None
+        return total + direct, None, None, None
 
 
 class WeightedSum(torch.autograd.Function):
-    """``sum_k w_k y_k``; the gradients of the y go into their sinks where they have one."""
+    """``sum_k w_k y_k``; gradients go to the sinks of the y and to the ledger of the weights, where there are any."""
 
     @staticmethod
     def forward(
@@ -84,6 +155,8 @@ class WeightedSum(torch.autograd.Function):
         numbers: Sequence[float] | None,
         learnable: Sequence[bool],
         sinks: Sequence[Sink | None],
+        ledger: Ledger | None,
+        edges: Sequence[int],
         *ys: Tensor,
     ) -> Tensor:
         """Sum the sources.
@@ -94,36 +167,50 @@ class WeightedSum(torch.autograd.Function):
             numbers: The same weights as Python numbers, where they are known on the host.
             learnable: (n,) which weights get a gradient.
             sinks: (n,) where each source's gradient goes; None: returned to autograd.
+            ledger: Where the weights' gradients go; None where they have none.
+            edges: (n,) place of each weight in the ledger.
             ys: n tensors of one shape.
         """
         ctx.set_materialize_grads(False)
-        ctx.numbers, ctx.learnable, ctx.sinks = numbers, learnable, sinks
-        # Only a learnable weight's gradient reads its source.
-        learns = row is not None and ctx.needs_input_grad[0]
-        ctx.save_for_backward(row, *(y if learns and wanted else None for y, wanted in zip(ys, learnable, strict=True)))
+        ctx.numbers, ctx.learnable, ctx.sinks, ctx.ledger, ctx.edges = numbers, learnable, sinks, ledger, edges
+        # Only a learnable weight's gradient reads its source; one with a sink is saved there.
+        saved = (
+            y if ledger is not None and wanted and sink is None else None
+            for y, wanted, sink in zip(ys, learnable, sinks, strict=True)
+        )
+        ctx.save_for_backward(row, *saved)
         return weighted_sum(ys, row, numbers)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Gradients of the weights and of the sources without a sink."""
+        """Gradients of the sources without a sink; the rest goes to the sinks and the ledger."""
         row, *ys = ctx.saved_tensors
         if grad is None:
-            return (None,) * (4 + len(ys))
+            return (None,) * (6 + len(ys))
         weights: Sequence[Any] = ctx.numbers if ctx.numbers is not None else row.unbind()
+        learns = ctx.ledger is not None and ctx.needs_input_grad[0]
         direct: list[Tensor | None] = [None] * len(ys)
-        for k, (weight, sink) in enumerate(zip(weights, ctx.sinks, strict=True)):
-            if not ctx.needs_input_grad[4 + k]:
+        for k, (y, weight, sink) in enumerate(zip(ys, weights, ctx.sinks, strict=True)):
+            edge = ctx.edges[k] if learns and ctx.learnable[k] else None
+            if sink is not None:
+                sink.add(grad, weight, edge)
                 continue
-            if sink is None:
+            if ctx.needs_input_grad[6 + k]:
                 direct[k] = grad * weight
-            elif not (isinstance(weight, float) and weight == 0.0):
-                sink.add(grad, weight)
-        grad_row = None
-        if row is not None and ctx.needs_input_grad[0]:
-            zero = row.new_zeros(())
-            grad_row = torch.stack([zero if y is None else _inner(y, grad).to(row.dtype) for y in ys])
-        return (grad_row, None, None, None, *direct)
+            if edge is not None:
+                ctx.ledger.put(edge, _inner(y, grad))
+        return (None, None, None, None, None, None, *direct)
+
+
+def _add(total: Tensor | None, y: Tensor, weight: Any) -> Tensor:
+    """``total + weight * y``, in place where there is a total."""
+    if total is None:
+        product: Tensor = y * weight
+        return product
+    if isinstance(weight, float):
+        return total.add_(y, alpha=weight)
+    return total.addcmul_(y, weight)
 
 
 def weighted_sum(ys: Sequence[Tensor], row: Tensor | None, numbers: Sequence[float] | None) -> Tensor:
@@ -134,22 +221,20 @@ def weighted_sum(ys: Sequence[Tensor], row: Tensor | None, numbers: Sequence[flo
     out: Tensor | None = None
     if numbers is not None:
         for y, number in zip(ys, numbers, strict=True):
-            if number == 0.0:
-                continue
-            out = y.to(dtype) * number if out is None else out.add_(y, alpha=number)
+            if number != 0.0:
+                out = _add(out, y.to(dtype) if out is None else y, number)
     else:
         assert row is not None
         for y, weight in zip(ys, row.to(dtype).unbind(), strict=True):
-            out = y.to(dtype) * weight if out is None else out.addcmul_(y, weight)
+            out = _add(out, y.to(dtype) if out is None else y, weight)
     return torch.zeros_like(ys[0], dtype=dtype) if out is None else out
 
 
 def _inner(y: Tensor, grad: Tensor) -> Tensor:
     """<y, grad>, accumulated in float32 at least."""
-    if y.stride() != grad.stride() or y.dtype != grad.dtype:
-        y, grad = y.contiguous(), grad.contiguous().to(y.dtype)
-    if y.dtype in (torch.float16, torch.bfloat16):
-        return (y * grad).sum(dtype=torch.float32)
+    if y.stride() != grad.stride() or y.dtype != grad.dtype or y.dtype in (torch.float16, torch.bfloat16):
+        product = y * grad
+        return product.sum(dtype=torch.promote_types(product.dtype, torch.float32))
     return torch.dot(_in_memory_order(y), _in_memory_order(grad))
 
 

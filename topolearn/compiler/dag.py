@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from topolearn.compiler.aggregate import FanOut, Sink, WeightedSum, weighted_sum
+from topolearn.compiler.aggregate import EdgeWeights, FanOut, Ledger, Sink, WeightedSum, weighted_sum
 from topolearn.compiler.mix import Matrix, mix
 from topolearn.compiler.modules import build_edge
-from topolearn.compiler.plan import NodeStep, SiblingStep, Step, Term, depths, make_plan
+from topolearn.compiler.plan import Fan, Group, NodeStep, SiblingStep, Step, Term, depths, make_plan
 from topolearn.compiler.siblings import Siblings, find_siblings
 from topolearn.compiler.stacking import as_if_repeated, stack
 from topolearn.graph import Graph
@@ -41,12 +41,41 @@ class DAG(nn.Module):
         self.plan = make_plan(graph, find_siblings(graph, depths(graph), self._can_stack))
         self._matrices: dict[Term, Matrix] = {}
         self._transforms: dict[int, nn.Module] = {}
+        self._fans: dict[Fan, nn.Module] = {}
+        self._resizes: dict[Group, nn.Module] = {}
+        self._places: dict[tuple[Group, torch.device], Tensor] = {}
         for level in self.plan.levels:
             for step in level:
                 if isinstance(step, SiblingStep):
                     self._matrices.update({term: Matrix(term) for term in step.terms})
+                else:
+                    self._prepare_groups(step)
                 for d in step.derive:
-                    self._transforms[d.slot] = build_edge(d.rule, *d.shapes) if d.module is None else edges[d.module]
+                    if isinstance(d, Fan):
+                        self._fans[d] = self._fan(d)
+                    else:
+                        made = build_edge(d.rule, *d.shapes) if d.module is None else edges[d.module]
+                        self._transforms[d.slot] = made
+
+    def _prepare_groups(self, step: NodeStep) -> None:
+        for group in step.groups:
+            if group.resize is not None:
+                assert group.shapes is not None
+                self._resizes[group] = build_edge(group.resize, *group.shapes)
+
+    def _fan(self, fan: Fan) -> nn.Module:
+        """The convolutions of a fan's edges: one, or all side by side on a branch axis."""
+        units = [self.edges[key].get_submodule("unit") for key in fan.modules]
+        module = units[0] if len(units) == 1 else stack(units)
+        assert module is not None, "what ConvResize holds can be stacked"
+        return module
+
+    def places(self, group: Group, device: torch.device) -> Tensor:
+        """Where a group's in-edges are among those of its node."""
+        key = (group, device)
+        if key not in self._places:
+            self._places[key] = torch.tensor(group.places, device=device)
+        return self._places[key]
 
     def _can_stack(self, ids: Siblings) -> bool:
         module = stack([self.nodes[name] for name in ids])
@@ -81,6 +110,12 @@ class _Run:
         self.eager_grad = torch.is_grad_enabled() and not self.traced
         self.rows: Sequence[Tensor | None]
         self.numbers: Sequence[Sequence[float] | None]
+        # Where weights are learned, their gradients are gathered; the fan is what autograd knows them by.
+        self.ledger: Ledger | None = None
+        self.fan: Tensor | None = None
+        if self.eager_grad and isinstance(weights, Tensor) and weights.requires_grad:
+            self.ledger = Ledger()
+            self.fan = weights = EdgeWeights.apply(weights, self.ledger)
         self.weights = weights
         if isinstance(weights, Tensor):
             self.rows = torch.split(weights, list(plan.in_degrees))
@@ -158,12 +193,22 @@ class _Run:
     def derive(self, step: Step) -> None:
         """Make the tensors that edge ops bring."""
         for d in step.derive:
+            if isinstance(d, Fan):
+                self.fan_out(d)
+                continue
             source, transform, size = self.values[d.source], self.dag._transforms[d.slot], self.size(d.stride)
             if source.dim() == 5:
                 value = transform(source.flatten(0, 1), size).unflatten(0, source.shape[:2])
             else:
                 value = transform(source, size)
             self.fill(d.slot, value)
+
+    def fan_out(self, fan: Fan) -> None:
+        """Make what several edges make from one tensor, at its resolution."""
+        source, module = self.values[fan.source], self.dag._fans[fan]
+        made = [module(source)] if len(fan.slots) == 1 else module(source.unsqueeze(1)).unbind(1)
+        for slot, value in zip(fan.slots, made, strict=True):
+            self.fill(slot, value)
 
     def mixed(self, step: SiblingStep) -> Tensor:
         """What siblings aggregate, with a branch axis; for one node alone, without it."""
@@ -201,16 +246,50 @@ class _Run:
             return ys[0]  # type: ignore[no-any-return]
         if step.aggregate == "concat":
             return torch.cat(self.scaled(ys, row, numbers), 1)
-        if self.traced:
-            x = _traced_sum(ys, row, numbers, step.learnable)
-        elif not self.eager_grad:
-            x = weighted_sum(ys, row, numbers)
-        else:
-            sinks = [self.sinks[slot] for slot in step.sources]
-            x = WeightedSum.apply(row, numbers, step.learnable, sinks, *ys)
+        x: Tensor | None = None
+        for group in step.groups:
+            part = self.group_sum(step, group, ys, row, numbers)
+            if group.resize is not None:
+                assert group.shapes is not None
+                part = self.dag._resizes[group](part, self.size(group.shapes[1].stride))
+            x = part if x is None else x + part
+        assert x is not None
         if step.aggregate == "normalised":
             x = self.dag.nodes[step.node].aggregate(x)  # type: ignore[operator]
         return x
+
+    def group_sum(
+        self,
+        step: NodeStep,
+        group: Group,
+        ys: list[Tensor],
+        row: Tensor | None,
+        numbers: Sequence[float] | None,
+    ) -> Tensor:
+        """The weighted sum of some in-edges."""
+        learnable: Sequence[bool] = step.learnable
+        places = group.places
+        slots: Sequence[int] = step.sources
+        if len(places) < len(ys):
+            ys, slots = [ys[i] for i in places], [slots[i] for i in places]
+            learnable = [learnable[i] for i in places]
+            row = None if row is None else self.entries(row, group)
+            numbers = None if numbers is None else [numbers[i] for i in places]
+        if self.traced:
+            return _traced_sum(ys, row, numbers, learnable)
+        if not self.eager_grad:
+            return weighted_sum(ys, row, numbers)
+        first = self.dag.plan.first_edges[step.row]
+        edges = [first + place for place in places]
+        sinks = [self.sinks[slot] for slot in slots]
+        x: Tensor = WeightedSum.apply(row, numbers, learnable, sinks, self.ledger, edges, *ys)
+        return x
+
+    def entries(self, row: Tensor, group: Group) -> Tensor:
+        """The weights of a group's in-edges."""
+        if self.traced:
+            return torch.stack([row[place] for place in group.places])
+        return row.index_select(0, self.dag.places(group, row.device))
 
     def scaled(self, ys: list[Tensor], row: Tensor | None, numbers: Sequence[float] | None) -> list[Tensor]:
         """The sources of a concat, whose edges are never learnable."""
@@ -222,7 +301,8 @@ class _Run:
     def fill(self, slot: int, value: Any) -> None:
         if self.eager_grad and self.dag.plan.shared_reads[slot] and value.requires_grad:
             sink = Sink()
-            value = FanOut.apply(value, sink)
+            fan = self.fan if self.dag.plan.learned_reads[slot] else None
+            value = FanOut.apply(value, sink, fan, self.ledger)
             self.sinks[slot] = sink
         self.values[slot] = value
 

@@ -15,7 +15,7 @@ from topolearn.compiler.modules.backbone import without_pretrained_weights
 from topolearn.compiler.plan import edge_key
 from topolearn.compiler.reference import ReferenceDAG
 from topolearn.errors import GraphError, TopolearnError
-from topolearn.graph import BindFanIn, Graph, KeepEdges, Topology, apply_passes
+from topolearn.graph import BindFanIn, Graph, KeepEdges, RemoveIdleRelus, Topology, apply_passes
 from topolearn.graph.verify import edge_target
 from topolearn.ops import Bundle, Shape
 
@@ -279,7 +279,7 @@ def _moved_edges(source: Network, target: Network) -> dict[str, str]:
 
 
 def prune(net: Network, topology: Topology | None = None) -> Network:
-    """Drop what is not kept: edges, and whole nodes that nothing reaches or nobody reads.
+    """Drop what is not kept: edges, whole nodes that nothing reaches or nobody reads, relus that change nothing.
 
     In eval mode the result computes what ``net`` masked by the same topology computes; its edges carry
     their learned weights as fixed ones. In training, members of a shared part that are left alone at
@@ -292,8 +292,12 @@ def prune(net: Network, topology: Topology | None = None) -> Network:
     Returns:
         A network over the pruned graph, with the weights carried over.
     """
-    chosen = net.topology() if topology is None else topology
-    graph = apply_passes(net.graph, KeepEdges(chosen))
+    return prune_to(net, net.graph.outputs, net.topology() if topology is None else topology)
+
+
+def prune_to(net: Network, outputs: tuple[str, ...], topology: Topology) -> Network:
+    """As :func:`prune`, for other outputs than the network's; what only its own needed goes too."""
+    graph = apply_passes(net.graph.replace(outputs=outputs), KeepEdges(topology), RemoveIdleRelus())
     with without_pretrained_weights():
         pruned = Network(graph, reference=net.reference)
     copy_weights(net, pruned)

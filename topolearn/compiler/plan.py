@@ -14,6 +14,7 @@ from topolearn.graph import Edge, Graph, Node
 from topolearn.graph.verify import edge_target
 from topolearn.ops import Shape, Stride
 from topolearn.ops.base import EdgeOp
+from topolearn.ops.edges import ConvResize, Resize
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,40 @@ class Derivation:
 
 
 @dataclass(frozen=True)
+class Fan:
+    """What several edges make from one node's output before they resize it, as one computation.
+
+    The edges of a dense decoder: each convolves the same tensor with filters of its own.
+
+    Attributes:
+        source: Slot it reads.
+        slots: Slots it fills, one per edge.
+        modules: Keys of the edges' modules among the network's ``edges``.
+    """
+
+    source: int
+    slots: tuple[int, ...]
+    modules: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """In-edges that are added up before they are brought to the node's height and width.
+
+    Resizing is linear, so that one for the sum does for all of them.
+
+    Attributes:
+        places: Which of the node's in-edges.
+        resize: The op that resizes the sum; None where it is as it must be.
+        shapes: Shape of the sum and the shape it must bring.
+    """
+
+    places: tuple[int, ...]
+    resize: Resize | None
+    shapes: tuple[Shape, Shape] | None
+
+
+@dataclass(frozen=True)
 class NodeStep:
     """Aggregate, then transform.
 
@@ -49,6 +84,7 @@ class NodeStep:
         row: Number of the node in canonical order; its in-edges' weights are row ``row``.
         derive: What to make first.
         sources: One slot per in-edge.
+        groups: All in-edges, by what their sum still needs.
         learnable: (n,) which in-edges are learnable.
         aggregate: The node's ``aggregate``.
         unit: Whether the only in-edge is fixed at weight 1, so that its tensor is taken as it is.
@@ -59,8 +95,9 @@ class NodeStep:
 
     node: str
     row: int
-    derive: tuple[Derivation, ...]
+    derive: tuple[Derivation | Fan, ...]
     sources: tuple[int, ...]
+    groups: tuple[Group, ...]
     learnable: tuple[bool, ...]
     aggregate: str
     unit: bool
@@ -104,7 +141,7 @@ class SiblingStep:
     """
 
     nodes: tuple[str, ...]
-    derive: tuple[Derivation, ...]
+    derive: tuple[Derivation | Fan, ...]
     terms: tuple[Term, ...]
     aggregate: str
     unit: bool
@@ -130,7 +167,9 @@ class Plan:
         outputs: (id, slot) of the outputs.
         slots: Number of slots.
         in_degrees: Number of in-edges per node, in canonical order.
+        first_edges: Place of each node's first in-edge, in canonical order.
         shared_reads: Per slot, whether more than one weighted sum reads it.
+        learned_reads: Per slot, whether one of them does so over a learnable edge.
         last_reads: Per level, the slots that nothing reads afterwards.
         reference: Id of the input whose height and width strides refer to, None where all are vectors.
     """
@@ -140,7 +179,9 @@ class Plan:
     outputs: tuple[tuple[str, int], ...]
     slots: int
     in_degrees: tuple[int, ...]
+    first_edges: tuple[int, ...]
     shared_reads: tuple[bool, ...]
+    learned_reads: tuple[bool, ...]
     last_reads: tuple[tuple[int, ...], ...]
     reference: str | None
 
@@ -176,6 +217,8 @@ class _Planner:
         self.place: dict[str, int] = {}  # of a node that has siblings: its position on the branch axis
         self.width: dict[int, int] = {}  # of a slot with a branch axis
         self.derived: dict[tuple[object, ...], int] = {}
+        self.fans: dict[tuple[object, ...], list[Edge]] = {}  # by what edges of one computation have in common
+        self.fanned: dict[str, int] = {}  # key of an edge whose fan has been planned -> its slot
         self.sets = {first: (first, *others) for first, *others in siblings}
         self.followers = {name for _, *others in siblings for name in others}
 
@@ -196,6 +239,7 @@ class _Planner:
             if len(members) > 1:
                 self.place.update({member: place for place, member in enumerate(members)})
                 self.width[slot] = len(members)
+        self.find_fans()
         levels: list[list[Node]] = [[] for _ in range(max(depth.values()))]
         for node in graph.nodes.values():
             if node.op != "input" and node.id not in self.followers:
@@ -205,6 +249,7 @@ class _Planner:
             level.sort(key=lambda node: not self.shared_parts(node))
         steps = [tuple(self.step(node, rows[node.id]) for node in level) for level in levels]
         outputs = tuple((name, self.output_slot[name]) for name in graph.outputs)
+        reads = _weighted_reads(steps, self.slots)
         images = [name for name in graph.inputs if len(graph.input_size(name)) == 3]
         return Plan(
             inputs=tuple((name, self.output_slot[name]) for name in graph.inputs),
@@ -212,7 +257,9 @@ class _Planner:
             outputs=outputs,
             slots=self.slots,
             in_degrees=tuple(len(graph.in_edges(node)) for node in graph.nodes),
-            shared_reads=_shared_reads(steps, self.slots),
+            first_edges=tuple(graph.in_edges(node).start for node in graph.nodes),
+            shared_reads=tuple(len(learnable) > 1 for learnable in reads),
+            learned_reads=tuple(map(any, reads)),
             last_reads=_last_reads(steps, {slot for _, slot in outputs}),
             reference=images[0] if images else None,
         )
@@ -225,18 +272,23 @@ class _Planner:
         if rule.takes_bundle:
             source = self.output_slot[edges[0].src]
             slot, name = self.output_slot[node.id], str(node.params["name"])
-            return NodeStep(node.id, row, (), (source,), (False,), node.aggregate, True, slot, name, ())
-        derive: list[Derivation] = []
-        sources = tuple(self.source(edge, node, derive) for edge in edges)
+            return NodeStep(node.id, row, (), (source,), (), (False,), node.aggregate, True, slot, name, ())
+        derive: list[Derivation | Fan] = []
+        late = self.resizes_sums(node)
+        sources = tuple(
+            self.fan(edge, derive) if late and isinstance(edge.rule, ConvResize) else self.source(edge, node, derive)
+            for edge in edges
+        )
         unit = len(edges) == 1 and not edges[0].learnable and edges[0].weight == 1.0
         return NodeStep(
             node=node.id,
             row=row,
             derive=tuple(derive),
             sources=sources,
+            groups=self.groups(node, edges) if late else (),
             learnable=tuple(edge.learnable for edge in edges),
             aggregate=node.aggregate,
-            unit=unit and node.aggregate != "normalised",
+            unit=unit and node.aggregate != "normalised" and not isinstance(edges[0].rule, ConvResize),
             slot=self.output_slot[node.id],
             feature=None,
             shared=self.shared_parts(node),
@@ -244,7 +296,7 @@ class _Planner:
 
     def sibling_step(self, ids: tuple[str, ...]) -> SiblingStep:
         graph = self.graph
-        derive: list[Derivation] = []
+        derive: list[Derivation | Fan] = []
         tables: dict[int, list[list[int]]] = {}
         for target, name in enumerate(ids):
             for number in graph.in_edges(name):
@@ -287,7 +339,56 @@ class _Planner:
             if node.rule.part_cost(part, node.input, self.graph.image).params
         )
 
-    def source(self, edge: Edge, target: Node, derive: list[Derivation]) -> int:
+    def groups(self, node: Node, edges: Sequence[Edge]) -> tuple[Group, ...]:
+        """A node's in-edges, by what the sum of each group still needs."""
+        found: dict[tuple[Resize, tuple[Shape, Shape]] | None, list[int]] = {}
+        for place, edge in enumerate(edges):
+            key = None
+            if isinstance(edge.rule, ConvResize):
+                shape = self.graph.shapes[edge.src]
+                assert isinstance(shape, Shape)
+                wanted = edge_target(shape, node)
+                if shape.stride != wanted.stride:
+                    resize = Resize(mode=edge.rule.mode, align_corners=edge.rule.align_corners)
+                    key = (resize, (Shape(wanted.channels, shape.stride), wanted))
+            found.setdefault(key, []).append(place)
+        return tuple(
+            Group(tuple(places), None if key is None else key[0], None if key is None else key[1])
+            for key, places in found.items()
+        )
+
+    def fan(self, edge: Edge, derive: list[Derivation | Fan]) -> int:
+        """The slot of what a ``conv_resize`` edge makes before it resizes; its fan is made with the first of them."""
+        if edge_key(edge) not in self.fanned:
+            members = self.fans[self.fan_key(edge)]
+            slots, keys = tuple(self.new_slot() for _ in members), tuple(map(edge_key, members))
+            self.fanned.update(zip(keys, slots, strict=True))
+            derive.append(Fan(self.output_slot[edge.src], slots, keys))
+        return self.fanned[edge_key(edge)]
+
+    def fan_key(self, edge: Edge) -> tuple[object, ...]:
+        """What the edges of one fan have in common."""
+        x = self.graph.nodes[edge.dst].input
+        assert x is not None
+        return edge.src, edge.params, x.channels
+
+    def find_fans(self) -> None:
+        """Group the ``conv_resize`` edges that are resized after their sum."""
+        for node in self.graph.nodes.values():
+            if self.resizes_sums(node):
+                for i in self.graph.in_edges(node.id):
+                    edge = self.graph.edges[i]
+                    if isinstance(edge.rule, ConvResize):
+                        self.fans.setdefault(self.fan_key(edge), []).append(edge)
+
+    def resizes_sums(self, node: Node) -> bool:
+        """Whether a node runs as a step of its own that adds up; a concat has nothing to add up before it resizes."""
+        if node.op == "input" or node.aggregate == "concat" or node.rule.takes_bundle:
+            return False
+        sources = (self.graph.edges[i].src for i in self.graph.in_edges(node.id))
+        return node.id not in self.sets and node.id not in self.followers and not any(s in self.place for s in sources)
+
+    def source(self, edge: Edge, target: Node, derive: list[Derivation | Fan]) -> int:
         """The slot that the edge reads; what has to be made for it is added to ``derive``."""
         source = self.output_slot[edge.src]
         shape = self.graph.shapes[edge.src]
@@ -309,14 +410,15 @@ class _Planner:
         return self.derived[key]
 
 
-def _shared_reads(levels: Sequence[Sequence[Step]], slots: int) -> tuple[bool, ...]:
-    reads = [0] * slots
+def _weighted_reads(levels: Sequence[Sequence[Step]], slots: int) -> list[list[bool]]:
+    """Per slot, for each weighted sum that reads it, whether it does so over a learnable edge."""
+    reads: list[list[bool]] = [[] for _ in range(slots)]
     for level in levels:
         for step in level:
             if isinstance(step, NodeStep) and not step.unit and step.aggregate != "concat":
-                for slot in step.sources:
-                    reads[slot] += 1
-    return tuple(count > 1 for count in reads)
+                for slot, learnable in zip(step.sources, step.learnable, strict=True):
+                    reads[slot].append(learnable)
+    return reads
 
 
 def _last_reads(levels: Sequence[Sequence[Step]], keep: set[int]) -> tuple[tuple[int, ...], ...]:

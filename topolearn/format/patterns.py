@@ -17,6 +17,17 @@ class Pattern(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     pattern_name: ClassVar[str]
 
+    @classmethod
+    def keys(cls) -> dict[str, bool]:
+        """Its keys in a file -> whether the value lists ids."""
+        fields = cls.model_fields.items()
+        return {field.alias or name: field.annotation == tuple[str, ...] for name, field in fields}
+
+    @property
+    def sized(self) -> tuple[str, ...]:
+        """Ids of nodes whose ``input`` has to be declared, because the default for it would be of no use."""
+        return ()
+
     @abstractmethod
     def pairs(self) -> Iterator[Pair]:
         """The edges."""
@@ -221,7 +232,52 @@ class Random(OverNodes):
                 yield node, self.nodes[-1]
 
 
+class FullyDenseDecoder(Pattern):
+    """A decoder in which every stage reads all that is at least as deep (SparseMask, Wu et al. 2019).
+
+    With features E_1 … E_L of an encoder, stages D_1 … D_L (1 has the highest resolution) and a global
+    feature G, D_l takes E_i for i >= l, D_i for i > l, and G: 2 (L - l + 1) edges, L (L + 1) in all. The
+    width and the size of a stage are the ``input`` that its node declares.
+
+    Attributes:
+        features: The E_l, highest resolution first.
+        pooled: G, written ``global``.
+        stages: The D_l, highest resolution first, as many as there are features.
+    """
+
+    pattern_name = "fully_dense_decoder"
+
+    features: Annotated[tuple[str, ...], Field(min_length=1)]
+    pooled: Annotated[tuple[str, ...], Field(min_length=1, max_length=1, alias="global")]
+    stages: Annotated[tuple[str, ...], Field(min_length=1)]
+
+    @field_validator("stages")
+    @classmethod
+    def _one_per_feature(cls, stages: tuple[str, ...], given: ValidationInfo) -> tuple[str, ...]:
+        features = len(given.data.get("features", stages))  # none where they are at fault themselves
+        if len(stages) != features:
+            raise ValueError(f"must be as many as the features, {features:,}")
+        return stages
+
+    @property
+    def sized(self) -> tuple[str, ...]:
+        """The stages."""
+        return self.stages
+
+    def pairs(self) -> Iterator[Pair]:
+        """The edges by target, the deepest first."""
+        for stage in reversed(range(len(self.stages))):
+            for src in (*self.features[stage:], *self.pooled, *reversed(self.stages[stage + 1 :])):
+                yield src, self.stages[stage]
+
+    @property
+    def count(self) -> int:
+        """Of the formula above."""
+        return len(self.stages) * (len(self.stages) + 1)
+
+
 PATTERNS: dict[str, type[Pattern]] = {
-    pattern.pattern_name: pattern for pattern in (Chain, Complete, Bipartite, Layers, Residual, Random)
+    pattern.pattern_name: pattern
+    for pattern in (Chain, Complete, Bipartite, Layers, Residual, Random, FullyDenseDecoder)
 }
 """Name in ``connect`` -> pattern."""

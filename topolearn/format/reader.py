@@ -21,7 +21,7 @@ VERSION = 1
 """Version of the file format, the value of the key ``topolearn``."""
 MAX_EDGES = 5_000_000
 """Most edges a graph file may make."""
-TASKS = ("classification", "segmentation")
+TASKS = ("classification", "segmentation", "saliency", "edges")
 """What a network can be trained for."""
 
 _TOP = ("topolearn", "name", "task", "data", "inputs", "nodes", "edges", "outputs")
@@ -199,16 +199,20 @@ class _Reader:
         name = self.scalar(entry.values["connect"], str, "a pattern's name")
         if name not in PATTERNS:
             raise self.fail(entry.values["connect"], f"unknown pattern '{name}'{suggest(name, PATTERNS)}")
-        return tuple(field.alias or key for key, field in PATTERNS[name].model_fields.items())
+        return tuple(PATTERNS[name].keys())
 
     def pattern(self, entry: Fields) -> Iterator[tuple[str, str]]:
         name = entry.values["connect"].plain()
         given: dict[str, Any] = {}
-        for key in self.pattern_keys(entry):
+        for key, lists_ids in PATTERNS[name].keys().items():
             if key in entry.values:
                 value = entry.values[key]
-                given[key] = tuple(self.ids(value)) if key in ("nodes", "from", "to") else value.plain()
+                given[key] = tuple(self.ids(value)) if lists_ids else value.plain()
         pattern: Pattern = self.located(lambda: validate(PATTERNS[name], given, f"pattern '{name}'"), entry, entry)
+        for node in pattern.sized:
+            if node in self.nodes and self.nodes[node].input is None:
+                message = f"pattern '{name}' needs the 'input' of node '{node}', as input: {{channels: 64, stride: 4}}"
+                raise self.fail(self.node_places[node], message)
         if len(self.edges) + pattern.count > MAX_EDGES:
             raise self.fail(entry, f"makes {pattern.count:,} edges; a graph may have {MAX_EDGES:,}")
         return pattern.pairs()

@@ -90,9 +90,7 @@ def _edges(definitions: dict[str, Any]) -> list[dict[str, Any]]:
     ]
     for name, pattern in PATTERNS.items():
         own = pattern.model_json_schema(by_alias=True)
-        properties = {
-            key: _IDS if key in ("nodes", "from", "to") else value for key, value in own["properties"].items()
-        }
+        properties = {key: _IDS if pattern.keys()[key] else value for key, value in own["properties"].items()}
         forms.append(({"connect": {"const": name}, **properties}, ["connect", *own.get("required", [])]))
     entries = []
     for op_name, op in sorted(EDGE_OPS.items()):

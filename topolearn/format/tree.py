@@ -308,30 +308,47 @@ class _Composer:
 
 
 def override(document: Document, path: str, text: str) -> None:
-    """Set the value at a dotted path (``nodes.head.classes``) to the YAML value ``text``, in place.
+    """Set the value at a dotted path to the YAML value ``text``, in place.
+
+    A step is a key, or the number of an entry of a list, counted from 1: ``nodes.head.classes``,
+    ``edges.2.connect``.
 
     Raises:
         FormatError: Where the path leads nowhere.
     """
-    steps = re.split(r"\.(?![^\[]*\])", path)
+    *above, last = re.split(r"\.(?![^\[]*\])", path)
     try:
         value = parse(f"value: {text}", "").root.values["value"]
     except FormatError as error:
         raise FormatError(error.message, Location(f"--set {path}={text}")) from None
     tree: Tree = document.root
-    for step in steps[:-1]:
-        if not isinstance(tree, Fields) or step not in tree.values:
-            known = suggest(step, tree.values) if isinstance(tree, Fields) else ""
-            raise FormatError(f"--set {path}: there is no '{step}' in {document.file}{known}")
-        tree = tree.values[step]
-    if not isinstance(tree, Fields):
-        raise FormatError(f"--set {path}: '{steps[-2]}' in {document.file} holds no keys")
+    for step in above:
+        tree = _entry(document, path, tree, step)
     document.overrides.append(f"{path}={text}")
     line = -len(document.overrides)
     _move(value, line)
-    key = Scalar(steps[-1], False, line, 0)
-    tree.keys.setdefault(steps[-1], key)
-    tree.values[steps[-1]] = value
+    if isinstance(tree, Fields):
+        tree.keys.setdefault(last, Scalar(last, False, line, 0))
+        tree.values[last] = value
+    elif isinstance(tree, Items):
+        _entry(document, path, tree, last)
+        tree.items[int(last) - 1] = value
+    else:
+        raise FormatError(f"--set {path}: '{above[-1]}' in {document.file} holds no keys")
+
+
+def _entry(document: Document, path: str, tree: Tree, step: str) -> Tree:
+    """What one step of an override's path leads to."""
+    if isinstance(tree, Items):
+        if step.isdecimal() and 1 <= int(step) <= len(tree.items):
+            return tree.items[int(step) - 1]
+        raise FormatError(
+            f"--set {path}: '{step}' is no entry of that list in {document.file}; count from 1 to {len(tree.items)}"
+        )
+    if not isinstance(tree, Fields) or step not in tree.values:
+        known = suggest(step, tree.values) if isinstance(tree, Fields) else ""
+        raise FormatError(f"--set {path}: there is no '{step}' in {document.file}{known}")
+    return tree.values[step]
 
 
 def _move(tree: Tree, line: int) -> None:

@@ -1,22 +1,38 @@
 """The IR: graphs, their verification, topologies, and passes over them. Imports no torch."""
 
 from topolearn.graph.cost import GraphCost, one_level_params
+from topolearn.graph.decoder import DropSubsetNodes, FinaliseDecoder, MergeDuplicateNodes
 from topolearn.graph.ir import AGGREGATES, Edge, Graph, Node
-from topolearn.graph.passes import BindFanIn, EliminateDead, KeepEdges, Pass, UnitWeights, apply_passes
+from topolearn.graph.passes import (
+    BindFanIn,
+    EliminateDead,
+    KeepEdges,
+    Pass,
+    RemoveIdleRelus,
+    UnitWeights,
+    apply_passes,
+)
+from topolearn.graph.removal import removal_order, without
 from topolearn.graph.topology import Topology
 
 __all__ = [
     "AGGREGATES",
     "BindFanIn",
+    "DropSubsetNodes",
     "Edge",
     "EliminateDead",
+    "FinaliseDecoder",
     "Graph",
     "GraphCost",
     "KeepEdges",
+    "MergeDuplicateNodes",
     "Node",
     "Pass",
+    "RemoveIdleRelus",
     "Topology",
     "UnitWeights",
     "apply_passes",
     "one_level_params",
+    "removal_order",
+    "without",
 ]

@@ -11,6 +11,7 @@ from topolearn.frozen import FrozenMap
 from topolearn.graph.ir import Edge, Graph, Node
 from topolearn.graph.topology import Topology
 from topolearn.ops import Shape
+from topolearn.ops.basic import Relu
 from topolearn.ops.resnext import FAN_IN
 
 
@@ -127,6 +128,91 @@ class EliminateDead(Pass):
             nodes={name: node for name, node in graph.nodes.items() if name in alive},
             edges=tuple(edge for edge in graph.edges if edge.src in alive and edge.dst in alive),
         )
+
+
+@dataclass(frozen=True)
+class RemoveIdleRelus(Pass):
+    """Remove every ``relu`` that only passes on what is nowhere below 0: what a dropped residual block leaves.
+
+    Such a node has one in-edge, a fixed ``identity`` of weight w > 0 from a source known to be
+    non-negative, and gives w times that source. Its out-edges start from the source instead, their
+    weights times w; where the target reads the source already, by the same op, the two weights add up.
+
+    Outputs stay, and so does a node with an out-edge that is learnable, has parameters, ends in a ``concat``
+    (whose channels are in the order of its sources), or would have to be one with an edge of another op.
+    """
+
+    preserves_function: ClassVar[bool] = True
+
+    def __call__(self, graph: Graph) -> Graph:
+        """Remove them all: in topological order, so that one removal can make way for the next."""
+        if not any(isinstance(node.rule, Relu) for node in graph.nodes.values()):
+            return graph
+        into = {name: {graph.edges[i].src: graph.edges[i] for i in graph.in_edges(name)} for name in graph.nodes}
+        non_negative: dict[str, bool] = {}
+        idle: set[str] = set()
+        for node in graph.nodes.values():  # a source is known before its readers
+            edges = tuple(into[node.id].values())
+            non_negative[node.id] = node.rule.non_negative(_sum_is_non_negative(node, edges, non_negative))
+            if node.id in graph.outputs or not _is_idle(node, edges, non_negative):
+                continue
+            targets = [target for target in graph.nodes.values() if node.id in into[target.id]]
+            if all(_takes_instead(target, into[target.id], node.id, edges[0].src) for target in targets):
+                for target in targets:
+                    _reroute(target, into[target.id], node.id, edges[0])
+                idle.add(node.id)
+        if not idle:
+            return graph
+        return graph.replace(
+            nodes={name: node for name, node in graph.nodes.items() if name not in idle},
+            edges=tuple(edge for name, edges in into.items() if name not in idle for edge in edges.values()),
+        )
+
+
+def _sum_is_non_negative(node: Node, edges: tuple[Edge, ...], non_negative: dict[str, bool]) -> bool:
+    """Whether what the node aggregates is known to be nowhere below 0."""
+    return node.aggregate != "normalised" and all(
+        non_negative[edge.src] and edge.rule.positive_linear and edge.weight >= 0 and not edge.learnable
+        for edge in edges
+    )
+
+
+def _is_idle(node: Node, edges: tuple[Edge, ...], non_negative: dict[str, bool]) -> bool:
+    """Whether the node gives its only source times a positive weight."""
+    return (
+        isinstance(node.rule, Relu)
+        and node.aggregate in ("sum", "mean")  # a mean over one active edge divides by 1
+        and len(edges) == 1
+        and edges[0].op == "identity"
+        and edges[0].weight > 0
+        and not edges[0].learnable
+        and non_negative[edges[0].src]
+    )
+
+
+def _takes_instead(target: Node, edges: dict[str, Edge], old: str, new: str) -> bool:
+    """Whether ``target`` can read ``new`` where it reads ``old``."""
+    edge, present = edges[old], edges.get(new)
+    if target.aggregate == "concat" or edge.learnable or not edge.rule.positive_linear:
+        return False
+    if present is None:
+        return True
+    if present.learnable or (present.op, present.params) != (edge.op, edge.params):
+        return False
+    # During a search the learner says which edges a mean counts; then none can be made one with another.
+    return target.aggregate != "mean" or not any(other.learnable for other in edges.values())
+
+
+def _reroute(target: Node, edges: dict[str, Edge], old: str, through: Edge) -> None:
+    """Let ``target`` read the source of ``through`` in place of ``old``; ``edges`` are its in-edges by source."""
+    counted = sum(edge.weight != 0 for edge in edges.values())
+    edge = edges.pop(old)
+    present = edges.get(through.src)
+    weight = edge.weight * through.weight + (0.0 if present is None else present.weight)
+    edges[through.src] = replace(edge, src=through.src, weight=weight)
+    now = sum(edge.weight != 0 for edge in edges.values())
+    if target.aggregate == "mean" and 0 < now != counted:
+        edges.update({src: replace(edge, weight=edge.weight * now / counted) for src, edge in edges.items()})
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from topolearn.errors import OptionError, suggest
-from topolearn.graph import Graph, Pass, Topology
+from topolearn.graph import Graph, Pass, Topology, removal
+from topolearn.graph.price import Spent
 from topolearn.plugins import load_plugins
 
 
@@ -145,6 +146,14 @@ class EdgeLearner(nn.Module, ABC):
         """(E,) what it thinks of every edge, kept or not, for pictures: in eval mode, its edge weights."""
         return self.edge_weights()
 
+    def without(self, removed: Collection[int]) -> Topology:
+        """The closed topology of all edges but ``removed``, at the weights that kept edges have in eval mode.
+
+        Args:
+            removed: Places of learnable edges.
+        """
+        return removal.without(self.graph, self.edge_values().detach().tolist(), removed)
+
     @abstractmethod
     def phases(self) -> tuple[Phase, ...]:
         """The phases that :func:`topolearn.fit` runs."""
@@ -152,6 +161,10 @@ class EdgeLearner(nn.Module, ABC):
     def summary(self) -> Mapping[str, float]:
         """Numbers worth a line of the history, by name."""
         return {}
+
+    def spent(self) -> Spent | None:
+        """What its budget allowed and what it would keep costs; None where it has none."""
+        return None
 
 
 class Candidates(nn.Module):

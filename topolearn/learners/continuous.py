@@ -15,6 +15,7 @@ alpha and the weights are trained together by one optimiser. In the end an edge 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
@@ -23,15 +24,16 @@ from torch import Tensor, nn
 
 from topolearn.errors import TrainingError
 from topolearn.graph import Graph, Topology
+from topolearn.graph.price import Spent
 from topolearn.learners.base import (
     Candidates,
     EdgeLearner,
-    Options,
     Phase,
     SearchSchedule,
     register_learner,
     require_learnable,
 )
+from topolearn.learners.pricing import Budget, CostOptions, Pricing
 from topolearn.options import validate
 
 REFERENCE_SCHEDULE = SearchSchedule(steps=78_200, total_lr=3_910.0, peak_lr=0.1, momentum=0.9)
@@ -43,8 +45,8 @@ can stand: on the digits graph, in 20 epochs, lambda 0.023 prunes over half of t
 alpha to 0."""
 
 
-class ContinuousOptions(Options):
-    """Options of :class:`Continuous`.
+class ContinuousOptions(CostOptions):
+    """Options of :class:`Continuous`; ``cost`` and ``budget`` as in :class:`~topolearn.learners.pricing.CostOptions`.
 
     Attributes:
         penalty: ``uniform`` or ``adaptive``.
@@ -52,7 +54,7 @@ class ContinuousOptions(Options):
             edge without task gradient from 1 to 0 during the search, (1 - momentum) / sum of rates; at
             most 0.02.
         auto_factor: See ``penalty_strength``.
-        threshold: tau.
+        threshold: tau; with a budget, what the budget leaves room for stays whatever its weight.
         proximal: Apply the penalty by soft-thresholding after each step, which gives exact zeros,
             instead of adding it to the loss.
     """
@@ -90,6 +92,8 @@ class Continuous(EdgeLearner):
         auto_factor: float = 10.0,
         threshold: float = 0.05,
         proximal: bool = False,
+        cost: str = "none",
+        budget: Mapping[str, float] | Budget | None = None,
     ) -> None:
         super().__init__()
         given = {
@@ -98,6 +102,8 @@ class Continuous(EdgeLearner):
             "auto_factor": auto_factor,
             "threshold": threshold,
             "proximal": proximal,
+            "cost": cost,
+            "budget": budget,
         }
         self.options = validate(ContinuousOptions, given, "learner 'continuous'")
         require_learnable(graph, "continuous")
@@ -108,18 +114,29 @@ class Continuous(EdgeLearner):
         degrees = [len(graph.in_edges(node)) for node in graph.candidates]
         scale = [math.log(degree) if self.options.penalty == "adaptive" else 1.0 for degree in degrees]
         self.register_buffer("scale", torch.tensor(scale)[self.candidates.target], persistent=False)
+        self.pricing = Pricing.of(graph, self.candidates, self.options, self.options.threshold)
         self.strength = 0.0
         self._lr: float | Tensor | None = None
-        self.begin(REFERENCE_SCHEDULE)
+        self._resolve(REFERENCE_SCHEDULE)
 
     def begin(self, schedule: SearchSchedule) -> None:
-        """Resolve ``penalty_strength: auto`` for the search ahead."""
+        """Resolve ``penalty_strength: auto`` for the search ahead, and price the edges."""
+        self._resolve(schedule)
+        if self.pricing is not None:
+            self.pricing.begin(schedule.steps)
+
+    def _resolve(self, schedule: SearchSchedule) -> None:
         strength = self.options.penalty_strength
         if strength == "auto":
             enough = (1 - schedule.momentum) / schedule.total_lr
             strength = min(self.options.auto_factor * enough, AUTO_LIMIT)
         self.strength = float(strength)
         self._momentum = schedule.momentum
+
+    def pressure(self) -> Tensor:
+        """(L,) what the penalty multiplies each magnitude with."""
+        pressure = self.strength * self.scale
+        return pressure if self.pricing is None else pressure * self.pricing.weight
 
     def edge_weights(self) -> Tensor:
         """(E,) alpha, and fixed edges."""
@@ -129,7 +146,7 @@ class Continuous(EdgeLearner):
         """The penalty times lambda; 0 with ``proximal``, which applies it after the step."""
         if self.options.proximal:
             return self.alpha.new_zeros(())
-        return self.strength * (self.scale * self.alpha.abs()).sum()
+        return (self.pressure() * self.alpha.abs()).sum()
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         """alpha, at the weights' settings but without weight decay."""
@@ -148,13 +165,27 @@ class Continuous(EdgeLearner):
                     " topolearn.optimizers, or call learner.heed_lr(lr)"
                 )
             # Momentum multiplies a constant gradient's effect by 1 / (1 - momentum).
-            amount = self._lr * self.strength * self.scale / (1 - self._momentum)
+            amount = self._lr * self.pressure() / (1 - self._momentum)
             with torch.no_grad():
                 self.alpha.copy_(self.alpha.sign() * (self.alpha.abs() - amount).clamp(min=0))
+        if self.pricing is not None:
+            with torch.no_grad():
+                self.pricing.shrink(self.alpha)
+        self.end_draw()
+
+    def end_draw(self) -> None:
+        """Set prices and pressure anew where that is due."""
+        if self.pricing is not None:
+            self.pricing.count(self.edge_weights)
 
     def topology(self) -> Topology:
-        """Edges with |alpha| >= tau times the largest of their target; none into a node whose weights are all 0."""
+        """Edges with |alpha| >= tau times the largest of their target; none into a node whose weights are all 0.
+
+        With a budget: the strongest edges that fit it.
+        """
         weights = [float(w) for w in self.edge_weights().detach().double()]
+        if self.pricing is not None and self.pricing.budget is not None:
+            return self.pricing.topology(weights)
         keep = [False] * len(weights)
         for node in self.graph.nodes:
             indices = self.graph.in_edges(node)
@@ -173,10 +204,16 @@ class Continuous(EdgeLearner):
     def summary(self) -> dict[str, float]:
         """How large the alphas are, how many edges the threshold would keep, and lambda."""
         alpha = self.alpha.detach().abs()
-        kept_edges = sum(self.topology().keep[i] for i in self.candidates.index.tolist())
+        topology = self.topology()
+        kept_edges = sum(topology.keep[i] for i in self.candidates.index.tolist())
         return {
             "alpha_mean": float(alpha.mean()),
             "alpha_max": float(alpha.max()),
             "kept_edges": float(kept_edges),
             "penalty_strength": self.strength,
+            **({} if self.pricing is None else self.pricing.summary(topology)),
         }
+
+    def spent(self) -> Spent | None:
+        """What the budget allowed and what would be kept costs; None without a budget."""
+        return None if self.pricing is None else self.pricing.spent(self.topology())

@@ -25,6 +25,7 @@ to 0.9 apart.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -214,6 +215,15 @@ class MaskConnect(EdgeLearner):
         self.eval()
         chosen = self.chosen().tolist()
         self.train(training)
+        return self._keeping(chosen)
+
+    def without(self, removed: Collection[int]) -> Topology:
+        """All edges but ``removed``, whatever K, at weight 1."""
+        gone = frozenset(removed)
+        return self._keeping([i not in gone for i in self.candidates.index.tolist()])
+
+    def _keeping(self, chosen: Sequence[bool]) -> Topology:
+        """The closed topology of the (L,) chosen candidates, at weight 1."""
         keep = kept(self.graph, chosen)
         values = self.candidates.spread(self.mask.detach()).tolist()
         weights = [

@@ -9,28 +9,33 @@ clamp(v, 0, 2) otherwise; v is clamped to [0, 2] after each step. With u = w / 2
 
 the loss is task + lambda * sum over nodes of Ls. In the end an edge stays iff v / 2 > sigma. The
 noise breaks the tie of the symmetric start; without it nothing becomes binary.
+
+Before the network is trained anew, decoder stages that repeat another are merged into it, those that
+another contains are dropped, and what is left of the decoder takes its final form; see
+:mod:`topolearn.graph.decoder`. A graph without such stages is not changed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from topolearn.graph import Graph, Topology
-from topolearn.graph.passes import UnitWeights
+from topolearn.graph import DropSubsetNodes, FinaliseDecoder, Graph, MergeDuplicateNodes, Pass, Topology, UnitWeights
+from topolearn.graph.price import Spent
 from topolearn.learners.base import (
     Candidates,
     EdgeLearner,
-    Options,
     Phase,
     SearchSchedule,
     kept,
     register_learner,
     require_learnable,
 )
+from topolearn.learners.pricing import Budget, CostOptions, Pricing
 from topolearn.learners.random_state import RandomState
 from topolearn.options import validate
 
@@ -38,21 +43,28 @@ _EPS = 1e-6
 """Gates are kept this far from 0 and 1 inside logarithms."""
 
 
-class SparseMaskOptions(Options):
-    """Options of :class:`SparseMask`.
+class SparseMaskOptions(CostOptions):
+    """Options of :class:`SparseMask`; ``cost`` and ``budget`` as in :class:`~topolearn.learners.pricing.CostOptions`.
+
+    Where the penalty goes by cost, the mean of u in CE is weighted by the candidates' prices, so that dear
+    gates are the first to be shut.
 
     Attributes:
         penalty_strength: lambda. ``auto``: the larger of the paper's 0.01 and 300 / T * 0.05 / lr for
             a search of T steps at a peak rate lr (shorter searches need a stronger push).
-        threshold: sigma.
+        threshold: sigma; with a budget, relative to the widest gate of the same target.
         noise: Standard deviation of the noise on v.
         seed: Seed of the noise.
+        merge_duplicates: Whether a decoder stage that reads the same nodes as a deeper one is merged into that.
+        drop_subsets: Whether a decoder stage is dropped whose sources and readers a less deep one has too.
     """
 
     penalty_strength: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.001
     noise: Annotated[float, Field(ge=0)] = 0.1
     seed: int = 0
+    merge_duplicates: bool = True
+    drop_subsets: bool = True
 
 
 @register_learner("sparsemask")
@@ -80,9 +92,22 @@ class SparseMask(EdgeLearner):
         threshold: float = 0.001,
         noise: float = 0.1,
         seed: int = 0,
+        cost: str = "none",
+        budget: Mapping[str, float] | Budget | None = None,
+        merge_duplicates: bool = True,
+        drop_subsets: bool = True,
     ) -> None:
         super().__init__()
-        given = {"penalty_strength": penalty_strength, "threshold": threshold, "noise": noise, "seed": seed}
+        given = {
+            "penalty_strength": penalty_strength,
+            "threshold": threshold,
+            "noise": noise,
+            "seed": seed,
+            "cost": cost,
+            "budget": budget,
+            "merge_duplicates": merge_duplicates,
+            "drop_subsets": drop_subsets,
+        }
         self.options = validate(SparseMaskOptions, given, "learner 'sparsemask'")
         require_learnable(graph, "sparsemask")
         self.graph = graph
@@ -91,12 +116,15 @@ class SparseMask(EdgeLearner):
         self.gate = nn.Parameter(torch.ones(len(self.candidates)))
         self.register_buffer("noise", torch.zeros(len(self.candidates)))
         self.random = RandomState(seed)
+        self.pricing = Pricing.of(graph, self.candidates, self.options, self.options.threshold)
         self.strength = 0.01 if self.options.penalty_strength == "auto" else float(self.options.penalty_strength)
 
     def begin(self, schedule: SearchSchedule) -> None:
         """Resolve ``penalty_strength: auto`` for the search ahead."""
         if self.options.penalty_strength == "auto":
             self.strength = max(0.01, 300 / schedule.steps * 0.05 / schedule.peak_lr)
+        if self.pricing is not None:
+            self.pricing.begin(schedule.steps)
 
     def draw(self) -> None:
         """Fill the noise of the step."""
@@ -119,6 +147,9 @@ class SparseMask(EdgeLearner):
         u = (self.gates().float() / 2).clamp(_EPS, 1 - _EPS)
         entropy = -u * u.log() - (1 - u) * (1 - u).log()
         mean = self.candidates.by_target(u)
+        if self.pricing is not None:
+            weight = self.pricing.weight
+            mean = self.candidates.by_target(u * weight) / self.candidates.by_target(weight)
         share = (2 / self.candidates.count.float()).clamp(max=0.5)
         cross = -share * mean.log() - (1 - share) * (1 - mean).log()
         return self.candidates.by_target(entropy) + cross
@@ -134,24 +165,38 @@ class SparseMask(EdgeLearner):
     def after_step(self) -> None:
         """Clamp v to [0, 2] and end the draw."""
         with torch.no_grad():
+            if self.pricing is not None:
+                self.pricing.shrink(self.gate)
             self.gate.clamp_(0, 2)
         self.end_draw()
 
     def end_draw(self) -> None:
-        """The next step draws anew."""
+        """The next step draws anew; prices and pressure are set anew where that is due."""
         self.random.drawn = False
+        if self.pricing is not None:
+            self.pricing.count(lambda: self.candidates.spread(self.gate))
 
     def topology(self) -> Topology:
-        """Edges with v / 2 > sigma, at weight v."""
+        """Edges with v / 2 > sigma, at weight v.
+
+        With a budget, the widest gates that fit it; where it leaves room, shut ones among them, because the
+        network is trained anew with all weights at 1.
+        """
         gate = self.gate.detach().clamp(0, 2)
+        if self.pricing is not None and self.pricing.budget is not None:
+            return self.pricing.topology(self.candidates.spread(gate.clamp(min=_EPS)).tolist())
         keep = kept(self.graph, (gate / 2 > self.options.threshold).tolist())
         return Topology.of(self.graph, keep, self.candidates.spread(gate).tolist())
 
     def phases(self) -> tuple[Phase, ...]:
-        """Search with batch normalisation's scale and shift frozen, then retrain without gates."""
+        """Search with batch normalisation's scale and shift frozen, then retrain without gates, in the final form."""
+        merging: tuple[Pass, ...] = (
+            *((MergeDuplicateNodes(),) if self.options.merge_duplicates else ()),
+            *((DropSubsetNodes(),) if self.options.drop_subsets else ()),
+        )
         return (
             Phase("search", 0.5, search=True, freeze_affine=True),
-            Phase("retrain", 0.5, weights="fresh", passes=(UnitWeights(),)),
+            Phase("retrain", 0.5, weights="fresh", passes=(*merging, FinaliseDecoder(), UnitWeights())),
         )
 
     def summary(self) -> dict[str, float]:
@@ -162,4 +207,9 @@ class SparseMask(EdgeLearner):
             "shut": float((u <= self.options.threshold).sum()),
             "undecided": float(((u > self.options.threshold) & (u <= 0.9)).sum()),
             "penalty_strength": self.strength,
+            **({} if self.pricing is None else self.pricing.summary(self.topology())),
         }
+
+    def spent(self) -> Spent | None:
+        """What the budget allowed and what would be kept costs; None without a budget."""
+        return None if self.pricing is None else self.pricing.spent(self.topology())

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import fx, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from topolearn.compiler import Network
 from topolearn.compiler.modules import ConvUnit
-from topolearn.compiler.plan import NodeStep, make_plan
+from topolearn.compiler.plan import Fan, NodeStep, make_plan
 
 
 def fold_batch_norm(net: Network) -> None:
@@ -56,21 +54,25 @@ def fold_edge_weights(net: Network, weights: list[float]) -> list[float]:
     for degree in plan.in_degrees:
         starts.append(start)
         start += degree
-    by_slot = {d.slot: d for level in plan.levels for step in level for d in step.derive}
+    modules: dict[int, str] = {}
+    for d in (d for level in plan.levels for step in level for d in step.derive):
+        if isinstance(d, Fan):
+            modules.update(zip(d.slots, d.modules, strict=True))
+        elif d.module is not None:
+            modules[d.slot] = d.module
     for level in plan.levels:
         for step in level:
             assert isinstance(step, NodeStep)  # no siblings are planned here
             if step.feature is None:
-                _fold_node(net, step, starts[step.row], left, by_slot)
+                _fold_node(net, step, starts[step.row], left, modules)
     return left
 
 
-def _fold_node(net: Network, step: NodeStep, start: int, left: list[float], by_slot: dict[int, Any]) -> None:
+def _fold_node(net: Network, step: NodeStep, start: int, left: list[float], modules: dict[int, str]) -> None:
     for offset, slot in enumerate(step.sources):
-        derivation = by_slot.get(slot)
         weight = left[start + offset]
-        if derivation is not None and derivation.module is not None and weight not in (0.0, 1.0):
-            scale = getattr(net.edges[derivation.module], "scale_output", None)
+        if slot in modules and weight not in (0.0, 1.0):
+            scale = getattr(net.edges[modules[slot]], "scale_output", None)
             if scale is not None and scale(weight):
                 left[start + offset] = 1.0
     row = range(start, start + len(step.sources))

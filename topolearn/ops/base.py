@@ -73,11 +73,21 @@ class NodeOp(Op):
         """Cost of one of ``parts``; contained in :meth:`cost`. Zero where this ``x`` needs no such part."""
         return Cost()
 
+    def non_negative(self, x: bool) -> bool:
+        """Whether the output is known to be nowhere below 0, given whether the aggregated input is."""
+        return False
+
 
 class EdgeOp(Op):
-    """What an edge does to its source's output before it is weighted and aggregated."""
+    """What an edge does to its source's output before it is weighted and aggregated.
+
+    Class attributes:
+        has_parameters: Whether it has a module of its own.
+        positive_linear: Whether it is a linear map with constant coefficients, none of them negative.
+    """
 
     has_parameters: ClassVar[bool] = False
+    positive_linear: ClassVar[bool] = False
 
     @abstractmethod
     def output(self, source: Shape, target: Shape) -> Shape:

@@ -1,4 +1,4 @@
-"""Input, identity, concat and feature nodes."""
+"""Input, identity, concat, activation, normalisation and feature nodes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from pydantic import field_validator
 
-from topolearn.ops.base import NodeOp, PositiveInt, ShapeError, register_node_op
-from topolearn.ops.shape import Bundle, Cost, Shape, Size
+from topolearn.ops.base import NodeOp, PositiveInt, ShapeError, need_map, register_node_op
+from topolearn.ops.shape import Bundle, Cost, Shape, Size, batch_norm_cost
 
 
 @register_node_op("input")
@@ -49,6 +49,10 @@ class Identity(NodeOp):
         """Nothing."""
         return Cost()
 
+    def non_negative(self, x: bool) -> bool:
+        """As the input is."""
+        return x
+
 
 @register_node_op("concat")
 class Concat(Identity):
@@ -60,6 +64,30 @@ class Concat(Identity):
 @register_node_op("relu")
 class Relu(Identity):
     """``y = max(x, 0)``."""
+
+    def non_negative(self, x: bool) -> bool:
+        """Always."""
+        return True
+
+
+@register_node_op("batch_norm")
+class BatchNorm(NodeOp):
+    """Batch normalisation of what the node aggregates; its running statistics belong to the node.
+
+    Attributes:
+        affine: Whether it scales and shifts.
+    """
+
+    affine: bool = True
+
+    def output(self, x: Shape) -> Shape:
+        """The same shape."""
+        need_map(x, "'batch_norm'")
+        return x
+
+    def cost(self, x: Shape, image: Size) -> Cost:
+        """Scale and shift per channel."""
+        return batch_norm_cost(x.channels, affine=self.affine)
 
 
 @register_node_op("feature")

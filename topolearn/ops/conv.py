@@ -52,6 +52,10 @@ class ConvUnit(NodeOp):
         cost = conv_cost(x.channels, self.output(x), image, kernel=self.kernel, groups=self.groups, bias=self.bias)
         return cost + self._norm_cost(x)
 
+    def non_negative(self, x: bool) -> bool:
+        """Where an activation comes last."""
+        return self.layout[-1] in ("relu", "relu6")
+
     def _norm_cost(self, x: Shape) -> Cost:
         if "bn" not in self.layout:
             return Cost()

@@ -23,6 +23,8 @@ def _subsampling(source: Shape, target: Shape, what: str) -> int:
 class Identity(EdgeOp):
     """Nothing: source and target have the same shape."""
 
+    positive_linear: ClassVar[bool] = True
+
     def output(self, source: Shape, target: Shape) -> Shape:
         """The source's shape."""
         if source != target:
@@ -56,6 +58,8 @@ class Align(EdgeOp):
     Attributes:
         offset: How many zero channels come before the source's; the rest come after.
     """
+
+    positive_linear: ClassVar[bool] = True
 
     offset: NonNegativeInt = 0
 
@@ -115,6 +119,8 @@ class Resize(EdgeOp):
         mode: ``bilinear`` or ``nearest``.
         align_corners: Whether the corner pixels' centres coincide (bilinear only).
     """
+
+    positive_linear: ClassVar[bool] = True
 
     mode: Literal["bilinear", "nearest"] = "bilinear"
     align_corners: bool = True

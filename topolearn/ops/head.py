@@ -37,6 +37,10 @@ class Linear(NodeOp):
         weights = x.channels * self.out_features
         return Cost(weights + (self.out_features if self.bias else 0), weights)
 
+    def non_negative(self, x: bool) -> bool:
+        """Where it has an activation."""
+        return self.activation != "none"
+
 
 @register_node_op("classifier")
 class Classifier(NodeOp):

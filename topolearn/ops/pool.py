@@ -39,6 +39,10 @@ class Pool(NodeOp):
         """Nothing: pooling multiplies nothing."""
         return Cost()
 
+    def non_negative(self, x: bool) -> bool:
+        """As the input is."""
+        return x
+
 
 @register_node_op("max_pool")
 class MaxPool(Pool):
@@ -62,3 +66,7 @@ class GlobalAvgPool(NodeOp):
     def cost(self, x: Shape, image: Size) -> Cost:
         """Nothing: pooling multiplies nothing."""
         return Cost()
+
+    def non_negative(self, x: bool) -> bool:
+        """As the input is."""
+        return x

@@ -1,4 +1,4 @@
-"""ResNet blocks (He et al. 2016), activation after the addition."""
+"""ResNet blocks (He et al. 2016), activation after the addition; and their branches alone, without shortcut."""
 
 from __future__ import annotations
 
@@ -46,6 +46,10 @@ class ResidualBlock(NodeOp):
             return Cost()
         return conv_cost(x.channels, self.output(x), image) + batch_norm_cost(self.channels, affine=self.affine)
 
+    def non_negative(self, x: bool) -> bool:
+        """Always: a relu comes last."""
+        return True
+
 
 @register_node_op("resnet.basic")
 class Basic(ResidualBlock):
@@ -53,13 +57,7 @@ class Basic(ResidualBlock):
 
     def cost(self, x: Shape, image: Size) -> Cost:
         """Two convolutions, two batch normalisations, the shortcut."""
-        out = self.output(x)
-        return (
-            conv_cost(x.channels, out, image, kernel=3)
-            + conv_cost(self.channels, out, image, kernel=3)
-            + batch_norm_cost(2 * self.channels, affine=self.affine)
-            + self.part_cost("projection", x, image)
-        )
+        return _basic_cost(x, self.output(x), image, self.affine) + self.part_cost("projection", x, image)
 
 
 @register_node_op("resnet.bottleneck")
@@ -82,18 +80,91 @@ class Bottleneck(ResidualBlock):
 
     def output(self, x: Shape) -> Shape:
         """``channels`` at ``stride`` times the input's stride."""
-        if self.inner % self.groups:
-            raise ShapeError(f"groups {self.groups} must divide the width {self.inner}")
+        _need_groups(self.groups, self.inner)
         return super().output(x)
 
     def cost(self, x: Shape, image: Size) -> Cost:
         """Three convolutions, three batch normalisations, the shortcut."""
-        out = self.output(x)
-        reduced, inner = Shape(self.inner, x.stride), Shape(self.inner, out.stride)
-        return (
-            conv_cost(x.channels, reduced, image)
-            + conv_cost(self.inner, inner, image, kernel=3, groups=self.groups)
-            + conv_cost(self.inner, out, image)
-            + batch_norm_cost(2 * self.inner + self.channels, affine=self.affine)
-            + self.part_cost("projection", x, image)
-        )
+        branch = _bottleneck_cost(x, self.inner, self.output(x), image, self.groups, self.affine)
+        return branch + self.part_cost("projection", x, image)
+
+
+class ResidualBranch(NodeOp):
+    """F of a residual block alone: the graph's edges are the shortcut, and nothing follows the last BN.
+
+    Attributes:
+        channels: Channels of the output.
+        stride: Stride of the branch.
+        affine: Whether batch normalisations scale and shift.
+    """
+
+    channels: PositiveInt
+    stride: PositiveInt = 1
+    affine: bool = True
+
+    def output(self, x: Shape) -> Shape:
+        """``channels`` at ``stride`` times the input's stride."""
+        need_map(x, f"'{self.op_name}'")
+        return Shape(self.channels, x.strided(self.stride))
+
+
+@register_node_op("resnet.basic_branch")
+class BasicBranch(ResidualBranch):
+    """3x3 conv, BN, relu, 3x3 conv, BN; the stride is in the first convolution."""
+
+    def cost(self, x: Shape, image: Size) -> Cost:
+        """Two convolutions, two batch normalisations."""
+        return _basic_cost(x, self.output(x), image, self.affine)
+
+
+@register_node_op("resnet.bottleneck_branch")
+class BottleneckBranch(ResidualBranch):
+    """1x1, 3x3, 1x1 convolutions with BN, relu between; the branch of ResNet, ResNeXt and RegNet.
+
+    Attributes:
+        width: Channels of the 3x3 convolution.
+        groups: Groups of the 3x3 convolution.
+        dilation: Dilation of the 3x3 convolution, which takes the stride.
+        squeeze: Channels of a squeeze-and-excitation (Hu et al. 2018) before the last convolution, as
+            in RegNet Y; None: there is none.
+    """
+
+    width: PositiveInt
+    groups: PositiveInt = 1
+    dilation: PositiveInt = 1
+    squeeze: PositiveInt | None = None
+
+    def output(self, x: Shape) -> Shape:
+        """``channels`` at ``stride`` times the input's stride."""
+        _need_groups(self.groups, self.width)
+        return super().output(x)
+
+    def cost(self, x: Shape, image: Size) -> Cost:
+        """Three convolutions, three batch normalisations, the squeeze-and-excitation."""
+        cost = _bottleneck_cost(x, self.width, self.output(x), image, self.groups, self.affine)
+        if self.squeeze is not None:
+            cost += conv_cost(self.width, Shape(self.squeeze, "global"), image, bias=True)
+            cost += conv_cost(self.squeeze, Shape(self.width, "global"), image, bias=True)
+        return cost
+
+
+def _need_groups(groups: int, width: int) -> None:
+    if width % groups:
+        raise ShapeError(f"groups {groups} must divide the width {width}")
+
+
+def _basic_cost(x: Shape, out: Shape, image: Size, affine: bool) -> Cost:
+    return (
+        conv_cost(x.channels, out, image, kernel=3)
+        + conv_cost(out.channels, out, image, kernel=3)
+        + batch_norm_cost(2 * out.channels, affine=affine)
+    )
+
+
+def _bottleneck_cost(x: Shape, width: int, out: Shape, image: Size, groups: int, affine: bool) -> Cost:
+    return (
+        conv_cost(x.channels, Shape(width, x.stride), image)
+        + conv_cost(width, Shape(width, out.stride), image, kernel=3, groups=groups)
+        + conv_cost(width, out, image)
+        + batch_norm_cost(2 * width + out.channels, affine=affine)
+    )

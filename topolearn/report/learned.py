@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from topolearn.errors import CheckpointError
 from topolearn.format import load_graph
 from topolearn.graph import Graph
+from topolearn.graph.price import Alive
 
 
 @dataclass(frozen=True)
@@ -18,12 +20,14 @@ class Learned:
         searched: The graph that was searched.
         graph: What is left of it.
         values: (E,) the learner's values of all edges: masks, weights, gates.
+        kept: (E,) which edges of ``searched`` are left.
         learner: Name of the learner.
     """
 
     searched: Graph
     graph: Graph
     values: tuple[float, ...]
+    kept: tuple[bool, ...]
     learner: str
 
     @property
@@ -64,4 +68,8 @@ def read_learned(run_dir: Path | str) -> Learned:
         own = {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
         checkpoint.load_into(learner, own, path)
     values = learner.eval().edge_values().detach().tolist()
-    return Learned(searched, graph, tuple(values), config["learner"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run itself has said that a path had to be brought back
+        left = set(Alive.of(searched, learner.topology().keep).edges)
+    kept = tuple(i in left for i in range(len(values)))
+    return Learned(searched, graph, tuple(values), kept, config["learner"])

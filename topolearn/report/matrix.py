@@ -90,19 +90,11 @@ def _stages(graph: Graph, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     return tuple(map(tuple, groups))
 
 
-def kept_edges(searched: Graph, learned: Graph) -> list[bool]:
-    """(E,) whether each edge of ``searched`` is in ``learned``, on its own or by way of a node that pruning added."""
-    pairs = {(edge.src, edge.dst) for edge in learned.edges}
-    added = {edge.dst: edge.src for edge in learned.edges if edge.dst not in searched.nodes}
-    pairs |= {(added[src], dst) for src, dst in pairs if src in added}
-    return [(edge.src, edge.dst) in pairs for edge in searched.edges]
-
-
 def adjacency(
     graph: Graph,
     path: Path | str,
     values: Sequence[float] | None = None,
-    learned: Graph | None = None,
+    kept: Sequence[bool] | None = None,
     title: str | None = None,
 ) -> None:
     """Draw targets (rows) by sources (columns) of the learnable edges, coloured by their values.
@@ -116,12 +108,11 @@ def adjacency(
         graph: A graph with learnable edges, the searched one.
         path: An SVG, PNG or PDF file; appears whole or not at all.
         values: (E,) a learner's values of all edges, as masks; the edges' own weights where not given.
-        learned: What is left of ``graph``; where not given, edges whose value is 0 are the dropped ones.
+        kept: (E,) which edges are left; where not given, those whose value is not 0.
         title: What stands above, the graph's name where not given.
 
     Raises:
-        TopolearnError: No learnable edges, as many values as edges are not given, or a file that
-            cannot be written.
+        TopolearnError: No learnable edges, not one value per edge, or a file that cannot be written.
     """
     path = Path(path)
     check_path(path)
@@ -132,7 +123,7 @@ def adjacency(
     found = [edge.weight for edge in graph.edges] if values is None else [float(value) for value in values]
     if len(found) != len(graph.edges):
         raise GraphError(f"{len(found)} values do not fit a graph of {len(graph.edges)} edges")
-    kept = [value != 0.0 for value in found] if learned is None else kept_edges(graph, learned)
+    left = [value != 0.0 for value in found] if kept is None else list(kept)
     from topolearn.report.heatmap import heatmap
 
-    save(heatmap(panels(graph), found, kept, title or graph.name), path)
+    save(heatmap(panels(graph), found, left, title or graph.name), path)

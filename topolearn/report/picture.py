@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topolearn.graph import Graph
-from topolearn.report.canvas import DIM, INK, check_path, save, text_width
+from topolearn.report.canvas import DIM, INK, POSITIVE, check_path, save, text_width
 from topolearn.report.layout import Box, Layout, Point, arrange, range_text, stem
 from topolearn.report.scene import FAMILIES, GONE, Scene, family
 
@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 
 FONT = 8.0
 """Points."""
+SMALL = 5.5
+"""Points: degrees, at both ends of a box."""
 MARGIN = 0.25
+LINE = 0.22
+"""From one line of the legend to the next."""
+SAMPLE = ("name", "in", "out")
+"""What the legend says of a box."""
+WIDTHS = "|weight| over the largest into the same node:"
+"""What the legend says of widths."""
 RASTER_EDGES = 3000
 """With more edges than these, an SVG holds them as an image, in which the darker, the more they are."""
 
@@ -59,19 +67,44 @@ def _path(curves: Sequence[Sequence[Point]]) -> Curve:
     return Curve([*itertools.chain(*curves)], codes)
 
 
+def _side(end: str) -> float:
+    """Inches that a degree at one end of a box needs, up to the name."""
+    return text_width(end, SMALL) + 0.12 if end else 0.09
+
+
+def _label_width(name: str, start: str, end: str) -> float:
+    """Inches that a name and the degrees at its ends need."""
+    return max(0.4, _side(start) + text_width(name, FONT) + _side(end))
+
+
+def _label(name: str, start: str, end: str, length: float) -> list[tuple[str, float, float, str]]:
+    """Text, place along a box of ``length`` inches from its middle, points and colour of what stands in it."""
+    free = (length - text_width(name, FONT)) / 2
+    middle = max(_side(start) - free, min(0.0, free - _side(end)))  # where there is room, that of the box
+    first, last = (length / 2 - 0.06 - text_width(text, SMALL) / 2 for text in (start, end))
+    texts = [(name, middle, FONT, INK), (start, -first, SMALL, DIM), (end, last, SMALL, DIM)]
+    return [each for each in texts if each[0]]
+
+
 class _Painter:
     def __init__(self, scene: Scene, title: str) -> None:
         self.scene = scene
         self.upright = scene.line and len(scene.nodes) > 10
         """Whether boxes stand on end, so that more of them fit on a line."""
+        self.ends = {name: self._ends(name) for name in scene.order if name not in scene.dots}
+        """Id -> in-degree and out-degree as text, for nodes that are boxes."""
         self.boxes = self._boxes()
         self.layout: Layout = arrange(scene.order, list(scene.edges), self.boxes, scene.drawn, rows=scene.rows)
         self.heading = [text for text in (title, scene.counts(), scene.left_out()) if text]
 
+    def _ends(self, name: str) -> tuple[str, str]:
+        """Nothing where a node never had an edge."""
+        before, after = (degree.text() if degree.before else "" for degree in self.scene.degrees[name])
+        return before, after
+
     def _boxes(self) -> dict[str, Box]:
-        order, dots = self.scene.order, self.scene.dots
-        boxes = {name: Box(size, size) for name, size in dots.items()}
-        widths = {name: max(0.4, text_width(name, FONT) + 0.18) for name in order if name not in dots}
+        boxes = {name: Box(size, size) for name, size in self.scene.dots.items()}
+        widths = {name: _label_width(name, *ends) for name, ends in self.ends.items()}
         if self.upright:
             return boxes | dict.fromkeys(widths, Box(0.25, max(widths.values(), default=0.25)))
         return boxes | {name: Box(width, 0.25) for name, width in widths.items()}
@@ -91,7 +124,7 @@ class _Painter:
         )
         tall = layout.high[1] - layout.low[1]
         captions = 0.3 if runs and not self.scene.rows else 0.0
-        above, below = 0.34 + 0.19 * len(self.heading), 0.5 + captions
+        above, below = 0.34 + 0.19 * len(self.heading), 0.5 + LINE + captions
         width, height = wide + 2 * MARGIN, tall + above + below
         figure = Figure(figsize=(width, height), facecolor="white")
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
@@ -172,18 +205,22 @@ class _Painter:
             )
             patch.set_gid(f"node-{name}")
             axes.add_patch(patch)
-            axes.text(
-                x,
-                y,
-                name,
-                fontsize=FONT,
-                color=INK if alive else GONE,
-                rotation=90 if self.upright else 0,
-                rotation_mode="anchor",
-                ha="center",
-                va="center_baseline",
-                zorder=4,
-            )
+            for text, along, size, colour in _label(name, *self.ends[name], box.height if self.upright else box.width):
+                place = (x, y + along) if self.upright else (x + along, y)
+                self._write(axes, text, place, size, colour if alive else GONE)
+
+    def _write(self, axes: Axes, text: str, place: Point, size: float, colour: str) -> None:
+        axes.text(
+            *place,
+            text,
+            fontsize=size,
+            color=colour,
+            rotation=90 if self.upright else 0,
+            rotation_mode="anchor",
+            ha="center",
+            va="center_baseline",
+            zorder=4,
+        )
 
     def _draw_dots(self, axes: Axes) -> None:
         """Nodes without a name; those that are gone are empty."""
@@ -247,24 +284,52 @@ class _Painter:
     # -- legend --------------------------------------------------------------------------------
 
     def _draw_legend(self, axes: Axes, x: float, y: float) -> None:
+        """Two lines: kinds of nodes, kinds of edges."""
         from matplotlib.lines import Line2D
+
+        left, upper = x, y + LINE
+        for name, fill, outline in self.scene.node_kinds():
+            self._legend_box(axes, x, upper, 0.14, fill, outline)
+            x = self._legend_text(axes, x + 0.2, upper, name)
+        if self.ends:
+            wide = _label_width(*SAMPLE)
+            self._legend_box(axes, x, upper, wide, "white", DIM)
+            for text, along, size, colour in _label(*SAMPLE, wide):
+                axes.text(
+                    x + wide / 2 + along, upper, text, fontsize=size, color=colour, ha="center", va="center_baseline"
+                )
+            self._legend_text(axes, x + wide + 0.06, upper, self._degree_words())
+        x = left
+        for label, colour, width, long in self._edge_samples():
+            line = Line2D([x, x + long], [y, y], color=colour, linewidth=width, solid_capstyle="round")
+            axes.add_line(line)
+            x = self._legend_text(axes, x + long + 0.06 * bool(long), y, label)
+
+    def _degree_words(self) -> str:
+        return "number of edges" if self.scene.searched is None else "number of edges, before → after"
+
+    def _edge_samples(self) -> list[tuple[str, str, float, float]]:
+        """Word, colour and width of kinds of edges, and of weights where they differ; inches of the line."""
+        samples = [(label, colour, width, 0.24) for label, colour, width in self.scene.edge_kinds()]
+        if self.scene.weighted:
+            samples.append((WIDTHS, INK, 0.0, 0.0))
+            samples += [(f"{share:g}", POSITIVE, self.scene.width(share), 0.2) for share in (0.1, 0.5, 1.0)]
+        return samples
+
+    def _legend_box(self, axes: Axes, x: float, y: float, width: float, fill: str, outline: str) -> None:
         from matplotlib.patches import FancyBboxPatch
 
-        for name, fill, outline in self.scene.node_kinds():
-            box = FancyBboxPatch(
-                (x, y - 0.05), 0.14, 0.1, boxstyle="round,pad=0,rounding_size=0.03", fc=fill, ec=outline, lw=0.8
-            )
-            axes.add_patch(box)
-            x = self._legend_text(axes, x + 0.2, y, name)
-        for label, colour, width in self.scene.edge_kinds():
-            axes.add_line(Line2D([x, x + 0.24], [y, y], color=colour, linewidth=width, solid_capstyle="round"))
-            x = self._legend_text(axes, x + 0.3, y, label)
+        tall = 0.1 if width < 0.2 else 0.18
+        style = "round,pad=0,rounding_size=0.03"
+        axes.add_patch(FancyBboxPatch((x, y - tall / 2), width, tall, boxstyle=style, fc=fill, ec=outline, lw=0.8))
 
     def _legend_text(self, axes: Axes, x: float, y: float, text: str) -> float:
         axes.text(x, y, text, fontsize=FONT - 1, color=DIM, va="center_baseline")
         return x + text_width(text, FONT - 1) + 0.16
 
     def _legend_width(self) -> float:
-        labels = [(name, 0.2) for name, _, _ in self.scene.node_kinds()]
-        labels += [(label, 0.3) for label, _, _ in self.scene.edge_kinds()]
-        return sum(text_width(label, FONT - 1) + icon + 0.16 for label, icon in labels)
+        nodes = [(name, 0.2) for name, _, _ in self.scene.node_kinds()]
+        if self.ends:
+            nodes.append((self._degree_words(), _label_width(*SAMPLE) + 0.06))
+        edges = [(label, long + 0.06) for label, _, _, long in self._edge_samples()]
+        return max(sum(text_width(label, FONT - 1) + icon + 0.16 for label, icon in row) for row in (nodes, edges))

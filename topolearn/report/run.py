@@ -16,6 +16,7 @@ from topolearn.report.tables import Change, Table, compare
 
 if TYPE_CHECKING:
     from topolearn.graph import Graph
+    from topolearn.graph.price import Spent
     from topolearn.onnx import ExportReport, Latency
     from topolearn.training import FitResult
 
@@ -82,7 +83,7 @@ def draw_run(result: FitResult, folder: Path) -> tuple[Path, Path | None]:
     if not (folder / SEARCH_STATE).is_file():
         return folder / PICTURE, None
     learned = read_learned(folder)
-    adjacency(learned.searched, folder / MATRIX, learned.values, learned.graph, learned.title)
+    adjacency(learned.searched, folder / MATRIX, learned.values, learned.kept, learned.title)
     return folder / PICTURE, folder / MATRIX
 
 
@@ -139,8 +140,20 @@ def comparison(result: FitResult, delivery: Delivery | None = None, times: Times
         Change("edges", len(result.searched.edges), len(result.graph.edges)),
         Change("nodes", len(result.searched.nodes), len(result.graph.nodes)),
     ]
+    if result.spent is not None:
+        changes += _budget(result.spent)
     times = delivery.times if delivery is not None else times
     if times is not None:
         name = f"ONNX Runtime, batch {times.after.batch}, median"
         changes.append(Change(name, times.before.p50, times.after.p50, ".3f", " ms"))
     return compare(changes, title=f"{result.searched.name}: {result.config['learner']}")
+
+
+def _budget(spent: Spent) -> list[Change]:
+    """What a budget allowed; and what was reached, where the table does not say so anyhow."""
+    if spent.kind == "macs":
+        return [Change("MACs, budget", round(spent.full), round(spent.allowed))]
+    return [
+        Change("measured node by node", spent.full, spent.reached, ".3f", " ms"),
+        Change("measured node by node, budget", spent.full, spent.allowed, ".3f", " ms"),
+    ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from topolearn.graph import Edge, Graph, Node
 from topolearn.report.canvas import NEGATIVE, POSITIVE
+from topolearn.report.degrees import degrees
 from topolearn.report.layout import Pair, generations, is_line, stem
 
 MAX_BOXES = 48
@@ -18,6 +19,8 @@ MAX_PRUNED = 500
 """Most pruned edges that are drawn; more would hide the learned ones."""
 SHADES = 16
 """Steps from the weakest to the strongest edge."""
+UNDECIDED = 0.4
+"""Share of the largest |weight| that edges are drawn at where all have the same."""
 
 GREY, FAINT = "#8b949e", "#d5dae0"
 """Colours of fixed and of pruned edges."""
@@ -26,7 +29,7 @@ GONE = "#afb8c1"
 
 FAMILIES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "input": (("input",), "#eaeef2", "#57606a"),
-    "convolution": (("conv", "bn_relu", "relu_conv", "sepconv", "relu_sepconv"), "#cfe4fb", "#3473b5"),
+    "convolution": (("conv", "bn_relu", "batch_norm", "relu_conv", "sepconv", "relu_sepconv"), "#cfe4fb", "#3473b5"),
     "residual block": (("resnet.", "resnext.", "mobilenetv2."), "#cdeedb", "#2a8153"),
     "pooling": (("max_pool", "avg_pool", "global_avg_pool"), "#fdeac0", "#a87512"),
     "head": (("classifier", "linear", "segmentation_head"), "#fbd5d0", "#b8483b"),
@@ -80,7 +83,11 @@ class Scene:
         line: Whether the nodes stand on a line.
         dots: Ids that are too many for boxes: dots on a line, else small squares.
         rows: Whether layers are rows of squares, as the modules of a ResNeXt are in the MaskConnect paper.
+        degrees: Id -> in-degree and out-degree.
+        learned: (src, dst) -> weight of a kept edge that a learner decided, or is to decide, about.
         strokes: (src, dst) -> how the edge is drawn.
+        weighted: Whether learned edges differ in |weight|, and so in width.
+        scale: What all widths are multiplied by.
         drawn: The edges that are drawn, the last ones on top.
     """
 
@@ -100,6 +107,11 @@ class Scene:
         self.line = is_line(generations(self.order, list(self.edges)), list(self.edges))
         self.dots = self._dots()
         self.rows = bool(self.dots) and not self.line
+        self.degrees = degrees(graph, searched)
+        self.learned = {pair: edge.weight for pair, edge in self.kept.items() if self.is_learned(pair)}
+        self.weighted = len({abs(weight) for weight in self.learned.values()}) > 1
+        # Many edges must be thin and faint to be told apart.
+        self.scale: float = min(1.0, max(0.2, 8.0 / self._shown() ** 0.5))
         self.strokes = self._strokes()
         self.drawn = self._drawn()
 
@@ -132,30 +144,35 @@ class Scene:
         edges = self.edges if self.searched is not None else self.kept
         return edges[pair].learnable or self.kept[pair].weight != 1.0
 
+    def _shown(self) -> int:
+        """Learned edges that are drawn, at least 1."""
+        return min(len(self.learned), MAX_EDGES) or 1
+
     def _strokes(self) -> dict[Pair, Stroke]:
-        learned = {pair: edge.weight for pair, edge in self.kept.items() if self.is_learned(pair)}
         # Weights compare within one target only: a node may undo the scale of all its in-edges.
         largest: dict[str, float] = {}
-        for (_, dst), weight in learned.items():
-            largest[dst] = max(largest.get(dst, 0.0), abs(weight))
-        undecided = len({abs(weight) for weight in learned.values()}) == 1
-        # Many edges must be thin and faint to be told apart.
-        shown = min(len(learned), MAX_EDGES) or 1
-        scale, clear = min(1.0, max(0.2, 8.0 / shown**0.5)), min(1.0, 25.0 / shown**0.5)
+        for (_, dst), edge in self.kept.items():
+            largest[dst] = max(largest.get(dst, 0.0), abs(edge.weight))
+        shares = {pair: abs(weight) / (largest[pair[1]] or 1.0) for pair, weight in self.learned.items()}
+        clear = min(1.0, 25.0 / self._shown() ** 0.5)
         faint = min(0.8, max(0.3, 12.0 / max(1, len(self.edges) - len(self.kept)) ** 0.5))
-        fixed = Stroke(GREY, max(0.35, 1.1 * scale), 0.9, FIXED)
+        fixed = Stroke(GREY, max(0.35, 1.1 * self.scale), 0.9, FIXED)
         strokes = {}
         for pair in self.edges:
             if pair not in self.kept:
                 strokes[pair] = Stroke(FAINT, 0.6, faint, PRUNED)
-            elif pair in learned:
-                share = 0.4 if undecided else abs(learned[pair]) / (largest[pair[1]] or 1.0)
+            elif pair in self.learned:
+                share = shares[pair] if self.weighted else UNDECIDED
                 shade = round(share * SHADES) / SHADES
-                colour = POSITIVE if learned[pair] >= 0 else NEGATIVE
-                strokes[pair] = Stroke(colour, scale * (0.6 + 1.6 * shade), clear * (0.4 + 0.5 * shade), share)
+                colour = POSITIVE if self.learned[pair] >= 0 else NEGATIVE
+                strokes[pair] = Stroke(colour, self.width(shade), clear * (0.4 + 0.5 * shade), share)
             else:
                 strokes[pair] = fixed
         return strokes
+
+    def width(self, share: float) -> float:
+        """Points of a learned edge of so much of its target's largest |weight|."""
+        return self.scale * (0.4 + 2.4 * share)
 
     def _drawn(self) -> list[Pair]:
         """All edges, or the fixed and the strongest of very many, and no pruned ones of many."""
@@ -214,11 +231,10 @@ class Scene:
 
     def edge_kinds(self) -> list[tuple[str, str, float]]:
         """Word, colour and width of the kinds of edges that are drawn."""
-        learned = [edge for pair, edge in self.kept.items() if self.is_learned(pair)]
         word = "learned" if self.searched is not None or not self.graph.candidates else "learnable"
-        signs = {edge.weight >= 0 for edge in learned}
+        signs = {weight >= 0 for weight in self.learned.values()}
         kinds = []
-        if len(learned) < len(self.kept):
+        if len(self.learned) < len(self.kept):
             kinds.append(("fixed", GREY, 1.1))
         if True in signs:
             kinds.append((f"{word}, positive" if len(signs) == 2 else word, POSITIVE, 1.6))

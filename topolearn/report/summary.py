@@ -7,11 +7,20 @@ from typing import Any
 from topolearn.graph import Graph
 from topolearn.ops import Bundle, Shape
 from topolearn.ops.shape import Size
-from topolearn.report.tables import Table
+from topolearn.report.degrees import Degree, degrees
+from topolearn.report.tables import Figure, Table
 
 
 def facts(graph: Graph) -> dict[str, Any]:
-    """The counts of a graph, as ``topolearn show --json`` prints them."""
+    """The counts of a graph, as ``topolearn show --json`` prints them.
+
+    With a backbone, ``decoder_params`` and ``decoder_macs`` are what all else costs.
+    """
+    backbones = [graph.cost.nodes[node] for node, shape in graph.shapes.items() if isinstance(shape, Bundle)]
+    decoder = {
+        "decoder_params": graph.cost.params - sum(cost.params for cost in backbones),
+        "decoder_macs": graph.cost.macs - sum(cost.macs for cost in backbones),
+    }
     return {
         "name": graph.name,
         "task": graph.task,
@@ -24,6 +33,7 @@ def facts(graph: Graph) -> dict[str, Any]:
         "largest_candidate_set": graph.largest_candidate_set,
         "params": graph.cost.params,
         "macs": graph.cost.macs,
+        **(decoder if backbones else {}),
     }
 
 
@@ -40,8 +50,16 @@ def headline(graph: Graph) -> str:
     )
 
 
-def node_table(graph: Graph, limit: int = 60) -> Table:
-    """A row per node: op, shapes at the reference size, costs, in-edges. The first ``limit`` nodes only."""
+def node_table(graph: Graph, searched: Graph | None = None, limit: int = 60) -> Table:
+    """A row per node: op, shapes at the reference size, costs, degrees.
+
+    Args:
+        graph: What there is.
+        searched: The graph that it was learned in: degrees are before → after, candidates those that there were.
+        limit: The first so many nodes only.
+    """
+    candidates = (graph if searched is None else searched).candidates
+    counts = degrees(graph, searched)
     rows = []
     for node in list(graph.nodes.values())[:limit]:
         cost = graph.cost.nodes[node.id]
@@ -54,21 +72,28 @@ def node_table(graph: Graph, limit: int = 60) -> Table:
                 size_text(graph.shapes[node.id], graph.image),
                 cost.params,
                 cost.macs,
-                len(graph.in_edges(node.id)),
-                len(graph.candidates.get(node.id, ())),
+                _changed(counts[node.id][0]),
+                len(candidates.get(node.id, ())),
+                _changed(counts[node.id][1]),
             )
         )
     left_out = len(graph.nodes) - len(rows)
     edges = sum(cost.params for cost in graph.cost.edges)
+    gone = [] if searched is None else [name for name in searched.nodes if name not in graph.nodes]
     notes = [
         f"… and {left_out:,} more nodes" if left_out else "",
         f"edges: {edges:,} parameters, {sum(cost.macs for cost in graph.cost.edges):,} MACs" if edges else "",
+        f"removed nodes: {', '.join(gone[:limit])}{', …' if len(gone) > limit else ''}" if gone else "",
     ]
     return Table(
-        ("node", "op", "aggregate", "input", "output", "params", "MACs", "in-edges", "learnable"),
+        ("node", "op", "aggregate", "input", "output", "params", "MACs", "in-edges", "learnable", "out-edges"),
         tuple(rows),
         note="; ".join(note for note in notes if note) or None,
     )
+
+
+def _changed(degree: Degree) -> int | Figure:
+    return degree.after if degree.before == degree.after else Figure(degree.text(" → "))
 
 
 def size_text(shape: Shape | Bundle, image: Size) -> str:

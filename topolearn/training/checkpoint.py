@@ -20,6 +20,7 @@ WEIGHTS = "weights.safetensors"
 GRAPH = "graph.yaml"
 SEARCHED = "search.yaml"
 SEARCH_STATE = "search.safetensors"
+CLASSES = "classes.csv"
 CONFIG = "config.yaml"
 HISTORY = "history.jsonl"
 FORMAT = 1
@@ -33,7 +34,7 @@ def holds_run(folder: Path) -> bool:
 
 def tidy(folder: Path) -> None:
     """Remove what a process that was killed in the middle of writing a file left beside it."""
-    for name in (CONFIG, GRAPH, HISTORY, SEARCHED, SEARCH_STATE, STATE, WEIGHTS):
+    for name in (CLASSES, CONFIG, GRAPH, HISTORY, SEARCHED, SEARCH_STATE, STATE, WEIGHTS):
         path = folder / name
         for left in path.parent.glob(f".{path.name}.*"):
             left.unlink(missing_ok=True)

@@ -282,7 +282,8 @@ def _check(board: _Board, device: str, data_root: str | Path | None) -> None:
 
     def read(graph: Graph, data: Any, root: str | Path | None, options: TrainOptions) -> Data:
         sizes = tuple(graph.input_size(name) for name in graph.inputs)
-        key = (data, graph.task, sizes, options.augment, options.workers, options.train_images)
+        files = (options.crop, options.scale, options.skip_bad)
+        key = (data, graph.task, sizes, options.augment, options.workers, options.train_images, files)
         if key not in loaded:
             loaded[key] = read_data(graph, data, root, options)
         return loaded[key]

@@ -164,7 +164,7 @@ class Comparison:
         if column == "recipe":
             return [row.name]
         if column == "metrics":
-            return [_mean_and_deviation(row.metric(name)) for name in self.metrics]
+            return [mean_and_deviation(row.metric(name)) for name in self.metrics]
         if column == "seeds":
             done = len(row.runs)
             return [done if done == len(self.seeds) else Figure(f"{done} of {len(self.seeds)}")]
@@ -203,7 +203,7 @@ class Comparison:
         write_atomically(self.folder / CSV, self.csv().encode())
 
 
-def _mean_and_deviation(values: Sequence[float]) -> Figure | None:
+def mean_and_deviation(values: Sequence[float]) -> Figure | None:
     """Shares as per cent; the sample standard deviation where there are two."""
     if not values:
         return None

@@ -38,8 +38,12 @@ BUDGETS = {
     "cifar100": Budget(epochs=164, batch_size=128, lr=0.1),
     "cifar100-coarse": Budget(epochs=164, batch_size=128, lr=0.1),
     "fashion_mnist": Budget(epochs=40, batch_size=128, lr=0.1),
+    "voc": Budget(epochs=50, batch_size=16, lr=0.05),
+    "voc-train": Budget(epochs=50, batch_size=16, lr=0.05),
+    "ade20k": Budget(epochs=120, batch_size=16, lr=0.05),
 }
-"""By data set: the CIFAR figures are the ResNet recipe's (He et al. 2016), the others ours."""
+"""By data set: the CIFAR figures are the ResNet recipe's (He et al. 2016), those of VOC and ADE20K the
+ones of SparseMask (Wu et al. 2019), the others ours."""
 OTHER = Budget(epochs=30, batch_size=32, lr=0.05)
 
 

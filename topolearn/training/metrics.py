@@ -1,4 +1,4 @@
-"""Losses and metrics by task."""
+"""Metrics by task, and what data must have to be judged by them."""
 
 from __future__ import annotations
 
@@ -8,71 +8,65 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from topolearn.errors import DataError, OptionError, shown
 from topolearn.graph import Graph
 from topolearn.ops import Shape
-from topolearn.training.data import DataInfo
+from topolearn.training.data import DENSE, DataInfo
 from topolearn.training.distributed import ALONE, World
+from topolearn.training.losses import Loss, default_loss, fit_to_labels
 
-Loss = Callable[[Any, Tensor], Tensor]
+__all__ = [
+    "Evaluation",
+    "Loss",
+    "Metric",
+    "check_fits",
+    "check_functions",
+    "check_outputs",
+    "default_loss",
+    "default_metrics",
+    "fit_to_labels",
+]
+
 Metric = Callable[[Any, Tensor], Any]
 
 
-def default_loss(info: DataInfo, label_smoothing: float = 0.0) -> Loss:
-    """Cross entropy of (N, classes) or (N, classes, h, w) logits; maps are resized to the labels first."""
-    if info.ignore_index is None:
-
-        def loss(logits: Tensor, targets: Tensor) -> Tensor:
-            return F.cross_entropy(fit_to_labels(logits, targets).float(), targets, label_smoothing=label_smoothing)
-
-        return loss
-
-    ignored = info.ignore_index
-
-    def loss_of_known(logits: Tensor, targets: Tensor) -> Tensor:
-        total = F.cross_entropy(
-            fit_to_labels(logits, targets).float(),
-            targets,
-            ignore_index=ignored,
-            label_smoothing=label_smoothing,
-            reduction="sum",
-        )
-        # A mean over no pixel at all would be 0 / 0.
-        return total / (targets != ignored).sum().clamp(min=1)
-
-    return loss_of_known
-
-
-def fit_to_labels(logits: Tensor, targets: Tensor) -> Tensor:
-    """Resize (N, classes, h, w) logits to (N, H, W) labels, bilinearly with aligned corners."""
-    if logits.dim() != 4 or targets.dim() != 3 or logits.shape[-2:] == targets.shape[-2:]:
-        return logits
-    return F.interpolate(logits, size=targets.shape[-2:], mode="bilinear", align_corners=True)
-
-
 def default_metrics(info: DataInfo) -> dict[str, Metric]:
-    """``accuracy`` for classification; ``miou`` (mean over classes) and pixel ``accuracy`` for segmentation.
+    """By task; a metric may give several numbers, which then have names of their own.
 
-    None for data without classes.
+    Classification: ``accuracy``. Segmentation: ``miou`` (mean over classes) and ``accuracy`` of
+    pixels. Saliency: ``f_beta`` and ``mae``. Edges: ``ods`` and ``ois``. None for data without classes.
     """
+    match info.task:
+        case "segmentation" if info.classes:
+            from topolearn.training.pixels import Segmentation
+
+            return {"segmentation": Segmentation(info.classes, info.ignore_index)}
+        case "saliency":
+            from topolearn.training.pixels import Saliency
+
+            return {"saliency": Saliency(info.ignore_index)}
+        case "edges":
+            from topolearn.training.edges import Edges
+
+            return {"edges": Edges(info.ignore_index)}
     if not info.classes:
         return {}
-    from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+    from torchmetrics.classification import MulticlassAccuracy
 
-    settings: dict[str, Any] = {"num_classes": max(2, len(info.classes)), "ignore_index": info.ignore_index}
-    accuracy = MulticlassAccuracy(average="micro", **settings)
-    if info.task == "segmentation":
-        return {"miou": MulticlassJaccardIndex(average="macro", **settings), "accuracy": accuracy}
-    return {"accuracy": accuracy}
+    classes = max(2, len(info.classes))
+    return {"accuracy": MulticlassAccuracy(num_classes=classes, ignore_index=info.ignore_index, average="micro")}
 
 
 class Evaluation:
     """Loss and metrics over the batches of one pass.
 
-    A metric is a ``torchmetrics.Metric``, or a function of (outputs, targets) whose values are
-    averaged over samples. Where several processes share the batches, both are over all of them.
+    A metric is a ``torchmetrics.Metric``, which gives a number or a dict of them, or a function of
+    (outputs, targets) whose values are averaged over samples. Where several processes share the
+    batches, both are over all of them.
+
+    Attributes:
+        per_class: After :meth:`run`, what a metric with an attribute of this name says of each class.
     """
 
     def __init__(self, loss: Loss, metrics: Mapping[str, Metric], device: torch.device, world: World = ALONE) -> None:
@@ -83,6 +77,7 @@ class Evaluation:
         self.device = device
         self.global_metrics: dict[str, Any] = {}
         self.averaged: dict[str, Metric] = {}
+        self.per_class: list[dict[str, Any]] = []
         for name, metric in metrics.items():
             if isinstance(metric, TorchMetric):
                 metric.reset()
@@ -109,7 +104,12 @@ class Evaluation:
                     metric.update(outputs, targets)
         sums, count = self.world.totals(total, count)
         result = {name: value / max(1, count) for name, value in sums.items()}
-        return result | {name: float(_number(name, metric.compute())) for name, metric in self.global_metrics.items()}
+        for name, metric in self.global_metrics.items():
+            value = metric.compute()
+            values = value if isinstance(value, Mapping) else {name: value}
+            result |= {each: float(_number(each, number)) for each, number in values.items()}
+            self.per_class = getattr(metric, "per_class", self.per_class)
+        return result
 
 
 def _number(name: str, value: Any) -> Tensor:
@@ -173,8 +173,9 @@ def check_outputs(graph: Graph, info: DataInfo) -> None:
     output = f"output '{graph.outputs[0]}' of graph '{graph.name}'"
     shape = graph.shapes[graph.outputs[0]]
     assert isinstance(shape, Shape)
-    wanted = "segmentation_head" if info.task == "segmentation" else "classifier"
-    if shape.is_map != (info.task == "segmentation"):
+    dense = info.task in DENSE
+    if shape.is_map != dense:
+        wanted = "segmentation_head" if dense else "classifier"
         raise DataError(f"{info.task} cannot be learned from {output}, which is {shape}; end the graph in a {wanted}")
     if shape.channels != len(info.classes):
         raise DataError(

@@ -81,6 +81,12 @@ class TrainOptions(BaseModel):
         clip_grad_norm: Largest norm of the weights' gradient, None for no limit.
         train_images: Train on so many images only, the same ones for every seed; None for all.
         augment: Whether training images are augmented, as the data set has it.
+        crop: Of images with masks, (height, width) or both as one number: what is cut out of each for
+            training; None for the size of the graph's input.
+        scale: Smallest and largest factor by which images with masks are scaled before the crop.
+        evaluation: Of images with masks: ``whole`` (each at full size) or ``sliding`` (windows of the
+            crop's size, a third of each shared with the next, their logits averaged).
+        skip_bad: Leave out images with masks that cannot be used, and say so, instead of an error.
         workers: Processes that load a user's Dataset.
         phases: Phase name -> share of the epochs, instead of the learner's plan; 0 skips a phase. For
             the phase's own learning rate too, a mapping: see :class:`PhaseOptions`.
@@ -107,6 +113,10 @@ class TrainOptions(BaseModel):
     clip_grad_norm: PositiveFloat | None = None
     train_images: PositiveInt | None = None
     augment: bool = True
+    crop: tuple[PositiveInt, PositiveInt] | None = None
+    scale: tuple[PositiveFloat, PositiveFloat] = (0.5, 2.0)
+    evaluation: Literal["whole", "sliding"] = "whole"
+    skip_bad: bool = False
     workers: Annotated[int, Field(ge=0)] = 0
     phases: Mapping[str, PhaseOptions] = Field(default_factory=dict)
     channels_last: bool | None = None
@@ -116,10 +126,22 @@ class TrainOptions(BaseModel):
     evaluate_every: PositiveInt = 1
     checkpoint_steps: PositiveInt | None = None
 
-    @field_validator("milestones", mode="before")
+    @field_validator("milestones", "scale", mode="before")
     @classmethod
-    def _tuple(cls, milestones: Any) -> Any:
-        return tuple(milestones) if isinstance(milestones, list) else milestones
+    def _tuple(cls, given: Any) -> Any:
+        return tuple(given) if isinstance(given, list) else given
+
+    @field_validator("crop", mode="before")
+    @classmethod
+    def _square(cls, crop: Any) -> Any:
+        return (crop, crop) if isinstance(crop, int) and not isinstance(crop, bool) else cls._tuple(crop)
+
+    @field_validator("scale")
+    @classmethod
+    def _in_order(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if scale[0] > scale[1]:
+            raise ValueError("should be the smallest and the largest factor, in this order")
+        return scale
 
     @field_validator("phases")
     @classmethod

@@ -33,10 +33,11 @@ from topolearn.training.config import (
     read_recipe,
     recipe_graph,
 )
-from topolearn.training.data import Augment, Data, DataInfo, load_data
+from topolearn.training.data import DENSE, Augment, Crop, Data, DataInfo, load_data
 from topolearn.training.metrics import Loss, check_fits, check_outputs
 from topolearn.training.options import TrainOptions
 from topolearn.training.phases import Scheduled, schedule
+from topolearn.training.sliding import crop_size
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def prepare(
     searched, options = request.graph, request.options
     chosen_data = _first(data, request.recipe and request.recipe.data, searched.data, "digits")
     settings = request.settings(chosen_data, epochs, batch_size, lr, seed, precision)
-    where = _device(device)
+    where = find_device(device)
     settings = settings.model_copy(update={"precision": _precision(settings.precision, where)})
     edge_learner = request.make_learner(settings.seed)
     plan = schedule(edge_learner, settings.epochs, options.phases)
@@ -220,14 +221,20 @@ def _first(*values: Any) -> Any:
 def read_data(graph: Graph, data: Any, root: str | Path | None, options: TrainOptions) -> Data:
     """The data, as the graph wants them."""
     size = graph.input_size(graph.inputs[0])
-    settings: dict[str, Any] = {
-        "task": graph.task,
-        "root": root,
-        "size": size[1:] if len(size) == 3 else None,
-        "workers": options.workers,
-    }
-    if not options.augment and isinstance(data, str | Path):  # a user's own sets have none but theirs
-        settings["augment"] = Augment()
+    settings: dict[str, Any] = {"task": graph.task, "root": root, "workers": options.workers}
+    from_files = isinstance(data, str | Path)
+    if graph.task in DENSE:
+        # A pair of Datasets has its own transforms, unless a crop is asked for.
+        if from_files or options.crop is not None:
+            settings["augment"] = training_crop(graph, options)
+        if from_files:
+            settings |= {"channels": size[0] if size[0] in (1, 3) else None, "skip_bad": options.skip_bad}
+    elif options.crop is not None:
+        raise OptionError(f"'crop' is for {', '.join(sorted(DENSE))}, but graph '{graph.name}' is for {graph.task}")
+    else:
+        settings["size"] = size[1:] if len(size) == 3 else None
+        if not options.augment and from_files:  # a user's own sets have none but theirs
+            settings["augment"] = Augment()
     source = load_data(data, **settings)
     shape = graph.shapes[graph.outputs[0]]
     counted = isinstance(data, tuple | list) and not _declares_classes(data[0])
@@ -235,6 +242,18 @@ def read_data(graph: Graph, data: Any, root: str | Path | None, options: TrainOp
         # Only the labels that were met have been counted; the graph knows of rarer ones.
         source = load_data(data, classes=shape.channels, **settings)
     return source if options.train_images is None else source.first_images(options.train_images)
+
+
+def training_crop(graph: Graph, options: TrainOptions) -> Crop:
+    """What is cut out of each image for training: as large as ``crop`` says, else as the graph's input.
+
+    Raises:
+        OptionError: The graph's input is no image.
+    """
+    size = crop_size(graph, options)
+    if not options.augment:
+        return Crop(size=size, scale=(1.0, 1.0), flip=False)
+    return Crop(size=size, scale=options.scale)
 
 
 def _declares_classes(train: Any) -> bool:
@@ -292,7 +311,12 @@ def _normal(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if key != "topolearn"}
 
 
-def _device(device: str | torch.device) -> torch.device:
+def find_device(device: str | torch.device) -> torch.device:
+    """The device that is meant; ``auto`` is CUDA where there is one.
+
+    Raises:
+        OptionError: It cannot be used.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ from topolearn.compiler import Network
 from topolearn.errors import CheckpointError
 from topolearn.format import dumps, load_graph, write_atomically
 from topolearn.graph import Graph
+from topolearn.graph.price import Spent
 from topolearn.training import checkpoint
 from topolearn.training.artefacts import load_model, read_config, write_config
 from topolearn.training.data import DataInfo
@@ -31,9 +34,12 @@ class FitResult:
         history: One record per epoch, and one of phase ``result`` with the closing metrics.
         metrics: Of the final network on the validation data.
         searched_metrics: Of the network at the end of the search, before fine-tuning; empty without a search.
+        per_class: Of the final network: for segmentation a row of each class, ``class``, ``iou``, ``accuracy`` and
+            ``pixels`` (None where there are none to judge by); classes.csv holds it. Else empty.
         one_level_params: Parameters that pruning by "no outgoing edge" alone would leave; see
             :func:`topolearn.graph.one_level_params`.
         info: The data set's description.
+        spent: What the learner's budget allowed, and what was reached; None without a budget.
         folder: Where the run was written.
         config: The run's settings, as config.yaml has them.
     """
@@ -47,6 +53,8 @@ class FitResult:
     searched_metrics: dict[str, float]
     one_level_params: int
     info: DataInfo
+    spent: Spent | None = None
+    per_class: list[dict[str, Any]] = field(default_factory=list)
     folder: Path | None = None
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -60,7 +68,13 @@ class FitResult:
         self.save_model(target)
 
     def save_model(self, folder: Path) -> None:
-        """Write graph.yaml and weights.safetensors, all that :func:`topolearn.load_model` needs."""
+        """Write graph.yaml and weights.safetensors, all that :func:`topolearn.load_model` needs, and classes.csv."""
+        if self.per_class:
+            text = io.StringIO()
+            table = csv.DictWriter(text, list(self.per_class[0]), lineterminator="\n")
+            table.writeheader()
+            table.writerows(self.per_class)
+            write_atomically(folder / checkpoint.CLASSES, text.getvalue().encode())
         write_atomically(folder / checkpoint.GRAPH, dumps(self.graph).encode())
         checkpoint.save_tensors(
             folder / checkpoint.WEIGHTS, self.model.state_dict(), {"graph": self.graph.name, "format": 1}
@@ -74,6 +88,8 @@ def closing_record(result: FitResult) -> dict[str, Any]:
         "metrics": result.metrics,
         "searched_metrics": result.searched_metrics,
         "one_level_params": result.one_level_params,
+        **({} if result.spent is None else {"spent": asdict(result.spent)}),
+        **({"per_class": result.per_class} if result.per_class else {}),
     }
 
 
@@ -97,6 +113,8 @@ def read_result(folder: str | Path) -> FitResult:
         searched_metrics=closing["searched_metrics"],
         one_level_params=closing["one_level_params"],
         info=describe_data(config),
+        spent=Spent(**closing["spent"]) if "spent" in closing else None,
+        per_class=closing.get("per_class", []),
         folder=path,
         config=config,
     )

@@ -67,9 +67,10 @@ def fit(
         epochs: In all phases together; the learner's plan deals them out.
         batch_size: Images per step, over all processes.
         lr: Peak learning rate of the weights.
-        loss: Function of (outputs, targets); default: cross entropy.
-        metrics: By name: ``torchmetrics.Metric`` or function of (outputs, targets); default: accuracy,
-            for segmentation also mean IoU.
+        loss: Function of (outputs, targets); default by task, see
+            :func:`topolearn.training.losses.default_loss`.
+        metrics: By name: ``torchmetrics.Metric`` or function of (outputs, targets); default by task,
+            see :func:`topolearn.training.metrics.default_metrics`.
         callbacks: Called with every record of the history.
         weights: safetensors file, or the folder of a run, to start from.
         seed: Of everything random, 0 where not given; equal seeds give equal results.
@@ -154,6 +155,8 @@ def _train(
             folder=folder if world.is_main else None,
             world=world,
         )
+        for note in ready.data.notes:
+            trainer.reporter.say(note)
         if folder is not None:
             state = world.from_main(lambda: _begin_or_take_up(folder, searched, ready.config))
             if state is not None:
@@ -170,9 +173,11 @@ def _train(
         learner=edge_learner,
         history=trainer.history,
         metrics=final,
+        per_class=trainer.per_class,
         searched_metrics=trainer.searched_metrics,
         one_level_params=one_level_params(searched, edge_learner.topology()),
         info=info,
+        spent=edge_learner.spent(),
         folder=folder,
         config=ready.config,
     )

@@ -30,6 +30,7 @@ from topolearn.training.optim import load_saved_state, optimizers, saved_state
 from topolearn.training.options import TrainOptions
 from topolearn.training.phases import Scheduled, begin_phase, freeze_affine, recalibrate, settle
 from topolearn.training.progress import Reporter
+from topolearn.training.sliding import judged
 from topolearn.training.step import Step, autocast
 
 Callback = Callable[[Mapping[str, Any]], None]
@@ -80,6 +81,7 @@ class Trainer:
         world: The processes that train together.
         history: Records so far.
         searched_metrics: Metrics of the network at the end of the search.
+        per_class: A row of each class, of the last evaluation; empty where the metrics tell none.
     """
 
     net: Network
@@ -100,6 +102,7 @@ class Trainer:
     world: World = ALONE
     history: list[dict[str, Any]] = field(default_factory=list)
     searched_metrics: dict[str, float] = field(default_factory=dict)
+    per_class: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.at = Position()
@@ -296,7 +299,9 @@ class Trainer:
         self.net.eval()
         with torch.no_grad(), autocast(self.precision, self.device):
             evaluation = Evaluation(self.loss, self.metrics, self.device, self.world)
-            return evaluation.run(self.net, self.data.val_batches(self.batch_size))
+            metrics = evaluation.run(judged(self.net, self.options), self.data.val_batches(self.batch_size))
+        self.per_class = evaluation.per_class
+        return metrics
 
     # -- records and checkpoints -----------------------------------------------------------------
 

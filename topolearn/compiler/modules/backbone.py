@@ -33,13 +33,16 @@ def without_pretrained_weights() -> Iterator[None]:
 
 
 def _extractor(model: str, features: Mapping[str, str], weights: str | None) -> fx.GraphModule:
-    from torchvision import models
+    from torchvision import models, ops
     from torchvision.models.feature_extraction import create_feature_extractor
 
     known = models.list_models(module=models)
     if model not in known:
         raise BackboneError(f"torchvision has no classifier '{model}'{suggest(model, known)}")
     network = models.get_model(model, weights=weights)
+    for module in network.modules():
+        if isinstance(module, ops.Conv2dNormActivation):  # a Sequential that the tracer would not look into
+            module.__class__ = nn.Sequential  # a feature may be its normalisation, before the activation
     places = {place: name for name, place in features.items()}
     try:
         # Names that only the training graph has are no places of ours: torchvision's warning would help nobody.

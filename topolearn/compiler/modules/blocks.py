@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from topolearn.compiler.modules.base import ConvUnit, builds_node, stackable
+from topolearn.compiler.modules.base import ConvUnit, builds_node, init_he, stackable
 from topolearn.compiler.modules.edges import pad_and_subsample
 from topolearn.ops import Shape, mobilenet, resnet, resnext
 
@@ -43,29 +46,86 @@ class ResidualBlock(nn.Module):
 
 @builds_node(resnet.Basic)
 def build_basic(rule: resnet.Basic, x: Shape) -> nn.Module:
-    """Two 3 x 3 convolutions."""
-    first = ConvUnit(
-        ("conv", "bn", "relu"), x.channels, rule.channels, kernel=3, stride=rule.stride, affine=rule.affine
-    )
-    second = ConvUnit(("conv", "bn"), rule.channels, rule.channels, kernel=3, affine=rule.affine)
-    return ResidualBlock(rule, x, nn.Sequential(first, second))
+    """Two 3 x 3 convolutions, and the shortcut."""
+    return ResidualBlock(rule, x, nn.Sequential(*_basic(x.channels, rule.channels, rule.stride, rule.affine)))
 
 
 @builds_node(resnet.Bottleneck)
 def build_bottleneck(rule: resnet.Bottleneck, x: Shape) -> nn.Module:
-    """1 x 1, 3 x 3 (takes the stride), 1 x 1."""
-    residual = _bottleneck(x.channels, rule.inner, rule.channels, rule.stride, rule.groups, rule.affine)
-    return ResidualBlock(rule, x, residual)
+    """1 x 1, 3 x 3 (takes the stride), 1 x 1, and the shortcut."""
+    units = _bottleneck(x.channels, rule.inner, rule.channels, rule.stride, rule.groups, rule.affine)
+    return ResidualBlock(rule, x, nn.Sequential(*units))
+
+
+def _basic(in_channels: int, out_channels: int, stride: int, affine: bool) -> list[nn.Module]:
+    return [
+        ConvUnit(("conv", "bn", "relu"), in_channels, out_channels, kernel=3, stride=stride, affine=affine),
+        ConvUnit(("conv", "bn"), out_channels, out_channels, kernel=3, affine=affine),
+    ]
 
 
 def _bottleneck(
-    in_channels: int, inner: int, out_channels: int, stride: int, groups: int, affine: bool
-) -> nn.Sequential:
-    return nn.Sequential(
+    in_channels: int, inner: int, out_channels: int, stride: int, groups: int, affine: bool, dilation: int = 1
+) -> list[nn.Module]:
+    middle: dict[str, Any] = {"kernel": 3, "stride": stride, "groups": groups, "dilation": dilation}
+    return [
         ConvUnit(("conv", "bn", "relu"), in_channels, inner, affine=affine),
-        ConvUnit(("conv", "bn", "relu"), inner, inner, kernel=3, stride=stride, groups=groups, affine=affine),
+        ConvUnit(("conv", "bn", "relu"), inner, inner, affine=affine, **middle),
         ConvUnit(("conv", "bn"), inner, out_channels, affine=affine),
+    ]
+
+
+@stackable
+class SqueezeExcitation(nn.Module):
+    """``x * sigmoid(conv(relu(conv(mean of x over positions))))``, both convolutions 1 x 1 with a bias."""
+
+    def __init__(self, channels: int, squeeze: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, squeeze, 1)
+        self.expand = nn.Conv2d(squeeze, channels, 1)
+        init_he(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) -> the same shape."""
+        scale: Tensor = self.expand(F.relu(self.reduce(x.mean((-2, -1), keepdim=True))))
+        return x * scale.sigmoid()
+
+
+@stackable
+class ResidualBranch(nn.Module):
+    """The layers of a residual block without its shortcut."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride))."""
+        y: Tensor = self.layers(x)
+        return y
+
+    def scale_input(self, factor: float) -> bool:
+        """Make ``f(x)`` into ``f(factor * x)``, which a convolution at the start always allows."""
+        first = self.layers[0]
+        assert isinstance(first, ConvUnit)
+        return first.scale_input(factor)
+
+
+@builds_node(resnet.BasicBranch)
+def build_basic_branch(rule: resnet.BasicBranch, x: Shape) -> nn.Module:
+    """Two 3 x 3 convolutions."""
+    return ResidualBranch(_basic(x.channels, rule.channels, rule.stride, rule.affine))
+
+
+@builds_node(resnet.BottleneckBranch)
+def build_bottleneck_branch(rule: resnet.BottleneckBranch, x: Shape) -> nn.Module:
+    """1 x 1, 3 x 3 (takes stride and dilation), squeeze-and-excitation where there is one, 1 x 1."""
+    units = _bottleneck(
+        x.channels, rule.width, rule.channels, rule.stride, rule.groups, rule.affine, dilation=rule.dilation
     )
+    if rule.squeeze is not None:
+        units.insert(2, SqueezeExcitation(rule.width, rule.squeeze))
+    return ResidualBranch(units)
 
 
 @stackable
@@ -76,7 +136,12 @@ class Branch(nn.Module):
         super().__init__()
         assert rule.residual_scale != resnext.FAN_IN, "bind_fan_in runs before a graph is compiled"
         self.scale = float(rule.residual_scale)
-        self.residual = _bottleneck(x.channels, rule.width, rule.out_channels, rule.stride, 1, rule.affine)
+        units = _bottleneck(x.channels, rule.width, rule.out_channels, rule.stride, 1, rule.affine)
+        self.residual = nn.Sequential(*units)
+        last = self.residual[-1]
+        assert isinstance(last, ConvUnit)
+        if rule.affine:
+            nn.init.constant_(last.bn.weight, self.scale**-0.5)  # see the rule
         self.projection = (
             ConvUnit(("conv", "bn"), x.channels, rule.out_channels, stride=rule.stride, affine=rule.affine)
             if rule.projects(x)

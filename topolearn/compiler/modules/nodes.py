@@ -1,4 +1,4 @@
-"""Modules of the small node ops: convolutions, pools, identity, linear layers, heads."""
+"""Modules of the small node ops: convolutions, normalisation, pools, identity, linear layers, heads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from topolearn.compiler.modules.base import ConvUnit, activate, builds_node, init_he
+from topolearn.compiler.modules.base import BatchNorm, ConvUnit, activate, builds_node, init_he
 from topolearn.ops import Shape, basic, conv, head, pool
 
 
@@ -32,6 +32,12 @@ def build_conv(rule: conv.ConvUnit, x: Shape) -> nn.Module:
 def build_identity(rule: Any, x: Any) -> nn.Module:
     """Identity; a feature's choice is made where the graph is walked."""
     return nn.ReLU() if isinstance(rule, basic.Relu) else nn.Identity()
+
+
+@builds_node(basic.BatchNorm)
+def build_batch_norm(rule: basic.BatchNorm, x: Shape) -> nn.Module:
+    """Batch normalisation."""
+    return BatchNorm(x.channels, affine=rule.affine)
 
 
 @builds_node(pool.MaxPool, pool.AvgPool)

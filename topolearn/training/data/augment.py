@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from topolearn.errors import DataError
-from topolearn.training.data.base import DataInfo
+from topolearn.training.data.base import DENSE, DataInfo
 
 
 class Augment(BaseModel):
@@ -42,7 +42,7 @@ class Augment(BaseModel):
                 f"'pad: {self.pad}' with 'fill: reflect' needs images larger than {self.pad} pixels, but those of "
                 f"'{info.name}' are {height}x{width}"
             )
-        if self.pad and self.fill == "zero" and info.task == "segmentation" and info.ignore_index is None:
+        if self.pad and self.fill == "zero" and info.task in DENSE and info.ignore_index is None:
             raise DataError(
                 f"'pad: {self.pad}' leaves a border without a label, and '{info.name}' has no label to ignore; "
                 "use 'fill: reflect'"
@@ -78,23 +78,23 @@ class Augment(BaseModel):
         across = torch.arange(width, device=images.device)
         columns = draws[1, :, None] + torch.where(draws[2, :, None].bool(), width - 1 - across, across)
         if not self.pad:
-            return _pick_columns(images, columns)
+            return pick_columns(images, columns)
         rows = draws[0, :, None] + torch.arange(height, device=images.device)
         if self.fill == "reflect":
             rows, columns = _reflect(rows - self.pad, height), _reflect(columns - self.pad, width)
         else:
             images = F.pad(images, (self.pad,) * 4, value=border)
-        return _pick_columns(_pick_rows(images, rows), columns)
+        return pick_columns(pick_rows(images, rows), columns)
 
 
-def _pick_rows(images: Tensor, rows: Tensor) -> Tensor:
+def pick_rows(images: Tensor, rows: Tensor) -> Tensor:
     """``result[n, c, i] = images[n, c, rows[n, i]]``."""
     count, channels, height, width = images.shape
     first = torch.arange(count * channels, device=images.device).view(count, channels, 1) * height
     return images.reshape(-1, width).index_select(0, (first + rows[:, None]).view(-1)).view(count, channels, -1, width)
 
 
-def _pick_columns(images: Tensor, columns: Tensor) -> Tensor:
+def pick_columns(images: Tensor, columns: Tensor) -> Tensor:
     """``result[n, c, i, j] = images[n, c, i, columns[n, j]]``."""
     count, channels, height, width = images.shape
     index = columns[:, None].expand(-1, channels * height, -1)

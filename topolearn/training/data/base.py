@@ -20,16 +20,24 @@ IGNORE = 255
 """The label of pixels that count neither in the loss nor in the metrics."""
 
 
+BINARY = {"saliency": "salient", "edges": "edge"}
+"""Tasks of one channel, whose masks are 0 or 1, with the name of what is 1."""
+
+DENSE = frozenset({"segmentation", *BINARY})
+"""Tasks whose targets are masks."""
+
+
 @dataclass(frozen=True, slots=True)
 class DataInfo:
     """What a data set is.
 
     Attributes:
         name: The set's name.
-        task: ``classification`` (one class per image) or ``segmentation`` (one class per pixel); a
-            user's own data may have another, with targets that are passed on as they are.
-        classes: Names of the classes.
-        size: (channels, height, width) of an image.
+        task: ``classification`` (one class per image), ``segmentation`` (one class per pixel),
+            ``saliency`` or ``edges`` (yes or no per pixel); a user's own data may have another,
+            with targets that are passed on as they are.
+        classes: Names of the classes; of a task of one channel, its one name.
+        size: (channels, height, width) of an image; of the first one, where they differ.
         mean: Per channel, of pixel values in [0, 1].
         std: Per channel, of pixel values in [0, 1].
         ignore_index: The label that counts neither in the loss nor in the metrics.
@@ -42,6 +50,11 @@ class DataInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     ignore_index: int | None = None
+
+    @property
+    def labels(self) -> int:
+        """How many values a target can have, the ignored one aside; 0 where that is not known."""
+        return 2 if self.task in BINARY else len(self.classes)
 
 
 class Data(ABC):
@@ -58,6 +71,7 @@ class Data(ABC):
         info: What the data set is.
         train_size: Number of training images.
         val_size: Number of validation images.
+        notes: What was converted or skipped when the files were read, a sentence each.
     """
 
     mid_epoch_resume: ClassVar[bool]
@@ -65,6 +79,7 @@ class Data(ABC):
     info: DataInfo
     train_size: int
     val_size: int
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def steps(self, batch_size: int) -> int:
@@ -83,7 +98,7 @@ class Data(ABC):
 
     @abstractmethod
     def val_batches(self, batch_size: int) -> Iterator[Batch]:
-        """All validation images in order, not augmented; the last batch may be smaller."""
+        """All validation images in order, in full, not augmented; a batch ends early where the size changes."""
 
     @abstractmethod
     def to(self, device: torch.device | str) -> Data:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,10 @@ from torch import Tensor
 from topolearn.errors import DataError
 from topolearn.training.data.augment import Augment
 from topolearn.training.data.base import Data, DataInfo
+from topolearn.training.data.crop import Crop
+from topolearn.training.data.dense import ade20k, camvid, camvid_test, voc, voc_train
 from topolearn.training.data.files import pickled_array, pickled_texts, read_idx, read_pickle
+from topolearn.training.data.reading import Reading
 from topolearn.training.data.roots import find_set
 from topolearn.training.data.statistics import mean_and_std
 from topolearn.training.data.tensors import TensorData
@@ -170,7 +173,16 @@ def _cifar100(name: str, kind: str) -> Cifar:
     )
 
 
-DATASETS: dict[str, Callable[[str | Path | None, Augment | None], Data]] = {
+MASK_SETS: dict[str, Callable[[str | Path | None, Augment | Crop | None, Reading | None], Data]] = {
+    "ade20k": ade20k,
+    "camvid": camvid,
+    "camvid-test": camvid_test,
+    "voc": voc,
+    "voc-train": voc_train,
+}
+"""Name -> loader of images and masks, called as those of :data:`IMAGE_SETS`, and with how to read files."""
+
+IMAGE_SETS: dict[str, Callable[[str | Path | None, Augment | None], Data]] = {
     "cifar10": _CIFAR10,
     "cifar100": _cifar100("cifar100", "fine"),
     "cifar100-coarse": _cifar100("cifar100-coarse", "coarse"),
@@ -178,3 +190,6 @@ DATASETS: dict[str, Callable[[str | Path | None, Augment | None], Data]] = {
     "fashion_mnist": fashion_mnist,
 }
 """Name -> loader, called with the folder to look in first and the augmentation (None: the set's own)."""
+
+DATASETS: Mapping[str, Callable[..., Data]] = {**IMAGE_SETS, **MASK_SETS}
+"""All sets that are known by name."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
 from topolearn.errors import DataError
-from topolearn.training.data.base import IGNORE, DataInfo
+from topolearn.training.data.base import BINARY, DENSE, IGNORE, DataInfo
 from topolearn.training.data.items import highest_label
 
 
@@ -42,9 +42,9 @@ def describe(
             f"classification needs one whole number per image, but the target is {tuple(target.shape)} of "
             f"{target.dtype}"
         )
-    if task == "segmentation" and (target.shape != image.shape[1:] or target.is_floating_point()):
+    if task in DENSE and (target.shape != image.shape[1:] or target.is_floating_point()):
         raise DataError(
-            f"segmentation needs masks (H, W) = {tuple(image.shape[1:])} of labels, but the target is "
+            f"{task} needs masks (H, W) = {tuple(image.shape[1:])} of labels, but the target is "
             f"{tuple(target.shape)} of {target.dtype}"
         )
     channels, height, width = image.shape
@@ -52,7 +52,14 @@ def describe(
     while isinstance(base, Subset):
         base = base.dataset
     names: tuple[str, ...] = ()
-    if not target.is_floating_point():
+    if task in BINARY:
+        names = (BINARY[task],)
+        if bool((target == IGNORE).any()) and not bool((target == 1).any()):
+            raise DataError(
+                f"masks for {task} hold 1 where it is, 0 where not and {IGNORE} where that is not known, but the first"
+                f" has {IGNORE} and no 1; divide by {IGNORE}"
+            )
+    elif not target.is_floating_point():
         names = _classes(base, scan, classes)
     return DataInfo(
         name=type(base).__name__,
@@ -61,7 +68,7 @@ def describe(
         size=(channels, height, width),
         mean=(0.0,) * channels,
         std=(1.0,) * channels,
-        ignore_index=IGNORE if task == "segmentation" else None,
+        ignore_index=IGNORE if task in DENSE else None,
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from topolearn.training.data.augment import Augment
 from topolearn.training.data.base import Batch, DataInfo
+from topolearn.training.data.crop import Crop
 from topolearn.training.data.seeds import generator
 
 
@@ -23,31 +24,42 @@ class Finish:
         scale: The pixel value that means 1.
     """
 
-    def __init__(self, info: DataInfo, augment: Augment, scale: float = 255.0) -> None:
+    def __init__(self, info: DataInfo, augment: Augment | Crop, scale: float = 255.0) -> None:
         augment.check(info)
         std = torch.tensor(info.std, dtype=torch.float64).view(-1, 1, 1)
         mean = torch.tensor(info.mean, dtype=torch.float64).view(-1, 1, 1)
         self._augment = augment
         self._border = info.ignore_index or 0
+        self._fill = (scale * mean).round().float().view(-1)
         self._gain = (1 / (scale * std)).float()
         self._shift = (mean / std).float()
 
     def to(self, device: torch.device | str) -> Finish:
         """A copy for batches on ``device``."""
         other = copy.copy(self)
-        other._gain, other._shift = self._gain.to(device), self._shift.to(device)
+        for name in ("_fill", "_gain", "_shift"):
+            setattr(other, name, getattr(self, name).to(device))
         return other
 
     def draw(self, count: int, seed: int, epoch: int, step: int) -> Tensor:
-        """What :meth:`train` needs for the batch of ``count`` images at ``step``: (3, N) on the CPU."""
+        """What :meth:`train` needs for the batch of ``count`` images at ``step``: (3 or 4, N) on the CPU."""
         return self._augment.draw(count, generator("augment", seed, epoch, step))
 
     def train(self, images: Tensor, targets: Tensor, draws: Tensor) -> Batch:
         """A training batch from raw images (N, C, H, W) and targets on the device."""
-        images = self._augment.apply(images, draws)
+        return self(*self.augmented(images, targets, draws))
+
+    def augmented(self, images: Tensor, targets: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw images and targets after augmentation alone; masks go along with their images."""
+        if isinstance(self._augment, Crop):
+            # Float images are normalised: their mean is 0.
+            fill = torch.zeros_like(self._fill) if images.is_floating_point() else self._fill
+            if targets.ndim == 3:
+                targets = self._augment.masks(targets, draws, self._border)
+            return self._augment.images(images, draws, fill), targets
         if targets.ndim == 3:
             targets = self._augment.apply(targets[:, None], draws, self._border)[:, 0]
-        return self(images, targets)
+        return self._augment.apply(images, draws), targets
 
     def __call__(self, images: Tensor, targets: Tensor) -> Batch:
         """A batch without augmentation; float images are taken to be normalised."""

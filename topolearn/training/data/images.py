@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
@@ -14,9 +16,13 @@ from torch.utils.data import Dataset
 
 from topolearn.errors import DataError
 from topolearn.training.data.items import deep
+from topolearn.training.data.labels import Labels
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 """Endings of the files that count as images."""
+
+MODES = {1: "L", 3: "RGB"}
+"""Channels -> Pillow's name for such pictures."""
 
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 
@@ -27,10 +33,26 @@ def open_image(path: Path) -> Image.Image:
     Raises:
         DataError: It cannot be read.
     """
+    with _opened(path) as image:
+        image.load()
+        return image
+
+
+def look_at(path: Path) -> tuple[tuple[int, int], str]:
+    """(height, width) and mode of an image file, of which only the start is read.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    with _opened(path) as image:
+        return (image.height, image.width), image.mode
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=_FORMATS) as image:
-            image.load()
-            return image
+            yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         text = "it is no image, or a broken one" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(f"the image '{path}' cannot be read: {text}") from None
@@ -48,10 +70,7 @@ def read_labels(path: Path) -> NDArray[np.uint8]:
 def _labels(mask: Image.Image, path: Path) -> NDArray[np.uint8]:
     labels = np.array(mask)
     if labels.ndim != 2 or int(labels.max()) > 255 or int(labels.min()) < 0:
-        raise DataError(
-            f"the mask '{path}' is of mode {mask.mode}; a mask holds one label per pixel, as grey values or palette "
-            "numbers from 0 to 255"
-        )
+        raise DataError(no_mask(path, mask.mode))
     return labels.astype(np.uint8)
 
 
@@ -63,20 +82,24 @@ class ImageFiles(Dataset[tuple[Tensor, Any]]):
 
     Args:
         files: Image files with their class numbers or mask files.
-        size: (C, H, W); C is 1 or 3. Images are resized bilinearly, masks to the nearest pixel.
-        resize: Whether images may have another size in the file.
-        labels: Table of 256 entries from the labels in mask files to those of the items.
+        channels: 1 or 3.
+        size: (height, width) of all images; None where each has its own.
+        resize: Whether images may have another size in the file: they are resized bilinearly, masks
+            to the nearest pixel.
+        labels: What the values in mask files mean.
     """
 
     def __init__(
         self,
         files: list[tuple[Path, int]] | list[tuple[Path, Path]],
-        size: tuple[int, int, int],
+        channels: int,
+        size: tuple[int, int] | None,
         *,
         resize: bool,
-        labels: NDArray[np.uint8] | None = None,
+        labels: Labels | None = None,
     ) -> None:
         self._files = files
+        self._channels = channels
         self._size = size
         self._resize = resize
         self._labels = labels
@@ -88,12 +111,12 @@ class ImageFiles(Dataset[tuple[Tensor, Any]]):
         """Read one item.
 
         Raises:
-            DataError: A file that cannot be read, an image and a mask of different sizes, or an
-                image of another size where none may be.
+            DataError: A file that cannot be read, an image and a mask of different sizes, a label
+                without a meaning, or an image of another size where none may be.
         """
         path, target = self._files[index]
-        channels, height, width = self._size
         image = open_image(path)
+        height, width = size = self._size or (image.height, image.width)
         if image.size != (width, height) and not self._resize:
             raise DataError(
                 f"the image '{path}' is {image.height}x{image.width}, but the first one is {height}x{width}; give a "
@@ -101,20 +124,34 @@ class ImageFiles(Dataset[tuple[Tensor, Any]]):
             )
         if deep(image):
             raise DataError(f"the image '{path}' has more than 8 bits per channel; convert it to 8 bits")
-        if image.mode != ("L" if channels == 1 else "RGB"):
-            image = image.convert("L" if channels == 1 else "RGB")
+        if image.mode != MODES[self._channels]:
+            image = image.convert(MODES[self._channels])
         if isinstance(target, int):
             return _pixels(image, height, width), target
         mask = open_image(target)
         if mask.size != image.size:
-            raise DataError(
-                f"the image '{path}' is {image.height}x{image.width}, but its mask '{target}' is "
-                f"{mask.height}x{mask.width}; they must have one size"
-            )
-        labels = _labels(mask, target)
-        if labels.shape != (height, width):
+            raise DataError(differ(path, (image.height, image.width), target, (mask.height, mask.width)))
+        stored = _labels(mask, target)
+        labels = stored if self._labels is None else self._labels(stored, target)
+        if labels.shape != size:
             labels = np.array(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
-        return _pixels(image, height, width), torch.from_numpy(labels if self._labels is None else self._labels[labels])
+        return _pixels(image, height, width), torch.from_numpy(labels)
+
+
+def no_mask(path: Path, mode: str) -> str:
+    """What is wrong with a mask file of such a mode."""
+    return (
+        f"the mask '{path}' is of mode {mode}; a mask holds one label per pixel, as grey values or palette numbers from"
+        " 0 to 255"
+    )
+
+
+def differ(image: Path, size: tuple[int, int], mask: Path, mask_size: tuple[int, int]) -> str:
+    """What is wrong with an image and a mask of different sizes."""
+    return (
+        f"the image '{image}' is {size[0]}x{size[1]}, but its mask '{mask}' is {mask_size[0]}x{mask_size[1]}; they"
+        " must have one size"
+    )
 
 
 def _pixels(image: Image.Image, height: int, width: int) -> Tensor:

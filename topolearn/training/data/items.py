@@ -31,7 +31,13 @@ def to_item(item: Any, what: str) -> tuple[Tensor, Tensor]:
     if not isinstance(item, tuple | list) or len(item) != 2:
         length = f" of {len(item)}" if isinstance(item, tuple | list) else ""
         raise DataError(f"{what} is a {type(item).__name__}{length}, but must be a pair (image, target)")
-    return _image(item[0], what), _target(item[1], what)
+    image, target = _image(item[0], what), _target(item[1], what)
+    if target.ndim == 2 and target.shape != image.shape[1:]:
+        raise DataError(
+            f"the image of {what} is {'x'.join(map(str, image.shape[1:]))}, but its mask is"
+            f" {'x'.join(map(str, target.shape))}; they must have one size"
+        )
+    return image, target
 
 
 def to_batch(items: Sequence[tuple[Tensor, Tensor]], what: str) -> tuple[Tensor, Tensor]:

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from topolearn.errors import DataError
+from topolearn.training.data.base import DENSE
 from topolearn.training.data.images import SUFFIXES
-
-IGNORED_NAMES = frozenset({"void", "unlabelled", "unlabeled", "ignore", "ignored"})
-"""Names in ``classes.txt`` of labels that count neither in the loss nor in the metrics."""
 
 LAYOUTS = "train/CLASS/*.png and val/CLASS/*.png, CLASS/*.png, or train/*.png and trainannot/*.png"
 
@@ -52,19 +50,19 @@ def find_files(folder: Path, task: str | None, val_split: str | None) -> ClassFi
 
     Args:
         folder: A folder of one of the layouts that an error names.
-        task: Must be the one that the folder is for; None for either.
+        task: Must be one that the folder is for; None for any.
         val_split: Name of the subfolder to validate on; None for ``val``, else ``test``.
 
     Raises:
-        DataError: Another layout, or a missing mask.
+        DataError: Another layout.
     """
     masks = (folder / "trainannot").is_dir() and (folder / "train").is_dir()
     found = "segmentation" if masks else "classification"
-    if task not in (None, found):
+    if task is not None and (task in DENSE) != masks:
         raise DataError(f"the folder '{folder}' is laid out for {found}, but the task is {task}; it may be {LAYOUTS}")
     if masks:
         val = _val_folder(folder, val_split)
-        return MaskFiles(_read_names(folder / "classes.txt"), _masked(folder / "train"), _masked(val))
+        return MaskFiles(read_names(folder / "classes.txt"), masked(folder / "train"), masked(val))
     if (folder / "train").is_dir():
         return _class_folders(folder / "train", _val_folder(folder, val_split))
     if val_split is not None:
@@ -80,7 +78,8 @@ def _val_folder(folder: Path, name: str | None) -> Path:
     raise DataError(f"the folder '{folder}' has 'train' but no '{names[0]}' to validate on; add '{folder / names[0]}'")
 
 
-def _images(folder: Path) -> list[Path]:
+def images(folder: Path) -> list[Path]:
+    """The image files of a folder, sorted by name."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
 
 
@@ -96,7 +95,7 @@ def _class_folders(train: Path, val: Path) -> ClassFiles:
         if path.name not in number:
             raise DataError(f"'{path}' is a class without a folder in '{train}'; add it there, or remove it")
     files = [
-        [(file, number[path.name]) for path in _subfolders(folder) for file in _images(path)] for folder in (train, val)
+        [(file, number[path.name]) for path in _subfolders(folder) for file in images(path)] for folder in (train, val)
     ]
     for folder, found in zip((train, val), files, strict=True):
         if not found:
@@ -106,13 +105,13 @@ def _class_folders(train: Path, val: Path) -> ClassFiles:
 
 def _split(folder: Path) -> ClassFiles:
     """Every fifth image of each class is for validation, by a hash of its name: the same in every run."""
-    classes = [path for path in _subfolders(folder) if _images(path)]
+    classes = [path for path in _subfolders(folder) if images(path)]
     if not classes:
         raise DataError(f"there is no image in the folder '{folder}'; images are looked for as {LAYOUTS}")
     train: list[tuple[Path, int]] = []
     val: list[tuple[Path, int]] = []
     for number, path in enumerate(classes):
-        files = sorted(_images(path), key=lambda file: hashlib.blake2b(file.name.encode()).digest())
+        files = sorted(images(path), key=lambda file: hashlib.blake2b(file.name.encode()).digest())
         held_out = max(1, round(len(files) / 5)) if len(files) > 1 else 0
         val += [(file, number) for file in sorted(files[:held_out])]
         train += [(file, number) for file in sorted(files[held_out:])]
@@ -121,18 +120,16 @@ def _split(folder: Path) -> ClassFiles:
     return ClassFiles(tuple(path.name for path in classes), train, val)
 
 
-def _masked(folder: Path) -> list[tuple[Path, Path]]:
+def masked(folder: Path) -> list[tuple[Path, Path]]:
+    """The images of a folder with their masks, which are in the folder beside it that ends in ``annot``."""
     masks = folder.with_name(f"{folder.name}annot")
-    pairs = [(image, masks / f"{image.stem}.png") for image in _images(folder)]
+    pairs = [(image, masks / f"{image.stem}.png") for image in images(folder)]
     if not pairs:
         raise DataError(f"there is no image in the folder '{folder}'")
-    for image, mask in pairs:
-        if not mask.is_file():
-            raise DataError(f"the image '{image}' has no mask; add '{mask}'")
     return pairs
 
 
-def _read_names(path: Path) -> dict[int, str]:
+def read_names(path: Path) -> dict[int, str]:
     """Label -> name: one name per line, counted from 0, or ``LABEL NAME`` on every line."""
     if not path.is_file():
         return {}

@@ -101,7 +101,7 @@ class LoaderData(Data):
                 return
             images, targets = _pair(batch, what)
             if targets.device.type == "cpu":
-                check_labels(targets, len(self.info.classes), self.info.ignore_index, what)
+                check_labels(targets, self.info.labels, self.info.ignore_index, what)
             yield self._finish(
                 images.to(self._device, non_blocking=images.is_pinned()),
                 targets.to(self._device, non_blocking=targets.is_pinned()),

@@ -31,7 +31,7 @@ def find_set(name: str, inner: str, files: Sequence[Sequence[str]], root: str | 
     Args:
         name: The set's name; a root may hold the set itself or a folder of this name.
         inner: The folder that the set is distributed as.
-        files: Names that each file may have.
+        files: Names that each file may have; one that ends in ``/`` is a folder's.
         root: Looked in first.
 
     Returns:
@@ -43,7 +43,7 @@ def find_set(name: str, inner: str, files: Sequence[Sequence[str]], root: str | 
     places = [place for base in roots(root) for place in (base, base / name)]
     for place in places:
         for folder in (place / inner, place):
-            found = [next((folder / each for each in names if (folder / each).is_file()), None) for names in files]
+            found = [next((folder / each for each in names if _is_there(folder, each)), None) for names in files]
             paths = [path for path in found if path is not None]
             if len(paths) == len(files):
                 return paths
@@ -53,3 +53,8 @@ def find_set(name: str, inner: str, files: Sequence[Sequence[str]], root: str | 
         f"the data set '{name}' was not found in {looked}; put its folder '{inner}' ({needed}) into one of them, or "
         f"name the folder that holds it with {VARIABLE} or --data-root"
     )
+
+
+def _is_there(folder: Path, name: str) -> bool:
+    path = folder / name
+    return path.is_dir() if name.endswith("/") else path.is_file()

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from topolearn.errors import DataError
 from topolearn.training.data.augment import Augment
-from topolearn.training.data.base import Batch, Data, DataInfo, Part, full_batches, picked, sent, shuffled
+from topolearn.training.data.base import DENSE, Batch, Data, DataInfo, Part, full_batches, picked, sent, shuffled
+from topolearn.training.data.crop import Crop
 from topolearn.training.data.finish import Finish
 
 
@@ -38,7 +39,7 @@ class TensorData(Data):
         train: tuple[Tensor, Tensor],
         val: tuple[Tensor, Tensor],
         *,
-        augment: Augment | None = None,
+        augment: Augment | Crop | None = None,
         scale: float = 255.0,
     ) -> None:
         for split, (images, targets) in (("training", train), ("validation", val)):
@@ -105,7 +106,7 @@ def _check(info: DataInfo, images: Tensor, targets: Tensor, what: str) -> None:
             f"(N, {', '.join(map(str, info.size))}) of torch.uint8"
         )
     shape, dtype = (len(images),), torch.int64
-    if info.task == "segmentation":
+    if info.task in DENSE:
         shape, dtype = (len(images), *info.size[1:]), torch.uint8
     if targets.shape != shape or targets.dtype != dtype:
         raise DataError(

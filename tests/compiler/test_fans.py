@@ -1,0 +1,132 @@
+"""Dense decoders: one convolution per source, one resize per node and resolution, the same as the reference."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.compiler import toys
+from topolearn.graph import Edge, Graph, Node
+from topolearn.ops import Shape
+
+WIDTH = 5
+
+
+def decoder(aggregate: str = "normalised", **edge: Any) -> Graph:
+    """Four encoder maps at strides 1, 2, 2 and 4 and their global mean; a stage at each that reads all behind it."""
+    encoder = {"e1": (4, 1), "e2": (6, 2), "e3": (7, 2), "e4": (8, 4)}
+    nodes = [Node("image", "input", {"size": (3, 12, 10)})]
+    edges = []
+    last, stride = "image", 1
+    for name, (channels, at) in encoder.items():
+        nodes.append(Node(name, "conv_bn", {"out_channels": channels, "stride": at // stride}))
+        edges.append(Edge(last, name))
+        last, stride = name, at
+    nodes.append(Node("pool", "global_avg_pool"))
+    edges.append(Edge("e4", "pool"))
+    for level in (4, 3, 2, 1):
+        at = encoder[f"e{level}"][1]
+        nodes.append(Node(f"d{level}", "identity", aggregate=aggregate, input=Shape(WIDTH, at)))
+        sources = [*(f"e{i}" for i in range(level, 5)), *(f"d{i}" for i in range(level + 1, 5)), "pool"]
+        edges += [Edge(source, f"d{level}", "conv_resize", edge, learnable=True) for source in sources]
+    nodes.append(Node("head", "segmentation_head", {"classes": 3}))
+    return Graph("decoder", nodes, (*edges, Edge("d1", "head")), ("head",), "segmentation").declare_inputs().verify()
+
+
+class Calls(TorchDispatchMode):
+    """Counts operators by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def calls(net: torch.nn.Module, graph: Graph) -> Counter[str]:
+    weights = torch.rand(len(graph.edges)) + 0.5
+    with Calls() as counted, torch.no_grad():
+        net.dag(toys.examples(graph)["image"], weights)
+    return counted.count
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+@pytest.mark.parametrize(
+    ("aggregate", "edge"),
+    [
+        ("normalised", {}),
+        ("sum", {"mode": "nearest"}),
+        ("mean", {"align_corners": False, "affine": True}),
+        ("sum", {"batch_norm": False, "activation": "none"}),
+    ],
+    ids=["as in the search", "nearest", "mean", "no batch normalisation"],
+)
+def test_three_steps_are_the_reference_s(aggregate: str, edge: dict[str, Any], training: bool) -> None:
+    graph = decoder(aggregate, **edge)
+    nets = toys.pair(graph)
+    for net in nets:
+        net.train(training)
+    weights = toys.edge_weights(graph)
+    for number in range(3):
+        inputs = toys.examples(graph, 2, torch.float64, seed=number)
+        toys.assert_equal(*(toys.step(net, inputs, weights) for net in nets))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_small_batch_and_another_size(batch: int) -> None:
+    graph = decoder()
+    inputs = {"image": torch.randn(batch, 3, 9, 14, dtype=torch.float64)}
+    compiled, reference = toys.pair(graph)
+    toys.assert_equal(toys.step(compiled, inputs), toys.step(reference, inputs))
+
+
+def test_one_convolution_per_source_and_one_resize_per_resolution() -> None:
+    graph = decoder()
+    compiled, reference = toys.pair(graph, torch.float32)
+    ours, theirs = calls(compiled, graph), calls(reference, graph)
+    # Stem, head, and the sources e1 … e4, d2 … d4 and pool; in the reference one for each of the twenty edges.
+    assert len(graph.candidates["d1"]) + len(graph.candidates["d2"]) == 8 + 6
+    assert theirs["convolution"] == 5 + 20
+    assert ours["convolution"] == 5 + 8
+    # Into d1 from strides 2 and 4, into d2 and d3 from 4; what is global is spread out, not resized.
+    assert ours["upsample_bilinear2d"] == 4
+    assert theirs["upsample_bilinear2d"] == 6 + 2 + 2
+
+
+def test_pruned_and_uneven() -> None:
+    graph = decoder()
+    weights = toys.edge_weights(graph, seed=4)
+    nets = [topology_net.train() for topology_net in toys.pair(graph)]
+    for net in nets:
+        net.set_edge_weights(weights)
+    from topolearn import prune
+
+    small = [prune(net) for net in nets]
+    inputs = toys.examples(small[0].graph, 2, torch.float64)
+    toys.assert_equal(*(toys.step(net, inputs) for net in small))
+
+
+def test_edges_that_differ_are_fans_apart() -> None:
+    graph = decoder()
+    edges = [
+        Edge(e.src, e.dst, e.op, {"affine": True}, True) if (e.src, e.dst) == ("e4", "d1") else e for e in graph.edges
+    ]
+    graph = graph.replace(edges=tuple(edges)).verify()
+    compiled, reference = toys.pair(graph)
+    inputs, weights = toys.examples(graph, 2, torch.float64), toys.edge_weights(graph)
+    toys.assert_equal(toys.step(compiled, inputs, weights), toys.step(reference, inputs, weights))
+    assert calls(compiled.float(), graph)["convolution"] == 5 + 9
+
+
+def test_a_traced_network_computes_the_same() -> None:
+    graph = decoder()
+    net = toys.build(graph).eval()
+    image = toys.examples(graph)["image"]
+    program = torch.export.export(net.dag, (image, net.effective_weights()))
+    torch.testing.assert_close(program.module()(image, net.effective_weights()), net(image))

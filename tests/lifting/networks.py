@@ -1,0 +1,65 @@
+"""torchvision networks with random weights that leave no tensor at its default, made in no time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+INITIALISERS = ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_")
+
+
+@contextmanager
+def no_initialisation() -> Iterator[None]:
+    """Weights stay as the memory was: every one of them is to be overwritten, or none is to be read."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in INITIALISERS:
+            patch.setattr(nn.init, name, lambda tensor, *args, **options: tensor)
+        yield
+
+
+def network(name: str, **options: Any) -> nn.Module:
+    """A torchvision network by name."""
+    with no_initialisation():
+        return randomise(models.get_model(name, weights=None, **options))
+
+
+def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Fill every tensor of a network, so that its activations stay of size 1."""
+    numbers = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                for tensor, low, high in (
+                    (module.weight, 0.6, 1.2),
+                    (module.bias, -0.3, 0.3),
+                    (module.running_mean, -0.5, 0.5),
+                    (module.running_var, 0.5, 1.5),
+                ):
+                    assert tensor is not None
+                    tensor.uniform_(low, high, generator=numbers)
+                assert module.num_batches_tracked is not None
+                module.num_batches_tracked.fill_(7)
+            elif isinstance(module, (nn.Conv2d, nn.Linear)):
+                fan_in = module.weight[0].numel()
+                module.weight.normal_(0.0, (2.0 / fan_in) ** 0.5, generator=numbers)
+                if module.bias is not None:
+                    module.bias.uniform_(-0.5, 0.5, generator=numbers)
+    return model
+
+
+def images(count: int = 3, side: int | tuple[int, int] = 64, channels: int = 3) -> Tensor:
+    """Random images."""
+    height, width = (side, side) if isinstance(side, int) else side
+    return torch.randn(count, channels, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def relative(found: Tensor, wanted: Tensor) -> float:
+    """Largest difference over the largest value; a NaN where one is not finite."""
+    found, wanted = found.detach().double(), wanted.detach().double()
+    return float((found - wanted).abs().max() / wanted.abs().max())

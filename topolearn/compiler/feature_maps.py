@@ -1,0 +1,102 @@
+"""A network's feature maps by name, for detectors and segmenters that take a backbone."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from topolearn.compiler.network import Network, prune_to
+from topolearn.errors import GraphError, OptionError, suggest
+from topolearn.graph import Graph
+from topolearn.ops import Shape
+
+
+class Features(nn.Module):
+    """The outputs of some nodes of a network, as an ordered dict: what torchvision's models expect of a backbone.
+
+    Attributes:
+        net: The network that gives them, without what only others need.
+        names: Id of a node -> name of its feature map.
+        channels: Name -> channels of the feature map.
+        strides: Name -> its stride relative to the image.
+    """
+
+    def __init__(self, net: Network, names: Mapping[str, str]) -> None:
+        super().__init__()
+        self.net = net
+        self.names = dict(names)
+        self.channels: dict[str, int] = {}
+        self.strides: dict[str, int] = {}
+        for node, name in names.items():
+            shape = _map_shape(net.graph, node)
+            assert isinstance(shape.stride, int)
+            self.channels[name], self.strides[name] = shape.channels, shape.stride
+
+    def forward(self, *inputs: Tensor, **named: Tensor) -> OrderedDict[str, Tensor]:
+        """(N, C, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride)) by name, in the order of ``names``.
+
+        Args:
+            inputs: The image.
+            named: Inputs by id, where there are several.
+        """
+        outputs = self.net(*inputs, **named)
+        if isinstance(outputs, Tensor):
+            outputs = dict.fromkeys(self.names, outputs)  # there is only one
+        return OrderedDict((name, outputs[node]) for node, name in self.names.items())
+
+
+def features(net: Network, names: Sequence[str] | Mapping[str, str]) -> Features:
+    """The feature maps of a network, with its weights, as a backbone for detection or segmentation.
+
+    The result is pruned as by :func:`topolearn.prune`: of a network with a learner it keeps the edges
+    that the learner would keep, at their weights; of any other those whose weight is not 0. The
+    classifier and whatever else only it needed goes too. The network itself stays as it is.
+
+    Args:
+        net: A network.
+        names: Ids of nodes, or id -> name that its feature map gets.
+
+    Returns:
+        A module from images to an ordered dict of feature maps by name, in the order given.
+
+    Raises:
+        GraphError: A node that is not there, is cut off from the input, or gives no feature map.
+        OptionError: No name, or one name for two.
+    """
+    if not isinstance(net, Network):
+        raise OptionError(
+            f"features are taken from a network over a graph, not from a {type(net).__name__}; lift or compile it first"
+        )
+    wanted = _wanted(names)
+    topology = net.topology()
+    fed = {*net.graph.inputs, *(edge.dst for edge, kept in zip(net.graph.edges, topology.keep, strict=True) if kept)}
+    for node in wanted:
+        _map_shape(net.graph, node)
+        if node not in fed:
+            raise GraphError(
+                f"node '{node}' gives no features: all edges into it were dropped; name a node that is left", node=node
+            )
+    return Features(prune_to(net, tuple(wanted), topology), wanted).train(net.training)
+
+
+def _wanted(names: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
+    if isinstance(names, str):
+        raise OptionError(f"names of features come as a list or a mapping; write ['{names}']")
+    wanted = dict(names) if isinstance(names, Mapping) else {name: name for name in names}
+    if not wanted:
+        raise OptionError("name at least one node whose feature map to take")
+    for name in wanted.values():
+        if list(wanted.values()).count(name) > 1:
+            raise OptionError(f"two feature maps are both called '{name}'; give each a name of its own")
+    return wanted
+
+
+def _map_shape(graph: Graph, node: str) -> Shape:
+    if node not in graph.nodes:
+        raise GraphError(f"the network has no node '{node}'{suggest(node, graph.nodes)}", node=node)
+    shape = graph.shapes[node]
+    if not isinstance(shape, Shape) or not isinstance(shape.stride, int):
+        raise GraphError(f"node '{node}' gives {shape}, which is no feature map; name another node", node=node)
+    return shape

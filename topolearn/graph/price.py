@@ -1,0 +1,149 @@
+"""What edges and nodes are worth removing: prices, what a choice of edges costs, and each edge's share of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from topolearn.graph.ir import Graph
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What the nodes and edges of one graph cost.
+
+    Attributes:
+        kind: ``macs`` or ``milliseconds``.
+        nodes: Id -> price of the node.
+        edges: (E,) price of what each edge computes.
+    """
+
+    kind: str
+    nodes: Mapping[str, float]
+    edges: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a budget allowed, and what became of it.
+
+    Attributes:
+        kind: ``macs`` or ``milliseconds``.
+        full: Cost of the searched graph.
+        allowed: Largest cost of what is kept.
+        reached: Cost of what is kept.
+    """
+
+    kind: str
+    full: float
+    allowed: float
+    reached: float
+
+
+def mac_prices(graph: Graph) -> Prices:
+    """Multiply-accumulates of convolutions and linear layers, as ``graph.cost`` counts them."""
+    cost = graph.cost
+    nodes = {name: float(price.macs) for name, price in cost.nodes.items()}
+    return Prices("macs", nodes, tuple(float(price.macs) for price in cost.edges))
+
+
+def added_elements(graph: Graph) -> tuple[float, ...]:
+    """(E,) elements that each edge adds up: a multiply-accumulate each, which ``graph.cost`` does not count."""
+    targets = (graph.nodes[edge.dst].input for edge in graph.edges)
+    return tuple(0.0 if x is None else float(x.channels * x.area(graph.image)) for x in targets)
+
+
+@dataclass(frozen=True)
+class Alive:
+    """What is left of a graph when only some edges are kept.
+
+    Attributes:
+        nodes: Ids of the nodes on a path from an input to an output.
+        edges: Places of the kept edges between them.
+    """
+
+    nodes: frozenset[str]
+    edges: tuple[int, ...]
+
+    @classmethod
+    def of(cls, graph: Graph, keep: Sequence[bool]) -> Alive:
+        """What closing the topology and removing dead nodes leaves."""
+        fed = set(graph.inputs)
+        for i, edge in enumerate(graph.edges):  # canonical order: all in-edges of a source come first
+            if keep[i] and edge.src in fed:
+                fed.add(edge.dst)
+        read = {name for name in graph.outputs if name in fed}
+        kept = []
+        for i in range(len(graph.edges) - 1, -1, -1):
+            edge = graph.edges[i]
+            if keep[i] and edge.src in fed and edge.dst in read:
+                read.add(edge.src)
+                kept.append(i)
+        return cls(frozenset(read), tuple(reversed(kept)))
+
+    def price(self, prices: Prices) -> float:
+        """The sum over nodes and edges."""
+        return sum(prices.nodes[name] for name in self.nodes) + sum(prices.edges[i] for i in self.edges)
+
+
+def edge_shares(graph: Graph, prices: Prices, keep: Sequence[bool]) -> list[float]:
+    """(E,) what each kept edge is responsible for; 0 for edges that are not alive.
+
+    An edge costs what it computes, a share of what its source costs (its source dies when nobody
+    reads it), and a share of what its target costs (its target dies when nothing feeds it). The shares of
+    the edges that can each keep a node alive are equal, which is the Shapley value of a game that is
+    won by any one player; what dies with the node is shared on in the same way. Nodes that fixed
+    edges alone keep alive are nobody's to answer for.
+    """
+    alive = Alive.of(graph, keep)
+    kept = [(i, graph.edges[i]) for i in alive.edges]
+    always_fed, always_read = set(graph.inputs), set(graph.outputs)
+    for _, edge in kept:
+        if not edge.learnable and edge.src in always_fed:
+            always_fed.add(edge.dst)
+    for _, edge in reversed(kept):
+        if not edge.learnable and edge.dst in always_read:
+            always_read.add(edge.src)
+    feeders: dict[str, int] = dict.fromkeys(alive.nodes, 0)
+    readers: dict[str, int] = dict.fromkeys(alive.nodes, 0)
+    for _, edge in kept:
+        feeders[edge.dst] += 1
+        readers[edge.src] += 1
+    # What is saved when a node goes unread: itself, and its share of what it alone reads; and when it goes unfed.
+    unread = {name: prices.nodes[name] for name in alive.nodes}
+    for i, edge in kept:
+        upstream = 0.0 if edge.src in always_read else unread[edge.src] / readers[edge.src]
+        unread[edge.dst] += prices.edges[i] + upstream
+    unfed = {name: prices.nodes[name] for name in alive.nodes}
+    for i, edge in reversed(kept):
+        downstream = 0.0 if edge.dst in always_fed else unfed[edge.dst] / feeders[edge.dst]
+        unfed[edge.src] += prices.edges[i] + downstream
+    shares = [0.0] * len(graph.edges)
+    for i, edge in kept:
+        shares[i] = prices.edges[i]
+        if edge.src not in always_read:
+            shares[i] += unread[edge.src] / readers[edge.src]
+        if edge.dst not in always_fed:
+            shares[i] += unfed[edge.dst] / feeders[edge.dst]
+    return shares
+
+
+def cheapest(graph: Graph, prices: Prices) -> list[bool]:
+    """(E,) the fixed edges and, for every output that they leave cut off, the cheapest path to it."""
+    keep = [not edge.learnable for edge in graph.edges]
+    for output in graph.outputs:
+        alive = Alive.of(graph, keep).nodes
+        if output in alive:
+            continue
+        best: dict[str, tuple[float, int]] = dict.fromkeys(graph.inputs, (0.0, -1))
+        for i, edge in enumerate(graph.edges):
+            if edge.src in best:
+                own = 0.0 if edge.dst in alive else prices.nodes[edge.dst]
+                through = best[edge.src][0] + prices.edges[i] + own
+                if edge.dst not in best or through < best[edge.dst][0]:
+                    best[edge.dst] = (through, i)
+        name = output
+        while best[name][1] >= 0:
+            keep[best[name][1]] = True
+            name = graph.edges[best[name][1]].src
+    return keep

@@ -1,0 +1,6 @@
+"""torchvision networks as graphs, with their weights."""
+
+from topolearn.lifting.convert import lift
+from topolearn.lifting.pretrained import liftable
+
+__all__ = ["lift", "liftable"]

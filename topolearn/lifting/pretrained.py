@@ -1,0 +1,179 @@
+"""torchvision networks by name, and their weights: torchvision's own, or from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.models import WeightsEnum
+
+from topolearn.errors import CheckpointError, LiftError, Location, OptionError, shown, suggest
+from topolearn.lifting.source import LIFTED
+from topolearn.training import checkpoint
+
+CLASSES = 1000
+"""Classes of a network by name, where nothing says otherwise: ImageNet's."""
+
+_PREFIXES = ("resnet", "resnext", "wide_resnet", "regnet_x", "regnet_y", "mobilenet_v2")
+_HEADS = ("fc", "classifier.1")
+"""Where torchvision's networks have their last layer."""
+
+
+def liftable() -> list[str]:
+    """Names of the torchvision networks that can be lifted."""
+    return [name for name in models.list_models(module=models) if name.startswith(_PREFIXES)]
+
+
+def by_name(name: str, weights: Any, classes: int | None) -> tuple[nn.Module, dict[str, Any]]:
+    """A torchvision network, in training mode.
+
+    Args:
+        name: As torchvision has it.
+        weights: None for random ones, torchvision's name of pretrained ones, or a file.
+        classes: Where the weights were made for another number, the last layer starts anew.
+
+    Returns:
+        The network, and what is known of the data that it was trained on.
+
+    Raises:
+        LiftError: No such network, or no such weights.
+        CheckpointError: The file cannot be read, or does not fit.
+    """
+    known = liftable()
+    if name not in known:
+        if name in models.list_models(module=models):
+            raise LiftError(f"torchvision's '{name}' cannot be lifted; {LIFTED}")
+        raise LiftError(f"torchvision has no network '{name}'{suggest(name, known)}")
+    if classes is not None and (type(classes) is not int or classes < 1):
+        raise OptionError(f"'classes' is {shown(classes)}, but it should be a number of classes")
+    about: dict[str, Any] = {}
+    if weights is None:
+        return models.get_model(name, weights=None, num_classes=classes or CLASSES), about
+    path = _file(weights)
+    if path is None:
+        model, about = _pretrained(name, weights)
+    else:
+        state = read_state(path)
+        model = models.get_model(name, weights=None, num_classes=_classes(state))
+        load_state(model, state, path)
+    if classes is not None and _head(model).out_features != classes:
+        _renew_head(model, classes)
+        about.pop("classes", None)
+    return model, about
+
+
+def load_file(model: nn.Module, weights: Any) -> None:
+    """Load a file of weights into a network.
+
+    Raises:
+        OptionError: It is the name of pretrained weights, which belong to a network by name.
+        CheckpointError: The file cannot be read, or does not fit.
+    """
+    path = _file(weights)
+    if path is None:
+        raise OptionError(
+            f"weights {shown(weights)} are no file; pretrained ones go with a network's name, as"
+            " lift('resnet50', 'DEFAULT')"
+        )
+    load_state(model, read_state(path), path)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """A state dict from a safetensors file, or from one that torch.save wrote; nothing in it is run.
+
+    Raises:
+        CheckpointError: It cannot be read as one.
+    """
+    where = Location(str(path))
+    if not path.is_file():
+        raise CheckpointError("no such file; name a .safetensors or .pth file", where)
+    if path.suffix == ".safetensors":
+        return checkpoint.load_tensors(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever the damaged bytes lead to
+        reason = str(error).partition("\n")[0][:120]
+        raise CheckpointError(f"cannot be read as a state dict ({reason})", where) from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError("holds something else than a state dict; save model.state_dict()", where)
+    return dict(state)
+
+
+def load_state(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Load a state dict of exactly the network's names and shapes.
+
+    Raises:
+        CheckpointError: Names the first tensor that does not fit.
+    """
+    where, kind, own = Location(str(path)), type(model).__name__, model.state_dict()
+    for name, tensor in own.items():
+        if name not in state:
+            if name.endswith("num_batches_tracked"):  # which old files do not have
+                continue
+            raise CheckpointError(f"holds no '{name}', which this {kind} needs; take weights of this network", where)
+        if state[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"'{name}' has shape {list(state[name].shape)}, but this {kind} needs {list(tensor.shape)}; take"
+                " weights of this network",
+                where,
+            )
+    for name in state:
+        if name not in own:
+            raise CheckpointError(
+                f"holds '{name}', which this {kind} does not have; take weights of this network", where
+            )
+    model.load_state_dict(own | state)
+
+
+def _file(weights: Any) -> Path | None:
+    """The file that ``weights`` means; None for pretrained weights."""
+    if isinstance(weights, WeightsEnum):
+        return None
+    if not isinstance(weights, str | Path):
+        raise OptionError(f"'weights' is a file or the name of torchvision's weights, not {shown(weights)}")
+    path = Path(weights)
+    return path if isinstance(weights, Path) or path.suffix or path.is_file() else None
+
+
+def _pretrained(name: str, weights: str | WeightsEnum) -> tuple[nn.Module, dict[str, Any]]:
+    kinds = models.get_model_weights(name)
+    wanted = weights.name if isinstance(weights, WeightsEnum) else weights
+    chosen = kinds.__members__.get(wanted)
+    if chosen is None or (isinstance(weights, WeightsEnum) and weights is not chosen):
+        raise LiftError(f"'{name}' has no weights '{weights}'{suggest(wanted, kinds.__members__)}; or name a file")
+    try:
+        model = models.get_model(name, weights=chosen)
+    except (OSError, RuntimeError) as error:
+        raise LiftError(
+            f"cannot load the weights '{chosen.name}' of '{name}': {error}; give a file, or put theirs into torch's hub"
+            " cache"
+        ) from None
+    preset = chosen.transforms()
+    return model, {"mean": preset.mean, "std": preset.std, "classes": list(chosen.meta["categories"])}
+
+
+def _classes(state: dict[str, Tensor]) -> int:
+    """The number of classes that a state dict was made for."""
+    biases = [state[f"{head}.bias"] for head in _HEADS if f"{head}.bias" in state]
+    return biases[0].numel() if biases else CLASSES
+
+
+def _head_path(model: nn.Module) -> str:
+    return next(path for path in _HEADS if hasattr(model, path.partition(".")[0]))
+
+
+def _head(model: nn.Module) -> nn.Linear:
+    head = model.get_submodule(_head_path(model))
+    assert isinstance(head, nn.Linear)
+    return head
+
+
+def _renew_head(model: nn.Module, classes: int) -> None:
+    """Give the network a last layer for other classes, initialised as torchvision initialises its own."""
+    linear = nn.Linear(_head(model).in_features, classes)
+    nn.init.normal_(linear.weight, 0.0, 0.01)
+    nn.init.zeros_(linear.bias)
+    model.set_submodule(_head_path(model), linear)
