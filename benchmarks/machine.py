@@ -56,16 +56,23 @@ def median_times(steps: dict[str, Callable[[], object]], device: torch.device, r
 
 
 def training_step(
-    net: nn.Module, learner: EdgeLearner | None, images: Tensor, targets: Tensor, *, bf16: bool = False
+    net: nn.Module,
+    learner: EdgeLearner | None,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    bf16: bool = False,
+    loss_of: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
 ) -> Callable[[], None]:
-    """A step of forward, backward, SGD on the weights and, with a learner, on its masks.
+    """A step of forward, backward, SGD on the weights and, with a learner, on its parameters.
 
     Args:
         net: The network, on the device of the images; its interpreter may be compiled.
         learner: The learner that is trained with it.
         images: (N, C, H, W).
-        targets: (N,) classes.
+        targets: (N,) classes, or (N, H, W) where ``loss_of`` takes them.
         bf16: Whether the forward pass runs under autocast to bfloat16.
+        loss_of: Of (outputs in float32, targets); the learner's penalty is added to it.
     """
     optimizers = topolearn.optimizers(net, lr=0.01, momentum=0.9)
     autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=bf16)
@@ -73,7 +80,9 @@ def training_step(
 
     def step() -> None:
         with autocast:
-            loss = F.cross_entropy(net(images).float(), targets)
+            loss = loss_of(net(images).float(), targets)
+            if learner is not None:
+                loss = loss + learner.penalty()
         for optimizer in optimizers:
             optimizer.zero_grad()
         loss.backward()

@@ -13,11 +13,11 @@ import argparse
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 import topolearn
-from benchmarks.machine import describe, median_times, peak_memory_in_child, peak_of
+from benchmarks.machine import describe, median_times, peak_memory_in_child, peak_of, training_step
 from topolearn.compiler.modules.backbone import without_pretrained_weights
 from topolearn.ops import Shape
 
@@ -37,29 +37,12 @@ def make_step(variant: str, args: argparse.Namespace) -> Callable[[], object]:
     assert isinstance(shape, Shape)
     images = torch.randn(args.batch, 3, args.size, args.size, device=device)
     targets = torch.randint(shape.channels, (args.batch, args.size, args.size), device=device)
-    return training_step(net, images, targets)
+    return training_step(net, learner, images, targets, loss_of=full_size_loss)
 
 
-def training_step(net: nn.Module, images: Tensor, targets: Tensor) -> Callable[[], None]:
-    """Forward, loss at the labels' size, backward, SGD, and what the learner does after a step."""
-    learner = net.learner
-    optimizers = topolearn.optimizers(net, lr=0.005, momentum=0.9)
-    net.train()
-
-    def step() -> None:
-        logits = F.interpolate(net(images), targets.shape[1:], mode="bilinear", align_corners=True)
-        loss = F.cross_entropy(logits, targets)
-        if learner is not None:
-            loss = loss + learner.penalty()
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-        if learner is not None:
-            learner.after_step()
-
-    return step
+def full_size_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy at the labels' size."""
+    return F.cross_entropy(F.interpolate(logits, targets.shape[1:], mode="bilinear", align_corners=True), targets)
 
 
 def main() -> None:

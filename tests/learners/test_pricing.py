@@ -72,6 +72,28 @@ def test_without_cost_nothing_is_priced() -> None:
         assert learner.spent() is None
 
 
+@BOTH
+def test_steering_cannot_be_captured(name: str) -> None:
+    assert make_learner(name, graph("digits")).capturable
+    assert not make_learner(name, graph("digits"), {"cost": "macs"}).capturable
+    assert type(make_learner(name, graph("digits"))).capturable
+
+
+def test_where_every_learnable_edge_is_weak_all_are_under_the_usual_pressure() -> None:
+    nodes = [
+        Node("image", "input", {"size": (3, 6, 6)}),
+        Node("a", "conv", {"out_channels": 3}),
+        Node("b", "relu"),
+        Node("head", "classifier", {"classes": 3}),
+    ]
+    edges = (Edge("image", "a"), Edge("a", "b"), Edge("image", "b", learnable=True, weight=0.0), Edge("b", "head"))
+    searched = Graph("shortcut", nodes, edges, ("head",)).declare_inputs().verify()
+    learner, pricing = priced("continuous", searched, cost="macs")
+    begin(learner, 1)
+    learner.after_step()
+    assert pricing.weight.tolist() == [1.0]
+
+
 def test_the_penalty_of_an_edge_goes_by_its_share() -> None:
     """Three layers of equal siblings: an edge answers for a sixth of what it feeds and of what it reads."""
     searched = graph("digits")

@@ -83,7 +83,8 @@ class EdgeLearner(nn.Module, ABC):
         shares_optimizer: Whether its parameters go into the weights' optimiser, as groups of their
             own; otherwise plain SGD moves them.
         capturable: Whether a CUDA graph can hold its step: :meth:`draw` makes all its random numbers,
-            and nothing else reads from the device or depends on the step's number.
+            and nothing else reads from the device or depends on the step's number. An instance whose options
+            say otherwise sets its own.
 
     Attributes:
         graph: The searched graph.
@@ -94,7 +95,7 @@ class EdgeLearner(nn.Module, ABC):
     learner_name: ClassVar[str]
     options_type: ClassVar[type[Options]]
     shares_optimizer: ClassVar[bool] = False
-    capturable: ClassVar[bool] = False
+    capturable: bool = False
 
     graph: Graph
     options: Options

@@ -115,6 +115,7 @@ class Continuous(EdgeLearner):
         scale = [math.log(degree) if self.options.penalty == "adaptive" else 1.0 for degree in degrees]
         self.register_buffer("scale", torch.tensor(scale)[self.candidates.target], persistent=False)
         self.pricing = Pricing.of(graph, self.candidates, self.options, self.options.threshold)
+        self.capturable = self.pricing is None  # steering counts the steps, and reads the weights
         self.strength = 0.0
         self._lr: float | Tensor | None = None
         self._resolve(REFERENCE_SCHEDULE)

@@ -65,7 +65,7 @@ class Budget(Options):
 
 
 class CostOptions(Options):
-    """Options of learners whose penalty may go by cost.
+    """Options of learners whose penalty may go by cost; a search with either cannot be a CUDA graph.
 
     Attributes:
         cost: What weighs the penalty: ``none``; ``macs``; ``milliseconds``, measured on the device of the search.
@@ -134,7 +134,7 @@ class Pricing(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         measured = 0 if self.kind == "macs" else len(graph.nodes) + len(graph.edges)
         self.register_buffer("measured", torch.zeros(measured, dtype=torch.float64))
-        self._prices: Prices | None = None
+        self._macs = mac_prices(graph) if self.kind == "macs" else None
         self._total, self._count = 1, 0
         if self.kind == "macs":
             self._check(self.prices)
@@ -146,12 +146,12 @@ class Pricing(nn.Module):
 
     @property
     def prices(self) -> Prices:
-        """What nodes and edges cost; milliseconds are measured on first use."""
-        if self._prices is None:
-            self._prices = mac_prices(self.graph) if self.kind == "macs" else self._milliseconds()
-        return self._prices
+        """What nodes and edges cost; milliseconds are measured on first use.
 
-    def _milliseconds(self) -> Prices:
+        They are read from the buffer each time: of several processes, all go by what the first has measured.
+        """
+        if self._macs is not None:
+            return self._macs
         from topolearn.compiler.timing import measure
 
         nodes = len(self.graph.nodes)
@@ -219,7 +219,10 @@ class Pricing(nn.Module):
             added = added_elements(self.graph)
             prices = replace(prices, edges=tuple(a + b for a, b in zip(prices.edges, added, strict=True)))
         shares = edge_shares(self.graph, prices, keep)
-        dearest = max((shares[i] for i in self.places), default=0.0)
+        dearest: float = max(shares[i] for i in self.places)
+        if dearest == 0.0:  # every learnable edge is weak
+            self.weight.fill_(1.0)
+            return
         alive = Alive.of(self.graph, keep).nodes
 
         def weight(i: int) -> float:

@@ -117,6 +117,7 @@ class SparseMask(EdgeLearner):
         self.register_buffer("noise", torch.zeros(len(self.candidates)))
         self.random = RandomState(seed)
         self.pricing = Pricing.of(graph, self.candidates, self.options, self.options.threshold)
+        self.capturable = self.pricing is None  # steering counts the steps, and reads the weights
         self.strength = 0.01 if self.options.penalty_strength == "auto" else float(self.options.penalty_strength)
 
     def begin(self, schedule: SearchSchedule) -> None:

@@ -53,8 +53,8 @@ def check_capture(options: TrainOptions, device: torch.device, processes: int, s
         raise OptionError(f"'cuda_graph' is for one process, but {processes} train together; set it to false")
     if searching is not None and not searching.capturable:
         raise OptionError(
-            f"learner '{searching.learner_name}' does not say that its step can be captured (its class attribute"
-            " 'capturable'); set 'cuda_graph' to false"
+            f"learner '{searching.learner_name}' does not say that its step can be captured (its attribute"
+            " 'capturable'; a cost or a budget rules it out); set 'cuda_graph' to false"
         )
 
 

@@ -182,6 +182,7 @@ class Trainer:
         if scheduled.phase.search:
             momentum = self.options.momentum if self.options.optimizer == "sgd" else 0.0
             self.learner.begin(SearchSchedule(steps, lr * sum(factors), lr * max(factors), momentum))
+            self.world.share(self.learner.buffers())  # what each may have measured for itself
         self.optimizers = optimizers(self.net, lr, self.options.optimizer, **self.options.optimizer_options())
         if self.resumed is not None:
             try:
