@@ -1,6 +1,6 @@
 """Training step of one complete stage: chain of its nodes, search, pruned stage, the same wiring by hand.
 
-    python -m benchmarks.stage [--nodes 12] [--channels 16] [--op conv] [--batch 64] [--device cpu] [--no-compile]
+    python -m benchmarks.stage [--nodes 12] [--channels 16] [--op conv] [--batch 64] [--device cpu] [--skip VARIANT]
 
 A stage of n nodes (relu, convolution, batch normalisation) in which every node reads every earlier one with a
 real weight. The chain and the wiring by hand are plain PyTorch. One step is forward, backward and SGD, also
@@ -12,20 +12,20 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 import topolearn
-from benchmarks.machine import describe, median_times, peak_memory_in_child, peak_of, training_step
+from benchmarks.side_by_side import COMPILED, Subject, compare_steps
 from topolearn.graph import Edge, Graph, Node
 
 VARIANTS = (
     "plain chain",
     "search, reference",
     "search",
-    "search, torch.compile",
+    f"search, {COMPILED}",
     "pruned to a third",
     "pruned to a third, by hand",
 )
@@ -89,10 +89,8 @@ def plain(middle: nn.Module, channels: int) -> nn.Module:
     return nn.Sequential(stem, middle, head)
 
 
-def make_step(variant: str, args: argparse.Namespace) -> Callable[[], object]:
-    """A training step of one variant."""
-    torch.manual_seed(0)
-    device = torch.device(args.device)
+def build(variant: str, args: argparse.Namespace) -> Subject:
+    """One variant."""
     graph = stage(args.nodes, args.channels, args.op)
     units = [Unit(args.channels, args.op) for _ in range(args.nodes)]
     sources = wiring(args.nodes)
@@ -112,48 +110,24 @@ def make_step(variant: str, args: argparse.Namespace) -> Callable[[], object]:
     else:
         learner = topolearn.learners.Continuous(graph)
         net = topolearn.compile(graph, learner, reference=variant.endswith("reference"))
-    net.to(device)
-    images = torch.randn(args.batch, 3, 32, 32, device=device)
-    if args.channels_last:
-        net.to(memory_format=torch.channels_last)
-        images = images.to(memory_format=torch.channels_last)
-    targets = torch.randint(CLASSES, (args.batch,), device=device)
-    if variant.endswith("torch.compile"):
-        net.__dict__["dag"] = torch.compile(net.dag)
-    return training_step(net, learner, images, targets, bf16=args.bf16)
+    return Subject(net, learner, torch.randn(args.batch, 3, 32, 32), torch.randint(CLASSES, (args.batch,)))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, default=12)
     parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--op", choices=("conv", "sepconv"), default="conv")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--channels-last", action="store_true")
-    parser.add_argument("--no-compile", action="store_true")
-    parser.add_argument("--peak", choices=VARIANTS, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.peak:
-        print(peak_of(make_step(args.peak, args), torch.device(args.device)))
-        return
-    variants = [v for v in VARIANTS if not (args.no_compile and v.endswith("torch.compile"))]
-    device = torch.device(args.device)
-    times = median_times({v: make_step(v, args) for v in variants}, device, args.rounds)
-    forwarded = ["--nodes", str(args.nodes), "--channels", str(args.channels), "--op", args.op]
-    forwarded += ["--batch", str(args.batch), "--device", args.device]
-    forwarded += [flag for flag, on in (("--bf16", args.bf16), ("--channels-last", args.channels_last)) if on]
-    print(f"complete stage of {args.nodes} nodes, {args.op}, {args.channels} channels, 32 x 32, batch {args.batch}")
-    print(describe(device))
-    print()
-    print("| variant | step, ms | ratio to the chain | peak memory, MiB |")
-    print("|---|---|---|---|")
-    base = times["plain chain"]
-    for variant in variants:
-        memory = peak_memory_in_child("benchmarks.stage", [*forwarded, "--peak", variant])
-        print(f"| {variant} | {times[variant] * 1e3:.0f} | {times[variant] / base:.2f} | {memory:.0f} |")
+    compare_steps(
+        parser,
+        VARIANTS,
+        build,
+        lambda args: (
+            f"complete stage of {args.nodes} nodes, {args.op}, {args.channels} channels, 32 x 32, batch {args.batch}"
+        ),
+        {"ratio to the chain": VARIANTS[0]},
+    )
 
 
 if __name__ == "__main__":

@@ -35,11 +35,12 @@ PROVIDERS = {
     "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
 }
+TASKS = ("classification", "segmentation", "saliency", "edges")  # the last two: one channel, yes or no per pixel
 DTYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels of the model -> Pillow's image mode
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no decoder that starts another program (EPS)
-BILINEAR = Image.Resampling.BILINEAR
+BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
 
 
 class RunnerError(Exception):
@@ -50,7 +51,8 @@ class RunnerError(Exception):
 class Model:
     """What an exported file and the command line say about the model."""
 
-    task: str  # "classification" or "segmentation"
+    task: str  # one of TASKS
+    labels: bool  # whether it gives classes (N, H, W) instead of logits
     input: str  # the image input's name
     dtype: Any  # its numpy type
     channels: int  # 1, 3 or 4
@@ -117,7 +119,7 @@ def node_counts(session: Any) -> dict[str, int]:
 
 def describe(session: Any, args: argparse.Namespace) -> Model:
     """Put together what the file's input, its metadata and the command line say."""
-    inputs, rank = session.get_inputs(), len(session.get_outputs()[0].shape)
+    inputs, output = session.get_inputs(), session.get_outputs()[0]
     name, shape = inputs[0].name, inputs[0].shape
     if len(inputs) != 1 or inputs[0].type not in DTYPES or len(shape) != 4:
         found = ", ".join(f"{i.name}: {i.type} {i.shape}" for i in inputs)
@@ -129,7 +131,8 @@ def describe(session: Any, args: argparse.Namespace) -> Model:
             raise ValueError(f"input_size {recorded} is not C, H, W")
         mean, std = (np.asarray(metadata.get(key) or fill, np.float32) for key, fill in (("mean", 0), ("std", 1)))
         classes = tuple(str(label) for label in metadata.get("classes") or ())
-        task = str(metadata.get("task") or {2: "classification", 4: "segmentation"}.get(rank))
+        task = str(metadata.get("task") or ("classification" if len(output.shape) == 2 else "segmentation"))
+        gives = str(metadata.get("output") or ("logits" if output.type in DTYPES else "argmax"))
     except (ValueError, TypeError, AttributeError) as error:
         raise RunnerError(f"{args.model}: its metadata 'topolearn' is damaged: {one_line(error)}") from None
     channels = next((n for n in (shape[1], *recorded[:1]) if isinstance(n, int)), 0)
@@ -137,15 +140,19 @@ def describe(session: Any, args: argparse.Namespace) -> Model:
         raise RunnerError(f"{args.model}: its input has {channels or 'unknown'} channels; images give 1, 3 or 4")
     if not {mean.size, std.size} <= {1, channels} or not std.all():
         raise RunnerError(f"{args.model}: mean {mean.tolist()} and std {std.tolist()} do not fit {channels} channels")
-    if task not in ("classification", "segmentation"):
-        raise RunnerError(f"{args.model}: its task is {task}; this runner knows classification and segmentation")
+    if task not in TASKS:
+        raise RunnerError(f"{args.model}: its task is {task}; this runner knows {', '.join(TASKS)}")
+    if gives != "logits" and (gives, task) != ("argmax", "segmentation"):
+        raise RunnerError(
+            f"{args.model}: its output for {task} is {gives}; this runner knows logits, and masks' argmax"
+        )
     fixed = shape[0] if isinstance(shape[0], int) else None
     if args.batch and fixed and args.batch != fixed:
         raise RunnerError(f"--batch {args.batch}: {args.model} was exported for batches of {fixed} only")
     size, batch = choose_size(shape[2:], recorded[1:], args), args.batch or fixed or 1
     mean, std = mean.reshape(-1, 1, 1), std.reshape(-1, 1, 1)
-    version = str(metadata.get("version") or "")
-    return Model(task, name, DTYPES[inputs[0].type], channels, size, batch, mean, std, classes, version)
+    labels, dtype, version = gives == "argmax", DTYPES[inputs[0].type], str(metadata.get("version") or "")
+    return Model(task, labels, name, dtype, channels, size, batch, mean, std, classes, version)
 
 
 def choose_size(dims: Sequence[Any], recorded: Sequence[int], args: argparse.Namespace) -> tuple[int, int] | None:
@@ -170,13 +177,13 @@ class Runner:
         self.value: Any = None
         self.outputs: list[Any] = []
 
-    def __call__(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    def __call__(self, batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Run one batch (N, C, H, W) and return the model's first output."""
         if self.value is None or tuple(self.value.shape()) != batch.shape:
             self.bind(batch)
         self.value.update_inplace(batch)
         self.run()
-        return np.array(self.outputs[0].numpy(), dtype=np.float32)
+        return np.array(self.outputs[0].numpy())
 
     def bind(self, batch: npt.NDArray[Any]) -> None:
         """Allocate input and outputs for batches of this shape on the device, and bind them."""
@@ -277,11 +284,23 @@ def load_batches(paths: Sequence[Path], model: Model, skipped: list[dict[str, st
         yield batch
 
 
+def resized(channel: npt.NDArray[np.float32], extent: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Resize a map (h, w) to an image's (width, height), bilinearly with aligned corners, as training measures it."""
+    for axis, new in enumerate(extent[::-1]):
+        if (old := channel.shape[axis]) != new:
+            places = np.linspace(0, old - 1, new, dtype=np.float32)
+            low = places.astype(np.intp)
+            share = (places - low).reshape((-1, 1) if axis == 0 else (1, -1))
+            below, above = (np.take(channel, i, axis) for i in (low, np.minimum(low + 1, old - 1)))
+            channel = below + share * (above - below)
+    return channel
+
+
 def class_map(logits: npt.NDArray[np.float32], extent: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Resize logits (classes, h, w) to an image's (width, height), bilinearly, and take the class of each pixel."""
+    """Resize logits (classes, h, w) to an image's (width, height) and take the class of each pixel."""
     best, index = np.full(extent[::-1], -np.inf, np.float32), np.zeros(extent[::-1], np.uint8)
     for i, channel in enumerate(logits):  # one by one: many classes of a large image would not fit in memory
-        layer = np.asarray(Image.fromarray(channel).resize(extent, BILINEAR))
+        layer = resized(channel, extent)
         index[layer > best] = i
         np.maximum(best, layer, out=best)
     return index
@@ -301,11 +320,12 @@ def mask_paths(images: Mapping[Path, Path], out: Path) -> dict[Path, Path]:
     return masks
 
 
-def write_mask(mask: npt.NDArray[np.uint8], path: Path) -> None:
-    """Write class indices (H, W) as a palette PNG in the colours of PASCAL VOC; never half a file."""
+def write_mask(mask: npt.NDArray[np.uint8], path: Path, colours: bool) -> None:
+    """Write class indices (H, W) as a palette PNG in the colours of PASCAL VOC, or a grey PNG; never half a file."""
     image = Image.fromarray(mask)
-    # VOC's colours: bit k of the class index goes to bit 7 - k // 3 of channel k % 3.
-    image.putpalette([sum((i >> k & 1) << 7 - k // 3 for k in range(c, 8, 3)) for i in range(256) for c in range(3)])
+    if colours:  # bit k of the class index i goes to bit 7 - k // 3 of channel k % 3
+        rgb = ((i, range(c, 8, 3)) for i in range(256) for c in range(3))
+        image.putpalette([sum((i >> k & 1) << 7 - k // 3 for k in bits) for i, bits in rgb])
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     try:
@@ -316,25 +336,40 @@ def write_mask(mask: npt.NDArray[np.uint8], path: Path) -> None:
             partial.unlink()
 
 
-def predict(item: Loaded, logits: npt.NDArray[np.float32], model: Model, top: int, mask: Path | None) -> dict[str, Any]:
-    """Turn one image's logits into what is printed of it, and write its mask where one is asked for."""
-    if logits.ndim != (1 if model.task == "classification" else 3) or (logits.ndim == 3 and len(logits) > 256):
-        raise RunnerError(f"an output of {list(logits.shape)} per image does not fit {model.task} (masks: 256 classes)")
-    if not np.isfinite(logits).all():
-        raise RunnerError(f"{item.path}: the model's output holds infinite values or NaN")
-    if model.task == "classification":
-        powers = np.exp(logits - logits.max())
+def predict(item: Loaded, output: npt.NDArray[Any], model: Model, top: int, mask: Path | None) -> dict[str, Any]:
+    """Turn what the model gives of one image into what is printed, and write its mask where one is asked for."""
+    check_output(item, output, model)
+    pixels: npt.NDArray[np.uint8] | None = None
+    if model.labels:
+        pixels = np.asarray(Image.fromarray(output.astype(np.uint8)).resize(item.extent, NEAREST))
+    elif model.task == "segmentation":
+        pixels = class_map(output.astype(np.float32), item.extent)
+    if pixels is not None:
+        scores = np.bincount(pixels.ravel()) / pixels.size
+    elif model.task == "classification":
+        powers = np.exp(output.astype(np.float32) - output.max())
         scores = powers / powers.sum()
     else:
-        pixels = class_map(logits, item.extent)
-        scores = np.bincount(pixels.ravel(), minlength=len(logits)) / pixels.size
-        if mask is not None:
-            write_mask(pixels, mask)
-    best = [int(i) for i in np.argsort(-scores, kind="stable")[:top] if scores[i] > 0]
+        chances = (1 + np.tanh(resized(output[0].astype(np.float32), item.extent) / 2)) / 2  # the sigmoid
+        pixels, scores = np.rint(255 * chances).astype(np.uint8), np.array([np.mean(chances >= 0.5)])
+    if mask is not None and pixels is not None:
+        write_mask(pixels, mask, model.task == "segmentation")
+    best = [int(i) for i in np.argsort(-scores, kind="stable")[:top] if scores[i] > 0 or len(scores) == 1]
     names = {i: model.classes[i] if i < len(model.classes) else str(i) for i in best}
     key = "probability" if model.task == "classification" else "share"
     classes = [{"index": i, "name": names[i], key: float(scores[i])} for i in best]
     return {"image": str(item.path), "classes": classes, **({"mask": str(mask)} if mask else {})}
+
+
+def check_output(item: Loaded, output: npt.NDArray[Any], model: Model) -> None:
+    """Refuse an output that is no number, or does not fit the task."""
+    if not np.isfinite(output).all():
+        raise RunnerError(f"{item.path}: the model's output holds infinite values or NaN")
+    rank = 1 if model.task == "classification" else 2 if model.labels else 3
+    classes = int(output.max()) + 1 if model.labels else len(output)
+    most = 256 if model.task == "segmentation" else 1  # channels of a map
+    if output.ndim != rank or (rank > 1 and not 0 < classes <= most):
+        raise RunnerError(f"an output of {list(output.shape)} per image does not fit {model.task} (masks: 256 classes)")
 
 
 def prediction_line(prediction: Mapping[str, Any]) -> str:
@@ -349,8 +384,8 @@ def run(args: argparse.Namespace) -> None:
         raise RunnerError("--native: images of different sizes go one at a time; leave out --batch")
     session = open_session(args)
     model, counts, provider = describe(session, args), node_counts(session), PROVIDERS[args.provider][0]
-    if args.output and model.task != "segmentation":
-        raise RunnerError(f"-o writes masks of segmentation models; {args.model} is for {model.task}")
+    if args.output and model.task == "classification":
+        raise RunnerError(f"-o writes masks, but {args.model} is for {model.task}")
     images = find_images(args.images, args.output)
     masks = mask_paths(images, args.output) if args.output else {}
 
@@ -365,9 +400,9 @@ def run(args: argparse.Namespace) -> None:
     skipped: list[dict[str, str]] = []
     for batch in load_batches(list(images), model, skipped):
         padding = [batch[-1].tensor] * (model.batch - len(batch))  # TensorRT builds an engine for each shape it sees
-        logits = runner(np.stack([item.tensor for item in batch] + padding))
+        outputs = runner(np.stack([item.tensor for item in batch] + padding))
         for i, item in enumerate(batch):
-            predictions.append(predict(item, logits[i], model, args.top, masks.get(item.path)))
+            predictions.append(predict(item, outputs[i], model, args.top, masks.get(item.path)))
             say(prediction_line(predictions[-1]))
     if not predictions:
         raise RunnerError(f"none of the {len(images)} images can be read")
@@ -378,9 +413,8 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         about = {"model": str(args.model), "task": model.task, "version": model.version, "provider": provider}
         latency = {**setting, **timing} if timing else None
-        print(
-            json.dumps({**about, "nodes": counts, "predictions": predictions, "skipped": skipped, "latency": latency})
-        )
+        result = {**about, "nodes": counts, "predictions": predictions, "skipped": skipped, "latency": latency}
+        print(json.dumps(result))
     elif timing:
         parts = ", ".join(f"{key[:-3]} {value:.3f} ms" for key, value in timing.items() if key.endswith("_ms"))
         runs = f"batch {model.batch}, {args.repeat} runs after {args.warmup} to warm up"
@@ -426,7 +460,13 @@ def parser() -> argparse.ArgumentParser:
     size = result.add_mutually_exclusive_group()
     size.add_argument("--size", type=image_size, help="HxW to resize images to, where the file leaves it open")
     size.add_argument("--native", action="store_true", help="keep each image's own size, one image per run")
-    add("-o", "--output", type=Path, metavar="OUT", help="folder for the masks of a segmentation model (palette PNG)")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="OUT",
+        help="folder for masks: palette PNG of classes, grey PNG of probabilities",
+    )
     add("--warmup", type=at_least(0), default=10, help="untimed runs before the timed ones (default: 10)")
     add("--repeat", type=at_least(0), default=100, help="timed runs; 0: no timing (default: 100)")
     add("--threads", type=at_least(0), default=0, help="CPU threads; 0: ONNX Runtime's choice (default)")

@@ -19,6 +19,7 @@ import typer
 
 from topolearn import __version__
 from topolearn.cli_lift import lift
+from topolearn.cli_predict import predict
 from topolearn.cli_training import add_commands
 from topolearn.errors import CheckpointError, OptionError, TopolearnError
 
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 add_commands(app)  # fit, compare, prune, export, bench
 app.command()(lift)
+app.command()(predict)
 
 GraphName = Annotated[str, typer.Argument(metavar="GRAPH", help="A YAML file, or the name of a shipped graph.")]
 Settings = Annotated[

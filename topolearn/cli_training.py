@@ -96,7 +96,12 @@ def compare(
         ),
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="For all runs, as in `topolearn fit`.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="For all runs, as in `topolearn fit`; an option of learners, for the runs of those that have it.",
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Of every run, instead of the recipe's.")] = None,
     out: Annotated[
@@ -210,12 +215,15 @@ def prune(
         print_table(found.table())
         print(f"{target}: {MARKDOWN}, {CSV}, {PICTURE}")
         return
-    from topolearn.report.run import comparison
+    from topolearn.report.run import comparison, draw_run
     from topolearn.training.reprune import reprune
 
     target = out if out is not None else run_dir.with_name(f"{run_dir.resolve().name}-pruned")
     result = reprune(run_dir, target, overrides(settings), data_root)
+    picture, matrix = draw_run(result, target)
     print_table(comparison(result))
+    print(f"{picture}: the learned graph")
+    print(f"{matrix}: what the learner thought of every edge")
     print(f"{target}: graph.yaml, weights.safetensors, history.jsonl, config.yaml")
 
 
@@ -223,16 +231,38 @@ def export(
     run_dir: RunFolder,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The ONNX file.")],
     precision: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
-    dynamic: Annotated[str, typer.Option(help="Axes that may change: batch,height,width, or none.")] = "batch",
+    dynamic: Annotated[
+        str | None,
+        typer.Option(
+            help="Axes that may change: batch,height,width, or none. Default: batch; all three where every pixel is"
+            " classified.",
+            show_default=False,
+        ),
+    ] = None,
+    argmax: Annotated[
+        bool, typer.Option("--argmax", help="Of segmentation: give the class of every pixel of the image, not logits.")
+    ] = False,
     provider: Provider = "cpu",
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not compare with PyTorch.")] = False,
 ) -> None:
     """Export the network of a run to ONNX and compare it with PyTorch."""
     from topolearn import export_onnx, load_model
+    from topolearn.onnx import usual_axes
 
-    axes = () if dynamic in ("", "none") else tuple(axis.strip() for axis in dynamic.split(","))
     net = load_model(run_dir)
-    report = export_onnx(net, output, precision=precision, dynamic=axes, provider=provider, check=not no_check)
+    if dynamic is None:
+        axes = usual_axes(net.graph)
+    else:
+        axes = () if dynamic in ("", "none") else tuple(axis.strip() for axis in dynamic.split(","))
+    report = export_onnx(
+        net,
+        output,
+        precision=precision,
+        dynamic=axes,
+        output="argmax" if argmax else "logits",
+        provider=provider,
+        check=not no_check,
+    )
     checked = "not compared with PyTorch"
     if report.errors:
         checked = f"differs from PyTorch by at most {max(report.errors.values()):.1g} on {report.provider}"
@@ -243,6 +273,9 @@ def bench(
     run_dir: RunFolder,
     provider: Provider = "cpu",
     batch: Annotated[int, typer.Option(min=1, help="Inputs per call.")] = 1,
+    argmax: Annotated[
+        bool, typer.Option("--argmax", help="Of segmentation: with the class of every pixel as output, not logits.")
+    ] = False,
 ) -> None:
     """Time a run's network in ONNX Runtime against the graph that was searched, with all its edges."""
     from topolearn.cli import print_table
@@ -252,4 +285,5 @@ def bench(
     if not os.path.isdir(run_dir):
         raise CheckpointError(f"there is no folder {run_dir}; name the folder of a finished run")
     result = read_result(run_dir)
-    print_table(comparison(result, times=time_run(result, provider=provider, batch=batch)))
+    times = time_run(result, provider=provider, batch=batch, output="argmax" if argmax else "logits")
+    print_table(comparison(result, times=times))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -39,23 +40,67 @@ def validate(model: type[ModelT], values: Mapping[str, Any], what: str) -> Model
         return model.model_validate(dict(values))
     except ValidationError as error:
         # A misspelt key leaves another one missing; the spelling is what to mend.
-        first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
-        path = tuple(str(part) for part in first["loc"])
+        faults = [(fault, _path(fault["loc"], values, fault["type"])) for fault in error.errors()]
+        faults.sort(key=lambda each: each[0]["type"] != "extra_forbidden")
+        # Of a union's members, the one that went deepest into the value is the one that was meant.
+        outer = faults[0][1]
+        first, path = max((each for each in faults if each[1][: len(outer)] == outer), key=lambda each: len(each[1]))
         name = ".".join(path)
         match first["type"]:
             case "extra_forbidden":
-                known = [field for field in model.model_fields if field not in values]
-                message = f"unknown parameter '{name}' of {what}{suggest(path[-1], known)}"
+                message = f"unknown parameter '{name}' of {what}{suggest(path[-1], _free(model, values, path))}"
             case "missing":
                 message = f"{what} needs '{name}'"
             case _:
-                text = first["msg"].removeprefix("Value error, ")
-                text = text.removesuffix(" after validation").replace(" after validation,", ",")
-                for kind in ("Input ", "Tuple ", "Dictionary ", "String "):
-                    text = text.removeprefix(kind)
+                text = _either([_text(fault["msg"]) for fault, place in faults if place == path])
                 value = shown(first["input"])
                 message = f"'{name}' of {what} is {value}, but it {_verb(text)}" if path else f"{what}: {text}"
         raise InvalidOption(message, path) from None
+
+
+def _path(place: tuple[int | str, ...], values: Any, fault: str) -> tuple[str, ...]:
+    """The keys of ``values`` in pydantic's place of a fault, which names members of unions too."""
+    path: list[str] = []
+    for part in place:
+        known = values.keys() if isinstance(values, Mapping) else range(len(values)) if _is_list(values) else ()
+        if part in known:
+            values = values[part]
+            path.append(str(part))
+    if fault == "missing":
+        path.append(str(place[-1]))
+    return tuple(path)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _free(model: type[BaseModel], values: Mapping[str, Any], path: Sequence[str]) -> list[str]:
+    """Fields that are not given yet, of the model that the last key of ``path`` was meant for."""
+    for key in path[:-1]:
+        values = values[key]
+        kinds = get_args(model.model_fields[key].annotation) if key in model.model_fields else ()
+        inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not inner or not isinstance(values, Mapping):
+            return []
+        model = inner[0]
+    return [field for field in model.model_fields if field not in values]
+
+
+def _text(message: str) -> str:
+    """What is wrong, in words of ours where pydantic's name classes."""
+    text = message.removeprefix("Value error, ")
+    text = text.removesuffix(" after validation").replace(" after validation,", ",")
+    for kind in ("Input ", "Tuple ", "Dictionary ", "String "):
+        text = text.removeprefix(kind)
+    return re.sub(r"a valid dictionary( or instance of \w+)?", "a mapping", text)
+
+
+def _either(texts: Sequence[str]) -> str:
+    """``should be A``, ``should be B`` -> ``should be A, or B``."""
+    # Every member of a union says what it would take.
+    first, *others = dict.fromkeys(texts)
+    return ", or ".join([first, *(text.removeprefix("should be ") for text in others)])
 
 
 def _verb(text: str) -> str:

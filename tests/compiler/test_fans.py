@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -10,16 +11,17 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.compiler import toys
+from topolearn.compiler import stacking
 from topolearn.graph import Edge, Graph, Node
 from topolearn.ops import Shape
 
 WIDTH = 5
 
 
-def decoder(aggregate: str = "normalised", **edge: Any) -> Graph:
+def decoder(aggregate: str = "normalised", size: tuple[int, int] = (12, 10), **edge: Any) -> Graph:
     """Four encoder maps at strides 1, 2, 2 and 4 and their global mean; a stage at each that reads all behind it."""
     encoder = {"e1": (4, 1), "e2": (6, 2), "e3": (7, 2), "e4": (8, 4)}
-    nodes = [Node("image", "input", {"size": (3, 12, 10)})]
+    nodes = [Node("image", "input", {"size": (3, *size)})]
     edges = []
     last, stride = "image", 1
     for name, (channels, at) in encoder.items():
@@ -38,22 +40,33 @@ def decoder(aggregate: str = "normalised", **edge: Any) -> Graph:
 
 
 class Calls(TorchDispatchMode):
-    """Counts operators by name."""
+    """Counts operators by name, and interpolations by the height of what they make."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.count: Counter[str] = Counter()
+        self.count: Counter[str | int] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count[func.overloadpacket.__name__] += 1
-        return func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        out = func(*args, **(kwargs or {}))
+        self.count[name] += 1
+        if name == "upsample_bilinear2d":
+            self.count[out.shape[-2]] += 1
+        return out
 
 
-def calls(net: torch.nn.Module, graph: Graph) -> Counter[str]:
+def calls(net: torch.nn.Module, graph: Graph) -> Counter[str | int]:
     weights = torch.rand(len(graph.edges)) + 0.5
     with Calls() as counted, torch.no_grad():
         net.dag(toys.examples(graph)["image"], weights)
     return counted.count
+
+
+@pytest.fixture(params=[0.0, math.inf], ids=["products", "convolutions"])
+def fused(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether convolution and batch normalisation are one matrix product, wherever that can be."""
+    monkeypatch.setattr(stacking, "WIDENING_TOGETHER", request.param)
+    return request.param == 0.0
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
@@ -67,6 +80,7 @@ def calls(net: torch.nn.Module, graph: Graph) -> Counter[str]:
     ],
     ids=["as in the search", "nearest", "mean", "no batch normalisation"],
 )
+@pytest.mark.usefixtures("fused")
 def test_three_steps_are_the_reference_s(aggregate: str, edge: dict[str, Any], training: bool) -> None:
     graph = decoder(aggregate, **edge)
     nets = toys.pair(graph)
@@ -79,6 +93,7 @@ def test_three_steps_are_the_reference_s(aggregate: str, edge: dict[str, Any], t
 
 
 @pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.usefixtures("fused")
 def test_a_small_batch_and_another_size(batch: int) -> None:
     graph = decoder()
     inputs = {"image": torch.randn(batch, 3, 9, 14, dtype=torch.float64)}
@@ -86,17 +101,37 @@ def test_a_small_batch_and_another_size(batch: int) -> None:
     toys.assert_equal(toys.step(compiled, inputs), toys.step(reference, inputs))
 
 
-def test_one_convolution_per_source_and_one_resize_per_resolution() -> None:
+def test_one_convolution_per_source_and_one_resize_per_resolution(fused: bool) -> None:
     graph = decoder()
     compiled, reference = toys.pair(graph, torch.float32)
     ours, theirs = calls(compiled, graph), calls(reference, graph)
     # Stem, head, and the sources e1 … e4, d2 … d4 and pool; in the reference one for each of the twenty edges.
     assert len(graph.candidates["d1"]) + len(graph.candidates["d2"]) == 8 + 6
     assert theirs["convolution"] == 5 + 20
-    assert ours["convolution"] == 5 + 8
+    assert ours["convolution"] == 5 + (0 if fused else 8)
+    # One normalisation per source too, besides those of four nodes of the encoder and four stages.
+    assert (theirs["rsqrt"], theirs["native_batch_norm"]) == (0, 8 + 20)
+    assert (ours["rsqrt"], ours["native_batch_norm"]) == ((8, 8) if fused else (0, 8 + 8))
     # Into d1 from strides 2 and 4, into d2 and d3 from 4; what is global is spread out, not resized.
     assert ours["upsample_bilinear2d"] == 4
     assert theirs["upsample_bilinear2d"] == 6 + 2 + 2
+
+
+@pytest.mark.parametrize("edge", [{}, {"align_corners": False}, {"mode": "nearest"}, {"batch_norm": False}])
+@pytest.mark.parametrize("size", [(9, 17), (17, 9), (9, 10), (5, 5), (3, 2), (1, 1)])
+def test_grids_within_grids(size: tuple[int, int], edge: dict[str, Any]) -> None:
+    graph = decoder(size=size, **edge)
+    compiled, reference = toys.pair(graph)
+    inputs, weights = toys.examples(graph, 2, torch.float64), toys.edge_weights(graph)
+    toys.assert_equal(toys.step(compiled, inputs, weights), toys.step(reference, inputs, weights))
+
+
+def test_most_is_resized_where_it_is_small() -> None:
+    # 3 points lie on a grid of 5, and those on one of 9; 3 do not lie on one of 6, nor 6 on one of 12.
+    for size, full, half in (((9, 17), 1, 3), ((12, 10), 2, 2)):
+        graph = decoder(size=size)
+        found = calls(toys.build(graph), graph)
+        assert (found[size[0]], found[(size[0] + 1) // 2]) == (full, half)
 
 
 def test_pruned_and_uneven() -> None:
@@ -112,7 +147,7 @@ def test_pruned_and_uneven() -> None:
     toys.assert_equal(*(toys.step(net, inputs) for net in small))
 
 
-def test_edges_that_differ_are_fans_apart() -> None:
+def test_edges_that_differ_are_fans_apart(fused: bool) -> None:
     graph = decoder()
     edges = [
         Edge(e.src, e.dst, e.op, {"affine": True}, True) if (e.src, e.dst) == ("e4", "d1") else e for e in graph.edges
@@ -121,7 +156,7 @@ def test_edges_that_differ_are_fans_apart() -> None:
     compiled, reference = toys.pair(graph)
     inputs, weights = toys.examples(graph, 2, torch.float64), toys.edge_weights(graph)
     toys.assert_equal(toys.step(compiled, inputs, weights), toys.step(reference, inputs, weights))
-    assert calls(compiled.float(), graph)["convolution"] == 5 + 9
+    assert calls(compiled.float(), graph)["convolution"] == 5 + (0 if fused else 9)
 
 
 def test_a_traced_network_computes_the_same() -> None:

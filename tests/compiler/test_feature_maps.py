@@ -147,7 +147,7 @@ def test_names_that_give_no_feature_map(names: Any, kind: type[Exception], messa
 
 
 def test_they_are_taken_from_networks_over_graphs() -> None:
-    with pytest.raises(OptionError, match="not from a ResNet; lift or compile it first"):
+    with pytest.raises(OptionError, match="features takes a network over a graph, not a ResNet; compile a graph first"):
         topolearn.features(resnet18(), ["layer1"])  # type: ignore[arg-type]
 
 

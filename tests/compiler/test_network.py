@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +18,7 @@ from tests.compiler.test_equivalence import HAND_MADE, by_name
 from tests.strategies import graphs
 from topolearn.compiler import DAG, ReferenceDAG
 from topolearn.compiler.network import MeanDivisor
-from topolearn.errors import GraphError, TopolearnError
+from topolearn.errors import GraphError, OptionError, TopolearnError
 from topolearn.graph import Edge, Graph, Node
 from topolearn.learners import make_learner
 from topolearn.ops import Shape
@@ -292,6 +295,21 @@ def test_ids_with_double_underscores_may_not_name_two_edges() -> None:
     )
     with pytest.raises(GraphError, match="two edges are both called 'a__b__c'; rename a node"):
         topolearn.compile(graph)
+
+
+def test_what_is_neither_a_graph_nor_a_network_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"compile takes a graph, not the name of one; write compile\(load_graph"):
+        topolearn.compile("x")  # type: ignore[arg-type]
+    functions: dict[str, Callable[[Any], object]] = {
+        "compile": topolearn.compile,
+        "prune": topolearn.prune,
+        "features": lambda net: topolearn.features(net, ["a"]),
+        "export_onnx": lambda net: topolearn.export_onnx(net, tmp_path / "x.onnx"),
+    }
+    for name, function in functions.items():
+        with pytest.raises(OptionError, match=f"^{name} takes a network over a graph, not a Linear; compile a graph"):
+            function(torch.nn.Linear(2, 2))
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_invalid_graph_is_refused() -> None:

@@ -40,7 +40,7 @@ def test_every_registered_op_has_a_sample() -> None:
 @every_sample
 def test_parameters_and_macs_follow_the_cost_rule(name: str) -> None:
     graph = samples.sample(name)
-    net = toys.build(graph).eval()
+    net = toys.build(graph, reference=True).eval()  # which calls the modules that are watched
     assert sum(p.numel() for p in net.parameters()) == graph.cost.params
     macs = toys.Macs(2)
     macs.watch(net)

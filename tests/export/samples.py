@@ -16,7 +16,13 @@ NAMES = ["cat", "dog", "newt", "owl", "yak"]
 
 
 def save_model(
-    path: Path, nodes: list[Any], weights: dict[str, Any], shape: list[Any], out: list[Any], **metadata: Any
+    path: Path,
+    nodes: list[Any],
+    weights: dict[str, Any],
+    shape: list[Any],
+    out: list[Any],
+    out_kind: Any = None,
+    **metadata: Any,
 ):
     """Write a model `image` -> `logits` in the type of its weights, with the metadata that the exporter writes."""
     weights = {name: np.asarray(value) for name, value in weights.items()}
@@ -25,7 +31,7 @@ def save_model(
         nodes,
         "g",
         [helper.make_tensor_value_info("image", kind, shape)],
-        [helper.make_tensor_value_info("logits", kind, out)],
+        [helper.make_tensor_value_info("logits", out_kind or kind, out)],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -73,12 +79,38 @@ def classifier(path: Path, shape=("batch", 3, 8, 8), dtype=np.float32, metadata=
     return path, reference
 
 
-def segmenter(path: Path, stride: int = 1, classes: int = 3, shape=("batch", 3, "h", "w"), **changes: Any):
-    """Write a 1x1 convolution whose class is the strongest colour channel, at 1/stride of the size."""
+def segmenter(
+    path: Path,
+    stride: int = 1,
+    classes: int = 3,
+    shape=("batch", 3, "h", "w"),
+    output: str = "logits",
+    names=(),
+    **changes: Any,
+):
+    """Write a 1x1 convolution whose class is the strongest colour channel, at 1/stride of the size.
+
+    Of one class: a high logit where it is red. With the output `argmax`, the classes themselves.
+    """
     weights = {"w": np.eye(classes, 3, dtype=np.float32)[:, :, None, None]}
+    kind, out = None, ["batch", classes, "a", "b"]
     nodes = [helper.make_node("Conv", ["image", "w"], ["logits"], strides=[stride, stride])]
-    about = {"task": "segmentation", "input_size": {"image": [3, 16, 16]}, "mean": [], "std": [], "classes": []}
-    return save_model(path, nodes, weights, list(shape), ["batch", classes, "a", "b"], **{**about, **changes})
+    if output == "argmax":
+        kind, out = TensorProto.UINT8, ["batch", "a", "b"]
+        nodes = [
+            helper.make_node("Conv", ["image", "w"], ["x"], strides=[stride, stride]),
+            helper.make_node("ArgMax", ["x"], ["best"], axis=1, keepdims=0),
+            helper.make_node("Cast", ["best"], ["logits"], to=TensorProto.UINT8),
+        ]
+        changes["output"] = output
+    about = {
+        "task": "segmentation",
+        "input_size": {"image": [3, 16, 16]},
+        "mean": [],
+        "std": [],
+        "classes": list(names),
+    }
+    return save_model(path, nodes, weights, list(shape), out, kind, **{**about, **changes})
 
 
 def random_images(folder: Path, count: int = 5, size=(8, 8), mode: str = "RGB") -> list[Path]:

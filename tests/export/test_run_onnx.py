@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -171,10 +172,10 @@ def test_no_timing_with_repeat_zero(model, folder, capsys):
 
 
 def resized(logits: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Upsample (K, h, w) bilinearly with half-pixel centres, the slow way."""
+    """Resize (K, h, w) bilinearly, the corners' centres staying where they are, the slow way."""
 
     def weights(new: int, old: int) -> np.ndarray:
-        centres = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+        centres = np.arange(new) * (old - 1) / max(1, new - 1)
         return np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(old)))
 
     return np.einsum("yh,khw,xw->kyx", weights(height, logits.shape[1]), logits, weights(width, logits.shape[2]))
@@ -196,6 +197,60 @@ def test_masks_are_palette_images_of_the_image_size(tmp_path, capsys, stride):
         shares = {c["index"]: c["share"] for c in prediction["classes"]}
         assert shares == {i: pytest.approx((found == i).mean()) for i in np.unique(found)}
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0.png", "1.png", "2.png"]
+
+
+@pytest.mark.parametrize("size", [(5, 7), (4, 3), (1, 1), (9, 2), (4, 7)])
+def test_maps_are_resized_as_training_does(size):
+    channel = np.random.default_rng(0).normal(size=(4, 7)).astype(np.float32)
+    found = runner.resized(channel, size[::-1])
+    np.testing.assert_allclose(found, resized(channel[None], *size)[0], atol=1e-6)
+    wanted = torch.nn.functional.interpolate(torch.from_numpy(channel)[None, None], size, None, "bilinear", True)
+    np.testing.assert_allclose(found, wanted[0, 0].numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"output": None, "task": None}], ids=["said", "found out"])
+def test_classes_instead_of_logits(tmp_path, capsys, metadata):
+    images = random_images(tmp_path / "images", 3, size=(16, 16))
+    paths = segmenter(tmp_path / "a.onnx"), segmenter(tmp_path / "b.onnx", output="argmax")
+    if metadata:
+        proto = onnx.load(paths[1])
+        del proto.metadata_props[:]
+        onnx.save(proto, paths[1])
+    by_logits, by_classes = (
+        run_json(capsys, path, *images, "--size", "16x16", "-o", tmp_path / path.stem, "--batch", 2) for path in paths
+    )
+    for ours, theirs in zip(by_classes["predictions"], by_logits["predictions"], strict=True):
+        assert ours["classes"] == theirs["classes"]
+        np.testing.assert_array_equal(np.asarray(Image.open(ours["mask"])), np.asarray(Image.open(theirs["mask"])))
+
+
+def test_classes_of_a_resized_image_are_resized_back(tmp_path, capsys):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    halves = np.zeros((30, 50, 3), np.uint8)
+    halves[:, :25, 0] = halves[:, 25:, 2] = 255
+    Image.fromarray(halves).save(folder / "halves.png")
+    path = segmenter(tmp_path / "net.onnx", shape=("batch", 3, 6, 10), output="argmax")
+    (prediction,) = run_json(capsys, path, folder, "-o", tmp_path / "out")["predictions"]
+    mask = np.asarray(Image.open(prediction["mask"]))
+    np.testing.assert_array_equal(mask, np.where(np.arange(50) < 25, 0, 2)[None].repeat(30, axis=0))
+
+
+@pytest.mark.parametrize("task", ["saliency", "edges"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_tasks_of_one_channel_give_grey_masks(tmp_path, capsys, task, stride):
+    images = random_images(tmp_path / "images", 3, size=(16, 16))
+    path = segmenter(tmp_path / "net.onnx", stride, 1, task=task, mean=[0.5] * 3, std=[0.1] * 3, names=["what"])
+    result = run_json(capsys, path, *images, "-o", tmp_path / "out")
+    assert result["task"] == task
+    for image, prediction in zip(images, result["predictions"], strict=True):
+        red = (np.asarray(Image.open(image), np.float64)[..., 0] / 255 - 0.5) / 0.1
+        chance = 1 / (1 + np.exp(-resized(red[None, ::stride, ::stride], 16, 16)[0]))
+        mask = Image.open(prediction["mask"])
+        assert mask.mode == "L"
+        np.testing.assert_allclose(np.asarray(mask), 255 * chance, atol=0.51)
+        share = pytest.approx((chance >= 0.5).mean(), abs=1e-6)
+        assert prediction["classes"] == [{"index": 0, "name": "what", "share": share}]
 
 
 def test_masks_of_a_resized_image_have_its_own_size(tmp_path, capsys):
@@ -236,6 +291,10 @@ def test_unwritable_output_is_one_line(tmp_path, folder, capsys, monkeypatch):
 
 def test_more_classes_than_a_mask_holds(tmp_path, folder, capsys):
     assert "256" in run_error(capsys, segmenter(tmp_path / "net.onnx", classes=300), folder)
+
+
+def test_several_channels_do_not_fit_a_task_of_one(tmp_path, folder, capsys):
+    assert "does not fit saliency" in run_error(capsys, segmenter(tmp_path / "net.onnx", task="saliency"), folder)
 
 
 # Images
@@ -345,6 +404,9 @@ def test_options_that_do_not_fit(tmp_path, model, folder, capsys):
         ({"std": ["x"]}, "damaged"),
         ({"input_size": {"image": [3, 8]}}, "damaged"),
         ({"task": "regression"}, "task is regression"),
+        ({"output": "softmax"}, "output for classification is softmax"),
+        ({"output": "argmax"}, "output for classification is argmax"),
+        ({"task": "edges"}, "does not fit edges"),
         ({"task": "segmentation"}, "does not fit segmentation"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from topolearn.graph import (
     Edge,
     EliminateDead,
     FinaliseDecoder,
+    FixPoint,
     Graph,
     KeepEdges,
     MergeDuplicateNodes,
@@ -28,9 +30,10 @@ from topolearn.graph import (
 from topolearn.graph.decoder import decoder_stages
 from topolearn.ops import Shape
 
-STRIDES = {1: 1, 2: 2, 3: 4, 4: 8, 5: 8}
+STRIDES = {1: 1, 2: 2, 3: 4, 4: 8, 5: 8, 6: 8, 7: 8}
 """Of features and stages by their number."""
 BOTH = (MergeDuplicateNodes(), DropSubsetNodes())
+JOINT = FixPoint(BOTH)
 
 
 def features() -> list[Node]:
@@ -77,18 +80,19 @@ def wiring_of(graph: Graph) -> dict[str, str]:
 
 
 def fully_dense(levels: int) -> dict[str, str]:
+    """Stages that each read all that is as deep; of more than five, the deepest ones read the last feature."""
     numbers = range(levels, 0, -1)
     return {
-        f"d{i}": " ".join([*(f"e{j}" for j in range(i, levels + 1)), "g", *(f"d{j}" for j in range(levels, i, -1))])
+        f"d{i}": " ".join([*(f"e{j}" for j in range(min(i, 5), 6)), "g", *(f"d{j}" for j in range(levels, i, -1))])
         for i in numbers
     }
 
 
 def test_the_passes_say_that_they_change_the_function() -> None:
-    for step in (MergeDuplicateNodes(), DropSubsetNodes(), FinaliseDecoder()):
+    for step in (MergeDuplicateNodes(), DropSubsetNodes(), FinaliseDecoder(), FixPoint(BOTH)):
         assert not step.preserves_function
         assert dataclasses.is_dataclass(step)
-        assert hash(step) == hash(type(step)())
+        assert hash(step) == hash(dataclasses.replace(step))
 
 
 class TestStages:
@@ -227,7 +231,53 @@ class TestFinaliseDecoder:
 
 def test_the_published_decoder_of_five_stages_is_a_fixed_point() -> None:
     graph = decoder({"d5": "e5 g", "d4": "e4 g", "d1": "e1 e4 e5 g d5 d4"})
-    assert apply_passes(graph, *BOTH) == graph
+    assert JOINT(graph) is graph
+
+
+class TestFixPoint:
+    WIRING: ClassVar = {
+        "d7": "e5",
+        "d6": "e4 e5",
+        "d5": "e3 d7 d6",
+        "d4": "e3 d6",
+        "d3": "e2 d5",
+        "d2": "g d4",
+        "d1": "e1 d3 d2",
+    }
+    """d7, which is in d6, keeps d5 and d4 apart, which others read: when it has gone, they can be merged."""
+
+    def test_what_is_dropped_can_make_way_for_what_is_merged(self) -> None:
+        graph = decoder(self.WIRING)
+        once = apply_passes(graph, *BOTH)
+        assert wiring_of(once) == {
+            "d6": "e4 e5",
+            "d5": "e3 d6",
+            "d4": "e3 d6",
+            "d3": "e2 d5",
+            "d2": "g d4",
+            "d1": "e1 d3 d2",
+        }
+        assert wiring_of(JOINT(graph)) == {
+            "d6": "e4 e5",
+            "d5": "e3 d6",
+            "d3": "e2 d5",
+            "d2": "g d5",
+            "d1": "e1 d3 d2",
+        }
+
+    def test_what_is_merged_can_make_way_for_what_is_dropped(self) -> None:
+        # As above, but d5 and d4 made one leave d3 within d2.
+        graph = decoder({**self.WIRING, "d3": "d5", "d2": "g d4"})
+        assert wiring_of(JOINT(graph)) == {"d6": "e4 e5", "d5": "e3 d6", "d2": "g d5", "d1": "e1 d2"}
+
+    @pytest.mark.parametrize("step", BOTH, ids=lambda step: type(step).__name__)
+    def test_one_alone_is_at_its_fix_point_after_one_turn(self, step: Pass) -> None:
+        graph = decoder(self.WIRING)
+        assert FixPoint((step,))(graph) == step(graph)
+
+    def test_without_passes_nothing_changes(self) -> None:
+        graph = decoder(self.WIRING)
+        assert FixPoint(())(graph) is graph
 
 
 @pytest.mark.parametrize("step", [*BOTH, FinaliseDecoder()], ids=lambda step: type(step).__name__)
@@ -236,29 +286,52 @@ def test_a_graph_without_a_decoder_is_not_changed(step: Pass) -> None:
     assert step(graph) == graph
 
 
-@given(st.data())
-def test_of_any_pruned_decoder_a_network_is_left(data: st.DataObject) -> None:
-    full = decoder(fully_dense(5))
-    gates = [e.op == "conv_resize" for e in full.edges]
-    keep = [not gate or data.draw(st.booleans()) for gate in gates]
+@st.composite
+def pruned_decoders(draw: st.DrawFn) -> Graph:
+    """What any choice of gates leaves of a fully dense decoder of 5 to 7 stages."""
+    full = decoder(fully_dense(draw(st.integers(5, 7))))
+    keep = [edge.op != "conv_resize" or draw(st.booleans()) for edge in full.edges]
     for node in ("d5", "d1"):  # a path from the deepest feature to the head
         keep[full.in_edges(node)[0]] = True
-    pruned = KeepEdges(Topology(tuple(keep), (1.0,) * len(keep)))(full).verify()
-    merged = MergeDuplicateNodes()(pruned).verify()
-    small = DropSubsetNodes()(merged).verify()
-    assert MergeDuplicateNodes()(merged) is merged
-    assert DropSubsetNodes()(small) is small
-    assert {"d1"} <= set(small.nodes) <= set(merged.nodes) <= set(pruned.nodes)
-    assert small.cost.params <= merged.cost.params <= pruned.cost.params
-    # No feature that was read is lost, and nothing dead is left.
+    return KeepEdges(Topology(tuple(keep), (1.0,) * len(keep)))(full).verify()
+
+
+def duplicates(graph: Graph) -> list[tuple[str, str]]:
+    """By the definition: a stage, and one that is less deep, not d1, and reads the same."""
+    order = decoder_stages(graph)
+    read = {node: {graph.edges[i].src for i in graph.in_edges(node)} for node in order}
+    return [(a, b) for a, b in itertools.combinations(order, 2) if read[a] == read[b] and b != "d1"]
+
+
+def contained(graph: Graph) -> list[tuple[str, str]]:
+    """By the definition: a stage, and one that is less deep and has all of its sources and readers; neither is d1."""
+    order = [node for node in decoder_stages(graph) if node != "d1"]
+    read = {node: {edge.src for edge in graph.edges if edge.dst == node} for node in order}
+    readers = {node: {edge.dst for edge in graph.edges if edge.src == node} for node in order}
+    pairs = itertools.combinations(order, 2)
+    return [(a, b) for a, b in pairs if read[a] <= read[b] and readers[a] <= readers[b]]
+
+
+@given(pruned_decoders())
+def test_each_rule_finds_all_that_it_is_for(pruned: Graph) -> None:
+    merged, dropped = (step(pruned).verify() for step in BOTH)
+    assert duplicates(merged) == contained(dropped) == []
+    assert (merged is pruned) == (not duplicates(pruned))
+    assert (dropped is pruned) == (not contained(pruned))
+    for step, graph in zip(BOTH, (merged, dropped), strict=True):
+        assert step(graph) is graph
+        assert graph.cost.params <= pruned.cost.params
+
+
+@given(pruned_decoders())
+def test_together_they_leave_a_network_in_which_neither_finds_anything(pruned: Graph) -> None:
+    small = JOINT(pruned).verify()
+    assert duplicates(small) == contained(small) == []
+    for step in (*BOTH, JOINT, EliminateDead()):  # nothing dead is left either
+        assert step(small) is small
+    assert {"d1"} <= set(small.nodes) <= set(pruned.nodes)
+    assert small.cost.params <= pruned.cost.params
+    # No feature that was read is lost.
     assert {n for n in small.nodes if n[0] in "eg"} == {n for n in pruned.nodes if n[0] in "eg"}
-    assert EliminateDead()(small) == small
-    # Neither rule would still apply, by the definitions.
-    order, last = decoder_stages(merged), {"d1"}
-    read = {node: {merged.edges[i].src for i in merged.in_edges(node)} for node in order}
-    assert not any(read[a] == read[b] for i, a in enumerate(order) for b in order[i + 1 :] if b not in last)
-    order = tuple(node for node in decoder_stages(small) if node not in last)
-    read = {node: {e.src for e in small.edges if e.dst == node} for node in order}
-    readers = {node: {e.dst for e in small.edges if e.src == node} for node in order}
-    pairs = [(a, b) for i, a in enumerate(order) for b in order[i + 1 :]]
-    assert not any(read[a] <= read[b] and readers[a] <= readers[b] for a, b in pairs)
+    final = apply_passes(small, FinaliseDecoder())
+    assert wiring_of(JOINT(final)) == wiring_of(small)

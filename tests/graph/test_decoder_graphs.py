@@ -16,7 +16,16 @@ from topolearn.compiler import Network
 from topolearn.compiler.modules.backbone import without_pretrained_weights
 from topolearn.format import loads
 from topolearn.frozen import FrozenMap
-from topolearn.graph import DropSubsetNodes, FinaliseDecoder, Graph, KeepEdges, MergeDuplicateNodes, Topology
+from topolearn.graph import (
+    DropSubsetNodes,
+    FinaliseDecoder,
+    FixPoint,
+    Graph,
+    KeepEdges,
+    MergeDuplicateNodes,
+    Topology,
+    apply_passes,
+)
 from topolearn.graph.decoder import decoder_stages
 from topolearn.learners import SparseMask, make_learner
 from topolearn.ops import Shape
@@ -152,13 +161,14 @@ def test_the_published_network_is_what_pruning_and_finalising_leave() -> None:
     published = topolearn.load_graph("sparsemask-mobilenetv2-voc")
     wanted = {node: set(sources.split()) for node, sources in PUBLISHED.items()}
     assert wiring_of(published) == wanted
-    for change in (MergeDuplicateNodes(), DropSubsetNodes(), FinaliseDecoder()):
+    merging = FixPoint((MergeDuplicateNodes(), DropSubsetNodes()))
+    for change in (*merging.passes, merging, FinaliseDecoder()):
         assert change(published) == published
     full = topolearn.load_graph("fdn-mobilenetv2-voc")
     keep = [not edge.learnable or edge.src in wanted.get(edge.dst, ()) for edge in full.edges]
     gates = [1.7 if edge.learnable else 1.0 for edge in full.edges]
     pruned = KeepEdges(Topology.of(full, keep, gates))(full)
-    final = FinaliseDecoder()(DropSubsetNodes()(MergeDuplicateNodes()(pruned))).verify()
+    final = apply_passes(pruned, merging, FinaliseDecoder())
     assert wiring_of(final) == wanted
     assert facts(final)["decoder_params"] == 560_981
     assert {(e.op, e.params, e.weight) for e in final.edges if e.dst in wanted} == {

@@ -216,12 +216,30 @@ def test_auto_lambda_drives_an_edge_without_task_gradient_to_zero(proximal: bool
 def test_auto_lambda_of_the_reference_schedule_and_its_limit() -> None:
     learner = Continuous(vectors(), auto_factor=1.0)
     assert learner.strength == pytest.approx(2.6e-5, rel=0.02)
-    assert Continuous(vectors()).strength == pytest.approx(2.6e-4, rel=0.02)
+    learner = Continuous(vectors())
+    assert learner.strength == pytest.approx(2.6e-4, rel=0.02)
     learner.begin(SearchSchedule(steps=10, total_lr=0.5, peak_lr=0.1, momentum=0.9))
     assert learner.strength == AUTO_LIMIT
+    Continuous(vectors()).begin(SearchSchedule(steps=800, total_lr=40.0, peak_lr=0.1, momentum=0.9))  # says nothing
     given = Continuous(vectors(), penalty_strength=0.3)
     given.begin(REFERENCE_SCHEDULE)
     assert given.strength == 0.3
+
+
+def test_a_factor_that_meets_the_limit_says_so() -> None:
+    short = SearchSchedule(steps=800, total_lr=40.0, peak_lr=0.1, momentum=0.9)
+    learner = Continuous(vectors(), auto_factor=30.0)
+    with pytest.warns(UserWarning, match="'auto_factor'") as warned:
+        learner.begin(short)
+    assert [str(each.message) for each in warned] == [
+        "'auto_factor' 30 asks for lambda 0.075 in so short a search; it is 0.02, the largest that 'auto' chooses, as"
+        " with any factor above 8; search longer, or give 'penalty_strength' as a number"
+    ]
+    assert learner.strength == AUTO_LIMIT
+    # Nothing is said where the factor decides, or has no say.
+    Continuous(vectors(), auto_factor=7.9).begin(short)
+    Continuous(vectors(), auto_factor=30.0, penalty_strength=0.3).begin(short)
+    Continuous(vectors(), auto_factor=30.0).begin(REFERENCE_SCHEDULE)
 
 
 def test_trained_by_the_optimizer_of_the_weights() -> None:

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.learners.samples import batch, complete, graph, network, step, vectors
 from topolearn import optimizers, prune
+from topolearn.errors import OptionError
 from topolearn.format import loads
-from topolearn.graph import Graph
+from topolearn.graph import Graph, KeepEdges, apply_passes
 from topolearn.learners import Fixed
 
 
@@ -100,6 +103,45 @@ def test_random_is_uniform_per_target() -> None:
         assert chi_square < 9 + 4 * (2 * 9) ** 0.5
     both = Counter(run["b1"] == run["b2"] for run in runs)
     assert both[True] == pytest.approx(100, abs=40)  # the targets draw independently
+
+
+@settings(max_examples=25)
+@given(nodes=st.integers(2, 9), seed=st.integers(0, 2**31), data=st.data())
+def test_a_number_of_edges_is_what_is_left_after_pruning(nodes: int, seed: int, data: st.DataObject) -> None:
+    searched = complete(nodes)
+    total = sum(map(len, searched.candidates.values()))
+    count = data.draw(st.integers(nodes, total))
+    learner = Fixed(searched, rule="random", edges=count, seed=seed)
+    small = prune(network(searched, learner)).graph
+    learnable = {(edge.src, edge.dst) for edge in searched.edges if edge.learnable}
+    assert sum((edge.src, edge.dst) in learnable for edge in small.edges) >= count
+    assert int(learner.mask.sum()) == sum((edge.src, edge.dst) in learnable for edge in small.edges)
+
+
+def test_a_number_of_edges_in_a_decoder_is_met_exactly() -> None:
+    searched = graph("fdn-mobilenetv2-camvid")
+    wirings = set()
+    for seed in range(20):
+        learner = Fixed(searched, rule="random", edges=15, seed=seed)
+        small = apply_passes(searched, KeepEdges(learner.topology()))
+        assert sum(edge.op == "conv_resize" for edge in small.edges) == 15
+        wirings.add(tuple(small.edges))
+    assert len(wirings) == 20
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"rule": "random", "edges": 200}, "'edges' is 200, but graph 'digits' has 78 learnable edges"),
+        ({"rule": "random", "edges": 20, "fan_in": 2}, "give 'fan_in', a size per node, or 'edges', one for all"),
+        ({"rule": "prev", "edges": 20}, "'edges' belongs to rule 'random', not 'prev'"),
+        ({"rule": "random", "edges": 0}, "'edges'"),
+    ],
+)
+def test_numbers_of_edges_that_cannot_be(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        Fixed(graph("digits"), **options)
+    assert text in str(caught.value)
 
 
 def test_weights_are_one_whatever_the_graph_says() -> None:

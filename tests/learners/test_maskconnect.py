@@ -121,6 +121,7 @@ def test_too_little_mass_is_topped_up_uniformly_and_counted() -> None:
     set_masks(learner, 0.0, 0.0, 0.0, 0.0, 0.0)
     assert {len(key) for key in draws(learner, 5, 1)} == {3}
     assert int(learner.top_ups) == 21 * targets
+    assert learner.summary()["top_ups"] == 21 * targets
 
 
 def test_repeated_calls_of_one_step_count_one_top_up() -> None:

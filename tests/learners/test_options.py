@@ -81,7 +81,11 @@ def test_constructor_and_options_agree(name: str) -> None:
         ("maskconnect", {"lr_scale": 3.0}, "'lr_scale' belongs to update 'literal'"),
         ("maskconnect", {"update": "literal", "step": 0.1}, "'step' belongs to update 'balanced'"),
         ("maskconnect", {"seed": "1"}, "'seed' of learner 'maskconnect' is '1'"),
-        ("continuous", {"fan_in": 2}, "unknown option 'fan_in' of learner 'continuous'"),
+        (
+            "continuous",
+            {"fan_in": 2},
+            "unknown option 'fan_in' of learner 'continuous'; it is an option of fixed, maskconnect",
+        ),
         ("continuous", {"penalty": "l2"}, "'penalty' of learner 'continuous' is 'l2'"),
         ("continuous", {"penalty_strength": -1.0}, "'penalty_strength"),
         ("continuous", {"penalty_strength": "much"}, "'penalty_strength"),

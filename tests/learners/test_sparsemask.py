@@ -13,6 +13,7 @@ from topolearn.graph import (
     DropSubsetNodes,
     Edge,
     FinaliseDecoder,
+    FixPoint,
     Graph,
     MergeDuplicateNodes,
     Node,
@@ -237,7 +238,21 @@ def test_retrains_without_gates() -> None:
     assert search.search
     assert search.freeze_affine
     assert retrain.weights == "fresh"
-    assert retrain.passes == (MergeDuplicateNodes(), DropSubsetNodes(), FinaliseDecoder(), UnitWeights())
+    merging = FixPoint((MergeDuplicateNodes(), DropSubsetNodes()))
+    assert retrain.passes == (merging, FinaliseDecoder(), UnitWeights())
     bare = apply_passes(prune(net).graph, *retrain.passes)
     assert {edge.weight for edge in bare.edges} == {1.0}
     assert bool(torch.isfinite(network(bare, None).eval()(**batch(bare))).all())
+
+
+@pytest.mark.parametrize(
+    ("options", "merging"),
+    [
+        ({"merge_duplicates": False}, (FixPoint((DropSubsetNodes(),)),)),
+        ({"drop_subsets": False}, (FixPoint((MergeDuplicateNodes(),)),)),
+        ({"merge_duplicates": False, "drop_subsets": False}, ()),
+    ],
+)
+def test_either_way_of_merging_can_be_switched_off(options: dict[str, bool], merging: tuple[FixPoint, ...]) -> None:
+    _, retrain = SparseMask(graph("decoder"), **options).phases()
+    assert retrain.passes == (*merging, FinaliseDecoder(), UnitWeights())

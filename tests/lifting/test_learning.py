@@ -16,6 +16,7 @@ from topolearn.compiler import Network
 from topolearn.format import loads
 from topolearn.graph import Graph, Topology
 from topolearn.learners import make_learner
+from topolearn.training.phases import freeze_affine
 
 
 def small(depths: list[int] | None = None, classes: int = 5) -> nn.Module:
@@ -69,6 +70,14 @@ def test_a_block_that_is_dropped_disappears_wholly() -> None:
     model.layer2 = nn.Sequential(model.layer2[0], model.layer2[2])
     with torch.no_grad():
         assert relative(topolearn.prune(net, without(net, block("layer2_1")))(images()), model(images())) <= 1e-5
+
+
+def test_only_what_ends_a_learnable_branch_keeps_its_scale_during_the_search() -> None:
+    net = lifted()
+    freeze_affine(net, make_learner("continuous", net.graph).phases()[0].freeze_affine)
+    frozen = {name for name, parameter in net.named_parameters() if not parameter.requires_grad}
+    blocks = ("layer1_0", "layer1_1", "layer2_1", "layer2_2")  # the other ones change the shape, and are fixed
+    assert frozen == {f"nodes.{block}.layers.1.bn.{part}" for block in blocks for part in ("weight", "bias")}
 
 
 def test_a_stage_can_disappear_down_to_its_name() -> None:

@@ -84,7 +84,11 @@ def rewired(model: nn.Module) -> nn.Module:
 
 
 BAD: dict[str, tuple[Callable[[], nn.Module], str | None, str]] = {
-    "another network": (lambda: models.vgg11(num_classes=2), "", "this VGG: it is none of torchvision's own networks"),
+    "another network": (
+        lambda: models.vgg11(num_classes=2),
+        "",
+        "this VGG: there is no graph for networks of this class",
+    ),
     "no network": (lambda: nn.Linear(3, 3), "", "this Linear: it is none"),
     "a subclass": (lambda: Subclass(models.resnet.BasicBlock, [1, 1, 1, 1]), "", "this Subclass: it is none"),
     "another norm": (
@@ -306,8 +310,8 @@ def test_what_cannot_be_compared_is_not_lifted(monkeypatch: pytest.MonkeyPatch) 
     ("name", "message"),
     [
         ("resnet51", "torchvision has no network 'resnet51'; did you mean 'resnet50'"),
-        ("vgg16", "torchvision's 'vgg16' cannot be lifted; what can be lifted: torchvision's ResNet"),
-        ("mobilenet_v3_small", "torchvision's 'mobilenet_v3_small' cannot be lifted"),
+        ("vgg16", r"cannot lift 'vgg16' \(VGG\): there is no graph for networks of this class; what can be lifted: "),
+        ("mobilenet_v3_small", r"cannot lift 'mobilenet_v3_small' \(MobileNetV3\): there is no graph"),
         ("", "torchvision has no network ''"),
     ],
 )

@@ -20,7 +20,7 @@ from topolearn.errors import ExportError, TopolearnError
 from topolearn.format import loads
 from topolearn.graph import Edge, Node
 from topolearn.learners import make_learner
-from topolearn.onnx import ExportReport, export, open_session
+from topolearn.onnx import ExportReport, export, open_session, parity
 from topolearn.ops import Shape
 
 ALL_AXES = ("batch", "height", "width")
@@ -108,6 +108,7 @@ def test_one_metadata_key_holds_everything_a_server_needs(plain: Exported) -> No
     assert about == {
         "version": topolearn.__version__,
         "task": "classification",
+        "output": "logits",
         "input_size": {"image": [3, 8, 8]},
         "mean": [0.5, 0.4, 0.3],
         "std": [0.2, 0.2, 0.2],
@@ -180,8 +181,8 @@ def test_one_dynamic_axis_is_checked_at_two_sizes(axis: str) -> None:
     shapes = {
         tuple(x.shape)
         for factor in (1.0, 1.5)
-        for x in export._examples(
-            toys.build(toys.diamond()), 1, *((factor, 1.0) if axis == "height" else (1.0, factor)), torch.float32
+        for x in parity.examples(
+            toys.diamond(), 1, *((factor, 1.0) if axis == "height" else (1.0, factor)), torch.float32
         )
     }
     assert shapes == {(1, 3, 8, 8), (1, 3, 12, 8) if axis == "height" else (1, 3, 8, 12)}
@@ -293,6 +294,11 @@ def test_without_a_check_nothing_is_compared(converted: onnx.ModelProto, tmp_pat
     [
         ({"precision": "float61"}, "unknown precision 'float61'; did you mean 'float16'"),
         ({"dynamic": ("batch", "hight")}, "unknown axis 'hight'; did you mean 'height'"),
+        ({"output": "softmax"}, "unknown output 'softmax'; known: argmax, logits"),
+        (
+            {"output": "argmax"},
+            "'argmax' is the class of every pixel, but graph 'toy' is for classification and gives a vector of 3",
+        ),
         ({"provider": "cudda"}, "unknown provider 'cudda'; did you mean 'cuda'"),
     ],
 )

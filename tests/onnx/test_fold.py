@@ -17,7 +17,7 @@ from tests.strategies import graphs
 from topolearn.compiler import Network
 from topolearn.compiler.modules import ConvUnit
 from topolearn.graph import Edge, Graph, Node
-from topolearn.onnx.fold import fold_batch_norm, fold_edge_weights
+from topolearn.onnx.fold import fold_batch_norm, fold_edge_weights, fold_stage_norms
 from topolearn.ops import Shape
 
 
@@ -27,7 +27,10 @@ def folded(net: Network) -> tuple[Network, list[float]]:
     fold_batch_norm(other)
     weights = net.effective_weights()
     assert isinstance(weights, tuple)
-    return other, fold_edge_weights(other, list(weights))
+    left = fold_edge_weights(other, list(weights))
+    fold_stage_norms(other, left)
+    other._link()  # as an export does: what runs several modules as one holds their convolutions
+    return other, left
 
 
 def check(net: Network) -> tuple[Network, list[float]]:
@@ -167,6 +170,48 @@ def test_a_normalised_sum_keeps_its_weights() -> None:
     net = toys.build(graph.replace(nodes=nodes), dtype=torch.float64)
     net.set_edge_weights([1.0, 1.0, 0.5, 0.5])
     assert check(net)[1] == [1.0, 1.0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_the_normalisation_of_a_stage_goes_into_what_it_adds_up(mode: str) -> None:
+    """Of two stages that read the same nodes, so that their convolutions run as one; the second reads the first too."""
+    size, edge = Shape(6, 2), {"mode": mode}
+    graph = toys.graph(
+        [
+            Node("image", "input", {"size": (3, 8, 6)}),
+            Node("e1", "conv_bn", {"out_channels": 3, "stride": 2}),
+            Node("e2", "conv_bn", {"out_channels": 4, "stride": 2}),
+            Node("pool", "global_avg_pool"),
+            Node("d2", "batch_norm", {}, "mean", size),
+            Node("d1", "batch_norm", {}, "sum", size),
+            Node("head", "segmentation_head", {"classes": 2}),
+        ],
+        [
+            Edge("image", "e1"),
+            Edge("e1", "e2"),
+            Edge("e2", "pool"),
+            *(Edge(source, "d2", "conv_resize", edge | {"batch_norm": False}) for source in ("e1", "e2", "pool")),
+            *(Edge(source, "d1", "conv_resize", edge, weight=-0.5) for source in ("e1", "e2", "pool", "d2")),
+            Edge("d1", "head"),
+        ],
+    )
+    net = toys.build(graph, dtype=torch.float64)
+    other, _ = check(net)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in other.modules())
+    assert isinstance(other.nodes["d1"], nn.Identity)
+    # An edge that is off takes no part; where all are, or one brings more than a convolution, nothing is folded.
+    places = {(e.src, e.dst): i for i, e in enumerate(net.graph.edges)}
+    weights = [e.weight for e in net.graph.edges]
+    weights[places["e1", "d1"]] = 0.0
+    net.set_edge_weights(weights)
+    assert isinstance(check(net)[0].nodes["d1"], nn.Identity)
+    net.set_edge_weights([0.0 if e.dst == "d1" else e.weight for e in net.graph.edges])
+    assert isinstance(check(net)[0].nodes["d1"], nn.BatchNorm2d)
+    mixed = [e if e.src != "d2" or e.dst != "d1" else Edge("d2", "d1") for e in graph.edges]
+    assert isinstance(
+        check(toys.build(graph.replace(edges=tuple(mixed)).verify(), dtype=torch.float64))[0].nodes["d1"],
+        nn.BatchNorm2d,
+    )
 
 
 def test_a_traced_backbone_folds_in_place() -> None:

@@ -112,7 +112,7 @@ VARIANTS = {"continuous with a budget": {"name": "continuous", "budget": {"macs"
 class Stopping:
     """Cross entropy that does something at its n-th training or validation batch.
 
-    The toy's validation set is two batches; every epoch ends with it, and so do the search and the run.
+    The toy's validation set is two batches; every epoch ends with it.
     """
 
     def __init__(self, action: Callable[[], object], at: Sequence[int] = (), val: Sequence[int] = ()) -> None:

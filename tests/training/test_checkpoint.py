@@ -179,6 +179,15 @@ def test_a_run_of_something_else(which: str, request: pytest.FixtureRequest) -> 
     assert run(folder, resume=True, training={"workers": 1, "checkpoint_steps": 7}).metrics
 
 
+def test_a_run_begun_before_an_option_existed(finished: Path) -> None:
+    path = finished / "config.yaml"
+    config = path.read_text()
+    assert " node_lr: {}," in config
+    path.write_text(config.replace(" node_lr: {},", ""))
+    assert run(finished, resume=True).metrics
+    fails(finished, "began with training.node_lr.head null, not 0.5", training={"node_lr": {"head": 0.5}})
+
+
 # -- damage -------------------------------------------------------------------------------------
 
 

@@ -145,7 +145,21 @@ def test_values_that_are_none(text: str) -> None:
             {"vary": {"fanin": [1]}},
             "models/learned.yaml fanin=1: --set fanin: unknown setting; did you mean",
         ),
-        ([PREV, LEARNED], {"settings": {"step": 0.1}}, "models/prev.yaml: --set step: unknown setting"),
+        (
+            [PREV, LEARNED],
+            {"settings": {"threshold": 0.1}},
+            "models/prev.yaml: --set threshold: learner 'fixed' has no such option; it is an option of continuous",
+        ),
+        (
+            [PREV],
+            {"vary": {"step": [0.1]}},
+            "models/prev.yaml step=0.1: --set step: learner 'fixed' has no such option",
+        ),
+        (
+            [PREV],
+            {"vary": {"learner": ["fixd"]}},
+            "models/prev.yaml learner=fixd: unknown learner 'fixd'; did you mean",
+        ),
         ([LEARNED], {"settings": {"fan_in": 1}, "vary": {"fan_in": [1]}}, "'fan_in' is both set and varied"),
         ([LEARNED], {"settings": {"seed": 1}}, "'seed' is what every recipe is run over; give the seeds with 'seeds'"),
         ([LEARNED], {"settings": {"phases.serch": 1}}, "learned: learner 'maskconnect' has no phase 'serch'"),
@@ -184,6 +198,28 @@ def test_every_recipe_with_every_combination_of_values(folder: Path, started: li
 def test_graphs_are_recipes_of_their_defaults(folder: Path, started: list[str]) -> None:
     found = compare("digits", vary={"learner": ["continuous", "fixed"]}, seeds=[0], epochs=2, out="out", device="cpu")
     assert [row.name for row in found.rows] == ["digits-continuous learner=continuous", "digits-fixed learner=fixed"]
+
+
+def test_an_option_of_some_learners_is_set_for_those(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks: list[Task] = []
+    monkeypatch.setattr("topolearn.training.compare.run_all", lambda given, crew, **_: tasks.extend(given))
+    common = {"fan_in": 1, "step": 0.1, "schedule": "step"}
+    compare([PREV, LEARNED], settings=common, seeds=[0], out="out", device="cpu")
+    vary = {"learner": ["maskconnect", "continuous"]}
+    compare(LEARNED, vary=vary, settings={"learner.fan_in": 1}, seeds=[0], out="out", device="cpu")
+    given = [[part for part in task.arguments if "=" in part and not part.startswith("out/")] for task in tasks]
+    assert given == [
+        ["fan_in=1", "schedule=step"],
+        ["fan_in=1", "step=0.1", "schedule=step"],
+        ["learner.fan_in=1", "learner=maskconnect"],
+        ["learner=continuous"],
+    ]
+    assert capsys.readouterr().err.splitlines() == [
+        "prev: without step=0.1, which its learner has no option for",
+        "learned learner=continuous: without learner.fan_in=1, which its learner has no option for",
+    ]
 
 
 def test_a_recipe_cannot_choose_a_place_outside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,7 +249,12 @@ def test_settings_change_what_a_phase_has() -> None:
     [
         ({"fanin": "2"}, "--set fanin: unknown setting; did you mean 'fan_in'?"),
         ({"shedule": "step"}, "did you mean 'schedule'?"),
-        ({"threshold": "0.1"}, "--set threshold: unknown setting"),
+        (
+            {"threshold": "0.1"},
+            "--set threshold: learner 'maskconnect' has no such option; it is an option of continuous, sparsemask",
+        ),
+        ({"learner.budget": "{macs: 0.5}"}, "--set learner.budget: learner 'maskconnect' has no such option; it is"),
+        ({"learner": "continuous", "lr_scale": "2"}, "'continuous' has no such option; it is an option of maskconnect"),
         ({"learner": "masconnect"}, "unknown learner 'masconnect'; did you mean 'maskconnect'?"),
         ({"epochs": "0"}, "'epochs' of --set is 0, but it should be greater than 0"),
         ({"epochs": "soon"}, "'epochs' of --set is 'soon', but it should be a valid integer"),

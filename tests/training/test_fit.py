@@ -154,10 +154,13 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     first = tmp_path / "first"
     run(first, "fixed", epochs=1, rule="full")
     file = str(first / "weights.safetensors")
-    fails(
-        CheckpointError, file, "'nodes.head", "has shape [4, 3], but the graph needs [5, 3]", weights=file,
-        graph=graph(classes=5), data=(Noisy(13), Noisy(5)),
-    )  # fmt: skip
+    message = fails(CheckpointError, weights=file, graph=graph(classes=5), data=(Noisy(13), Noisy(5)))
+    assert message == (
+        f"{file}: 'nodes.head.linear.weight' is for 4 classes, but the graph is for 5; set 'nodes.head.classes' to 4,"
+        " or lift the network with --classes 5, which starts its last layer anew"
+    )
+    other = loads(graph().to_yaml().replace("  b2: {op: conv_bn_relu, ", "  b2: {op: conv_bn_relu, kernel: 1, "))
+    fails(CheckpointError, file, "has shape [3, 3, 3, 3], but the graph needs [3, 3, 1, 1]", weights=file, graph=other)
     wider = loads(graph().to_yaml().replace("a2", "z2"))
     fails(CheckpointError, file, "holds no 'nodes.z2.", "which the graph needs", weights=file, graph=wider)
     smaller = loads(graph().to_yaml().replace("  b2: {op: conv_bn_relu, out_channels: 3", "  b2: {op: relu"))
@@ -305,6 +308,20 @@ def test_segmentation_from_end_to_end(tmp_path: Path) -> None:
 # -- input that cannot be used ------------------------------------------------------------------
 
 
+def test_a_graph_that_names_no_data_asks_for_some_where_digits_do_not_fit() -> None:
+    for options, reason in (
+        ({"graph": graph(channels=3)}, "data 'digits' has 1 channels, but input 'image' of graph 'tiny' takes 3"),
+        ({"graph": graph(channels=1, classes=7)}, "data 'digits' has 10 classes, but output 'head'"),
+    ):
+        with pytest.raises(DataError) as caught:
+            quick_fit(**options, epochs=2)
+        assert str(caught.value).startswith("graph 'tiny' names no data; say what to train on with --data (the default")
+        assert reason in str(caught.value)
+    named = graph(channels=3).replace(data="digits")
+    with pytest.raises(DataError, match=r"^data 'digits' has 1 channels, but input 'image' of graph 'tiny' takes 3"):
+        quick_fit(named, epochs=2)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "texts"),
     [
@@ -332,6 +349,13 @@ def test_segmentation_from_end_to_end(tmp_path: Path) -> None:
         ({"lr": float("nan")}, OptionError, ["'lr' of fit is nan"]),
         ({"seed": -1}, OptionError, ["'seed' of fit is -1"]),
         ({"precision": "half"}, OptionError, ["'precision' of fit is 'half'", "'auto', 'float32' or 'bfloat16'"]),
+        (
+            {"training": {"node_lr": {"stam": 0.1}}},
+            OptionError,
+            ["'node_lr' names 'stam', which graph 'tiny' does not have; did you mean 'stem'?"],
+        ),
+        ({"training": {"node_lr": {"a[2..1]": 0.1}}}, OptionError, ["'node_lr': the range 'a[2..1]' is empty"]),
+        ({"training": {"node_lr": {"stem": 0.0}}}, OptionError, ["'node_lr.stem' of training is 0.0"]),
         ({"metrics": ["accuracy"]}, OptionError, ["'metrics' is a mapping"]),
         ({"weights": {}}, OptionError, ["'weights' is a safetensors file or the folder of a run, not {}"]),
         ({"resume": True}, OptionError, ["'resume' needs the folder of the run"]),

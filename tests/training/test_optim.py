@@ -153,6 +153,19 @@ def test_momentum_is_0_9_for_sgd() -> None:
     assert optimizers(net, lr=0.1, momentum=0.0)[0].param_groups[0]["momentum"] == 0.0
 
 
+def test_nodes_have_rates_of_their_own() -> None:
+    net = network("continuous")
+    ids = [name for name in net.nodes if list(net.nodes[name].parameters())]
+    slow, slower = ids[:2], ids[2]
+    (only,) = optimizers(net, lr=0.1, weight_decay=0.3, node_lr={**dict.fromkeys(slow, 0.5), slower: 0.1, "gone": 2.0})
+    assert [group["lr"] for group in only.param_groups] == pytest.approx([0.1, 0.05, 0.01, 0.1])
+    assert [group["weight_decay"] for group in only.param_groups] == [0.3, 0.3, 0.3, 0.0]
+    of = [[id(parameter) for parameter in group["params"]] for group in only.param_groups]
+    assert sorted(of[1]) == sorted(id(p) for name in slow for p in net.nodes[name].parameters())
+    assert of[2] == [id(p) for p in net.nodes[slower].parameters()]
+    assert sorted(held(only)) == sorted(id(p) for p in net.parameters())
+
+
 def test_a_network_without_a_learner_and_any_module() -> None:
     for module in (Network(graph()), nn.Linear(2, 3)):
         (only,) = optimizers(module, lr=0.1)

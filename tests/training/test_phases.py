@@ -10,16 +10,20 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.runs import Stopping, assert_same, graph, history, run, send
+import topolearn
+from tests.training.runs import Stopping, assert_same, graph, history, pair, run, send
 from tests.training.toys import noisy, toy
 from topolearn.compiler import Network, prune
 from topolearn.errors import CheckpointError, OptionError
+from topolearn.format import loads
 from topolearn.graph.passes import UnitWeights
 from topolearn.learners import Phase, make_learner
 from topolearn.training.data import Data
+from topolearn.training.data.seeds import mix
 from topolearn.training.optim import lr_factor
 from topolearn.training.options import PhaseOptions, TrainOptions
 from topolearn.training.phases import Scheduled, begin_phase, freeze_affine, recalibrate, schedule
+from topolearn.training.searched import load_searched
 
 LEARNERS = ("maskconnect", "continuous", "sparsemask", "fixed")
 
@@ -216,22 +220,77 @@ def test_passes_change_the_graph_and_keep_the_weights() -> None:
         assert torch.equal(begun.state_dict()[name], value), name
 
 
+def frozen(net: Network) -> set[str]:
+    """Batch normalisations that train neither scale nor shift."""
+    found = set()
+    for name, norm in net.named_modules():
+        if isinstance(norm, nn.BatchNorm2d) and norm.affine:
+            assert norm.weight.requires_grad == norm.bias.requires_grad
+            if not norm.weight.requires_grad:
+                found.add(name)
+    return found
+
+
+BRANCHES = """
+topolearn: 1
+name: branches
+inputs: {image: [3, 8, 8]}
+nodes:
+  stem: {op: conv_bn_relu, out_channels: 8}
+  unread: {op: relu_conv_bn, out_channels: 8}
+  plain: {op: conv_relu, out_channels: 8}
+  before: {op: bn_relu_conv, out_channels: 8}
+  norm: {op: batch_norm}
+  unit: {op: relu_sepconv_bn, out_channels: 8}
+  block: {op: resnet.bottleneck, channels: 16}
+  branch: {op: resnet.bottleneck_branch, channels: 8, width: 4, squeeze: 2}
+  mobile: {op: mobilenetv2.inverted_bottleneck, out_channels: 8}
+  grouped: {op: resnext.branch, width: 4, out_channels: 8, residual_scale: 1}
+  sum: {op: relu, input: {channels: 8, stride: 1}}
+  head: {op: classifier, classes: 4}
+edges:
+  - {from: image, to: stem}
+  - {from: stem, to: [unread, plain, before, norm, unit, block, branch, mobile, grouped]}
+  - {from: unread, to: sum}
+  - {from: [plain, before, norm, unit, branch, mobile, grouped], to: sum, learnable: true}
+  - {from: block, to: sum, op: project, affine: true, learnable: true}
+  - {from: sum, to: head}
+outputs: [head]
+"""
+
+
 def test_freeze_affine() -> None:
-    net = trained()
-    freeze_affine(net, True)
-    frozen = [(norm.weight.requires_grad, norm.bias.requires_grad) for norm in norms(net)]
-    assert set(frozen) == {(False, False)}
-    freeze_affine(net, False)
+    net = Network(loads(BRANCHES))
+    freeze_affine(net, "weighted")
+    # What ends a branch that a learnable edge weights; neither what comes before it, nor a shortcut's own.
+    assert frozen(net) == {
+        "nodes.norm",
+        "nodes.unit.bn",
+        "nodes.block.residual.2.bn",
+        "nodes.branch.layers.3.bn",
+        "nodes.mobile.layers.2.bn",
+        "nodes.grouped.residual.2.bn",
+        "edges.block__sum.unit.bn",
+    }
+    freeze_affine(net, "all")
+    assert len(frozen(net)) == len(norms(net)) > 7
+    freeze_affine(net, None)
     assert all(parameter.requires_grad for parameter in net.parameters())
 
 
-@pytest.mark.parametrize(("learner", "moves"), [("continuous", False), ("sparsemask", False), ("maskconnect", True)])
-def test_scale_and_shift_move_only_where_the_plan_lets_them(learner: str, moves: bool) -> None:
+@pytest.mark.parametrize(("learner", "moving"), [("continuous", "stem"), ("sparsemask", ""), ("maskconnect", "all")])
+def test_scale_and_shift_move_only_where_the_plan_lets_them(learner: str, moving: str) -> None:
     later = [phase.name for phase in make_learner(learner, graph()).phases() if not phase.search]
     result = run(learner=learner, epochs=1, training={"phases": dict.fromkeys(later, 0)})
-    moved = [not bool((norm.weight == 1).all() and (norm.bias == 0).all()) for norm in norms(result.model)]
-    assert moved
-    assert all(moved) if moves else not any(moved)
+    units = {name: unit for name, unit in result.model.nodes.items() if norms(unit)}
+    moved = {
+        name
+        for name, unit in units.items()
+        if not all(bool((norm.weight == 1).all() & (norm.bias == 0).all()) for norm in norms(unit))
+    }
+    assert len(units) > 2
+    # The stem's out-edges are fixed, those of all others learned.
+    assert moved == (units.keys() if moving == "all" else {moving} - {""})
 
 
 @pytest.mark.parametrize("make", [toy, noisy])
@@ -272,10 +331,31 @@ def test_recalibration_is_repeatable_and_bounded(monkeypatch: pytest.MonkeyPatch
         assert torch.equal(value, second.state_dict()[name]), name
 
 
-def test_only_continuous_recalibrates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_only_continuous_recalibrates(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     monkeypatch.setattr("topolearn.training.trainer.recalibrate", lambda *_: calls.append("recalibrated"))
     for learner in LEARNERS:
         run(learner=learner, epochs=2)
         calls.append(learner)
     assert calls == ["maskconnect", "recalibrated", "continuous", "sparsemask", "fixed"]
+
+
+@pytest.mark.parametrize("phases", [{}, {"fine_tune": 0}, {"search": 0}])
+def test_recalibrates_once_whatever_phases_there_are(phases: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    pruned: list[bool] = []
+    monkeypatch.setattr(
+        "topolearn.training.trainer.recalibrate", lambda net, *_: pruned.append(net.graph.candidates == {})
+    )
+    run(learner="continuous", epochs=2, training={"phases": phases})
+    assert pruned == [True]
+
+
+def test_without_a_fine_tuning_the_statistics_are_those_of_the_pruned_network(tmp_path: Path) -> None:
+    run(tmp_path, {"name": "continuous", "threshold": 0.99}, epochs=2, training={"phases": {"fine_tune": 0}})
+    net = prune(load_searched(tmp_path).net)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    recalibrate(net, pair(), 4, mix("recalibrate", 0))
+    written = topolearn.load_model(tmp_path).state_dict()
+    assert written.keys() == before.keys()
+    assert all(torch.equal(value, written[name]) for name, value in net.state_dict().items())
+    assert any(not torch.equal(value, written[name]) for name, value in before.items())

@@ -13,14 +13,24 @@ from topolearn.format import library
 from topolearn.graph import Graph
 from topolearn.learners import make_learner
 from topolearn.ops import Shape
+from topolearn.ops.backbone import TorchvisionBackbone
 from topolearn.options import validate
+from topolearn.report import facts
 from topolearn.training import Comparison, TrainOptions, lr_factor
 from topolearn.training.comparison import Row, RunSummary, Size
 from topolearn.training.config import Recipe, load_recipe
 from topolearn.training.phases import Scheduled, schedule
 
 NAMES = library.names("models")
-CLASSES = {"cifar10": 10, "cifar100": 100, "cifar100-coarse": 20, "digits": 10, "imagenet": 1000}
+CLASSES = {
+    "camvid-test": 11,
+    "cifar10": 10,
+    "cifar100": 100,
+    "cifar100-coarse": 20,
+    "digits": 10,
+    "imagenet": 1000,
+    "voc": 21,
+}
 README = (library.folder("models") / "README.md").read_text(encoding="utf-8")
 
 
@@ -105,10 +115,10 @@ def test_baselines_have_the_schedule_of_their_papers(name: str, epochs: int, mil
     assert all(abs(drop - milestone) <= 1 for drop, milestone in zip(drops, milestones, strict=True))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "coarse" not in name and "digits" not in name])
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("resne") and "coarse" not in name])
 def test_learned_rows_have_the_budget_of_their_baselines(name: str) -> None:
     recipe, options, plan = planned(name)
-    if recipe.learner_and_options()[0] in ("fixed", "continuous"):
+    if recipe.learner_and_options()[0] == "fixed":
         return
     search, tune = plan
     assert 0.2 <= tune.epochs / (search.epochs + tune.epochs) <= 0.3
@@ -122,3 +132,34 @@ def test_learned_rows_have_the_budget_of_their_baselines(name: str) -> None:
     for other in NAMES:
         if other.startswith(f"{net}-fixed-"):
             assert loaded(other)[0].epochs == recipe.epochs
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "camvid" in name or "voc" in name])
+def test_decoders_are_trained_as_long_as_what_sparsemask_finds(name: str) -> None:
+    recipe, options, plan = planned(name)
+    data = "camvid" if "camvid" in name else "voc"
+    searched, _, (_, retrain) = planned(f"fdn-mobilenetv2-{data}-sparsemask")
+    assert recipe.epochs == (retrain.epochs if "-fixed-" in name else searched.epochs)
+    assert options.model_copy(update={"phases": {}}) == planned(f"fcn-mobilenetv2-{data}-fixed-full")[1]
+    backbone = loaded(name)[1].nodes["backbone"].rule
+    assert isinstance(backbone, TorchvisionBackbone)
+    assert (backbone.weights, options.node_lr) == (
+        (None, {}) if data == "camvid" else ("IMAGENET1K_V1", {"backbone": 0.1})
+    )
+    assert len(plan) == (2 if "-sparsemask" in name or "-maskconnect" in name or "-continuous" in name else 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "edges", "decoder"),
+    [
+        ("fdn-mobilenetv2-voc-fixed-full", 90, 1_934_293),
+        ("sparsemask-mobilenetv2-voc-fixed-full", 15, 560_981),
+        ("unet-mobilenetv2-voc-fixed-full", 17, 164_821),
+        ("fcn-mobilenetv2-voc-fixed-full", 0, 26_901),
+        ("fdn-mobilenetv2-camvid-fixed-random", 90, 1_933_643),
+    ],
+)
+def test_rule_based_decoders_have_their_final_form(name: str, edges: int, decoder: int) -> None:
+    graph = loaded(name)[1]
+    assert sum(edge.op == "conv_resize" for edge in graph.edges) == edges
+    assert facts(graph)["decoder_params"] == decoder

@@ -18,7 +18,7 @@ LEARNERS = ("maskconnect", "continuous", "continuous with a budget", "sparsemask
 STATES = {
     "maskconnect": {"mask", "noise", "random._extra_state"},
     "continuous": {"alpha"},
-    "continuous with a budget": {"alpha", "pricing.weight", "pricing.shrinkage", "pricing.steps"},
+    "continuous with a budget": {"alpha", "pricing.weight", "pricing.shrinkage", "pricing.held", "pricing.steps"},
     "sparsemask": {"gate", "noise", "random._extra_state"},
     "fixed": set(),
 }

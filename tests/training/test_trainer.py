@@ -20,8 +20,10 @@ from torch.utils.data import DataLoader, Dataset
 import topolearn
 from tests.training.runs import Stopping, assert_same, graph, pair, run, send, untimed
 from tests.training.toys import Noisy, noisy, toy
+from topolearn.compiler import Network
 from topolearn.errors import TrainingError
 from topolearn.training.interrupt import Interrupt
+from topolearn.training.phases import settle
 from topolearn.training.progress import Reporter
 
 
@@ -107,9 +109,8 @@ def interrupted(folder: Path | None, **places: Any) -> None:
         ({"at": [1]}, {"epoch": 0, "step": 1, "epochs": 0}),
         ({"val": [1]}, {"epoch": 1, "step": 0, "epochs": 1}),
         ({"val": [6]}, {"epoch": 3, "step": 0, "epochs": 3}),
-        ({"val": [7]}, {"phase": 1, "epoch": 0, "step": 1, "epochs": 3, "settled": True}),
     ],
-    ids=["first step", "first evaluation", "last evaluation of the search", "end of the search"],
+    ids=["first step", "first evaluation", "last evaluation of the search"],
 )
 def test_interrupt(places: Any, position: Any, tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
@@ -119,6 +120,32 @@ def test_interrupt(places: Any, position: Any, tmp_path: Path, whole: Path, caps
     assert state["position"] == {"phase": 0, "settled": False} | position
     run(folder, resume=True)
     assert_same(whole, folder)
+
+
+def test_interrupt_at_the_end_of_the_search(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def impatient(net: Network) -> Network:
+        send(signal.SIGINT)
+        return settle(net)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("topolearn.training.trainer.settle", impatient)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "run")
+    state = torch.load(tmp_path / "run" / "checkpoint" / "state.pt", weights_only=True)
+    assert state["position"] == {"phase": 1, "epoch": 0, "step": 1, "epochs": 3, "settled": True}
+    run(tmp_path / "run", resume=True)
+    assert_same(whole, tmp_path / "run")
+
+
+def test_a_network_is_judged_once(tmp_path: Path) -> None:
+    """The last evaluation of a phase is also that of the end of the search, and of the run."""
+    seen = Stopping(lambda: None)
+    result = run(tmp_path / "run", loss=seen)
+    epochs = [record for record in result.history if "epoch" in record]
+    assert seen.calls["val"] == 2 * len(epochs)  # of two batches each
+    searched = [record for record in epochs if record["phase"] == "search"]
+    assert result.searched_metrics["accuracy"] == searched[-1]["val_accuracy"]
+    assert result.metrics["accuracy"] == epochs[-1]["val_accuracy"]
 
 
 def test_interrupt_before_the_first_step(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,6 +182,34 @@ def test_interrupt_twice_in_one_step(tmp_path: Path) -> None:
 def test_interrupt_without_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
     interrupted(None, at=[3])
     assert "interrupted; nothing was saved, because the run has no folder" in capsys.readouterr().err
+
+
+def failing(interrupted: bool, error: Exception) -> Callable[[Tensor, Tensor], Tensor]:
+    """A loss that fails at the 9th step, as a compiler does whose processes Ctrl-C has reached too."""
+
+    def fail() -> None:
+        if interrupted:
+            send(signal.SIGINT)
+        raise error
+
+    return Stopping(fail, at=[9])
+
+
+def test_what_fails_after_ctrl_c_is_an_interrupt(
+    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(folder, loss=failing(True, RuntimeError("g++ was killed")), quiet=False)
+    assert caught.value.__suppress_context__, "a long traceback would come along"
+    assert capsys.readouterr().err.splitlines()[-1] == f"interrupted; go on with --resume ({folder})"
+    run(folder, resume=True)
+    assert_same(whole, folder)
+    # Without Ctrl-C it is an error, and one of ours says more than that there was an interrupt.
+    with pytest.raises(RuntimeError, match=r"g\+\+ was killed"):
+        run(loss=failing(False, RuntimeError("g++ was killed")))
+    with pytest.raises(TrainingError, match="no way on"):
+        run(loss=failing(True, TrainingError("no way on")))
 
 
 def test_termination_is_an_interrupt(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from topolearn.compiler.mix import Matrix, mix
 from topolearn.compiler.modules import build_edge
 from topolearn.compiler.plan import Fan, Group, NodeStep, SiblingStep, Step, Term, depths, make_plan
 from topolearn.compiler.siblings import Siblings, find_siblings
-from topolearn.compiler.stacking import as_if_repeated, stack
+from topolearn.compiler.stacking import StackedBatchNorm, as_if_repeated, stack, weighted
 from topolearn.graph import Graph
 
 Inputs = Tensor | Mapping[str, Tensor]
@@ -28,8 +29,8 @@ class DAG(nn.Module):
     weight in the graph, and gets no gradient.
 
     It owns no tensors: the modules are the network's, whose ``state_dict`` keeps the graph's layout.
-    Nodes that do the same work side by side run as one (:mod:`topolearn.compiler.siblings`); forward
-    hooks on the modules of such nodes are not called.
+    Nodes that do the same work side by side run as one (:mod:`topolearn.compiler.siblings`), and so do the
+    convolutions of ``conv_resize`` edges from one source; forward hooks on the modules of either are not called.
     """
 
     def __init__(self, graph: Graph, nodes: nn.ModuleDict, edges: nn.ModuleDict, shared: nn.ModuleDict) -> None:
@@ -42,8 +43,9 @@ class DAG(nn.Module):
         self._matrices: dict[Term, Matrix] = {}
         self._transforms: dict[int, nn.Module] = {}
         self._fans: dict[Fan, nn.Module] = {}
+        self._normalising: set[Fan] = set()
         self._resizes: dict[Group, nn.Module] = {}
-        self._places: dict[tuple[Group, torch.device], Tensor] = {}
+        self._constants: dict[tuple[tuple[int, ...], type, torch.device], Tensor] = {}
         for level in self.plan.levels:
             for step in level:
                 if isinstance(step, SiblingStep):
@@ -53,6 +55,8 @@ class DAG(nn.Module):
                 for d in step.derive:
                     if isinstance(d, Fan):
                         self._fans[d] = self._fan(d)
+                        if any(isinstance(module, StackedBatchNorm) for module in self._fans[d].modules()):
+                            self._normalising.add(d)
                     else:
                         made = build_edge(d.rule, *d.shapes) if d.module is None else edges[d.module]
                         self._transforms[d.slot] = made
@@ -64,18 +68,17 @@ class DAG(nn.Module):
                 self._resizes[group] = build_edge(group.resize, *group.shapes)
 
     def _fan(self, fan: Fan) -> nn.Module:
-        """The convolutions of a fan's edges: one, or all side by side on a branch axis."""
-        units = [self.edges[key].get_submodule("unit") for key in fan.modules]
-        module = units[0] if len(units) == 1 else stack(units)
+        """The convolutions of a fan's edges, side by side on a branch axis."""
+        module = stack([self.edges[key].get_submodule("unit") for key in fan.modules])
         assert module is not None, "what ConvResize holds can be stacked"
         return module
 
-    def places(self, group: Group, device: torch.device) -> Tensor:
-        """Where a group's in-edges are among those of its node."""
-        key = (group, device)
-        if key not in self._places:
-            self._places[key] = torch.tensor(group.places, device=device)
-        return self._places[key]
+    def constant(self, values: tuple[int, ...], device: torch.device) -> Tensor:
+        """Indices or truth values as a tensor, made once."""
+        key = (values, type(values[0]), device)  # (0, 1) equals (False, True)
+        if key not in self._constants:
+            self._constants[key] = torch.tensor(values, device=device)
+        return self._constants[key]
 
     def _can_stack(self, ids: Siblings) -> bool:
         module = stack([self.nodes[name] for name in ids])
@@ -117,6 +120,8 @@ class _Run:
             self.ledger = Ledger()
             self.fan = weights = EdgeWeights.apply(weights, self.ledger)
         self.weights = weights
+        # Learned weights into a batch normalisation are its scale; a compiler fuses the products by itself.
+        self.scales = isinstance(weights, Tensor) and not self.traced
         if isinstance(weights, Tensor):
             self.rows = torch.split(weights, list(plan.in_degrees))
             on_host = weights.device.type == "cpu" and not self.traced
@@ -206,9 +211,21 @@ class _Run:
     def fan_out(self, fan: Fan) -> None:
         """Make what several edges make from one tensor, at its resolution."""
         source, module = self.values[fan.source], self.dag._fans[fan]
-        made = [module(source)] if len(fan.slots) == 1 else module(source.unsqueeze(1)).unbind(1)
-        for slot, value in zip(fan.slots, made, strict=True):
+        if fan in self.dag._normalising and self.scales:
+            with weighted(module, self.fan_weights(fan)):
+                made = module(source.unsqueeze(1))
+        else:
+            made = module(source.unsqueeze(1))
+        for slot, value in zip(fan.slots, made.unbind(1), strict=True):
             self.fill(slot, value)
+
+    def fan_weights(self, fan: Fan) -> Tensor:
+        """(B,) the weights of a fan's edges; fixed ones get no gradient."""
+        assert isinstance(self.weights, Tensor)
+        weights = self.weights.index_select(0, self.dag.constant(fan.edges, self.weights.device))
+        if all(fan.learnable):
+            return weights
+        return torch.where(self.dag.constant(fan.learnable, weights.device), weights, weights.detach())
 
     def mixed(self, step: SiblingStep) -> Tensor:
         """What siblings aggregate, with a branch axis; for one node alone, without it."""
@@ -246,17 +263,51 @@ class _Run:
             return ys[0]  # type: ignore[no-any-return]
         if step.aggregate == "concat":
             return torch.cat(self.scaled(ys, row, numbers), 1)
-        x: Tensor | None = None
-        for group in step.groups:
-            part = self.group_sum(step, group, ys, row, numbers)
-            if group.resize is not None:
-                assert group.shapes is not None
-                part = self.dag._resizes[group](part, self.size(group.shapes[1].stride))
-            x = part if x is None else x + part
-        assert x is not None
+        x = self.resized_sum(step.groups, [self.group_sum(step, group, ys, row, numbers) for group in step.groups])
         if step.aggregate == "normalised":
             x = self.dag.nodes[step.node].aggregate(x)  # type: ignore[operator]
         return x
+
+    def resized_sum(self, groups: Sequence[Group], sums: Sequence[Tensor]) -> Tensor:
+        """The sums of all groups, the coarsest first, added up at the node's own size.
+
+        A sum goes to the size of the next group, and on with that one's, where nothing is lost on the way:
+        most of the resizing is then done where tensors are small.
+        """
+        done: list[Tensor] = []
+        waiting = sums[0]
+        for coarse, fine, part in zip(groups, groups[1:], sums[1:], strict=False):
+            if self.passes_through(coarse, waiting, fine, part):
+                waiting = part + self.resized(coarse, waiting, part.shape[-2:])
+            else:
+                done.append(self.resized(coarse, waiting))
+                waiting = part
+        return _sum([*done, self.resized(groups[-1], waiting)])
+
+    def passes_through(self, coarse: Group, x: Tensor, fine: Group, y: Tensor) -> bool:
+        """Whether resizing ``x`` to the size of ``y``, and on with it, is the same as resizing it at once.
+
+        So it is with a constant; and with a linear interpolation whose points are all points of the finer grid,
+        for it is linear between those too.
+        """
+        if coarse.resize is None:  # both are of the node's own size
+            return True
+        if self.traced or fine.resize not in (None, coarse.resize):  # a compiler may not know the sizes yet
+            return False
+        rule = coarse.resize
+        lengths = tuple(zip(x.shape[-2:], y.shape[-2:], strict=True))
+        grid = (
+            rule.mode == "bilinear" and rule.align_corners and all(m == 1 or (n - 1) % (m - 1) == 0 for m, n in lengths)
+        )
+        return grid or coarse.coarseness == math.inf
+
+    def resized(self, group: Group, x: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """The sum of a group at another size; None: the node's own."""
+        if group.resize is None:
+            return x
+        assert group.shapes is not None
+        y: Tensor = self.dag._resizes[group](x, size or self.size(group.shapes[1].stride))
+        return y
 
     def group_sum(
         self,
@@ -269,6 +320,8 @@ class _Run:
         """The weighted sum of some in-edges."""
         learnable: Sequence[bool] = step.learnable
         places = group.places
+        if group.normalised and self.scales:
+            return _sum([ys[i] for i in places])
         slots: Sequence[int] = step.sources
         if len(places) < len(ys):
             ys, slots = [ys[i] for i in places], [slots[i] for i in places]
@@ -289,7 +342,7 @@ class _Run:
         """The weights of a group's in-edges."""
         if self.traced:
             return torch.stack([row[place] for place in group.places])
-        return row.index_select(0, self.dag.places(group, row.device))
+        return row.index_select(0, self.dag.constant(group.places, row.device))
 
     def scaled(self, ys: list[Tensor], row: Tensor | None, numbers: Sequence[float] | None) -> list[Tensor]:
         """The sources of a concat, whose edges are never learnable."""

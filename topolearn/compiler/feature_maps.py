@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from topolearn.compiler.network import Network, prune_to
+from topolearn.compiler.network import Network, prune_to, require_network
 from topolearn.errors import GraphError, OptionError, suggest
 from topolearn.graph import Graph
 from topolearn.ops import Shape
@@ -65,10 +65,7 @@ def features(net: Network, names: Sequence[str] | Mapping[str, str]) -> Features
         GraphError: A node that is not there, is cut off from the input, or gives no feature map.
         OptionError: No name, or one name for two.
     """
-    if not isinstance(net, Network):
-        raise OptionError(
-            f"features are taken from a network over a graph, not from a {type(net).__name__}; lift or compile it first"
-        )
+    require_network(net, "features")
     wanted = _wanted(names)
     topology = net.topology()
     fed = {*net.graph.inputs, *(edge.dst for edge, kept in zip(net.graph.edges, topology.keep, strict=True) if kept)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,7 @@ from topolearn.compiler.modules import BatchNorm, build_edge, build_node
 from topolearn.compiler.modules.backbone import without_pretrained_weights
 from topolearn.compiler.plan import edge_key
 from topolearn.compiler.reference import ReferenceDAG
-from topolearn.errors import GraphError, TopolearnError
+from topolearn.errors import GraphError, OptionError, TopolearnError
 from topolearn.graph import BindFanIn, Graph, KeepEdges, RemoveIdleRelus, Topology, apply_passes
 from topolearn.graph.verify import edge_target
 from topolearn.ops import Bundle, Shape
@@ -239,16 +240,37 @@ def compile(graph_or_net: Graph | Network, learner: EdgeLearner | None = None, *
 
     Raises:
         GraphError: The graph is not a valid network.
+        OptionError: Neither a graph nor a network over one.
     """
     if isinstance(graph_or_net, Graph):
         return Network(graph_or_net, learner, reference=reference)
-    source = graph_or_net
+    if isinstance(graph_or_net, str | Path):
+        raise OptionError(f"compile takes a graph, not the name of one; write compile(load_graph('{graph_or_net}'))")
+    source = require_network(graph_or_net, "compile")
     with without_pretrained_weights():
         network = Network(source.graph, learner, reference=reference)
     copy_weights(source, network)
     if learner is None and source.frozen_edge_weights is not None:
         network.set_edge_weights(source.frozen_edge_weights)
     return network.train(source.training)
+
+
+def require_network(net: object, function: str) -> Network:
+    """``net``, which is a network over a graph.
+
+    Args:
+        net: What a caller gave.
+        function: Whom they called.
+
+    Raises:
+        OptionError: It is something else.
+    """
+    if not isinstance(net, Network):
+        raise OptionError(
+            f"{function} takes a network over a graph, not a {type(net).__name__}; compile a graph first, or lift a"
+            " torchvision network"
+        )
+    return net
 
 
 def copy_weights(source: Network, target: Network) -> None:
@@ -291,7 +313,11 @@ def prune(net: Network, topology: Topology | None = None) -> Network:
 
     Returns:
         A network over the pruned graph, with the weights carried over.
+
+    Raises:
+        OptionError: Not a network over a graph.
     """
+    net = require_network(net, "prune")
     return prune_to(net, net.graph.outputs, net.topology() if topology is None else topology)
 
 

@@ -7,6 +7,7 @@ parameters can run as one call. Siblings run as one step and fill one slot, stac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,11 +52,15 @@ class Fan:
         source: Slot it reads.
         slots: Slots it fills, one per edge.
         modules: Keys of the edges' modules among the network's ``edges``.
+        edges: Numbers of the edges.
+        learnable: Which of them are learnable.
     """
 
     source: int
     slots: tuple[int, ...]
     modules: tuple[str, ...]
+    edges: tuple[int, ...]
+    learnable: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,21 @@ class Group:
         places: Which of the node's in-edges.
         resize: The op that resizes the sum; None where it is as it must be.
         shapes: Shape of the sum and the shape it must bring.
+        normalised: Whether fans made all of it, with batch normalisations, which take learned weights as their scale.
     """
 
     places: tuple[int, ...]
     resize: Resize | None
     shapes: tuple[Shape, Shape] | None
+    normalised: bool
+
+    @property
+    def coarseness(self) -> float:
+        """Stride of the sum, infinite for what is global; 0 for one that is as it must be."""
+        if self.shapes is None:
+            return 0.0
+        stride = self.shapes[0].stride
+        return stride if isinstance(stride, int) else math.inf
 
 
 @dataclass(frozen=True)
@@ -84,7 +99,7 @@ class NodeStep:
         row: Number of the node in canonical order; its in-edges' weights are row ``row``.
         derive: What to make first.
         sources: One slot per in-edge.
-        groups: All in-edges, by what their sum still needs.
+        groups: All in-edges, by what their sum still needs; the coarsest first, the node's own size last.
         learnable: (n,) which in-edges are learnable.
         aggregate: The node's ``aggregate``.
         unit: Whether the only in-edge is fixed at weight 1, so that its tensor is taken as it is.
@@ -217,7 +232,7 @@ class _Planner:
         self.place: dict[str, int] = {}  # of a node that has siblings: its position on the branch axis
         self.width: dict[int, int] = {}  # of a slot with a branch axis
         self.derived: dict[tuple[object, ...], int] = {}
-        self.fans: dict[tuple[object, ...], list[Edge]] = {}  # by what edges of one computation have in common
+        self.fans: dict[tuple[object, ...], list[int]] = {}  # by what edges of one computation have in common
         self.fanned: dict[str, int] = {}  # key of an edge whose fan has been planned -> its slot
         self.sets = {first: (first, *others) for first, *others in siblings}
         self.followers = {name for _, *others in siblings for name in others}
@@ -340,30 +355,32 @@ class _Planner:
         )
 
     def groups(self, node: Node, edges: Sequence[Edge]) -> tuple[Group, ...]:
-        """A node's in-edges, by what the sum of each group still needs."""
-        found: dict[tuple[Resize, tuple[Shape, Shape]] | None, list[int]] = {}
+        """A node's in-edges, by what each group's sum still needs; the coarsest first, the node's own size last."""
+        found: dict[tuple[Resize | None, tuple[Shape, Shape] | None, bool], list[int]] = {}
         for place, edge in enumerate(edges):
-            key = None
+            resize = shapes = None
+            normalised = False
             if isinstance(edge.rule, ConvResize):
+                normalised = edge.rule.batch_norm
                 shape = self.graph.shapes[edge.src]
                 assert isinstance(shape, Shape)
                 wanted = edge_target(shape, node)
                 if shape.stride != wanted.stride:
                     resize = Resize(mode=edge.rule.mode, align_corners=edge.rule.align_corners)
-                    key = (resize, (Shape(wanted.channels, shape.stride), wanted))
-            found.setdefault(key, []).append(place)
-        return tuple(
-            Group(tuple(places), None if key is None else key[0], None if key is None else key[1])
-            for key, places in found.items()
-        )
+                    shapes = (Shape(wanted.channels, shape.stride), wanted)
+            found.setdefault((resize, shapes, normalised), []).append(place)
+        groups = [Group(tuple(places), *key) for key, places in found.items()]
+        return tuple(sorted(groups, key=lambda group: -group.coarseness))
 
     def fan(self, edge: Edge, derive: list[Derivation | Fan]) -> int:
         """The slot of what a ``conv_resize`` edge makes before it resizes; its fan is made with the first of them."""
         if edge_key(edge) not in self.fanned:
             members = self.fans[self.fan_key(edge)]
-            slots, keys = tuple(self.new_slot() for _ in members), tuple(map(edge_key, members))
+            slots = tuple(self.new_slot() for _ in members)
+            edges = [self.graph.edges[i] for i in members]
+            keys, learnable = tuple(map(edge_key, edges)), tuple(each.learnable for each in edges)
             self.fanned.update(zip(keys, slots, strict=True))
-            derive.append(Fan(self.output_slot[edge.src], slots, keys))
+            derive.append(Fan(self.output_slot[edge.src], slots, keys, tuple(members), learnable))
         return self.fanned[edge_key(edge)]
 
     def fan_key(self, edge: Edge) -> tuple[object, ...]:
@@ -379,7 +396,7 @@ class _Planner:
                 for i in self.graph.in_edges(node.id):
                     edge = self.graph.edges[i]
                     if isinstance(edge.rule, ConvResize):
-                        self.fans.setdefault(self.fan_key(edge), []).append(edge)
+                        self.fans.setdefault(self.fan_key(edge), []).append(i)
 
     def resizes_sums(self, node: Node) -> bool:
         """Whether a node runs as a step of its own that adds up; a concat has nothing to add up before it resizes."""

@@ -12,7 +12,9 @@ reference interpreter see the same tensors whatever runs.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeGuard, cast
 
 import torch
@@ -24,6 +26,8 @@ from topolearn.compiler.modules.base import STACKABLE, BatchNorm, ConvUnit
 _PER_ELEMENT = (nn.Sequential, nn.Identity, nn.ReLU, nn.ReLU6)
 WIDENING = 3
 """Output channels over input channels from which a 1 x 1 convolution takes its batch statistics from its input."""
+WIDENING_TOGETHER = 1 / 16
+"""The same over the square of the input channels, which the statistics cost, where all members take one tensor."""
 _PER_MAP = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
 
@@ -49,7 +53,7 @@ def stack(members: Sequence[nn.Module]) -> nn.Module | None:
         if child is not None and stacked is None:
             return None
         children[name] = stacked
-    if isinstance(first, ConvUnit) and first.layout[:2] == ("conv", "bn"):
+    if isinstance(first, ConvUnit) and ("conv", "bn") in itertools.pairwise(first.layout):
         conv, norm = children["conv"], children["bn"]
         if isinstance(norm, StackedBatchNorm) and WideningConvBatchNorm.suits(conv):
             children |= {"conv": WideningConvBatchNorm(conv, norm), "bn": nn.Identity()}
@@ -116,18 +120,23 @@ def with_branches(x: Tensor, count: int) -> Tensor:
 
 
 class StackedBatchNorm(_Stacked):
-    """Batch normalisations side by side, each with its own statistics: (N, B or 1, C, H, W) -> (N, B, C, H, W)."""
+    """Batch normalisations side by side, each with its own statistics: (N, B or 1, C, H, W) -> (N, B, C, H, W).
+
+    Attributes:
+        scale: (B,) what each member's output is multiplied by, for one call; None for nothing.
+    """
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__(members)
         self.count = len(members)
+        self.scale: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise, and in training bring the members' running statistics up to date."""
         first = self.first
         x = x.expand(-1, self.count, -1, -1, -1).flatten(1, 2)
         mean, var = self.joined("running_mean"), self.joined("running_var")
-        weight, bias = self.joined("weight"), self.joined("bias")
+        weight, bias = self.affine()
         single = x.shape[0] * x.shape[2] * x.shape[3] == 1  # see BatchNorm
         if not first.training or single:
             return with_branches(F.batch_norm(x, mean, var, weight, bias, False, 0.0, first.eps), self.count)
@@ -136,6 +145,14 @@ class StackedBatchNorm(_Stacked):
         y = F.batch_norm(x, mean, var, weight, bias, True, self.count_batch(), first.eps)
         self.write_back(mean, var)
         return with_branches(y, self.count)
+
+    def affine(self) -> tuple[Tensor | None, Tensor | None]:
+        """(B * C,) scale and shift, None where they are 1 and 0."""
+        weight, bias = self.joined("weight"), self.joined("bias")
+        if self.scale is None:
+            return weight, bias
+        scale = self.scale.repeat_interleave(self.first.num_features)
+        return scale if weight is None else weight * scale, None if bias is None else bias * scale
 
     @property
     def first(self) -> nn.BatchNorm2d:
@@ -174,17 +191,24 @@ class WideningConvBatchNorm(nn.Module):
 
     @staticmethod
     def suits(conv: nn.Module | None) -> TypeGuard[StackedConv]:
-        """Whether ``conv`` widens enough, at every position by itself."""
-        return isinstance(conv, StackedConv) and conv.pointwise and conv.channels[0] >= WIDENING * conv.channels[1]
+        """Whether ``conv`` works at every position by itself."""
+        return isinstance(conv, StackedConv) and conv.pointwise
+
+    def widens(self, x: Tensor) -> bool:
+        """Whether it does so enough for tensors like ``x``."""
+        out, narrow = self.conv.channels
+        if x.shape[1] == self.conv.count > 1:
+            return out >= WIDENING * narrow
+        return out * self.conv.count >= WIDENING_TOGETHER * narrow**2
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, B, C, H, W) -> (N, B, C', H, W)."""
+        """(N, B or 1, C, H, W) -> (N, B, C', H, W)."""
         norm, conv = self.norm, self.conv
-        batch, count, narrow = x.shape[:3]
+        batch, count, narrow = x.shape[:3]  # one tensor for all members is one product with all their filters
         values = batch * x.shape[3] * x.shape[4]
         training = norm.first.training and values > 1
         bias = conv.joined("bias")
-        if count != conv.count or bias is not None or not _suits_matmul(x):
+        if bias is not None or not _suits_matmul(x) or not self.widens(x):
             y: Tensor = norm(conv(x))
             return y
         weight, running_mean, running_var = (
@@ -210,15 +234,14 @@ class WideningConvBatchNorm(nn.Module):
                 norm.write_back(torch.lerp(running_mean, mean, momentum), torch.lerp(running_var, unbiased, momentum))
         else:
             mean, var = running_mean, running_var
+        gamma, beta = norm.affine()
         scale = torch.rsqrt(var + norm.first.eps)
-        gamma, beta = norm.joined("weight"), norm.joined("bias")
-        shift = -mean * scale
-        if gamma is not None and beta is not None:
-            scale, shift = scale * gamma, shift * gamma + beta
+        scale = scale if gamma is None else scale * gamma
+        shift = -mean * scale if beta is None else beta - mean * scale
         # The shift as one more column of W, met by a channel of ones: no pass over the wide tensor for it.
         wide = torch.cat([w * scale.view(count, -1, 1), shift.view(count, -1, 1)], 2)
         h = torch.cat([x.flatten(3), x.new_ones(batch, count, 1, x.shape[3] * x.shape[4])], 2)
-        return torch.matmul(wide, h).view(batch, count, -1, *x.shape[3:])
+        return torch.matmul(wide, h).view(batch, conv.count, -1, *x.shape[3:])
 
 
 class Merged(nn.Module):
@@ -231,6 +254,22 @@ class Merged(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply it to all channels of all members."""
         return with_branches(self.module(x.flatten(1, 2)), x.shape[1])
+
+
+@contextmanager
+def weighted(module: nn.Module, scale: Tensor | None) -> Iterator[None]:
+    """Let the members of a stacked module, which end in a batch normalisation, bring their outputs times ``scale``.
+
+    Args:
+        module: What :func:`stack` made.
+        scale: (B,) one number per member; None for nothing.
+    """
+    (norm,) = (m for m in module.modules() if isinstance(m, StackedBatchNorm))
+    norm.scale = scale
+    try:
+        yield
+    finally:
+        norm.scale = None
 
 
 def as_if_repeated(module: nn.Module, x: Tensor, copies: int) -> Tensor:

@@ -6,6 +6,7 @@ from topolearn.graph.ir import AGGREGATES, Edge, Graph, Node
 from topolearn.graph.passes import (
     BindFanIn,
     EliminateDead,
+    FixPoint,
     KeepEdges,
     Pass,
     RemoveIdleRelus,
@@ -22,6 +23,7 @@ __all__ = [
     "Edge",
     "EliminateDead",
     "FinaliseDecoder",
+    "FixPoint",
     "Graph",
     "GraphCost",
     "KeepEdges",

@@ -1,96 +1,83 @@
-"""The edges to keep where what is kept may cost no more than a given price."""
+"""The edges to keep where what is kept may cost no more than a given price.
+
+A choice of edges leaves a graph: the nodes on a path from an input to an output, and the kept edges between them.
+What some choice leaves is *reachable*; fixed edges are part of every choice, and all outputs must be left. An edge
+counts whatever its value is: one at 0 is the weakest of its target, not gone. So the reachable prices are a matter of
+the graph alone: sums of whole nodes, and of whole edges where edges compute something.
+
+Of the reachable graphs that cost at most what is allowed, and no more than :data:`TOLERANCE` less, the one is
+chosen that the learned ranking puts first. Where nodes are too coarse for that, it is the dearest reachable graph
+below what is allowed, to a thousandth of that. See :mod:`topolearn.graph.knapsack` for how it is found.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from topolearn.graph.ir import Graph
+from topolearn.graph.knapsack import Knapsack
 from topolearn.graph.price import Alive, Prices, cheapest
-from topolearn.graph.removal import removal_order, strengths
+from topolearn.graph.removal import strengths
 from topolearn.graph.topology import Topology
 
-_MISFITS = 16
-"""Edges that are found not to fit before :func:`affordable` stops looking for weaker ones that do."""
+TOLERANCE = 0.05
+"""How much less than allowed a choice may cost, as a share, before the ranking gives way to a better fit."""
+
+_GAIN = 1e-3
+"""Least gain, as a share of what is allowed, for which a dearer graph is looked for below the tolerance."""
 
 
-def affordable(graph: Graph, values: Sequence[float], prices: Prices, allowed: float) -> list[bool]:
-    """(E,) the strongest edges that together cost at most ``allowed``.
+def affordable(
+    graph: Graph, order: Sequence[int], prices: Prices, allowed: float, tolerance: float = TOLERANCE
+) -> list[bool]:
+    """(E,) the edges to keep: the strongest that together cost at most ``allowed``.
 
-    Edges go in :func:`~topolearn.graph.removal.removal_order` until the rest fits; then whatever still fits
-    comes back, the strongest first. Where the order would cut an output off, it starts from the cheapest
-    path instead, which is kept even if it costs more.
+    Beginning with the strongest, every node and every edge with a price stays if it fits beside those before it,
+    and if what is left then comes within ``tolerance`` of what is allowed. A node is as strong as the edge with
+    which it would die if edges went in ``order``. Edges that cost nothing stay wherever both their ends do. Where
+    nothing fits, the cheapest path is kept, even if it costs more.
 
     Args:
         graph: The graph that is searched.
-        values: (E,) what the learner thinks of every edge; those of value 0 are gone already.
+        order: Places of the learnable edges, the weakest first; as
+            :func:`~topolearn.graph.removal.removal_order` gives them.
         prices: Of nodes and edges.
         allowed: Largest price.
+        tolerance: 0 to 1: how much less than ``allowed`` is near enough, as a share; with 1 the ranking alone decides.
     """
-    order = removal_order(graph, values)
-    low, high = 0, len(order)
-    while low < high:
-        middle = (low + high) // 2
-        if Alive.of(graph, _without(values, order[:middle])).price(prices) <= allowed:
-            high = middle
-        else:
-            low = middle + 1
-    keep = _without(values, order[:low])
-    if not set(graph.outputs) <= Alive.of(graph, keep).nodes:
-        keep = cheapest(graph, prices)
-    _fill(graph, keep, [i for i in reversed(order) if not keep[i] and values[i] != 0.0], prices, allowed)
-    alive = Alive.of(graph, keep).nodes
-    for i in order:
-        edge = graph.edges[i]
-        if values[i] != 0.0 and prices.edges[i] == 0.0 and edge.src in alive and edge.dst in alive:
-            keep[i] = True
-    return keep
+    knapsack = Knapsack(graph, order, prices, allowed)
+    best = knapsack.pack(0.0)
+    if best is None:
+        return cheapest(graph, prices)
+    least = (1.0 - tolerance) * allowed
+    if best.price < least:
+        near = knapsack.pack(least)
+        if near is not None:
+            return near.keep
+        # Too coarse for that: as near as it goes.
+        while (better := knapsack.pack(best.price + _GAIN * allowed)) is not None:
+            best = better
+    return best.keep
 
 
-def cut(graph: Graph, values: Sequence[float], prices: Prices, allowed: float, threshold: float) -> Topology:
+def cut(
+    graph: Graph, values: Sequence[float], order: Sequence[int], prices: Prices, allowed: float, threshold: float
+) -> Topology:
     """The closed topology of the :func:`affordable` edges, but weak ones that save nothing.
 
     Args:
         graph: The graph that was searched.
-        values: (E,) edge weights at the end of the search.
+        values: (E,) the weights that edges are kept with; where one is 0, its weight in the graph, or 1.
+        order: Places of the learnable edges, the weakest first.
         prices: Of nodes and edges.
         allowed: Largest price.
         threshold: Strength below which an edge goes if it computes nothing and no node lives by it.
     """
-    keep = affordable(graph, values, prices, allowed)
+    keep = affordable(graph, order, prices, allowed)
     weak = [i for i, strength in strengths(graph, values).items() if strength < threshold]
     _drop_idle(graph, keep, weak, prices)
-    # The cheapest path may lead over an edge of value 0.
     given = [value or graph.edges[i].weight or 1.0 if keep[i] else value for i, value in enumerate(values)]
     return Topology.of(graph, keep, given)
-
-
-def _without(values: Sequence[float], removed: Sequence[int]) -> list[bool]:
-    keep = [value != 0.0 for value in values]
-    for i in removed:
-        keep[i] = False
-    return keep
-
-
-def _fill(graph: Graph, keep: list[bool], candidates: Sequence[int], prices: Prices, allowed: float) -> None:
-    """Add candidates in their order, leaving out those with which the graph would cost too much."""
-    start = 0
-    for _ in range(_MISFITS):
-        # The longest run of candidates that fits; the one behind it does not.
-        low, high = start, len(candidates)
-        while low < high:
-            middle = (low + high + 1) // 2
-            trial = list(keep)
-            for i in candidates[start:middle]:
-                trial[i] = True
-            if Alive.of(graph, trial).price(prices) <= allowed:
-                low = middle
-            else:
-                high = middle - 1
-        for i in candidates[start:low]:
-            keep[i] = True
-        start = low + 1
-        if start >= len(candidates):
-            return
 
 
 def _drop_idle(graph: Graph, keep: list[bool], weak: Sequence[int], prices: Prices) -> None:

@@ -10,6 +10,8 @@ that comes first.
 
 The two passes that merge look at which nodes a stage reads, not at the edges' weights, so they change the
 function. Nothing that they leave is dead, and nothing that they take away leaves a node without an in-edge.
+Where one has gone, stages that read it can have become duplicates, and where two have been merged, subsets:
+:class:`~topolearn.graph.passes.FixPoint` runs both until neither finds anything.
 """
 
 from __future__ import annotations

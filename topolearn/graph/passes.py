@@ -37,6 +37,28 @@ def apply_passes(graph: Graph, *passes: Pass) -> Graph:
 
 
 @dataclass(frozen=True)
+class FixPoint(Pass):
+    """Run passes in turn, and again, until none of them changes anything: one can make way for another.
+
+    They must be passes that only take away, or it would not end. Counts as one that changes the function, as
+    its passes may.
+
+    Attributes:
+        passes: Which, in the order of a turn; the graph is verified after each.
+    """
+
+    passes: tuple[Pass, ...]
+
+    preserves_function: ClassVar[bool] = False
+
+    def __call__(self, graph: Graph) -> Graph:
+        """Run them; the same graph where none changes it."""
+        while (changed := apply_passes(graph, *self.passes)) != graph:
+            graph = changed
+        return graph
+
+
+@dataclass(frozen=True)
 class KeepEdges(Pass):
     """Keep the edges of a closed topology, as fixed edges with its weights; nodes without in-edges go too.
 

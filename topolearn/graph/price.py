@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -83,7 +84,8 @@ class Alive:
 
     def price(self, prices: Prices) -> float:
         """The sum over nodes and edges."""
-        return sum(prices.nodes[name] for name in self.nodes) + sum(prices.edges[i] for i in self.edges)
+        # Exact, because a set has no order: the sum of floats would depend on it.
+        return math.fsum([*(prices.nodes[name] for name in self.nodes), *(prices.edges[i] for i in self.edges)])
 
 
 def edge_shares(graph: Graph, prices: Prices, keep: Sequence[bool]) -> list[float]:

@@ -37,9 +37,9 @@ class Phase:
         lr: Peak learning rate of the phase over that of the run.
         continues: Whether the learning rate's schedule runs through the phase before and this one as
             one, instead of starting again; not where the run gives the phase a rate of its own.
-        freeze_affine: Whether scale and shift of batch normalisations stay as they are.
-        recalibrate: Whether the statistics of batch normalisations are computed anew on training
-            data before the phase.
+        freeze_affine: Whose scale and shift stay as they are: of ``all`` batch normalisations; of the ``weighted``
+            ones, which end a branch that a learnable edge weights, and whose scale could make up for that
+            weight; None: of none.
         passes: Passes on the pruned graph before the phase; they may change the function.
     """
 
@@ -49,8 +49,7 @@ class Phase:
     weights: Literal["carry", "fresh"] = "carry"
     lr: float = 1.0
     continues: bool = False
-    freeze_affine: bool = False
-    recalibrate: bool = False
+    freeze_affine: Literal["all", "weighted"] | None = None
     passes: tuple[Pass, ...] = ()
 
 
@@ -82,6 +81,8 @@ class EdgeLearner(nn.Module, ABC):
         options_type: Its options.
         shares_optimizer: Whether its parameters go into the weights' optimiser, as groups of their
             own; otherwise plain SGD moves them.
+        recalibrates: Whether the statistics of batch normalisations are computed anew on training data when the
+            search has ended and the network is pruned.
         capturable: Whether a CUDA graph can hold its step: :meth:`draw` makes all its random numbers,
             and nothing else reads from the device or depends on the step's number. An instance whose options
             say otherwise sets its own.
@@ -95,6 +96,7 @@ class EdgeLearner(nn.Module, ABC):
     learner_name: ClassVar[str]
     options_type: ClassVar[type[Options]]
     shares_optimizer: ClassVar[bool] = False
+    recalibrates: ClassVar[bool] = False
     capturable: bool = False
 
     graph: Graph
@@ -116,6 +118,12 @@ class EdgeLearner(nn.Module, ABC):
     @abstractmethod
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         """Optimiser settings of its parameters, where the weights learn at ``lr``."""
+
+    def check(self) -> None:
+        """Raise an OptionError where no search can start on the device that the learner is on.
+
+        Called before anything of a run is written; what it has to measure for that, it keeps in buffers.
+        """
 
     def begin(self, schedule: SearchSchedule) -> None:
         """Hear about the search ahead; called before its first step and after a resume."""
@@ -303,7 +311,13 @@ def make_learner(name: str, graph: Graph, options: Mapping[str, Any] | None = No
     given = dict(options or {})
     for option in given:
         if option not in cls.options_type.model_fields:
-            raise OptionError(
-                f"unknown option '{option}' of learner '{name}'{suggest(option, cls.options_type.model_fields)}"
-            )
+            raise OptionError(f"unknown option '{option}' of learner '{name}'{mend_option(option, name)}")
     return cls(graph, **given)
+
+
+def mend_option(option: str, learner: str) -> str:
+    """What to do about an option that a learner does not have: name those that do, else as :func:`suggest`."""
+    having = [name for name, cls in LEARNERS.items() if option in cls.options_type.model_fields]
+    if having:
+        return f"; it is an option of {', '.join(sorted(having))}"
+    return suggest(option, learner_class(learner).options_type.model_fields)

@@ -15,6 +15,7 @@ alpha and the weights are trained together by one optimiser. In the end an edge 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -53,7 +54,7 @@ class ContinuousOptions(CostOptions):
         penalty_strength: lambda; ``auto``: ``auto_factor`` times the smallest lambda that drives an
             edge without task gradient from 1 to 0 during the search, (1 - momentum) / sum of rates; at
             most 0.02.
-        auto_factor: See ``penalty_strength``.
+        auto_factor: See ``penalty_strength``; one beyond what 0.02 leaves room for has a warning.
         threshold: tau; with a budget, what the budget leaves room for stays whatever its weight.
         proximal: Apply the penalty by soft-thresholding after each step, which gives exact zeros,
             instead of adding it to the loss.
@@ -64,6 +65,11 @@ class ContinuousOptions(CostOptions):
     auto_factor: Annotated[float, Field(ge=0)] = 10.0
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.05
     proximal: bool = False
+
+
+def _enough(schedule: SearchSchedule) -> float:
+    """The smallest lambda that drives an edge without task gradient from 1 to 0 during a search."""
+    return (1 - schedule.momentum) / schedule.total_lr
 
 
 @register_learner("continuous", "toponet")
@@ -80,6 +86,7 @@ class Continuous(EdgeLearner):
 
     options_type = ContinuousOptions
     shares_optimizer = True
+    recalibrates = True
     capturable = True
     options: ContinuousOptions
     scale: Tensor
@@ -120,19 +127,36 @@ class Continuous(EdgeLearner):
         self._lr: float | Tensor | None = None
         self._resolve(REFERENCE_SCHEDULE)
 
+    def check(self) -> None:
+        """Raise an OptionError where the budget does not pay for one path."""
+        if self.pricing is not None:
+            self.pricing.check()
+
     def begin(self, schedule: SearchSchedule) -> None:
         """Resolve ``penalty_strength: auto`` for the search ahead, and price the edges."""
         self._resolve(schedule)
+        self._warn_of_limit(schedule)
         if self.pricing is not None:
             self.pricing.begin(schedule.steps)
 
     def _resolve(self, schedule: SearchSchedule) -> None:
         strength = self.options.penalty_strength
         if strength == "auto":
-            enough = (1 - schedule.momentum) / schedule.total_lr
-            strength = min(self.options.auto_factor * enough, AUTO_LIMIT)
+            strength = min(self.options.auto_factor * _enough(schedule), AUTO_LIMIT)
         self.strength = float(strength)
         self._momentum = schedule.momentum
+
+    def _warn_of_limit(self, schedule: SearchSchedule) -> None:
+        """Say that an ``auto_factor`` other than the default has met the limit: a larger one would change nothing."""
+        factor, usual = self.options.auto_factor, type(self.options).model_fields["auto_factor"].default
+        asked = factor * _enough(schedule)
+        if self.options.penalty_strength == "auto" and factor != usual and asked > AUTO_LIMIT:
+            warnings.warn(
+                f"'auto_factor' {factor:g} asks for lambda {asked:.2g} in so short a search; it is {AUTO_LIMIT:g}, the"
+                f" largest that 'auto' chooses, as with any factor above {AUTO_LIMIT / _enough(schedule):.2g}; search"
+                " longer, or give 'penalty_strength' as a number",
+                stacklevel=3,
+            )
 
     def pressure(self) -> Tensor:
         """(L,) what the penalty multiplies each magnitude with."""
@@ -177,7 +201,8 @@ class Continuous(EdgeLearner):
     def end_draw(self) -> None:
         """Set prices and pressure anew where that is due."""
         if self.pricing is not None:
-            self.pricing.count(self.edge_weights)
+            with torch.no_grad():
+                self.pricing.count(self.alpha)
 
     def topology(self) -> Topology:
         """Edges with |alpha| >= tau times the largest of their target; none into a node whose weights are all 0.
@@ -196,10 +221,10 @@ class Continuous(EdgeLearner):
         return Topology.of(self.graph, keep, weights)
 
     def phases(self) -> tuple[Phase, ...]:
-        """Search with batch normalisation's scale and shift frozen; compute its statistics anew and fine-tune."""
+        """Search, in which no batch normalisation's scale may make up for an edge's weight; then fine-tune."""
         return (
-            Phase("search", 0.8, search=True, freeze_affine=True),
-            Phase("fine_tune", 0.2, lr=0.2, recalibrate=True),
+            Phase("search", 0.8, search=True, freeze_affine="weighted"),
+            Phase("fine_tune", 0.2, lr=0.2),
         )
 
     def summary(self) -> dict[str, float]:

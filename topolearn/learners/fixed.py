@@ -6,10 +6,12 @@ import random
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
+from topolearn.errors import OptionError
 from topolearn.graph import Graph, Topology
+from topolearn.graph.price import Alive
 from topolearn.learners.base import Candidates, EdgeLearner, Options, Phase, kept, register_learner, resolve_fan_in
 from topolearn.options import validate
 
@@ -22,12 +24,24 @@ class FixedOptions(Options):
             have the same candidates, else the latest candidate; ``full``: all; ``random``: K
             distinct candidates, drawn uniformly per node.
         fan_in: K of ``random``; default: half of the largest candidate set, rounded up.
+        edges: Of ``random``, instead of a fan-in: how many learnable edges are left in all. Edges go in random
+            order, with the nodes that die with them; one is passed over where that would leave fewer, or cut
+            an output off.
         seed: Seed of ``random``.
     """
 
     rule: Literal["prev", "full", "random"] = "prev"
     fan_in: Annotated[int, Field(ge=1)] | None = None
+    edges: Annotated[int, Field(ge=1)] | None = None
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_size(self) -> FixedOptions:
+        if self.edges is not None and self.fan_in is not None:
+            raise ValueError("give 'fan_in', a size per node, or 'edges', one for all, not both")
+        if self.edges is not None and self.rule != "random":
+            raise ValueError(f"'edges' belongs to rule 'random', not '{self.rule}'")
+        return self
 
 
 @register_learner("fixed")
@@ -37,7 +51,7 @@ class Fixed(EdgeLearner):
     A graph without learnable edges is taken as it is.
 
     Raises:
-        OptionError: A fan-in larger than every candidate set.
+        OptionError: A fan-in larger than every candidate set, or more edges than are learnable.
     """
 
     options_type = FixedOptions
@@ -45,17 +59,29 @@ class Fixed(EdgeLearner):
     options: FixedOptions
     mask: Tensor
 
-    def __init__(self, graph: Graph, rule: str = "prev", fan_in: int | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        rule: str = "prev",
+        fan_in: int | None = None,
+        edges: int | None = None,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
-        self.options = validate(FixedOptions, {"rule": rule, "fan_in": fan_in, "seed": seed}, "learner 'fixed'")
+        given = {"rule": rule, "fan_in": fan_in, "edges": edges, "seed": seed}
+        self.options = validate(FixedOptions, given, "learner 'fixed'")
         self.graph = graph
         self.candidates = Candidates(graph)
-        self.fan_in = {
-            "prev": min(1, graph.largest_candidate_set),
-            "full": graph.largest_candidate_set,
-            "random": resolve_fan_in(graph, fan_in),
-        }[self.options.rule]
-        chosen = _choose(graph, self.options.rule, self.fan_in, seed)
+        if edges is not None:
+            self.fan_in = None
+            chosen = _thin_out(graph, edges, seed)
+        else:
+            self.fan_in = {
+                "prev": min(1, graph.largest_candidate_set),
+                "full": graph.largest_candidate_set,
+                "random": resolve_fan_in(graph, fan_in),
+            }[self.options.rule]
+            chosen = _choose(graph, self.options.rule, self.fan_in, seed)
         self.register_buffer("mask", torch.tensor(chosen, dtype=torch.float32), persistent=False)
 
     def edge_weights(self) -> Tensor:
@@ -98,3 +124,19 @@ def _choose(graph: Graph, rule: str, fan_in: int, seed: int) -> list[bool]:
             picked = set(generator.sample(range(len(names)), min(fan_in, len(names))))
         chosen += [position in picked for position in range(len(names))]
     return chosen
+
+
+def _thin_out(graph: Graph, count: int, seed: int) -> list[bool]:
+    """(L,) candidates of which ``count`` are left, or the fewest above that were met, all on a path to an output."""
+    order = [i for indices in graph.candidates.values() for i in indices]
+    if count > len(order):
+        raise OptionError(
+            f"'edges' is {count}, but graph '{graph.name}' has {len(order)} learnable edges; give at most that many"
+        )
+    learnable = frozenset(order)
+    left = frozenset(range(len(graph.edges)))
+    for i in random.Random(seed).sample(order, len(order)):
+        alive = Alive.of(graph, [j in left and j != i for j in range(len(graph.edges))])
+        if len(learnable.intersection(alive.edges)) >= count and alive.nodes.issuperset(graph.outputs):
+            left = frozenset(alive.edges)
+    return [i in left for i in order]

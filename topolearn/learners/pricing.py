@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from topolearn.errors import OptionError
 from topolearn.graph import Graph, Topology
-from topolearn.graph.budget import affordable, cut
-from topolearn.graph.price import Alive, Prices, Spent, added_elements, cheapest, edge_shares, mac_prices
+from topolearn.graph.budget import TOLERANCE, affordable, cut
+from topolearn.graph.price import Alive, Prices, Spent, added_elements, edge_shares, mac_prices
 from topolearn.graph.removal import strengths
 from topolearn.learners.base import Candidates, Options
 
@@ -30,8 +30,8 @@ pulls it back."""
 ESCALATION, MOST = 1.2, 10.0
 """By how much the pressure on an edge without a place grows from one steering to the next, and up to how much."""
 
-_TINY = 1e-12
-"""Stands for 0 where edges are ranked."""
+MARGIN = 1.1
+"""Factor on the least budget that an error names, where that was measured: the next time it may take longer."""
 
 
 class Budget(Options):
@@ -44,6 +44,13 @@ class Budget(Options):
 
     macs: Annotated[float, Field(gt=0, le=1)] | None = None
     milliseconds: Annotated[float, Field(gt=0, le=1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mapping(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping | Budget):
+            raise ValueError("should say of which cost it is a share, as {macs: 0.5}")
+        return given
 
     @model_validator(mode="after")
     def _one(self) -> Budget:
@@ -101,9 +108,13 @@ class Pricing(nn.Module):
     graph to the budget during the first four fifths of the search. A hundred times it is asked which edges
     have no place in it (:func:`~topolearn.graph.budget.affordable`), and each of those is soft-thresholded after every
     step (the proximal form of an L1 penalty) by what takes it from its target's largest weight to 0 in a
-    tenth of the search. The pressure grows while an edge holds out, up to tenfold, and ends when others have become
-    weaker than it. A stronger penalty on all edges would not do: behind a normalisation all weights of a target can
-    shrink together, which tells none of them from another.
+    tenth of the search. The pressure grows while an edge holds out, up to tenfold, and ends when it has a place
+    again, with the value that it had before. A stronger penalty on all edges would not do: behind a normalisation all
+    weights of a target can shrink together, which tells none of them from another.
+
+    While the allowance falls, the ranking alone decides who has a place. From then on the choice comes within
+    :data:`~topolearn.graph.budget.TOLERANCE` of the budget or, where whole nodes are too coarse for that, as near as
+    any choice of edges does.
 
     Attributes:
         graph: The searched graph.
@@ -111,6 +122,7 @@ class Pricing(nn.Module):
         budget: What to end at, None for a penalty by cost alone.
         weight: (L,) price of each learnable edge over the dearest.
         shrinkage: (L,) what each step takes from the magnitude of each learnable edge.
+        held: (L,) the last value of each learnable edge that was not 0 and under no such pressure.
         steps: Steps that were taken.
         measured: (V + E,) milliseconds of nodes and edges, in a checkpoint too: they are measured once. Empty
             where MACs are counted.
@@ -118,6 +130,7 @@ class Pricing(nn.Module):
 
     weight: Tensor
     shrinkage: Tensor
+    held: Tensor
     steps: Tensor
     measured: Tensor
 
@@ -131,13 +144,14 @@ class Pricing(nn.Module):
         self.places = candidates.index.tolist()
         self.register_buffer("weight", torch.ones(len(candidates)))
         self.register_buffer("shrinkage", torch.zeros(len(candidates)))
+        self.register_buffer("held", candidates.initial())
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         measured = 0 if self.kind == "macs" else len(graph.nodes) + len(graph.edges)
         self.register_buffer("measured", torch.zeros(measured, dtype=torch.float64))
         self._macs = mac_prices(graph) if self.kind == "macs" else None
         self._total, self._count = 1, 0
         if self.kind == "macs":
-            self._check(self.prices)
+            self.check()
 
     @classmethod
     def of(cls, graph: Graph, candidates: Candidates, options: CostOptions, threshold: float) -> Pricing | None:
@@ -171,21 +185,23 @@ class Pricing(nn.Module):
         """Largest cost of what is kept."""
         return math.inf if self.budget is None else self.budget.share * self.full
 
-    def _check(self, prices: Prices) -> None:
-        """Raise where the budget does not pay for one path."""
+    def check(self) -> None:
+        """Raise an OptionError where the budget does not pay for one path; measure what has not been measured."""
+        prices = self.prices
         if self.budget is None:
             return
-        least = Alive.of(self.graph, cheapest(self.graph, prices)).price(prices)
-        if least > self.allowed:
+        least = Alive.of(self.graph, affordable(self.graph, self.places, prices, self.allowed, 1.0)).price(prices)
+        if least > self.allowed and not math.isclose(least, self.allowed):
+            share = least / self.full * (1.0 if self.kind == "macs" else MARGIN)
             raise OptionError(
                 f"budget {{{self.kind}: {self.budget.share:g}}} is less than the cheapest path through graph"
-                f" '{self.graph.name}' costs; give at least {math.ceil(1000 * least / self.full) / 1000:g}"
+                f" '{self.graph.name}' costs; give at least {min(1.0, math.ceil(1000 * share) / 1000):g}"
             )
 
     def begin(self, steps: int) -> None:
         """Hear how many steps the search has; called before its first step and after a resume."""
         self._total, self._count = steps, int(self.steps)
-        self._check(self.prices)
+        self.check()
         if not self._count:
             self._reprice([1.0] * len(self.graph.edges))  # nothing has been decided
 
@@ -194,21 +210,37 @@ class Pricing(nn.Module):
         if self.budget is not None and self.training:
             values.copy_(values.sign() * (values.abs() - self.shrinkage).clamp(min=0))
 
-    def count(self, edge_weights: Callable[[], Tensor]) -> None:
+    def count(self, values: Tensor) -> None:
         """Count a step, and steer where that is due.
 
         Args:
-            edge_weights: Gives the (E,) weights; asked only where it is due, because it waits for the device.
+            values: (L,) of the learnable edges; those that have their place back get their value back, in place.
         """
         if not self.training:
             return
         self._count += 1
         self.steps.add_(1)
         if self._count % max(1, self._total // STEERINGS) == 0:
-            values = edge_weights().detach().tolist()
-            self._reprice(values)
+            given = values.tolist()
+            self._reprice(self._spread(given))
             if self.budget is not None:
-                self._steer(values)
+                values.copy_(torch.tensor(self._steer(given)))
+
+    def _spread(self, values: Sequence[float]) -> list[float]:
+        """(L,) values of the learnable edges -> (E,), fixed edges at their weights."""
+        spread = [edge.weight for edge in self.graph.edges]
+        for i, value in zip(self.places, values, strict=True):
+            spread[i] = value
+        return spread
+
+    def _order(self, values: Sequence[float]) -> list[int]:
+        """The learnable edges, the weakest first; those at 0 by what they were, because they are weak, not gone.
+
+        Args:
+            values: (E,) of all edges.
+        """
+        strength, before = strengths(self.graph, values), strengths(self.graph, self._spread(self.held.tolist()))
+        return sorted(strength, key=lambda i: (strength[i], before[i], -i))
 
     def _reprice(self, values: Sequence[float]) -> None:
         strength = strengths(self.graph, values)
@@ -234,25 +266,48 @@ class Pricing(nn.Module):
 
         self.weight.copy_(torch.tensor([weight(i) for i in self.places]).clamp(max=1.0))
 
-    def _steer(self, values: Sequence[float]) -> None:
-        """Set the pressure on the edges that have no place."""
+    def _steer(self, values: Sequence[float]) -> list[float]:
+        """Set the pressure on the edges that have no place.
+
+        Args:
+            values: (L,) of the learnable edges.
+
+        Returns:
+            (L,) the values, with those restored whose place is back.
+        """
+        pressed = self.shrinkage.tolist()
+        held = [
+            value if value != 0.0 and pressure == 0.0 else before
+            for value, pressure, before in zip(values, pressed, self.held.tolist(), strict=True)
+        ]
+        self.held.copy_(torch.tensor(held))
+        spread = self._spread(values)
         progress = min(1.0, self._count / (ARRIVAL * self._total))
         allowance = self.full + (self.allowed - self.full) * progress
-        # An edge at 0 is weak, not gone: in a lifted network the longer ones start there.
-        has_place = affordable(self.graph, [value or _TINY for value in values], self.prices, allowance)
-        shrinkage = self.shrinkage.tolist()
-        for place, i in enumerate(self.places):
-            if has_place[i]:
-                shrinkage[place] = 0.0
-                continue
-            largest = max(abs(values[k]) for k in self.graph.in_edges(self.graph.edges[i].dst))
+        tolerance = TOLERANCE if progress == 1.0 else 1.0
+        has_place = affordable(self.graph, self._order(spread), self.prices, allowance, tolerance)
+        shrinkage = []
+        for i, pressure in zip(self.places, pressed, strict=True):
+            largest = max(abs(spread[k]) for k in self.graph.in_edges(self.graph.edges[i].dst))
             usual = largest / (DECAY * self._total)
-            shrinkage[place] = min(MOST * usual, max(usual, ESCALATION * shrinkage[place]))
+            shrinkage.append(0.0 if has_place[i] else min(MOST * usual, max(usual, ESCALATION * pressure)))
         self.shrinkage.copy_(torch.tensor(shrinkage))
+        return [
+            before if has_place[i] and pressure > 0.0 else value
+            for i, value, pressure, before in zip(self.places, values, pressed, held, strict=True)
+        ]
 
     def topology(self, edge_weights: Sequence[float]) -> Topology:
-        """The strongest edges that fit the budget, where there is one."""
-        return cut(self.graph, edge_weights, self.prices, self.allowed, self.threshold)
+        """The strongest edges that fit the budget; what was under pressure is kept at the value it had before.
+
+        Args:
+            edge_weights: (E,) as they are now.
+        """
+        values = list(edge_weights)
+        for i, pressure, before in zip(self.places, self.shrinkage.tolist(), self.held.tolist(), strict=True):
+            if pressure > 0.0:
+                values[i] = before
+        return cut(self.graph, values, self._order(edge_weights), self.prices, self.allowed, self.threshold)
 
     def reached(self, topology: Topology) -> float:
         """What a topology costs."""

@@ -11,8 +11,8 @@ the loss is task + lambda * sum over nodes of Ls. In the end an edge stays iff v
 noise breaks the tie of the symmetric start; without it nothing becomes binary.
 
 Before the network is trained anew, decoder stages that repeat another are merged into it, those that
-another contains are dropped, and what is left of the decoder takes its final form; see
-:mod:`topolearn.graph.decoder`. A graph without such stages is not changed.
+another contains are dropped, both until there are none, and what is left of the decoder takes its final
+form; see :mod:`topolearn.graph.decoder`. A graph without such stages is not changed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from topolearn.graph import DropSubsetNodes, FinaliseDecoder, Graph, MergeDuplicateNodes, Pass, Topology, UnitWeights
+from topolearn.graph import (
+    DropSubsetNodes,
+    FinaliseDecoder,
+    FixPoint,
+    Graph,
+    MergeDuplicateNodes,
+    Pass,
+    Topology,
+    UnitWeights,
+)
 from topolearn.graph.price import Spent
 from topolearn.learners.base import (
     Candidates,
@@ -120,6 +129,11 @@ class SparseMask(EdgeLearner):
         self.capturable = self.pricing is None  # steering counts the steps, and reads the weights
         self.strength = 0.01 if self.options.penalty_strength == "auto" else float(self.options.penalty_strength)
 
+    def check(self) -> None:
+        """Raise an OptionError where the budget does not pay for one path."""
+        if self.pricing is not None:
+            self.pricing.check()
+
     def begin(self, schedule: SearchSchedule) -> None:
         """Resolve ``penalty_strength: auto`` for the search ahead."""
         if self.options.penalty_strength == "auto":
@@ -175,7 +189,8 @@ class SparseMask(EdgeLearner):
         """The next step draws anew; prices and pressure are set anew where that is due."""
         self.random.drawn = False
         if self.pricing is not None:
-            self.pricing.count(lambda: self.candidates.spread(self.gate))
+            with torch.no_grad():
+                self.pricing.count(self.gate)
 
     def topology(self) -> Topology:
         """Edges with v / 2 > sigma, at weight v.
@@ -185,7 +200,7 @@ class SparseMask(EdgeLearner):
         """
         gate = self.gate.detach().clamp(0, 2)
         if self.pricing is not None and self.pricing.budget is not None:
-            return self.pricing.topology(self.candidates.spread(gate.clamp(min=_EPS)).tolist())
+            return self.pricing.topology(self.candidates.spread(gate).tolist())
         keep = kept(self.graph, (gate / 2 > self.options.threshold).tolist())
         return Topology.of(self.graph, keep, self.candidates.spread(gate).tolist())
 
@@ -195,9 +210,10 @@ class SparseMask(EdgeLearner):
             *((MergeDuplicateNodes(),) if self.options.merge_duplicates else ()),
             *((DropSubsetNodes(),) if self.options.drop_subsets else ()),
         )
+        final = (*((FixPoint(merging),) if merging else ()), FinaliseDecoder(), UnitWeights())
         return (
-            Phase("search", 0.5, search=True, freeze_affine=True),
-            Phase("retrain", 0.5, weights="fresh", passes=(*merging, FinaliseDecoder(), UnitWeights())),
+            Phase("search", 0.5, search=True, freeze_affine="all"),
+            Phase("retrain", 0.5, weights="fresh", passes=final),
         )
 
     def summary(self) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torchvision import models
 from torchvision.models import MobileNetV2, RegNet, ResNet, WeightsEnum
 
 from topolearn.compiler import Network
@@ -19,7 +20,7 @@ from topolearn.lifting.mobilenet import read_mobilenetv2
 from topolearn.lifting.pretrained import by_name, load_file
 from topolearn.lifting.regnet import read_regnet
 from topolearn.lifting.resnet import read_resnet
-from topolearn.lifting.source import Source, refusal
+from topolearn.lifting.source import NO_GRAPH, Source, refusal
 from topolearn.ops.shape import Size
 
 SIZE = 224
@@ -99,7 +100,8 @@ def outline(model: nn.Module, name: str, image: Size) -> Draft:
     source = Source(model)
     read = _READERS.get(type(model))
     if read is None:
-        raise refusal("", model, "it is none of torchvision's own networks")
+        own = type(model).__module__.startswith(f"{models.__name__}.")
+        raise refusal("", model, NO_GRAPH if own else "it is none of torchvision's own networks")
     draft = Draft(source, name, image)
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torchvision import models
 from torchvision.models import WeightsEnum
 
 from topolearn.errors import CheckpointError, LiftError, Location, OptionError, shown, suggest
-from topolearn.lifting.source import LIFTED
+from topolearn.lifting.source import LIFTED, NO_GRAPH
 from topolearn.training import checkpoint
 
 CLASSES = 1000
@@ -45,7 +45,8 @@ def by_name(name: str, weights: Any, classes: int | None) -> tuple[nn.Module, di
     known = liftable()
     if name not in known:
         if name in models.list_models(module=models):
-            raise LiftError(f"torchvision's '{name}' cannot be lifted; {LIFTED}")
+            kind = get_type_hints(models.get_model_builder(name))["return"].__name__
+            raise LiftError(f"cannot lift '{name}' ({kind}): {NO_GRAPH}; {LIFTED}", module="")
         raise LiftError(f"torchvision has no network '{name}'{suggest(name, known)}")
     if classes is not None and (type(classes) is not int or classes < 1):
         raise OptionError(f"'classes' is {shown(classes)}, but it should be a number of classes")

@@ -14,6 +14,9 @@ LIFTED = (
     " nn.BatchNorm2d and activations"
 )
 
+NO_GRAPH = "there is no graph for networks of this class"
+"""Why another of torchvision's networks cannot be lifted."""
+
 _SETTINGS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Conv2d: (
         "in_channels",

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+
+import torch
 from torch import fx, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from topolearn.compiler import Network
 from topolearn.compiler.modules import ConvUnit
-from topolearn.compiler.plan import Fan, NodeStep, make_plan
+from topolearn.compiler.modules.edges import ConvResize
+from topolearn.compiler.plan import Fan, NodeStep, edge_key, make_plan
+from topolearn.graph import Edge
+from topolearn.ops import edges
+from topolearn.ops.basic import BatchNorm
 
 
 def fold_batch_norm(net: Network) -> None:
@@ -33,6 +40,51 @@ def _fold_traced(module: fx.GraphModule) -> None:
             module.graph.erase_node(node)
     module.delete_all_unused_submodules()
     module.recompile()
+
+
+def fold_stage_norms(net: Network, weights: list[float]) -> None:
+    """Fold the batch normalisation that is a node into the convolutions of the edges that it adds up.
+
+    Exact, because what resizes behind them is linear and leaves constants as they are.
+
+    Args:
+        net: A network of its own in eval mode, which is changed; other normalisations are folded.
+        weights: (E,) effective weights, as :func:`fold_edge_weights` leaves them.
+    """
+    graph = net.graph
+    folded = False
+    for node in graph.nodes.values():
+        active = [i for i in graph.in_edges(node.id) if weights[i] != 0.0]
+        units = [unit for i in active if weights[i] == 1.0 and (unit := _last_convolution(net, graph.edges[i]))]
+        if isinstance(node.rule, BatchNorm) and node.aggregate != "normalised" and 0 < len(units) == len(active):
+            norm = net.nodes[node.id]
+            assert isinstance(norm, nn.BatchNorm2d)
+            for number, unit in enumerate(units):
+                # The shift once, with the first of them.
+                unit.conv = fuse_conv_bn_eval(unit.conv, norm if number == 0 else _without_shift(norm))
+            net.nodes[node.id] = nn.Identity()
+            folded = True
+    for edge in graph.edges if folded else ():
+        # Convolutions of one source run as one: all have a bias, or none has.
+        unit = _last_convolution(net, edge)
+        if unit is not None and unit.conv.bias is None:
+            unit.conv.bias = nn.Parameter(torch.zeros_like(unit.conv.weight[:, 0, 0, 0]), requires_grad=False)
+
+
+def _last_convolution(net: Network, edge: Edge) -> ConvUnit | None:
+    """What a ``conv_resize`` edge does before it resizes, where a convolution is the last of that."""
+    module = net.edges[edge_key(edge)] if edge.op == edges.ConvResize.op_name else None
+    return module.unit if isinstance(module, ConvResize) and module.unit.layout[-1] == "conv" else None
+
+
+def _without_shift(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    """The scale of a batch normalisation alone."""
+    scale = copy.deepcopy(norm)
+    assert scale.running_mean is not None
+    scale.running_mean.zero_()
+    if scale.bias is not None:
+        nn.init.zeros_(scale.bias)
+    return scale
 
 
 def fold_edge_weights(net: Network, weights: list[float]) -> list[float]:

@@ -2,7 +2,7 @@
 
 A graph in which hardly two nodes stand side by side becomes a line with arcs above and below;
 every other becomes layers, columns from left to right or rows from top to bottom, long edges led
-around the nodes between.
+around the nodes between. Graphs with a decoder have a layout of their own, :mod:`topolearn.report.decoder`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Point = tuple[float, float]
 Pair = tuple[str, str]
@@ -35,6 +35,23 @@ class Box:
     height: float
 
 
+@dataclass(frozen=True)
+class Band:
+    """What lies behind nodes that belong together.
+
+    Attributes:
+        words: What they have in common.
+        low: Lower left corner.
+        high: Upper right corner.
+        y: Height of the words.
+    """
+
+    words: str
+    low: Point
+    high: Point
+    y: float
+
+
 @dataclass
 class Layout:
     """A finished layout.
@@ -43,19 +60,24 @@ class Layout:
         centres: Id -> centre of the node.
         curves: (src, dst) -> cubic Bézier splines: a start, then three points per piece. Two points
             are the ends of a straight line.
+        boxes: Id -> size of the node.
         low: Lower left corner of everything.
         high: Upper right corner of everything.
         line: Whether the nodes stand on a line.
+        bands: What lies behind the nodes.
     """
 
     centres: dict[str, Point]
     curves: dict[Pair, list[Point]]
+    boxes: Mapping[str, Box]
     low: Point = (0.0, 0.0)
     high: Point = (0.0, 0.0)
     line: bool = False
+    bands: list[Band] = field(default_factory=list)
 
-    def frame(self, boxes: Mapping[str, Box]) -> None:
-        """Find the corners."""
+    def frame(self) -> None:
+        """Find the corners of nodes and edges."""
+        boxes = self.boxes
         xs = [x + sign * boxes[name].width / 2 for name, (x, _) in self.centres.items() for sign in (-1, 1)]
         ys = [y + sign * boxes[name].height / 2 for name, (_, y) in self.centres.items() for sign in (-1, 1)]
         for curve in self.curves.values():
@@ -88,10 +110,10 @@ def arrange(
         layout = _line(nodes, shown, boxes)
     elif rows:
         turned = {name: Box(box.height, box.width) for name, box in boxes.items()}
-        layout = _as_rows(_layered(layers, edges, shown, turned, ROW_GAP, 0.12))
+        layout = _as_rows(_layered(layers, edges, shown, turned, ROW_GAP, 0.12), boxes)
     else:
         layout = _layered(layers, edges, shown, boxes, GAP, 0.22)
-    layout.frame(boxes)
+    layout.frame()
     return layout
 
 
@@ -132,7 +154,7 @@ def _line(nodes: Sequence[str], edges: Sequence[Pair], boxes: Mapping[str, Box])
         x += boxes[name].width / 2 + min(0.16, 0.55 * boxes[name].width)
     position = {name: index for index, name in enumerate(nodes)}
     curves = {(src, dst): _arc(src, dst, position, centres, boxes) for src, dst in edges}
-    return Layout(centres, curves, line=True)
+    return Layout(centres, curves, boxes, line=True)
 
 
 def _arc(
@@ -142,12 +164,36 @@ def _arc(
     if position[dst] == position[src] + 1:
         return straight((x0 + boxes[src].width / 2, 0.0), (x1 - boxes[dst].width / 2, 0.0))
     # All in-edges of a node are on one side, so that what it takes can be read as one fan.
-    side = 1 if position[dst] % 2 else -1
-    x0, x1 = x0 + 0.22 * boxes[src].width, x1 - 0.22 * boxes[dst].width
-    y0, y1 = side * boxes[src].height / 2, side * boxes[dst].height / 2
-    span = x1 - x0
-    height = side * 0.62 * span**0.72
-    pull = 0.18 * span
+    return arc(centres[src], centres[dst], boxes[src], boxes[dst], 1 if position[dst] % 2 else -1)
+
+
+def arc(
+    start: Point,
+    end: Point,
+    first: Box,
+    last: Box,
+    side: int,
+    ports: tuple[float, float] | None = None,
+    rise: float = 0.62,
+) -> list[Point]:
+    """An arc between two boxes of one row, the higher the farther they are apart.
+
+    Args:
+        start: Centre of the box that it leaves.
+        end: Centre of the box that it enters.
+        first: Size of the one.
+        last: Size of the other.
+        side: 1 above the row, -1 below.
+        ports: Where it leaves and enters them, in widths from the centre; default: a little nearer to the other.
+        rise: Height of an arc of one inch.
+    """
+    way = 1 if start[0] < end[0] else -1
+    out, into = (0.22 * way, -0.22 * way) if ports is None else ports
+    x0, x1 = start[0] + out * first.width, end[0] + into * last.width
+    y0, y1 = start[1] + side * first.height / 2, end[1] + side * last.height / 2
+    span = abs(x1 - x0)
+    height = side * rise * span**0.72
+    pull = way * 0.18 * span
     return [(x0, y0), (x0 + pull, y0 + height), (x1 - pull, y1 + height), (x1, y1)]
 
 
@@ -187,7 +233,7 @@ def _layered(
             half = (boxes[name].width if name in depth else widths[column[name]]) / 2
             stops.append((xs[column[name]], ys[name], half))
         curves[pair] = _through(stops)
-    return Layout(centres, curves)
+    return Layout(centres, curves, boxes)
 
 
 def _routes(edges: Sequence[Pair], depth: Mapping[str, int]) -> dict[Pair, list[str]]:
@@ -309,12 +355,13 @@ def _columns(
     return xs
 
 
-def _as_rows(layout: Layout) -> Layout:
+def _as_rows(layout: Layout, boxes: Mapping[str, Box]) -> Layout:
     """Columns from left to right as rows from top to bottom; edges that pass no row become straight lines."""
     curves = {pair: [curve[0], curve[-1]] if len(curve) == 4 else curve for pair, curve in layout.curves.items()}
     return Layout(
         {name: (-y, -x) for name, (x, y) in layout.centres.items()},
         {pair: [(-y, -x) for x, y in curve] for pair, curve in curves.items()},
+        boxes,
     )
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from topolearn.graph import Graph
 from topolearn.report.canvas import DIM, INK, POSITIVE, check_path, save, text_width
+from topolearn.report.decoder import arrange_decoder
 from topolearn.report.layout import Box, Layout, Point, arrange, range_text, stem
-from topolearn.report.scene import FAMILIES, GONE, Scene, family
+from topolearn.report.scene import FAMILIES, GONE, Scene
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +25,12 @@ SMALL = 5.5
 MARGIN = 0.25
 LINE = 0.22
 """From one line of the legend to the next."""
+BAND = "#f3f5f8"
+"""Colour of what lies behind nodes of one resolution."""
 SAMPLE = ("name", "in", "out")
 """What the legend says of a box."""
+SOURCES = "into a decoder stage, from:"
+"""What the legend says of a decoder's edges."""
 WIDTHS = "|weight| over the largest into the same node:"
 """What the legend says of widths."""
 RASTER_EDGES = 3000
@@ -37,6 +42,9 @@ def draw(graph: Graph, path: Path | str, searched: Graph | None = None, title: s
 
     A graph of many nodes in long ranges, as a ResNeXt of single branches, is drawn as the MaskConnect
     paper does: modules are rows of squares, removed branches empty ones, learned edges lines between them.
+
+    A network with a decoder is drawn as an encoder over its decoder, resolution falling from left to right, without
+    its pruned edges; see :mod:`topolearn.report.decoder`.
 
     In an SVG the groups ``edges-fixed``, ``edges-learned``, ``edges-pruned``, ``nodes-kept`` and ``nodes-pruned``
     hold what their names say (nodes that are boxes stand in groups of their own, ``node-ID``).
@@ -93,14 +101,22 @@ class _Painter:
         """Whether boxes stand on end, so that more of them fit on a line."""
         self.ends = {name: self._ends(name) for name in scene.order if name not in scene.dots}
         """Id -> in-degree and out-degree as text, for nodes that are boxes."""
-        self.boxes = self._boxes()
-        self.layout: Layout = arrange(scene.order, list(scene.edges), self.boxes, scene.drawn, rows=scene.rows)
+        self.layout = self._layout()
+        self.boxes = self.layout.boxes
         self.heading = [text for text in (title, scene.counts(), scene.left_out()) if text]
 
+    def _layout(self) -> Layout:
+        scene, boxes = self.scene, self._boxes()
+        if scene.decoder is not None:
+            return arrange_decoder(scene.decoder, scene.drawn, boxes)
+        return arrange(scene.order, list(scene.edges), boxes, scene.drawn, rows=scene.rows)
+
     def _ends(self, name: str) -> tuple[str, str]:
-        """Nothing where a node never had an edge."""
-        before, after = (degree.text() if degree.before else "" for degree in self.scene.degrees[name])
-        return before, after
+        """Nothing where a node never had an edge; beside a decoder, whose pruned edges are not drawn, what is left."""
+        into, out = self.scene.degrees[name]
+        if self.scene.decoder is not None:
+            return f"{into.after or ''}", f"{out.after or ''}"
+        return into.text() if into.before else "", out.text() if out.before else ""
 
     def _boxes(self) -> dict[str, Box]:
         boxes = {name: Box(size, size) for name, size in self.scene.dots.items()}
@@ -132,6 +148,7 @@ class _Painter:
         left = layout.low[0] - names - MARGIN - ((wide - drawing) / 2 if self.scene.rows else 0.0)
         bottom = layout.low[1] - below
         axes.axis("off")
+        self._draw_bands(axes)
         self._draw_edges(axes)
         self._draw_boxes(axes)
         self._draw_dots(axes)
@@ -150,6 +167,18 @@ class _Painter:
         axes.set_xlim(left, left + width)
         axes.set_ylim(bottom, bottom + height)
         return figure
+
+    def _draw_bands(self, axes: Axes) -> None:
+        from matplotlib.patches import FancyBboxPatch
+
+        for band in self.layout.bands:
+            width, height = band.high[0] - band.low[0], band.high[1] - band.low[1]
+            style = "round,pad=0,rounding_size=0.08"
+            axes.add_patch(
+                FancyBboxPatch(band.low, width, height, boxstyle=style, fc=BAND, lw=0, zorder=0, clip_on=False)
+            )
+            middle = (band.low[0] + band.high[0]) / 2
+            axes.text(middle, band.y, band.words, fontsize=FONT - 1, color=DIM, ha="center", va="center_baseline")
 
     # -- edges ---------------------------------------------------------------------------------
 
@@ -190,7 +219,7 @@ class _Painter:
                 continue
             (x, y), box = self.layout.centres[name], self.boxes[name]
             alive = name in self.scene.graph.nodes
-            _, fill, outline = FAMILIES[family(self.scene.nodes[name].op)]
+            _, fill, outline = FAMILIES[self.scene.family_of(name)]
             patch = FancyBboxPatch(
                 (x - box.width / 2, y - box.height / 2),
                 box.width,
@@ -229,7 +258,7 @@ class _Painter:
             if not names:
                 continue
             size = 72 * self.scene.dots[names[0]]
-            looks = [FAMILIES[family(self.scene.nodes[name].op)] for name in names]
+            looks = [FAMILIES[self.scene.family_of(name)] for name in names]
             line = min(0.9, 0.14 * size)
             dots = axes.scatter(
                 [self.layout.centres[name][0] for name in names],
@@ -306,14 +335,18 @@ class _Painter:
             x = self._legend_text(axes, x + long + 0.06 * bool(long), y, label)
 
     def _degree_words(self) -> str:
-        return "number of edges" if self.scene.searched is None else "number of edges, before → after"
+        alone = self.scene.searched is None or self.scene.decoder is not None
+        return "number of edges" if alone else "number of edges, before → after"
 
     def _edge_samples(self) -> list[tuple[str, str, float, float]]:
         """Word, colour and width of kinds of edges, and of weights where they differ; inches of the line."""
         samples = [(label, colour, width, 0.24) for label, colour, width in self.scene.edge_kinds()]
+        if self.scene.decoder is not None:
+            samples.insert(0, (SOURCES, INK, 0.0, 0.0))
         if self.scene.weighted:
             samples.append((WIDTHS, INK, 0.0, 0.0))
-            samples += [(f"{share:g}", POSITIVE, self.scene.width(share), 0.2) for share in (0.1, 0.5, 1.0)]
+            colour = POSITIVE if self.scene.decoder is None else DIM
+            samples += [(f"{share:g}", colour, self.scene.width(share), 0.2) for share in (0.1, 0.5, 1.0)]
         return samples
 
     def _legend_box(self, axes: Axes, x: float, y: float, width: float, fill: str, outline: str) -> None:

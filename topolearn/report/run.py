@@ -67,9 +67,9 @@ def deliver(result: FitResult, folder: Path, *, provider: str = "cpu", batch: in
         provider: Execution provider.
         batch: Inputs per call of the timing.
     """
-    from topolearn.onnx import export_onnx
+    from topolearn.onnx import export_onnx, usual_axes
 
-    export = export_onnx(result.model, folder / MODEL, provider=provider)
+    export = export_onnx(result.model, folder / MODEL, dynamic=usual_axes(result.graph), provider=provider)
     picture, matrix = draw_run(result, folder)
     times = time_run(result, provider=provider, batch=batch, model=export.path)
     return Delivery(export, picture, matrix, times)
@@ -87,7 +87,14 @@ def draw_run(result: FitResult, folder: Path) -> tuple[Path, Path | None]:
     return folder / PICTURE, folder / MATRIX
 
 
-def time_run(result: FitResult, *, provider: str = "cpu", batch: int = 1, model: Path | None = None) -> Times:
+def time_run(
+    result: FitResult,
+    *,
+    provider: str = "cpu",
+    batch: int = 1,
+    output: str = "logits",
+    model: Path | None = None,
+) -> Times:
     """Time the searched graph, every edge in place, and the learned network in ONNX Runtime.
 
     Both are exported in the same way, and take turns, so that a busy machine slows both.
@@ -96,6 +103,7 @@ def time_run(result: FitResult, *, provider: str = "cpu", batch: int = 1, model:
         result: A finished run.
         provider: Execution provider.
         batch: Inputs per call.
+        output: What the files give: see :func:`topolearn.export_onnx`.
         model: The learned network's file; exported anew where not given.
     """
     from topolearn.compiler import compile as build
@@ -106,9 +114,10 @@ def time_run(result: FitResult, *, provider: str = "cpu", batch: int = 1, model:
         whole = build(result.searched).eval()
     rounds: list[tuple[Latency, Latency]] = []
     with tempfile.TemporaryDirectory() as temporary:
-        full = export_onnx(whole, Path(temporary) / "before.onnx", provider=provider, check=False).path
+        options: dict[str, Any] = {"output": output, "provider": provider, "check": False}
+        full = export_onnx(whole, Path(temporary) / "before.onnx", **options).path
         if model is None:
-            model = export_onnx(result.model, Path(temporary) / MODEL, provider=provider, check=False).path
+            model = export_onnx(result.model, Path(temporary) / MODEL, **options).path
         before, after = open_session(full, provider), open_session(model, provider)
         feeds = _feeds(result.searched, batch), _feeds(result.graph, batch)
         for _ in range(_ROUNDS):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from topolearn.graph import Edge, Graph, Node
 from topolearn.report.canvas import NEGATIVE, POSITIVE
+from topolearn.report.decoder import Decoder
 from topolearn.report.degrees import degrees
 from topolearn.report.layout import Pair, generations, is_line, stem
 
@@ -34,10 +35,12 @@ FAMILIES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "pooling": (("max_pool", "avg_pool", "global_avg_pool"), "#fdeac0", "#a87512"),
     "head": (("classifier", "linear", "segmentation_head"), "#fbd5d0", "#b8483b"),
     "backbone": (("torchvision.", "feature"), "#e6dcfa", "#6e50b5"),
+    "decoder stage": ((), "#c5eef2", "#0b7285"),
     "identity, sum, concat": (("identity", "concat", "relu"), "#ffffff", "#57606a"),
     "other": (("",), "#f3e4d4", "#8a6237"),
 }
-"""Family -> beginnings of op names, fill, outline. The longest beginning decides."""
+"""Family -> beginnings of op names, fill, outline. The longest beginning decides; a decoder's stages are told by
+their place."""
 
 
 def family(op: str) -> str:
@@ -80,6 +83,7 @@ class Scene:
         edges: (src, dst) -> edge of either graph.
         kept: (src, dst) -> edge of ``graph``.
         order: Ids in topological order.
+        decoder: The parts of a graph that has a decoder, which is drawn in two rows; None for others.
         line: Whether the nodes stand on a line.
         dots: Ids that are too many for boxes: dots on a line, else small squares.
         rows: Whether layers are rows of squares, as the modules of a ResNeXt are in the MaskConnect paper.
@@ -104,7 +108,10 @@ class Scene:
         for pair, edge in self.kept.items():
             self.edges.setdefault(pair, edge)
         self.order = self._order()
-        self.line = is_line(generations(self.order, list(self.edges)), list(self.edges))
+        large = self.added or len(self.nodes) > MAX_BOXES
+        self.decoder = None if large else Decoder.of(everything)
+        arcs = is_line(generations(self.order, list(self.edges)), list(self.edges))
+        self.line = arcs and self.decoder is None
         self.dots = self._dots()
         self.rows = bool(self.dots) and not self.line
         self.degrees = degrees(graph, searched)
@@ -168,7 +175,23 @@ class Scene:
                 strokes[pair] = Stroke(colour, self.width(shade), clear * (0.4 + 0.5 * shade), share)
             else:
                 strokes[pair] = fixed
+        return strokes if self.decoder is None else self._by_source(strokes, self.decoder)
+
+    def _by_source(self, strokes: dict[Pair, Stroke], decoder: Decoder) -> dict[Pair, Stroke]:
+        """Edges into a decoder's stages in the colours of what they come from; negative ones keep theirs."""
+        into = [pair for pair in self.kept if pair[1] in decoder.stages]
+        clear = min(0.9, 6.0 / max(1, len(into)) ** 0.5)
+        for pair in into:
+            _, _, outline = FAMILIES[self.family_of(pair[0])]
+            colour = outline if self.learned.get(pair, 1.0) >= 0 else NEGATIVE
+            strokes[pair] = replace(strokes[pair], colour=colour, alpha=clear)
         return strokes
+
+    def family_of(self, name: str) -> str:
+        """The family that a node is coloured by."""
+        if self.decoder is not None and name in self.decoder.stages:
+            return "decoder stage"
+        return family(self.nodes[name].op)
 
     def width(self, share: float) -> float:
         """Points of a learned edge of so much of its target's largest |weight|."""
@@ -177,7 +200,7 @@ class Scene:
     def _drawn(self) -> list[Pair]:
         """All edges, or the fixed and the strongest of very many, and no pruned ones of many."""
         rank = {pair: stroke.rank for pair, stroke in self.strokes.items()}
-        if len(self.edges) - len(self.kept) > MAX_PRUNED:
+        if self.decoder is not None or len(self.edges) - len(self.kept) > MAX_PRUNED:
             rank = {pair: value for pair, value in rank.items() if value != PRUNED}
         ordered = sorted(rank, key=rank.__getitem__)
         if len(ordered) <= MAX_EDGES:
@@ -219,13 +242,13 @@ class Scene:
         parts = []
         if drawn < len(self.kept):
             parts.append(f"{drawn:,} of {len(self.kept):,} edges are drawn")
-        if pruned and len(self.drawn) == drawn:
+        if pruned and len(self.drawn) == drawn and self.decoder is None:
             parts.append(f"the {pruned:,} pruned edges are not drawn")
         return "; ".join(parts) or None
 
     def node_kinds(self) -> list[tuple[str, str, str]]:
         """Word, fill and outline of the kinds of nodes that there are."""
-        present = {family(node.op) for node in self.nodes.values()}
+        present = set(map(self.family_of, self.nodes))
         kinds = [(name, fill, outline) for name, (_, fill, outline) in FAMILIES.items() if name in present]
         return kinds if len(self.graph.nodes) == len(self.nodes) else [*kinds, ("removed", "#ffffff", GONE)]
 
@@ -234,9 +257,12 @@ class Scene:
         word = "learned" if self.searched is not None or not self.graph.candidates else "learnable"
         signs = {weight >= 0 for weight in self.learned.values()}
         kinds = []
-        if len(self.learned) < len(self.kept):
+        if self.decoder is not None:
+            sources = {self.family_of(src) for src, dst in self.drawn if dst in self.decoder.stages}
+            kinds += [(name, outline, 1.6) for name, (_, _, outline) in FAMILIES.items() if name in sources]
+        elif len(self.learned) < len(self.kept):
             kinds.append(("fixed", GREY, 1.1))
-        if True in signs:
+        if True in signs and self.decoder is None:
             kinds.append((f"{word}, positive" if len(signs) == 2 else word, POSITIVE, 1.6))
         if False in signs:
             kinds.append((f"{word}, negative", NEGATIVE, 1.6))

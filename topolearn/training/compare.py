@@ -17,9 +17,10 @@ from topolearn.errors import OptionError, TopolearnError, shown
 from topolearn.format.tree import Items, Scalar, parse
 from topolearn.format.writer import scalar
 from topolearn.graph import Graph
+from topolearn.learners import learner_class
 from topolearn.training.checkpoint import make_folder
 from topolearn.training.comparison import Comparison, Failure, Row, RunSummary, clock
-from topolearn.training.config import load_recipe
+from topolearn.training.config import is_learner_option, learner_of, load_recipe
 from topolearn.training.data import Data
 from topolearn.training.options import TrainOptions
 from topolearn.training.prepare import prepare, read_data
@@ -51,7 +52,8 @@ def compare(
         seeds: One run of everything for each.
         vary: Setting -> values, as ``{"fan_in": [1, 2, 4]}``: every recipe is run with each value, or
             with each combination where there are several settings.
-        settings: Of all recipes, as ``topolearn fit --set`` has them: ``{"schedule": "step"}``.
+        settings: Of all recipes, as ``topolearn fit --set`` has them: ``{"schedule": "step"}``. An option that some
+            of the learners do not have is theirs alone who do.
         epochs: Of every run, instead of the recipe's.
         out: Folder of the runs, and of the table: ``compare.md`` and ``compare.csv``.
         jobs: Runs at a time; the CPU's threads are divided among them. None: one per GPU, else one.
@@ -75,6 +77,9 @@ def compare(
     crew = _crew(devices, jobs, len(variants) * len(chosen))
     board = _Board(variants, chosen, Path(out), quiet)
     _check(board, devices[0], data_root)
+    for variant in variants:
+        for key in variant.left_out:
+            board.say(f"{variant.name}: without {key}={common[key]}, which its learner has no option for")
     make_folder(board.folder)
     fixed = ["--resume", "--no-export", *(["--quiet"] if quiet else [])]
     if data_root is not None:
@@ -108,6 +113,7 @@ class Variant:
         place: Its folder, below that of the comparison.
         graph: Its graph.
         arguments: What ``fit`` takes besides the graph.
+        left_out: Settings of all that its learner has no option for.
     """
 
     name: str
@@ -116,6 +122,7 @@ class Variant:
     place: Path
     graph: Graph = field(compare=False, repr=False)
     arguments: Mapping[str, Any] = field(compare=False, repr=False)
+    left_out: tuple[str, ...] = ()
 
     def label(self, seed: int) -> str:
         """What messages call a run."""
@@ -235,23 +242,45 @@ def _variants(
     if "seed" in (*common, *vary):
         raise OptionError("'seed' is what every recipe is run over; give the seeds with 'seeds' (--seeds 0,1,2)")
     taken: dict[Path, str] = {}
-    for recipe in map(str, listed):
-        for combination in itertools.product(*(map(_yaml, given) for given in vary.values())):
-            own = dict(zip(vary, combination, strict=True))
-            settings = {**common, **own}
-            texts = [f"{key}={text}" for key, text in own.items()]
-            asked = " ".join([recipe, *texts])
-            with _named(asked):
-                read, graph = load_recipe(recipe, settings)
-            place = Path(*(_file_name(part) for part in (str(read.name), ",".join(texts)) if part))
-            if place in taken:
-                raise OptionError(
-                    f"{asked} and {taken[place]} would share the folder {place}; give recipes different names, and"
-                    " every value once"
-                )
-            taken[place] = asked
-            name = " ".join([str(read.name), *texts])
-            yield Variant(name, recipe, tuple(settings.items()), place, graph, read.arguments())
+    combinations = list(itertools.product(*(map(_yaml, given) for given in vary.values())))
+    wanted = [(str(recipe), dict(zip(vary, each, strict=True))) for recipe in listed for each in combinations]
+    learners = [_learner(recipe, common, own) for recipe, own in wanted]
+    for (recipe, own), learner in zip(wanted, learners, strict=True):
+        left_out = tuple(key for key in common if _is_for_others(key, learner, learners))
+        settings = {key: text for key, text in common.items() if key not in left_out} | own
+        texts = _texts(own)
+        asked = " ".join([recipe, *texts])
+        with _named(asked):
+            read, graph = load_recipe(recipe, settings)
+        place = Path(*(_file_name(part) for part in (str(read.name), ",".join(texts)) if part))
+        if place in taken:
+            raise OptionError(
+                f"{asked} and {taken[place]} would share the folder {place}; give recipes different names, and"
+                " every value once"
+            )
+        taken[place] = asked
+        name = " ".join([str(read.name), *texts])
+        yield Variant(name, recipe, tuple(settings.items()), place, graph, read.arguments(), left_out)
+
+
+def _texts(settings: Mapping[str, str]) -> list[str]:
+    return [f"{key}={text}" for key, text in settings.items()]
+
+
+def _learner(recipe: str, common: Mapping[str, str], own: Mapping[str, str]) -> str:
+    with _named(" ".join([recipe, *_texts(own)])):
+        learner = learner_of(recipe, {**common, **own})
+        learner_class(learner)  # where there is none, this says so
+    return learner
+
+
+def _is_for_others(key: str, learner: str, learners: Sequence[str]) -> bool:
+    """Whether a setting of all is an option that some of the learners have, but not this one."""
+    return (
+        key not in TrainOptions.model_fields
+        and not is_learner_option(key, learner)
+        and any(is_learner_option(key, other) for other in learners)
+    )
 
 
 def _file_name(text: str) -> str:

@@ -14,7 +14,8 @@ from topolearn.format import library, load_graph
 from topolearn.format.tree import Document, parse, read_text
 from topolearn.format.writer import scalar
 from topolearn.graph import Graph
-from topolearn.learners import learner_class
+from topolearn.learners import LEARNERS, learner_class
+from topolearn.learners.base import mend_option
 from topolearn.options import InvalidOption, validate
 from topolearn.training.artefacts import tuples
 from topolearn.training.options import TrainOptions
@@ -203,7 +204,7 @@ def apply_settings(recipe: Recipe, settings: Mapping[str, str]) -> Recipe:
             continue
         if key in _RUN_KEYS:
             values[key] = value
-        elif key in options or (head == "learner" and rest in options):
+        elif is_learner_option(key, learner):
             own[rest or key] = value
         elif head == "phases" and rest:
             training["phases"] = _changed_phase(training.get("phases", {}), rest, value)
@@ -211,11 +212,33 @@ def apply_settings(recipe: Recipe, settings: Mapping[str, str]) -> Recipe:
             training[rest or key] = value
         elif head in ("nodes", "inputs", "edges", "outputs", "name", "task"):
             graph_set[key] = value
+        elif any(is_learner_option(key, other) for other in LEARNERS):
+            raise OptionError(f"--set {key}: learner '{learner}' has no such option{mend_option(rest or key, learner)}")
         else:
             known = [*_RUN_KEYS, *options, *TrainOptions.model_fields, "nodes.…", "phases.…"]
             raise OptionError(f"--set {key}: unknown setting{suggest(key, known)}")
     values |= {"learner": {"name": learner, **own}, "training": training, "graph_set": graph_set}
     return validate(Recipe, values, "--set")
+
+
+def is_learner_option(key: str, learner: str) -> bool:
+    """Whether a key of ``--set`` is an option of this learner."""
+    named, _, option = key.rpartition(".")
+    known = learner_class(learner).options_type.model_fields
+    return option in known and (named == "learner" or (not named and key not in _RUN_KEYS))
+
+
+def learner_of(name_or_path: str | Path, settings: Mapping[str, str]) -> str:
+    """The learner of a recipe or a graph, with settings applied, without reading the graph.
+
+    Raises:
+        TopolearnError: A file that cannot be used.
+    """
+    if "learner" in settings:
+        return settings["learner"]
+    document = open_recipe(name_or_path)
+    recipe = read_recipe(document) if is_recipe(document) else Recipe(graph=document.file)
+    return recipe.learner_and_options()[0]
 
 
 def _changed_phase(phases: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:

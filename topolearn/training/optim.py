@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from topolearn.errors import OptionError, suggest
+from topolearn.format.ranges import expand
 from topolearn.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -21,13 +22,21 @@ if TYPE_CHECKING:
 _OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
 
 
-def optimizers(net: Network | nn.Module, lr: float, name: str = "sgd", **options: Any) -> list[Optimizer]:
+def optimizers(
+    net: Network | nn.Module,
+    lr: float,
+    name: str = "sgd",
+    node_lr: Mapping[str, float] | None = None,
+    **options: Any,
+) -> list[Optimizer]:
     """Optimisers of a network: one for the weights, one for the learner where it wants its own.
 
     Args:
         net: A compiled network.
         lr: Learning rate of the weights.
         name: ``sgd`` (momentum 0.9 where not given) or ``adamw``.
+        node_lr: Node id, or a range of ids -> the rate of its weights over ``lr``; ids that the network does
+            not have, as those of a node that was pruned, mean nothing.
         options: Keyword arguments of the torch optimiser of the weights.
 
     Returns:
@@ -51,7 +60,7 @@ def optimizers(net: Network | nn.Module, lr: float, name: str = "sgd", **options
     if fused:
         options.setdefault("fused", True)
     try:
-        main = _OPTIMIZERS[name]([{"params": weights}], lr=lr, **options)
+        main = _OPTIMIZERS[name](_groups(net, weights, lr, node_lr or {}), lr=lr, **options)
     except (TypeError, ValueError) as error:
         raise OptionError(f"optimizer '{name}': {error}") from None
     groups = [] if learner is None else learner.param_groups(lr)
@@ -71,6 +80,19 @@ def optimizers(net: Network | nn.Module, lr: float, name: str = "sgd", **options
 
     holder.register_step_post_hook(tell)
     return [main] if holder is main else [main, holder]
+
+
+def _groups(
+    net: Network | nn.Module, weights: Sequence[Tensor], lr: float, node_lr: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """The weights at ``lr``, and a group for every other rate that nodes have."""
+    factors = {node: factor for word, factor in node_lr.items() for node in expand(word)}
+    nodes = net.nodes.items() if factors else ()  # type: ignore[operator,union-attr]
+    factor_of = {id(p): factors[node] for node, module in nodes if node in factors for p in module.parameters()}
+    return [{"params": [p for p in weights if id(p) not in factor_of]}] + [
+        {"params": [p for p in weights if factor_of.get(id(p)) == factor], "lr": lr * factor}
+        for factor in dict.fromkeys(factor_of.values())
+    ]
 
 
 def _fused(weights: Sequence[Tensor]) -> bool:

@@ -77,6 +77,7 @@ class TrainOptions(BaseModel):
         milestones: Of ``step``, as shares of the phase.
         power: Of ``poly``.
         warmup_epochs: Linear warm-up at the start of the first phase.
+        node_lr: Node id, or a range of ids as ``e[1..9]`` -> learning rate of its weights over that of the run.
         label_smoothing: Of the default loss for classification.
         clip_grad_norm: Largest norm of the weights' gradient, None for no limit.
         train_images: Train on so many images only, the same ones for every seed; None for all.
@@ -109,6 +110,7 @@ class TrainOptions(BaseModel):
     milestones: Milestones = (0.5, 0.75)
     power: PositiveFloat = 0.9
     warmup_epochs: NonNegativeFloat = 0.0
+    node_lr: Mapping[str, PositiveFloat] = Field(default_factory=FrozenMap)
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip_grad_norm: PositiveFloat | None = None
     train_images: PositiveInt | None = None
@@ -118,7 +120,7 @@ class TrainOptions(BaseModel):
     evaluation: Literal["whole", "sliding"] = "whole"
     skip_bad: bool = False
     workers: Annotated[int, Field(ge=0)] = 0
-    phases: Mapping[str, PhaseOptions] = Field(default_factory=dict)
+    phases: Mapping[str, PhaseOptions] = Field(default_factory=FrozenMap)
     channels_last: bool | None = None
     compile: bool = False
     cuda_graph: bool = False
@@ -143,10 +145,14 @@ class TrainOptions(BaseModel):
             raise ValueError("should be the smallest and the largest factor, in this order")
         return scale
 
-    @field_validator("phases")
+    @field_validator("phases", "node_lr")
     @classmethod
-    def _frozen(cls, phases: Mapping[str, PhaseOptions]) -> Mapping[str, PhaseOptions]:
-        return FrozenMap(phases)
+    def _frozen(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        return FrozenMap(given)
+
+    @field_serializer("node_lr")
+    def _plain_rates(self, rates: Mapping[str, float]) -> dict[str, float]:
+        return dict(rates)
 
     @field_serializer("phases")
     def _plain(self, phases: Mapping[str, PhaseOptions]) -> dict[str, float | dict[str, Any]]:
@@ -160,6 +166,5 @@ class TrainOptions(BaseModel):
 
     def optimizer_options(self) -> dict[str, Any]:
         """Keyword arguments for :func:`topolearn.optimizers`."""
-        if self.optimizer == "sgd":
-            return {"momentum": self.momentum, "nesterov": self.nesterov, "weight_decay": self.weight_decay}
-        return {"weight_decay": self.weight_decay}
+        own = {"momentum": self.momentum, "nesterov": self.nesterov} if self.optimizer == "sgd" else {}
+        return {"node_lr": self.node_lr, "weight_decay": self.weight_decay, **own}

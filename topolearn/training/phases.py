@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import nn
 
 from topolearn.compiler import Network, prune
+from topolearn.compiler.modules.base import last_norm
 from topolearn.compiler.network import copy_weights
+from topolearn.compiler.plan import edge_key
 from topolearn.errors import OptionError, suggest
 from topolearn.graph import Graph, apply_passes
 from topolearn.learners import EdgeLearner, Phase
@@ -142,12 +145,25 @@ def begin_phase(net: Network, phase: Phase, seed: int) -> Network:
     return begun
 
 
-def freeze_affine(net: Network, frozen: bool) -> None:
-    """Stop or start the training of batch normalisation's scale and shift."""
+def freeze_affine(net: Network, whose: Literal["all", "weighted"] | None) -> None:
+    """Stop the training of some batch normalisations' scale and shift, and start that of the others."""
+    weighted = weighted_norms(net) if whose == "weighted" else set()
     for module in net.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
-            module.weight.requires_grad_(not frozen)
-            module.bias.requires_grad_(not frozen)
+            trained = whose != "all" and module not in weighted
+            module.weight.requires_grad_(trained)
+            module.bias.requires_grad_(trained)
+
+
+def weighted_norms(net: Network) -> set[nn.Module]:
+    """The batch normalisations that end a node, or an edge's own op, whose output a learnable edge weights."""
+    modules: list[nn.Module] = []
+    for edge in (edge for edge in net.graph.edges if edge.learnable):
+        if edge.src in net.nodes:
+            modules.append(net.nodes[edge.src])
+        if edge.rule.has_parameters:
+            modules.append(net.edges[edge_key(edge)])
+    return {norm for norm in map(last_norm, modules) if norm is not None}
 
 
 @torch.no_grad()

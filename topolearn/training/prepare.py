@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, Subset
 
 import topolearn
 from topolearn.compiler import Network
-from topolearn.errors import CheckpointError, OptionError, shown
+from topolearn.errors import CheckpointError, DataError, OptionError, shown, suggest
 from topolearn.format import load_graph
+from topolearn.format.ranges import RangeError, expand
 from topolearn.format.tree import parse
 from topolearn.graph import Graph
 from topolearn.learners import EdgeLearner, learner_class, make_learner
@@ -38,6 +39,9 @@ from topolearn.training.metrics import Loss, check_fits, check_outputs
 from topolearn.training.options import TrainOptions
 from topolearn.training.phases import Scheduled, schedule
 from topolearn.training.sliding import crop_size
+
+DEFAULT_DATA = "digits"
+"""What a graph is trained on that names no data, where nobody says."""
 
 
 @dataclass(frozen=True)
@@ -104,16 +108,26 @@ def prepare(
     """
     request = _Request(graph, learner, learner_options, training)
     searched, options = request.graph, request.options
-    chosen_data = _first(data, request.recipe and request.recipe.data, searched.data, "digits")
+    named_data = _first(data, request.recipe and request.recipe.data, searched.data)
+    chosen_data = _first(named_data, DEFAULT_DATA)
     settings = request.settings(chosen_data, epochs, batch_size, lr, seed, precision)
     where = find_device(device)
     settings = settings.model_copy(update={"precision": _precision(settings.precision, where)})
     edge_learner = request.make_learner(settings.seed)
     plan = schedule(edge_learner, settings.epochs, options.phases)
-    source = (read or read_data)(searched, chosen_data, data_root, options)
-    check_fits(searched, source.info)
-    if loss is None:
-        check_outputs(searched, source.info)
+    check_node_lr(searched, options.node_lr)
+    try:
+        source = (read or read_data)(searched, chosen_data, data_root, options)
+        check_fits(searched, source.info)
+        if loss is None:
+            check_outputs(searched, source.info)
+    except DataError as error:
+        if named_data is not None:
+            raise
+        raise DataError(
+            f"graph '{searched.name}' names no data; say what to train on with --data (the default would not do:"
+            f" {error.message})"
+        ) from None
     return Prepared(
         graph=searched,
         start=request.start,
@@ -256,6 +270,20 @@ def training_crop(graph: Graph, options: TrainOptions) -> Crop:
     return Crop(size=size, scale=options.scale)
 
 
+def check_node_lr(graph: Graph, node_lr: Iterable[str]) -> None:
+    """Raise an OptionError unless every name is a node of the graph, or a range of nodes."""
+    for word in node_lr:
+        try:
+            names = expand(word)
+        except RangeError as error:
+            raise OptionError(f"'node_lr': {error}") from None
+        for name in names:
+            if name not in graph.nodes:
+                raise OptionError(
+                    f"'node_lr' names '{name}', which graph '{graph.name}' does not have{suggest(name, graph.nodes)}"
+                )
+
+
 def _declares_classes(train: Any) -> bool:
     base = train.dataset if isinstance(train, DataLoader) else train
     while isinstance(base, Subset):
@@ -307,7 +335,10 @@ def _holds_run(folder: Path, graph: Graph, config: Mapping[str, Any], resume: bo
 
 def _normal(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config as it reads back from its file, without the library's version."""
-    plain = parse(write_config(config), "config").root.plain()
+    # A run that was begun before the library had an option has what is its default now.
+    given = config.get("training")
+    training = {**TrainOptions().model_dump(), **(given if isinstance(given, Mapping) else {})}
+    plain = parse(write_config({**config, "training": training}), "config").root.plain()
     return {key: value for key, value in plain.items() if key != "topolearn"}
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from topolearn.compiler import Network, prune
 from topolearn.errors import CheckpointError, TopolearnError
 from topolearn.graph import one_level_params
 from topolearn.training import checkpoint
+from topolearn.training.data import Data
+from topolearn.training.data.seeds import mix
+from topolearn.training.phases import recalibrate
 from topolearn.training.result import FitResult, closing_record, describe_data
 from topolearn.training.searched import SearchedRun, load_searched
 
@@ -20,6 +25,12 @@ def reprune(
     data_root: str | Path | None = None,
 ) -> FitResult:
     """Take a run's network as it was at the end of its search, and prune it with other options.
+
+    Where the run's learner asks for that, the statistics of batch normalisations are computed anew on the run's
+    training data, as at the end of its search; where these cannot be found by name there is a warning.
+
+    What is written is a run like any other: it can be shown, exported, pruned again, and ``fit`` with ``resume`` and
+    the same options gives its result.
 
     Args:
         run_dir: The folder of a run whose search has ended.
@@ -39,7 +50,10 @@ def reprune(
         raise CheckpointError(f"{target} already holds a run; choose another folder with --out")
     run = load_searched(run_dir, settings)
     pruned = prune(run.net)
-    searched_metrics, metrics = _evaluate(run, data_root, run.net, pruned)
+    data = _find(run, data_root)
+    if run.learner.recalibrates:
+        _recalibrate(pruned, run, data)
+    (searched_metrics, _), (metrics, per_class) = _evaluate(run, data, run.net, pruned)
     result = FitResult(
         graph=pruned.graph,
         model=pruned,
@@ -51,18 +65,39 @@ def reprune(
         one_level_params=one_level_params(run.graph, run.learner.topology()),
         info=describe_data(run.config),
         spent=run.learner.spent(),
+        per_class=per_class,
         folder=target,
         config=run.config,
     )
     result.history.append(closing_record(result))
+    checkpoint.make_folder(target)
+    checkpoint.save_tensors(target / checkpoint.SEARCH_STATE, run.net.state_dict(), {"graph": run.graph.name})
     result.save(target)
     return result
 
 
-def _evaluate(run: SearchedRun, data_root: str | Path | None, *nets: Network) -> list[dict[str, float]]:
-    """Metrics of each network on the run's data; empty where they cannot be found, or judged by default."""
+def _find(run: SearchedRun, data_root: str | Path | None) -> Data | None:
+    """The run's data; None where they cannot be found by name, or are judged otherwise than by default."""
     try:
-        data = run.data(root=data_root)
+        return run.data(root=data_root)
     except TopolearnError:
-        return [{} for _ in nets]
-    return [run.evaluate(net, data) for net in nets]
+        return None
+
+
+def _recalibrate(pruned: Network, run: SearchedRun, data: Data | None) -> None:
+    """Compute the statistics of batch normalisations anew, as ``fit`` does after pruning."""
+    if data is None:
+        warnings.warn(
+            f"the run's data '{run.config['data']}' cannot be found, so batch statistics stay those before pruning,"
+            " which may cost much accuracy; say where the data are with --data-root",
+            stacklevel=3,
+        )
+        return
+    recalibrate(pruned, data, run.config["batch_size"], mix("recalibrate", run.config.get("seed", 0)))
+
+
+def _evaluate(
+    run: SearchedRun, data: Data | None, *nets: Network
+) -> list[tuple[dict[str, float], list[dict[str, Any]]]]:
+    """Metrics of each network on the run's data, and by class; empty without data."""
+    return [({}, []) if data is None else run.judge(net, data) for net in nets]

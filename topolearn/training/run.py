@@ -12,7 +12,7 @@ from torch import nn
 
 from topolearn.compiler import Network
 from topolearn.compiler import compile as build
-from topolearn.errors import OptionError, TopolearnError, shown
+from topolearn.errors import CheckpointError, Location, OptionError, TopolearnError, shown
 from topolearn.format import dumps, write_atomically
 from topolearn.graph import Graph, one_level_params
 from topolearn.learners import EdgeLearner
@@ -157,6 +157,9 @@ def _train(
         )
         for note in ready.data.notes:
             trainer.reporter.say(note)
+        if folder is None or not world.from_main(lambda: checkpoint.holds_run(folder)):
+            world.from_main(edge_learner.check)
+            world.share(edge_learner.buffers())  # what the first process has measured
         if folder is not None:
             state = world.from_main(lambda: _begin_or_take_up(folder, searched, ready.config))
             if state is not None:
@@ -228,7 +231,23 @@ def _load_weights(net: Network, weights: str | Path) -> None:
     tensors = checkpoint.load_tensors(file)
     learner = {f"learner.{name}": value for name, value in net.learner.state_dict().items()} if net.learner else {}
     plain = {name: value for name, value in tensors.items() if not name.startswith("learner.")}
+    _check_classes(net, plain, file)
     checkpoint.load_into(net, plain | learner, file)
+
+
+def _check_classes(net: Network, tensors: Mapping[str, torch.Tensor], file: Path) -> None:
+    """Raise where an output's weights are those of a network for another number of classes."""
+    for name, tensor in net.state_dict().items():
+        node = name.removeprefix("nodes.").partition(".")[0]
+        if node not in net.graph.outputs or name not in tensors or not hasattr(net.graph.nodes[node].rule, "classes"):
+            continue
+        theirs, ours = tensors[name].shape, tensor.shape
+        if theirs[:1] != ours[:1] and theirs[1:] == ours[1:]:
+            raise CheckpointError(
+                f"'{name}' is for {theirs[0]} classes, but the graph is for {ours[0]}; set 'nodes.{node}.classes' to"
+                f" {theirs[0]}, or lift the network with --classes {ours[0]}, which starts its last layer anew",
+                Location(str(file)),
+            )
 
 
 @contextlib.contextmanager

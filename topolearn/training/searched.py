@@ -12,11 +12,12 @@ import torch
 from topolearn.compiler import Network
 from topolearn.compiler import compile as build
 from topolearn.compiler.modules.backbone import without_pretrained_weights
-from topolearn.errors import CheckpointError, DataError, OptionError, suggest
+from topolearn.errors import CheckpointError, DataError, OptionError
 from topolearn.format import load_graph
 from topolearn.format.tree import parse
 from topolearn.graph import Graph
 from topolearn.learners import EdgeLearner, learner_class, make_learner
+from topolearn.learners.base import mend_option
 from topolearn.options import validate
 from topolearn.training import checkpoint
 from topolearn.training.artefacts import about_data, read_config
@@ -51,7 +52,7 @@ class SearchedRun:
     @property
     def options(self) -> TrainOptions:
         """How it was trained."""
-        return validate(TrainOptions, self.config.get("training", {}), "the run's training")
+        return train_options(self.config)
 
     def data(self, given: Any = None, root: str | Path | None = None) -> Data:
         """Data as the run had them.
@@ -64,13 +65,7 @@ class SearchedRun:
             DataError: They cannot be found by name, or what is there are not the run's.
             OptionError: The default loss and metrics cannot judge what comes out of the graph.
         """
-        name = self.config["data"]
-        data = read_data(self.graph, name if given is None else given, root, self.options)
-        check_fits(self.graph, data.info)
-        check_outputs(self.graph, data.info)
-        if given is None and data.info.classes != tuple(self.config["classes"]):
-            raise DataError(f"the data found as '{name}' have other classes than the run's; give the right --data-root")
-        return data
+        return find_data(self.config, self.graph, given, root)
 
     def evaluate(self, net: Network, data: Data, device: torch.device = CPU) -> dict[str, float]:
         """The default loss and metrics of a network on the validation data.
@@ -80,11 +75,45 @@ class SearchedRun:
             data: With batches there.
             device: Where that is.
         """
+        return self.judge(net, data, device)[0]
+
+    def judge(
+        self, net: Network, data: Data, device: torch.device = CPU
+    ) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """As :meth:`evaluate`, and what the metrics say of each class, as :class:`FitResult` has it."""
         loss = default_loss(data.info, self.options.label_smoothing)
         evaluation = Evaluation(loss, default_metrics(data.info), device)
         net.eval()
         with torch.no_grad():
-            return evaluation.run(judged(net, self.options), data.val_batches(self.config["batch_size"]))
+            metrics = evaluation.run(judged(net, self.options), data.val_batches(self.config["batch_size"]))
+        return metrics, evaluation.per_class
+
+
+def find_data(config: Mapping[str, Any], graph: Graph, given: Any = None, root: str | Path | None = None) -> Data:
+    """Data as a run had them.
+
+    Args:
+        config: Of the run.
+        graph: That is to be judged.
+        given: As for :func:`topolearn.fit`; None: the run's own, by name.
+        root: Folder of data sets to look in first.
+
+    Raises:
+        DataError: They cannot be found by name, or what is there are not the run's.
+        OptionError: The default loss and metrics cannot judge what comes out of the graph.
+    """
+    name = config["data"]
+    data = read_data(graph, name if given is None else given, root, train_options(config))
+    check_fits(graph, data.info)
+    check_outputs(graph, data.info)
+    if given is None and data.info.classes != tuple(config["classes"]):
+        raise DataError(f"the data found as '{name}' have other classes than the run's; give the right --data-root")
+    return data
+
+
+def train_options(config: Mapping[str, Any]) -> TrainOptions:
+    """How a run was trained."""
+    return validate(TrainOptions, config.get("training", {}), "the run's training")
 
 
 def load_searched(run_dir: str | Path, settings: Mapping[str, str] | None = None) -> SearchedRun:
@@ -109,6 +138,7 @@ def load_searched(run_dir: str | Path, settings: Mapping[str, str] | None = None
     config["learner_options"] = {**config["learner_options"], **_options(config["learner"], settings or {})}
     searched = load_graph(folder / checkpoint.SEARCHED)
     learner = make_learner(config["learner"], searched, config["learner_options"])
+    config["learner_options"] = learner.options.model_dump()
     with without_pretrained_weights():
         net = build(searched, learner)
     checkpoint.load_into(net, _with_prices(net, checkpoint.load_tensors(path)), path)
@@ -129,6 +159,6 @@ def _options(learner: str, settings: Mapping[str, str]) -> dict[str, Any]:
     options = {}
     for key, text in settings.items():
         if key not in known:
-            raise OptionError(f"--set {key}: unknown option of learner '{learner}'{suggest(key, known)}")
+            raise OptionError(f"--set {key}: unknown option of learner '{learner}'{mend_option(key, learner)}")
         options[key] = parse(f"value: {text}", f"--set {key}={text}").root.values["value"].plain()
     return options

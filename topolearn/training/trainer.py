@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch.optim import Optimizer
 from topolearn.compiler import Network
 from topolearn.compiler.modules.backbone import without_pretrained_weights
 from topolearn.compiler.network import compile as build
-from topolearn.errors import CheckpointError, Location, TrainingError
+from topolearn.errors import CheckpointError, Location, TopolearnError, TrainingError
 from topolearn.format import dumps, loads
 from topolearn.graph import Graph
 from topolearn.learners import EdgeLearner, SearchSchedule
@@ -110,6 +111,7 @@ class Trainer:
         self.take_step: Step | None = None
         self.resumed: dict[str, Any] | None = None
         self.plain_dag: nn.Module | None = None
+        self.measured: dict[str, float] | None = None  # of the network as it is; None where it is not known
         self.steps = self.data.steps(self.batch_size)
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=self.device)
         # Tensor cores read pixel by pixel; on a CPU it depends on the network.
@@ -131,7 +133,8 @@ class Trainer:
         with Interrupt() as interrupt, self.reporter:
             while self.at.phase < len(self.plan):
                 self.start_phase()
-                self.run_phase(interrupt)
+                with self.broken_off(interrupt):
+                    self.run_phase(interrupt)
                 self.end_phase()
                 self.at = Position(self.at.phase + 1, 0, 0, self.at.epochs, self.at.settled)
             if not self.at.settled:
@@ -147,8 +150,7 @@ class Trainer:
                 self.end_search()
             if not phase.search:
                 self.net = begin_phase(self.net, phase, mix("phase", self.seed, self.at.phase))
-                if phase.recalibrate:
-                    recalibrate(self.net, self.data, self.batch_size, mix("recalibrate", self.seed))
+                self.measured = None
         if self.channels_last:
             self.net.to(memory_format=torch.channels_last)
         freeze_affine(self.net, phase.freeze_affine)
@@ -182,7 +184,6 @@ class Trainer:
         if scheduled.phase.search:
             momentum = self.options.momentum if self.options.optimizer == "sgd" else 0.0
             self.learner.begin(SearchSchedule(steps, lr * sum(factors), lr * max(factors), momentum))
-            self.world.share(self.learner.buffers())  # what each may have measured for itself
         self.optimizers = optimizers(self.net, lr, self.options.optimizer, **self.options.optimizer_options())
         if self.resumed is not None:
             try:
@@ -215,6 +216,7 @@ class Trainer:
         first = self.at.step if self.data.mid_epoch_resume else 0
         batches = self.data.train_batches(self.batch_size, seed=self.seed, epoch=self.at.epochs, first=first)
         self.net.train()
+        self.measured = None
         images_seen = 0
         for images, targets in batches:
             total = total + self.step(scheduled, images.to(self.device), targets.to(self.device))
@@ -287,6 +289,9 @@ class Trainer:
                     self.folder / checkpoint.SEARCH_STATE, self.net.state_dict(), {"graph": before.name}
                 )
         self.net = settle(self.net)
+        self.measured = None
+        if self.learner.recalibrates:
+            recalibrate(self.net, self.data, self.batch_size, mix("recalibrate", self.seed))
         self.at.settled = True
         graph = self.net.graph
         self.reporter.say(
@@ -295,13 +300,16 @@ class Trainer:
         )
 
     def evaluate(self) -> dict[str, float]:
-        """Loss and metrics on the validation data."""
+        """Loss and metrics on the validation data, as they were where nothing has changed since."""
+        if self.measured is not None:
+            return self.measured
         self.world.share(self.net.buffers())  # the running statistics of process 0
         self.net.eval()
         with torch.no_grad(), autocast(self.precision, self.device):
             evaluation = Evaluation(self.loss, self.metrics, self.device, self.world)
             metrics = evaluation.run(judged(self.net, self.options), self.data.val_batches(self.batch_size))
         self.per_class = evaluation.per_class
+        self.measured = metrics
         return metrics
 
     # -- records and checkpoints -----------------------------------------------------------------
@@ -348,6 +356,18 @@ class Trainer:
         }
         checkpoint.save_state(self.folder, state)
 
+    @contextlib.contextmanager
+    def broken_off(self, interrupt: Interrupt) -> Iterator[None]:
+        """Take what fails after Ctrl-C for its consequence: it reaches a compiler's processes too, and ends them."""
+        try:
+            yield
+        except TopolearnError:
+            raise
+        except Exception:
+            if interrupt.asked:
+                self.stop()
+            raise
+
     def stop(self) -> None:
         """End an interrupted run."""
         if self.folder is None:
@@ -359,7 +379,7 @@ class Trainer:
                 f"interrupted; go on with --resume ({self.folder}), from the end of the last epoch, because a"
                 " DataLoader cannot be entered in the middle of one"
             )
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt from None
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up a run from its checkpoint.

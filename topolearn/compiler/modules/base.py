@@ -34,7 +34,8 @@ def builds_node(*ops: type[NodeOp]) -> Callable[[_NodeBuilderT], _NodeBuilderT]:
 
     The module maps the aggregated tensor to the node's output and never changes its input in place.
     One whose op has shareable parts holds each as an attribute of that name (None where this ``x``
-    needs none), offers ``part_input(part, x)``, and takes the part's output as a keyword.
+    needs none), offers ``part_input(part, x)``, and takes the part's output as a keyword. One whose branch
+    ends in a batch normalisation says so by ``last_norm()``; see :func:`last_norm`.
     """
 
     def register(builder: _NodeBuilderT) -> _NodeBuilderT:
@@ -80,6 +81,17 @@ def build_edge(rule: EdgeOp, source: Shape, target: Shape) -> nn.Module:
     return module
 
 
+def last_norm(module: nn.Module) -> nn.Module | None:
+    """The batch normalisation that ends the branch of a node or edge module, where one says that there is one.
+
+    Nothing but an activation and a shortcut comes after it, so that what it scales by trades off against the
+    weights of the edges behind.
+    """
+    find = getattr(module, "last_norm", None)
+    norm: nn.Module | None = None if find is None else find()
+    return norm
+
+
 def _builder(op: type[Any], builders: dict[type[Any], Any]) -> Any:
     for base in op.__mro__:
         if base in builders:
@@ -101,6 +113,10 @@ class BatchNorm(nn.BatchNorm2d):
     """
 
     copies = 1
+
+    def last_norm(self) -> nn.Module:
+        """Itself."""
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (N, C, H, W)."""
@@ -201,6 +217,11 @@ class ConvUnit(nn.Module):
                 del self.bn
                 self.layout = tuple(steps[: i + 1] + steps[i + 2 :])
                 return
+
+    def last_norm(self) -> nn.Module | None:
+        """The batch normalisation after the convolution, where there is one."""
+        steps = [step for step in self.layout if step == "bn" or step.endswith("conv")]
+        return self.bn if steps[-1] == "bn" else None
 
     def scale_input(self, factor: float) -> bool:
         """Make ``f(x)`` into ``f(factor * x)`` where that is exact; returns whether it was."""

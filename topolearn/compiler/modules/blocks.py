@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from topolearn.compiler.modules.base import ConvUnit, builds_node, init_he, stackable
+from topolearn.compiler.modules.base import ConvUnit, builds_node, init_he, last_norm, stackable
 from topolearn.compiler.modules.edges import pad_and_subsample
 from topolearn.ops import Shape, mobilenet, resnet, resnext
 
@@ -28,6 +28,10 @@ class ResidualBlock(nn.Module):
             if rule.projects(x)
             else None
         )
+
+    def last_norm(self) -> nn.Module | None:
+        """The one of F; a shortcut's is not asked for."""
+        return last_norm(self.residual[-1])
 
     def part_input(self, part: str, x: Tensor) -> Tensor:
         """What the shared part ``part`` is applied to."""
@@ -104,6 +108,10 @@ class ResidualBranch(nn.Module):
         y: Tensor = self.layers(x)
         return y
 
+    def last_norm(self) -> nn.Module | None:
+        """The one of the last convolution."""
+        return last_norm(self.layers[-1])
+
     def scale_input(self, factor: float) -> bool:
         """Make ``f(x)`` into ``f(factor * x)``, which a convolution at the start always allows."""
         first = self.layers[0]
@@ -147,6 +155,10 @@ class Branch(nn.Module):
             if rule.projects(x)
             else None
         )
+
+    def last_norm(self) -> nn.Module | None:
+        """The one of F; a shortcut's is not asked for."""
+        return last_norm(self.residual[-1])
 
     def part_input(self, part: str, x: Tensor) -> Tensor:
         """What the shared part ``part`` is applied to."""
@@ -195,6 +207,10 @@ class InvertedBottleneck(nn.Module):
         """(N, C, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
         y: Tensor = self.layers(x)
         return x + y if self.adds else y
+
+    def last_norm(self) -> nn.Module | None:
+        """The one of the projection."""
+        return last_norm(self.layers[-1])
 
     def scale_input(self, factor: float) -> bool:
         """Make ``f(x)`` into ``f(factor * x)`` where that is exact; returns whether it was."""

@@ -55,6 +55,10 @@ class Project(nn.Module):
         projected: Tensor = self.unit(y)
         return projected
 
+    def last_norm(self) -> nn.Module | None:
+        """The one of the convolution, where there is one."""
+        return self.unit.last_norm()
+
     def scale_output(self, factor: float) -> bool:
         """Make ``f(y)`` into ``factor * f(y)`` where that is exact; returns whether it was."""
         return self.unit.scale_output(factor)
@@ -104,6 +108,10 @@ class ConvResize(nn.Module):
         """Bring ``y`` to the target's shape."""
         resized: Tensor = self.resize(self.unit(y), size)
         return resized
+
+    def last_norm(self) -> nn.Module | None:
+        """The one of the convolution, where there is one."""
+        return self.unit.last_norm()
 
     def scale_output(self, factor: float) -> bool:
         """Make ``f(y)`` into ``factor * f(y)`` where that is exact; returns whether it was."""

@@ -1,0 +1,90 @@
+"""Options that do not fit: one line that names the place as the user wrote it, and what it would take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from topolearn.learners.continuous import ContinuousOptions
+from topolearn.ops import NODE_OPS
+from topolearn.options import InvalidOption, validate
+from topolearn.training.config import Recipe
+from topolearn.training.options import TrainOptions
+
+CASES: list[tuple[type[BaseModel], Mapping[str, Any], tuple[str, ...], str]] = [
+    # One of a union: what each member would take, without pydantic's names for them.
+    (
+        ContinuousOptions,
+        {"penalty_strength": "x"},
+        ("penalty_strength",),
+        "'penalty_strength' of it is 'x', but it should be a valid number, or 'auto'",
+    ),
+    (
+        ContinuousOptions,
+        {"penalty_strength": -1},
+        ("penalty_strength",),
+        "'penalty_strength' of it is -1, but it should be greater than or equal to 0, or 'auto'",
+    ),
+    (
+        Recipe,
+        {"graph": "x", "learner": 3},
+        ("learner",),
+        "'learner' of it is 3, but it should be a valid string, or a mapping",
+    ),
+    # The member that was meant.
+    (Recipe, {"graph": "x", "learner": {"fan_in": 3}}, ("learner", "name"), "it needs 'learner.name'"),
+    # Options within options.
+    (
+        ContinuousOptions,
+        {"budget": 0.5},
+        ("budget",),
+        "'budget' of it is 0.5, but it should say of which cost it is a share, as {macs: 0.5}",
+    ),
+    (ContinuousOptions, {"budget": {}}, ("budget",), "needs one of 'macs' and 'milliseconds', as {macs: 0.5}"),
+    (
+        ContinuousOptions,
+        {"budget": {"mac": 0.5}},
+        ("budget", "mac"),
+        "unknown parameter 'budget.mac' of it; did you mean 'macs'?",
+    ),
+    (
+        ContinuousOptions,
+        {"budget": {"macs": 2.0}},
+        ("budget", "macs"),
+        "'budget.macs' of it is 2.0, but it should be less than or equal to 1",
+    ),
+    (TrainOptions, {"node_lr": 3}, ("node_lr",), "'node_lr' of it is 3, but it should be a mapping"),
+    (
+        TrainOptions,
+        {"node_lr": {"a": -1}},
+        ("node_lr", "a"),
+        "'node_lr.a' of it is -1, but it should be greater than 0",
+    ),
+    (
+        TrainOptions,
+        {"phases": {"search": {"lr": -1}}},
+        ("phases", "search", "lr"),
+        "'phases.search.lr' of it is -1, but it should be greater than 0",
+    ),
+    (TrainOptions, {"milestones": [0.5, 2]}, ("milestones", "1"), "'milestones.1' of it is 2, but it should be less"),
+    # The spelling comes before what it leaves missing.
+    (
+        NODE_OPS["resnext.branch"],
+        {"widt": 3, "out_channels": 3},
+        ("widt",),
+        "unknown parameter 'widt' of it; did you mean 'width'?",
+    ),
+    (Recipe, {"learner": "fixed"}, ("graph",), "it needs 'graph'"),
+]
+
+
+@pytest.mark.parametrize(("model", "values", "path", "text"), CASES)
+def test_what_does_not_fit(model: type[BaseModel], values: Mapping[str, Any], path: tuple[str, ...], text: str) -> None:
+    with pytest.raises(InvalidOption) as caught:
+        validate(model, values, "it")
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.path == path

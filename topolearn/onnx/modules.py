@@ -1,0 +1,70 @@
+"""What is exported: a network whose edge weights are constants, and what may follow it."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from topolearn.compiler import DAG, Network
+from topolearn.compiler.modules.base import resize
+from topolearn.errors import ExportError
+from topolearn.graph import Graph
+from topolearn.ops import Shape
+
+
+@final
+class Baked(nn.Module):
+    """A network with constant edge weights, taking its inputs one by one."""
+
+    def __init__(self, net: Network, weights: list[float]) -> None:
+        super().__init__()
+        # Whichever interpreter the network has.
+        self.dag = DAG(net.graph, net.nodes, net.edges, net.shared)
+        self.names = net.graph.inputs
+        self.outputs = net.graph.outputs
+        self.weights = tuple(weights)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """What the network computes: one tensor, or a tuple of several."""
+        given = inputs[0] if len(self.names) == 1 else dict(zip(self.names, inputs, strict=True))
+        result = self.dag(given, self.weights)
+        return tuple(result[name] for name in self.outputs) if isinstance(result, dict) else result
+
+
+@final
+class Labels(nn.Module):
+    """The class of every pixel of the image, from a network that gives one map of logits.
+
+    Raises:
+        ExportError: Another network.
+    """
+
+    def __init__(self, net: Baked, graph: Graph) -> None:
+        super().__init__()
+        shape = graph.shapes[graph.outputs[0]]
+        assert isinstance(shape, Shape)
+        if graph.task != "segmentation" or len(graph.outputs) > 1 or not shape.is_map or shape.channels < 2:
+            given = " and ".join(str(graph.shapes[name]) for name in graph.outputs)
+            raise ExportError(
+                f"output 'argmax' is the class of every pixel, but graph '{graph.name}' is for {graph.task} and gives"
+                f" {given}; export its 'logits'"
+            )
+        self.net = net
+        self.image = graph.inputs.index(graph.image_inputs[0])
+        # Decided here and not by the sizes at hand, so that an export with dynamic sizes stays exact.
+        self.coarse = shape.stride != 1
+        self.dtype = torch.uint8 if shape.channels <= 256 else torch.int64
+
+    def logits(self, *inputs: Tensor) -> Tensor:
+        """Logits (N, classes, H, W) of the image's size: resized as for the loss and the metrics."""
+        logits: Tensor = self.net(*inputs)
+        if not self.coarse:
+            return logits
+        height, width = inputs[self.image].shape[-2:]
+        return resize(logits, (height, width), "bilinear", align_corners=True)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Classes (N, H, W)."""
+        return self.logits(*inputs).argmax(1).to(self.dtype)

@@ -1,0 +1,113 @@
+"""Whether an exported file computes what the network computes in PyTorch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from topolearn.errors import ExportError
+from topolearn.graph import Graph
+from topolearn.onnx.modules import Baked, Labels
+from topolearn.onnx.runtime import open_session
+from topolearn.ops import Shape
+
+TOLERANCE = {"float32": 1e-4, "float16": 1e-2}
+"""Largest difference from PyTorch, over the largest output (at least 1)."""
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+def examples(graph: Graph, batch: int, height: float, width: float, dtype: torch.dtype) -> list[Tensor]:
+    """Random inputs; height and width are factors of the graph's."""
+    generator = torch.Generator().manual_seed(batch)
+    full = [round(side * factor) for side, factor in zip(graph.image, (height, width), strict=True)]
+    shapes = []
+    for name in graph.inputs:
+        shape = graph.shapes[name]
+        assert isinstance(shape, Shape)
+        sides = () if shape.stride is None else shape.size((full[0], full[1]))
+        shapes.append((batch, shape.channels, *sides))
+    return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+
+
+def compare(
+    data: bytes, original: Baked | Labels, graph: Graph, precision: str, dynamic: tuple[str, ...], provider: str
+) -> dict[tuple[int, ...], float]:
+    """Compare a file with the network it came from, at two sizes where axes are dynamic.
+
+    Args:
+        data: The file.
+        original: What it is to compute, in float32.
+        graph: Of the network.
+        precision: ``float32`` or ``float16``, of the file.
+        dynamic: Axes that may change.
+        provider: Execution provider.
+
+    Returns:
+        Shape of the first input -> largest difference.
+
+    Raises:
+        ExportError: A difference is larger than the tolerance, or the file cannot be run.
+    """
+    session = open_session(data, provider)
+    factors = [1.5 if axis in dynamic else 1.0 for axis in ("height", "width")]
+    batches = (2, 5) if "batch" in dynamic else (1, 1)
+    errors: dict[tuple[int, ...], float] = {}
+    for batch, (height, width) in zip(batches, ((1.0, 1.0), factors), strict=True):
+        inputs = examples(graph, batch, height, width, DTYPES[precision])
+        if tuple(inputs[0].shape) in errors:
+            continue
+        feeds = {name: x.numpy() for name, x in zip(graph.inputs, inputs, strict=True)}
+        full = [x.float() for x in inputs]
+        try:
+            with torch.no_grad():
+                wanted = original.logits(*full) if isinstance(original, Labels) else original(*full)
+            found = session.run(None, feeds)
+        except Exception as error:  # ONNX Runtime's errors have no common base
+            sizes = ", ".join(f"{name} {' x '.join(map(str, x.shape))}" for name, x in feeds.items())
+            raise ExportError(
+                f"the network cannot be run with dynamic {', '.join(dynamic)} at {sizes}: {reason(error)}"
+            ) from error
+        worst = 0.0
+        measure = _shortfall if isinstance(original, Labels) else _difference
+        for name, theirs, ours in zip(
+            graph.outputs, found, wanted if isinstance(wanted, tuple) else (wanted,), strict=True
+        ):
+            difference = measure(theirs, ours.numpy())
+            if not difference <= TOLERANCE[precision]:
+                raise ExportError(
+                    f"output '{name}' of the ONNX model differs from PyTorch by {difference:.2g} at batch {batch};"
+                    f" at most {TOLERANCE[precision]:g} is allowed in {precision}"
+                )
+            worst = max(worst, difference)
+        errors[tuple(inputs[0].shape)] = worst
+    return errors
+
+
+def reason(error: BaseException) -> str:
+    """First line of what an error was caused by."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _difference(found: NDArray[Any], wanted: NDArray[Any]) -> float:
+    """Largest difference, over the largest wanted value (at least 1); infinite where shapes differ or NaN."""
+    if found.shape != wanted.shape or not np.isfinite(found).all():
+        return float("inf")
+    return float(np.abs(found.astype(np.float64) - wanted).max() / max(1.0, float(np.abs(wanted).max())))
+
+
+def _shortfall(found: NDArray[Any], logits: NDArray[Any]) -> float:
+    """By how much the logit of the class found falls short of the best, over the largest logit (at least 1).
+
+    Two classes may be equally good, and then either is right. Infinite where shapes differ.
+    """
+    classes = logits.shape[1]
+    if found.shape != (len(logits), *logits.shape[2:]) or not ((found >= 0) & (found < classes)).all():
+        return float("inf")
+    given = np.take_along_axis(logits, found[:, None].astype(np.int64), axis=1)[:, 0]
+    return float((logits.max(axis=1) - given).max() / max(1.0, float(np.abs(logits).max())))

@@ -1,0 +1,232 @@
+"""A network that can be asked about images: that of a run, or an ONNX file, which needs nothing of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
+from torch import Tensor
+
+from topolearn.errors import CheckpointError, DataError, ExportError, Location
+from topolearn.onnx.export import METADATA_KEY
+from topolearn.onnx.runtime import open_session
+from topolearn.ops import Shape
+from topolearn.training.artefacts import load_model, read_config
+from topolearn.training.checkpoint import CONFIG
+from topolearn.training.data import DENSE, DataInfo
+from topolearn.training.data.augment import Augment
+from topolearn.training.data.finish import Finish
+from topolearn.training.data.images import MODES
+from topolearn.training.losses import resized
+from topolearn.training.prepare import find_device
+from topolearn.training.searched import train_options
+from topolearn.training.sliding import judged
+
+TASKS = ("classification", *sorted(DENSE))
+
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+class About(BaseModel):
+    """What must be known of a network, as an exported file and a run have it; either may be a stranger's.
+
+    Attributes:
+        task: What it is for.
+        output: What it gives.
+        input_size: Id of its input -> (channels, height, width).
+        mean: Per channel, of pixel values in [0, 1]; empty for 0.
+        std: Likewise; empty for 1.
+        classes: Names; may be empty.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    task: str
+    output: Literal["logits", "argmax"] = "logits"
+    input_size: Annotated[dict[str, tuple[PositiveInt, PositiveInt, PositiveInt]], Field(min_length=1, max_length=1)]
+    mean: tuple[FiniteFloat, ...]
+    std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
+    classes: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _one_per_channel(self) -> About:
+        (size,) = self.input_size.values()
+        if any(len(values) not in (0, size[0]) for values in (self.mean, self.std)):
+            raise ValueError(f"'mean' and 'std' are not for {size[0]} channels")
+        return self
+
+    def info(self, name: str) -> DataInfo:
+        """The same as a description of images, which are those of ``name``."""
+        (size,) = self.input_size.values()
+        mean, std = self.mean or (0.0,) * size[0], self.std or (1.0,) * size[0]
+        return DataInfo(name, self.task, self.classes, size, mean, std)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network with what it must know of images.
+
+    Attributes:
+        info: The task, the classes, and how images are normalised; their size is the graph's.
+        takes: Height and width that the network can be given alone; None for any.
+        labels: Whether it gives classes (N, H, W) instead of logits.
+        network: Images (1, C, H, W) float32, normalised, on the CPU -> what it gives, there too.
+    """
+
+    info: DataInfo
+    takes: tuple[int | None, int | None]
+    labels: bool
+    network: Callable[[Tensor], Tensor]
+
+    def size_of(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) at which an image is looked at.
+
+        A class is told from an image of the size that training saw. For a class of every pixel an image
+        keeps its own size, as in evaluation, where the network can be given that.
+        """
+        wanted = (height, width) if self.info.task in DENSE else self.info.size[1:]
+        return self.takes[0] or wanted[0], self.takes[1] or wanted[1]
+
+    def __call__(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
+        """What the network says of an image.
+
+        Args:
+            pixels: (1, C, h, w) uint8, of a size that it takes.
+            size: (H, W) of the image itself.
+
+        Returns:
+            Classification: (classes,) probabilities. Segmentation: (H, W) classes. Saliency and edges:
+            (H, W) probabilities.
+
+        Raises:
+            DataError: The network cannot take such an image, or makes infinities or NaN of it.
+            ExportError: An ONNX file that gives something else than its task asks for.
+        """
+        image, _ = Finish(self.info, Augment())(pixels, torch.zeros(1))
+        given = self.network(image)
+        dense = self.info.task in DENSE
+        if given.ndim != (3 if self.labels else 4 if dense else 2) or len(given) != 1:
+            raise ExportError(f"'{self.info.name}' gives {tuple(given.shape)}, which does not fit {self.info.task}")
+        if not bool(torch.isfinite(given).all()):
+            raise DataError("the network gives infinite values or NaN")
+        if self.labels:
+            labels = given[:, None].float()
+            return torch.nn.functional.interpolate(labels, size, mode="nearest-exact")[0, 0].long()
+        given = given.float()
+        if not dense:
+            return given[0].softmax(0)
+        logits = resized(given, size)[0]
+        return logits.max(0).indices if self.info.task == "segmentation" else logits[0].sigmoid()
+
+
+def load(source: str | Path, *, device: str | torch.device = "auto", provider: str = "cpu") -> Model:
+    """The network in the folder of a run, which PyTorch runs, or in an ONNX file, which ONNX Runtime runs.
+
+    Args:
+        source: The folder, or the file.
+        device: Of a run's network; ``auto`` is CUDA where there is one.
+        provider: Of an ONNX file: ``cpu``, ``cuda`` or ``tensorrt``, and no other than that.
+
+    Raises:
+        CheckpointError: Neither of the two, or a run that is not finished or damaged.
+        ExportError: The provider is not there, or the file is not what :func:`topolearn.export_onnx` writes.
+        DataError: A network for another task, or with other inputs than one image.
+    """
+    path = Path(source)
+    if path.is_dir():
+        model = _from_run(path, find_device(device))
+    elif path.is_file():
+        model = _from_onnx(path, provider)
+    else:
+        raise CheckpointError(f"there is no '{path}'; name the folder of a finished run, or an ONNX file")
+    info = model.info
+    if info.task not in TASKS:
+        raise DataError(f"'{path}' is for {info.task}; what can be predicted is {', '.join(TASKS)}")
+    if info.size[0] not in MODES:
+        raise DataError(f"'{path}' takes images of {info.size[0]} channels; files of images give 1 or 3")
+    return model
+
+
+def _from_run(folder: Path, device: torch.device) -> Model:
+    net = load_model(folder)
+    config = read_config(folder / CONFIG)
+    graph = net.graph
+    shapes = [graph.shapes[name] for name in (*graph.inputs, *graph.outputs)]
+    if len(shapes) != 2 or not isinstance(shapes[0], Shape) or not shapes[0].is_map:
+        raise DataError(
+            f"graph '{graph.name}' has the inputs {', '.join(graph.inputs)} and the outputs {', '.join(graph.outputs)};"
+            " prediction needs one image and one output"
+        )
+    try:
+        known = {key: config[key] for key in ("task", "mean", "std", "classes")}
+        about = About.model_validate({**known, "input_size": {"image": graph.input_size(graph.inputs[0])}})
+    except ValidationError as error:
+        raise CheckpointError(f"is damaged ({_first(error)})", Location(str(folder / CONFIG))) from None
+    net = net.to(device)
+    run = judged(net, train_options(config)) if about.task in DENSE else net
+
+    def network(image: Tensor) -> Tensor:
+        try:
+            with torch.no_grad():
+                given: Tensor = run(image.to(device))
+        except (RuntimeError, ValueError) as error:
+            raise _cannot_take(image, error) from None
+        return given.cpu()
+
+    return Model(about.info(str(folder)), (None, None), labels=False, network=network)
+
+
+def _from_onnx(path: Path, provider: str) -> Model:
+    session = open_session(path, provider)
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    shape = inputs[0].shape if inputs else []
+    if len(inputs) != 1 or len(outputs) != 1 or inputs[0].type not in _DTYPES or len(shape) != 4:
+        found = ", ".join(f"{each.name}: {each.type} {each.shape}" for each in (*inputs, *outputs))
+        raise DataError(f"'{path}' has {found}; prediction needs one image (batch, C, H, W) and one output")
+    if isinstance(shape[0], int) and shape[0] != 1:
+        raise DataError(f"'{path}' takes {shape[0]} images at a time; export it with a dynamic batch")
+    name, dtype = inputs[0].name, _DTYPES[inputs[0].type]
+    about = _about(session, path)
+    channels, height, width = (side if isinstance(side, int) else None for side in shape[1:])
+    info = about.info(str(path))
+    if channels not in (None, info.size[0]):
+        raise _damaged(path, f"its input is {shape}, but 'input_size' is {info.size}")
+
+    def network(image: Tensor) -> Tensor:
+        try:
+            (given,) = session.run(None, {name: image.numpy().astype(dtype)})
+        except Exception as error:  # ONNX Runtime's errors have no common base
+            raise _cannot_take(image, error) from None
+        return torch.from_numpy(given)
+
+    return Model(info, (height, width), labels=about.output == "argmax", network=network)
+
+
+def _about(session: Any, path: Path) -> About:
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    if text is None:
+        raise ExportError("has no metadata of topolearn; export it with `topolearn export`", Location(str(path)))
+    try:
+        return About.model_validate_json(text)
+    except ValidationError as error:
+        raise _damaged(path, _first(error)) from None
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing that is wrong."""
+    first = error.errors()[0]
+    return ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+
+
+def _damaged(path: Path, why: str) -> ExportError:
+    return ExportError(f"its metadata are damaged ({why}); export it anew", Location(str(path)))
+
+
+def _cannot_take(image: Tensor, error: Exception) -> DataError:
+    height, width = image.shape[-2:]
+    return DataError(f"the network cannot take {height}x{width}: {str(error).strip().partition(chr(10))[0][:200]}")

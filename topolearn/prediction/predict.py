@@ -1,0 +1,216 @@
+"""From image files to classes, masks and overlays."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from topolearn.errors import DataError, OptionError
+from topolearn.format import write_atomically
+from topolearn.prediction import pictures
+from topolearn.prediction.images import Skipped, find, pixels, read
+from topolearn.prediction.model import Model, load
+from topolearn.report.palette import MAX_COLOURS
+from topolearn.training.data import BINARY, DENSE
+from topolearn.training.data.images import MODES
+
+MASKS, OVERLAYS, LEGEND, TABLE = "masks", "overlays", "legend.svg", "predictions.csv"
+"""What the output folder holds: of dense tasks the first two, of segmentation the third too; of classification the
+last."""
+TOP = 5
+"""Classes of an image in the table of a classification."""
+_SURE = 0.5
+"""Probability from which a pixel counts as salient, or as an edge."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of an image.
+
+    Attributes:
+        image: The file.
+        shares: Classes with their probability or, for masks, with their share of the pixels, the largest
+            first; of saliency and edges, the share of pixels that rather are than not.
+        files: What was written of it.
+    """
+
+    image: Path
+    shares: tuple[tuple[str, float], ...]
+    files: tuple[Path, ...] = ()
+
+
+@dataclass
+class Predictions:
+    """What a network says of many images.
+
+    Attributes:
+        task: Of the network.
+        images: One per image that could be used.
+        skipped: The others.
+        notes: What was converted or resized, a sentence each.
+        files: What was written of all images together.
+    """
+
+    task: str
+    images: list[Prediction] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+
+
+def predict(
+    source: str | Path | Model,
+    images: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    device: str = "auto",
+    provider: str = "cpu",
+    on_image: Callable[[Prediction | Skipped], object] = lambda done: None,
+) -> Predictions:
+    """Ask a network about images.
+
+    Of segmentation it writes ``masks/NAME.png``, whose values are the labels and whose palette gives them
+    colours, ``overlays/NAME.png`` and ``legend.svg``; of saliency and edges a grey picture of the
+    probabilities in ``masks/``, and overlays; all of the image's own size. Of classification it writes
+    ``predictions.csv``. Every file appears whole or not at all, and replaces one of its name.
+
+    Images are seen as in evaluation: for a mask at their own size (in windows, where the run was evaluated
+    so), for a class at that of the graph's input. Where an ONNX file takes one size only, images are resized
+    for it, and what it gives is resized back; ``notes`` says of how many.
+
+    Args:
+        source: The folder of a run, an ONNX file, or what :func:`load` made of one.
+        images: Image files, and folders of them.
+        out: Folder to write to.
+        device: See :func:`load`.
+        provider: See :func:`load`.
+        on_image: Is told of each image when it is done or skipped.
+
+    Raises:
+        DataError: A missing file, a folder without images, or no image that can be used.
+        OptionError: Files that would replace one another, or the images.
+        TopolearnError: A file that cannot be written; or see :func:`load`.
+    """
+    target = Path(out)
+    if target.exists() and not target.is_dir():
+        raise OptionError(f"'{target}' is a file; name a folder to write to")
+    files = find([images] if isinstance(images, str | Path) else images)
+    model = source if isinstance(source, Model) else load(source, device=device, provider=provider)
+    if model.info.task in DENSE:
+        _check_names(files, target)
+    result = Predictions(model.info.task)
+    writer = _Writer(model, target)
+    for path in files:
+        try:
+            done = writer(path, *read(path, model.info.size[0]))
+        except DataError as error:
+            result.skipped.append(Skipped(path, error.message))
+            on_image(result.skipped[-1])
+        else:
+            result.images.append(done)
+            on_image(done)
+    if not result.images:
+        raise DataError(f"none of the {len(files):,} images can be used; the first: {result.skipped[0].reason}")
+    result.notes += writer.notes(len(result.images))
+    result.files += writer.close(result.images)
+    return result
+
+
+def _check_names(files: Sequence[Path], out: Path) -> None:
+    """Raise an OptionError where a mask would replace an image, or the mask of another."""
+    images = {path.resolve(): path for path in files}
+    taken: dict[str, Path] = {}
+    for path in files:
+        other = taken.setdefault(path.stem, path)
+        if other is not path:
+            raise OptionError(f"the masks of '{other}' and '{path}' would have one name; predict them one at a time")
+        for folder in (MASKS, OVERLAYS):
+            written = (out / folder / f"{path.stem}.png").resolve()
+            if written in images:
+                raise OptionError(f"'{images[written]}' would be replaced by a mask; write to another folder")
+
+
+class _Writer:
+    """Predicts images one by one, and writes what becomes of them."""
+
+    def __init__(self, model: Model, out: Path) -> None:
+        self.model, self.out = model, out
+        self.task, self.classes = model.info.task, list(model.info.classes)
+        self.colours = pictures.colours_of(self.classes)
+        self.modes: Counter[str] = Counter()
+        self.resized = 0
+
+    def __call__(self, path: Path, image: Image.Image, mode: str) -> Prediction:
+        own = (image.height, image.width)
+        seen = self.model.size_of(*own)
+        try:
+            found = self.model(pixels(image, seen), own)
+        except DataError as error:
+            raise DataError(f"the image '{path}' cannot be predicted: {error.message}") from None
+        self.modes[mode] += mode != image.mode
+        self.resized += seen != own and self.task in DENSE
+        if self.task == "classification":
+            return Prediction(path, self._shares(found))
+        names = [self.out / folder / f"{path.stem}.png" for folder in (MASKS, OVERLAYS)]
+        if self.task == "segmentation":
+            labels, shares = self._labels(found)
+            drawn = pictures.mask(labels, self.colours), pictures.overlay_classes(image, labels, self.colours)
+        else:
+            scores = found.numpy()
+            shares = ((BINARY[self.task], float((scores >= _SURE).mean())),)
+            drawn = pictures.grey(scores), pictures.overlay_map(image, scores)
+        return Prediction(path, shares, tuple(map(pictures.save, drawn, names)))
+
+    def _labels(self, found: Tensor) -> tuple[NDArray[np.uint8], tuple[tuple[str, float], ...]]:
+        counts = found.flatten().bincount()
+        if len(counts) > MAX_COLOURS:
+            raise OptionError(f"'{self.model.info.name}' tells {len(counts)} classes apart; masks hold {MAX_COLOURS}")
+        return found.numpy().astype(np.uint8), self._shares(counts.double() / counts.sum())
+
+    def _shares(self, shares: Tensor) -> tuple[tuple[str, float], ...]:
+        """Names of classes with what is not 0 of ``shares`` (classes,); a class without a name has its number."""
+        self.classes += map(str, range(len(self.classes), len(shares)))
+        order = shares.argsort(descending=True, stable=True).tolist()
+        return tuple((self.classes[label], float(shares[label])) for label in order if shares[label] > 0)
+
+    def notes(self, count: int) -> list[str]:
+        """What was done to the ``count`` images."""
+        said = []
+        modes = +self.modes
+        if modes:
+            kinds = ", ".join(f"{number:,} {mode}" for mode, number in sorted(modes.items()))
+            dropped = ", transparency is dropped" if any(mode.endswith(("A", "a")) for mode in modes) else ""
+            mode = MODES[self.model.info.size[0]]
+            said.append(f"{modes.total():,} of {count:,} images are converted to {mode} ({kinds}){dropped}")
+        if self.resized:
+            sides = "x".join("any" if side is None else str(side) for side in self.model.takes)
+            said.append(
+                f"{self.resized:,} of {count:,} images are resized to {sides}, which is all that"
+                f" '{self.model.info.name}' takes, and their masks back; to keep their size, export with --dynamic"
+                " batch,height,width"
+            )
+        return said
+
+    def close(self, done: Sequence[Prediction]) -> list[Path]:
+        """Write what is of all images together."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        if self.task == "segmentation":
+            write_atomically(self.out / LEGEND, pictures.legend(self.classes, self.colours))
+            return [self.out / LEGEND]
+        if self.task != "classification":
+            return []
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(["image", "class", "probability"])
+        table.writerows([str(each.image), name, f"{share:.6f}"] for each in done for name, share in each.shares[:TOP])
+        write_atomically(self.out / TABLE, text.getvalue().encode())
+        return [self.out / TABLE]
