@@ -130,7 +130,8 @@ def describe(session: Any, args: argparse.Namespace) -> Model:
         if len(recorded) not in (0, 3):
             raise ValueError(f"input_size {recorded} is not C, H, W")
         mean, std = (np.asarray(metadata.get(key) or fill, np.float32) for key, fill in (("mean", 0), ("std", 1)))
-        classes = tuple(str(label) for label in metadata.get("classes") or ())
+        # A stranger's names go to the terminal, without what it would obey.
+        classes = tuple("".join(filter(str.isprintable, str(name))) for name in metadata.get("classes") or ())
         task = str(metadata.get("task") or ("classification" if len(output.shape) == 2 else "segmentation"))
         gives = str(metadata.get("output") or ("logits" if output.type in DTYPES else "argmax"))
     except (ValueError, TypeError, AttributeError) as error:

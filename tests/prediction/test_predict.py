@@ -22,6 +22,7 @@ from tests.training.scenes import folder
 from topolearn.errors import CheckpointError, DataError, ExportError, OptionError, TopolearnError
 from topolearn.format import loads
 from topolearn.prediction import Prediction, Predictions, Skipped, load, predict
+from topolearn.prediction.model import About
 from topolearn.report.palette import class_colours
 from topolearn.training import FitResult
 from topolearn.training.pixels import Segmentation
@@ -145,7 +146,7 @@ def test_what_is_written_of_segmentation(tmp_path: Path) -> None:
     assert prediction.shares == (
         ("Straße & <b>", 0.5),
         ("background", pytest.approx(1 / 3)),
-        ("tree\n", pytest.approx(1 / 6)),
+        ("tree", pytest.approx(1 / 6)),
     )
     assert result.files == [out / "legend.svg"]
     legend = ElementTree.parse(out / "legend.svg")
@@ -360,6 +361,11 @@ def test_old_files_are_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch:
         ({"task": "regression"}, DataError, "is for regression; what can be predicted is classification, edges"),
         ({"task": "classification"}, ExportError, "net.onnx' gives .1, 3, 8, 8., which does not fit classification"),
         ({"output": "argmax"}, ExportError, "net.onnx' gives .1, 3, 8, 8., which does not fit segmentation"),
+        (
+            {"output": "argmax", "task": "classification"},
+            ExportError,
+            "metadata are damaged .*'output' is argmax, which is for segmentation, but the task is classification",
+        ),
     ],
 )
 def test_metadata_of_strangers(
@@ -372,6 +378,12 @@ def test_metadata_of_strangers(
     onnx.save(proto, path)
     refused(error, words, path, random_images(tmp_path / "in", 1), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_names_of_strangers_cannot_steer_a_terminal() -> None:
+    known = {"task": "segmentation", "input_size": {"image": (3, 8, 8)}, "mean": (), "std": ()}
+    about = About.model_validate({**known, "classes": ("\x1b]0;title\x07\x1b[31mred\nerror: a fake line", "straße")})
+    assert about.classes == ("]0;title[31mrederror: a fake line", "straße")
 
 
 def test_files_that_are_not_ours(tmp_path: Path) -> None:

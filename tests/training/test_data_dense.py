@@ -42,7 +42,7 @@ def voc(home: Path, *, with_sbd: bool) -> None:
 
 
 @pytest.mark.parametrize("with_sbd", [False, True])
-@pytest.mark.parametrize("place", ["VOCdevkit/VOC2012", "voc/VOCdevkit/VOC2012", "voc"])
+@pytest.mark.parametrize("place", ["VOCdevkit/VOC2012", "voc/VOCdevkit/VOC2012", "voc", "VOC2012"])
 def test_voc(tmp_path: Path, with_sbd: bool, place: str) -> None:
     voc(tmp_path / place, with_sbd=with_sbd)
     data = load_data("voc", root=tmp_path, augment=CROP)

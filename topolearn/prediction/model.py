@@ -9,7 +9,16 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from torch import Tensor
 
 from topolearn.errors import CheckpointError, DataError, ExportError, Location
@@ -41,7 +50,7 @@ class About(BaseModel):
         input_size: Id of its input -> (channels, height, width).
         mean: Per channel, of pixel values in [0, 1]; empty for 0.
         std: Likewise; empty for 1.
-        classes: Names; may be empty.
+        classes: Names, without what a terminal would obey; may be empty.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
@@ -52,6 +61,17 @@ class About(BaseModel):
     mean: tuple[FiniteFloat, ...]
     std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
     classes: tuple[str, ...]
+
+    @field_validator("classes")
+    @classmethod
+    def _printable(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple("".join(filter(str.isprintable, name)) for name in classes)
+
+    @model_validator(mode="after")
+    def _labels_are_masks(self) -> About:
+        if self.output == "argmax" and self.task != "segmentation":
+            raise ValueError(f"'output' is argmax, which is for segmentation, but the task is {self.task}")
+        return self
 
     @model_validator(mode="after")
     def _one_per_channel(self) -> About:

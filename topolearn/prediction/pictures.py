@@ -67,8 +67,7 @@ def legend(classes: Sequence[str], colours: Colours) -> bytes:
     """An SVG of the colours of classes beside their names."""
     rows = []
     for label, (name, (red, green, blue)) in enumerate(zip(classes, colours.tolist(), strict=False)):
-        # Names come from files of strangers.
-        text = escape("".join(letter for letter in name if letter.isprintable()))
+        text = escape(name)  # names come from files of strangers
         rows.append(
             f'<rect x="4" y="{label * _ROW + 4}" width="{_SWATCH}" height="{_SWATCH}" stroke="#57606a"'
             f' fill="#{red:02x}{green:02x}{blue:02x}"/>'

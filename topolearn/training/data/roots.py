@@ -42,7 +42,7 @@ def find_set(name: str, inner: str, files: Sequence[Sequence[str]], root: str | 
     """
     places = [place for base in roots(root) for place in (base, base / name)]
     for place in places:
-        for folder in (place / inner, place):
+        for folder in (place / inner, place / Path(inner).name, place):
             found = [next((folder / each for each in names if _is_there(folder, each)), None) for names in files]
             paths = [path for path in found if path is not None]
             if len(paths) == len(files):
