@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -87,3 +88,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return done.value.code, captured.out, captured.err
 
     return call
+
+
+# Workers of a DataLoader are forked by default; forked from a process in which ONNX Runtime has threads, they can hang.
+multiprocessing.set_start_method("forkserver", force=True)
