@@ -38,7 +38,7 @@ def test_a_session_from_bytes_and_from_a_file(doubling: bytes, tmp_path: Path) -
 
 @pytest.mark.parametrize("model", [b"not a model", Path("missing.onnx")], ids=["rubbish", "missing"])
 def test_a_model_that_cannot_be_loaded_is_one_clear_line(model: bytes | Path) -> None:
-    with pytest.raises(ExportError, match="ONNX Runtime cannot load the model: ") as caught:
+    with pytest.raises(ExportError, match=r"ONNX Runtime cannot load (the model|'missing\.onnx'): ") as caught:
         open_session(model)
     assert "\n" not in str(caught.value)
 

@@ -245,6 +245,11 @@ def test_images_of_any_kind_are_converted_and_that_is_said(tmp_path: Path) -> No
     Image.new("RGB", (20, 10)).save(tmp_path / "in" / "turned.jpg", exif=exif)
     result = predict(segmenter(tmp_path / "net.onnx"), tmp_path / "in", tmp_path / "out")
     assert result.notes == ["4 of 6 images are converted to RGB (1 L, 1 LA, 1 P, 1 RGBA), transparency is dropped"]
+    (tmp_path / "in" / "deeper").mkdir()
+    (tmp_path / "in" / "scan.tif").write_bytes(b"")
+    (tmp_path / "in" / "notes.txt").write_text("")
+    (first, _) = predict(segmenter(tmp_path / "net.onnx"), tmp_path / "in", tmp_path / "out").notes
+    assert first == "not looked at: 1 subfolders and 2 other files; images are .bmp, .jpeg, .jpg, .png, .webp"
     np.testing.assert_array_equal(*(labels_of(tmp_path / "out/masks" / f"{name}.png") for name in ("0", "RGBA")))
     assert picture(tmp_path / "out/masks/turned.png").size == (10, 20)  # upright, as one sees it
 
@@ -396,7 +401,7 @@ def test_files_that_are_not_ours(tmp_path: Path) -> None:
     batch = segmenter(tmp_path / "batch.onnx", shape=(4, 3, 8, 8))
     for name, error, words in (
         ("bare", ExportError, "bare.onnx: has no metadata of topolearn; export it with"),
-        ("broken", ExportError, "ONNX Runtime cannot load the model"),
+        ("broken", ExportError, "ONNX Runtime cannot load '.*broken.onnx'"),
         ("five", DataError, "five.onnx' takes images of 5 channels; files of images give 1 or 3"),
         ("batch", DataError, "batch.onnx' takes 4 images at a time; export it with a dynamic batch"),
     ):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from tests.training.scenes import folder, mask, picture
 from tests.training.toys import fails
@@ -14,6 +14,7 @@ from topolearn.errors import DataError
 from topolearn.format import loads
 from topolearn.training.data import Crop, Data, load_data
 from topolearn.training.data import reading as reading_module
+from topolearn.training.data.images import ImageFiles, look_at
 from topolearn.training.options import TrainOptions
 from topolearn.training.prepare import read_data
 
@@ -50,6 +51,12 @@ def test_voc(tmp_path: Path, with_sbd: bool, place: str) -> None:
     assert load_data("voc-train", root=tmp_path, augment=CROP).train_size == 2
     assert (len(data.info.classes), data.info.classes[15], data.info.ignore_index) == (21, "person", 255)
     assert labels(data) == [[255]]
+    told = [note for note in data.notes if "without SBD's" in note]
+    assert len(told) == (not with_sbd)
+    if with_sbd:
+        (tmp_path / place / "ImageSets/Segmentation/trainaug.txt").unlink()
+        (note,) = load_data("voc", root=tmp_path, augment=CROP).notes
+        assert note.endswith("trainaug.txt' is not there: trained on VOC's own 2 images, without SBD's")
 
 
 def ade20k(home: Path) -> None:
@@ -223,6 +230,22 @@ nodes: {{head: {{op: segmentation_head, classes: 3}}}}
 edges: [{{from: image, to: head}}]
 outputs: [head]
 """
+
+
+@pytest.mark.parametrize("orientation", [*range(1, 9), 9])
+def test_images_are_upright_as_their_masks_are(tmp_path: Path, orientation: int) -> None:
+    """Pillow's own reading is the judge; a number that EXIF does not have means nothing."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path, drawn = tmp_path / "photo.png", tmp_path / "mask.png"
+    Image.fromarray(np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)).save(path, exif=exif)
+    with Image.open(path) as stored:
+        upright = np.array(ImageOps.exif_transpose(stored))
+    Image.fromarray(upright[..., 0]).save(drawn)
+    assert look_at(path) == (upright.shape[:2], "RGB")
+    image, labels = ImageFiles([(path, drawn)], 3, None, resize=False)[0]
+    np.testing.assert_array_equal(image.numpy().transpose(1, 2, 0), upright)
+    np.testing.assert_array_equal(labels.numpy(), upright[..., 0])
 
 
 def test_what_training_options_make_of_a_folder(tmp_path: Path) -> None:

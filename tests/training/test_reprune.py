@@ -164,6 +164,8 @@ def test_nothing_is_written_where_something_is_wrong(finished: FitResult, tmp_pa
         reprune(finished.folder, tmp_path / "out", {"fanin": "1"})
     with pytest.raises(OptionError, match=r"learner 'maskconnect'; it is an option of continuous, sparsemask"):
         reprune(finished.folder, tmp_path / "out", {"threshold": "0.1"})
+    with pytest.raises(OptionError, match=r"--set step: .* acts in training, .*; give fan_in, seed, or search anew"):
+        reprune(finished.folder, tmp_path / "out", {"step": "0.1"})
     with pytest.raises(CheckpointError, match=r"config\.yaml: no such file"):
         reprune(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -83,6 +83,8 @@ class EdgeLearner(nn.Module, ABC):
             own; otherwise plain SGD moves them.
         recalibrates: Whether the statistics of batch normalisations are computed anew on training data when the
             search has ended and the network is pruned.
+        prunes_by: Options that decide what is kept of a search that has ended, the others act in training only; None
+            where all may.
         capturable: Whether a CUDA graph can hold its step: :meth:`draw` makes all its random numbers,
             and nothing else reads from the device or depends on the step's number. An instance whose options
             say otherwise sets its own.
@@ -97,6 +99,7 @@ class EdgeLearner(nn.Module, ABC):
     options_type: ClassVar[type[Options]]
     shares_optimizer: ClassVar[bool] = False
     recalibrates: ClassVar[bool] = False
+    prunes_by: ClassVar[frozenset[str] | None] = None
     capturable: bool = False
 
     graph: Graph

@@ -87,6 +87,7 @@ class Continuous(EdgeLearner):
     options_type = ContinuousOptions
     shares_optimizer = True
     recalibrates = True
+    prunes_by = frozenset({"budget", "threshold"})
     capturable = True
     options: ContinuousOptions
     scale: Tensor

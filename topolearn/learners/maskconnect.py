@@ -101,6 +101,7 @@ class MaskConnect(EdgeLearner):
     """
 
     options_type = MaskConnectOptions
+    prunes_by = frozenset({"fan_in", "seed"})
     capturable = True
     options: MaskConnectOptions
     fan_in: int

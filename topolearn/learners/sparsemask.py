@@ -90,6 +90,7 @@ class SparseMask(EdgeLearner):
 
     options_type = SparseMaskOptions
     shares_optimizer = True
+    prunes_by = frozenset({"budget", "threshold"})
     capturable = True
     options: SparseMaskOptions
     noise: Tensor

@@ -62,7 +62,8 @@ def open_session(model: bytes | Path, provider: str = "cpu", threads: int | None
     try:
         session = ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=[name])
     except Exception as error:  # ONNX Runtime has no public base class of its errors
-        raise ExportError(f"ONNX Runtime cannot load the model: {str(error).partition(chr(10))[0]}") from None
+        what = "the model" if isinstance(model, bytes) else f"'{model}'"
+        raise ExportError(f"ONNX Runtime cannot load {what}: {str(error).partition(chr(10))[0]}") from None
     finally:
         ort.set_default_logger_severity(_WARNING)
     if session.get_providers()[0] != name:

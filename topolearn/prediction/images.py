@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from topolearn.errors import DataError
@@ -47,6 +47,16 @@ def find(paths: Sequence[str | Path]) -> list[Path]:
     return list(found)
 
 
+def passed_over(paths: Sequence[str | Path]) -> str | None:
+    """What in the folders among ``paths`` is not looked at, a sentence; None where that is nothing."""
+    folders = [path for path in map(Path, paths) if path.is_dir()]
+    left = {each for folder in folders for each in folder.iterdir() if each.name[0] != "."} - set(find(paths))
+    inner = sum(each.is_dir() for each in left)
+    counts = ((inner, "subfolders"), (len(left) - inner, "other files"))
+    said = [f"{count:,} {what}" for count, what in counts if count]
+    return f"not looked at: {' and '.join(said)}; images are {', '.join(sorted(SUFFIXES))}" if said else None
+
+
 def read(path: Path, channels: int) -> tuple[Image.Image, str]:
     """An image upright, in 1 or 3 channels of 8 bits, and the mode that it has in the file.
 
@@ -55,11 +65,7 @@ def read(path: Path, channels: int) -> tuple[Image.Image, str]:
     Raises:
         DataError: A file that cannot be read, or has more than 8 bits per channel.
     """
-    stored = open_image(path)
-    try:
-        image = ImageOps.exif_transpose(stored)
-    except Exception:  # an orientation that cannot be read says nothing of the pixels
-        image = stored
+    image = open_image(path)
     if deep(image):
         raise DataError(f"the image '{path}' has more than 8 bits per channel; convert it to 8 bits")
     return image.convert(MODES[channels]), image.mode

@@ -17,7 +17,7 @@ from torch import Tensor
 from topolearn.errors import DataError, OptionError
 from topolearn.format import write_atomically
 from topolearn.prediction import pictures
-from topolearn.prediction.images import Skipped, find, pixels, read
+from topolearn.prediction.images import Skipped, find, passed_over, pixels, read
 from topolearn.prediction.model import Model, load
 from topolearn.report.palette import MAX_COLOURS
 from topolearn.training.data import BINARY, DENSE
@@ -56,7 +56,7 @@ class Predictions:
         task: Of the network.
         images: One per image that could be used.
         skipped: The others.
-        notes: What was converted or resized, a sentence each.
+        notes: What was passed over, converted or resized, a sentence each.
         files: What was written of all images together.
     """
 
@@ -103,7 +103,8 @@ def predict(
     target = Path(out)
     if target.exists() and not target.is_dir():
         raise OptionError(f"'{target}' is a file; name a folder to write to")
-    files = find([images] if isinstance(images, str | Path) else images)
+    asked = [images] if isinstance(images, str | Path) else images
+    files = find(asked)
     model = source if isinstance(source, Model) else load(source, device=device, provider=provider)
     if model.info.task in DENSE:
         _check_names(files, target)
@@ -120,7 +121,8 @@ def predict(
             on_image(done)
     if not result.images:
         raise DataError(f"none of the {len(files):,} images can be used; the first: {result.skipped[0].reason}")
-    result.notes += writer.notes(len(result.images))
+    left = passed_over(asked)
+    result.notes += [*([] if left is None else [left]), *writer.notes(len(result.images))]
     result.files += writer.close(result.images)
     return result
 

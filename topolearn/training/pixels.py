@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, final
 
 import torch
@@ -54,9 +55,11 @@ class Segmentation(Metric):
         self.confusion += torch.bincount(pairs.view(-1), minlength=bins + 1)[:bins].view_as(self.confusion)
 
     def compute(self) -> dict[str, float]:
-        """``miou`` and ``accuracy``; 0 where no pixel has a label."""
+        """``miou`` and ``accuracy``; 0, with a warning, where no pixel has a label."""
         counts = self.confusion.double().cpu()
         hits, labelled = counts.diag(), counts.sum(1)
+        if not bool(labelled.any()):
+            warnings.warn("no pixel of the validation masks has a label, so mIoU is 0 and says nothing", stacklevel=2)
         union = labelled + counts.sum(0) - hits
         self.per_class = [
             {

@@ -43,7 +43,7 @@ def reprune(
 
     Raises:
         CheckpointError: No such run, no search, or ``out`` holds one already.
-        OptionError: An unknown option.
+        OptionError: An unknown option, or one that acts in training only.
     """
     target = Path(out)
     if checkpoint.holds_run(target):

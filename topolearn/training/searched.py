@@ -125,7 +125,7 @@ def load_searched(run_dir: str | Path, settings: Mapping[str, str] | None = None
 
     Raises:
         CheckpointError: No such run, or no search.
-        OptionError: An unknown option.
+        OptionError: An unknown option, or one that acts in training only.
     """
     folder = Path(run_dir)
     config = read_config(folder / checkpoint.CONFIG)
@@ -155,10 +155,15 @@ def _with_prices(net: Network, tensors: Mapping[str, torch.Tensor]) -> dict[str,
 
 
 def _options(learner: str, settings: Mapping[str, str]) -> dict[str, Any]:
-    known = learner_class(learner).options_type.model_fields
+    known, deciding = learner_class(learner).options_type.model_fields, learner_class(learner).prunes_by
     options = {}
     for key, text in settings.items():
         if key not in known:
             raise OptionError(f"--set {key}: unknown option of learner '{learner}'{mend_option(key, learner)}")
+        if deciding is not None and key not in deciding:
+            raise OptionError(
+                f"--set {key}: this option of learner '{learner}' acts in training, not on a search that has ended;"
+                f" give {', '.join(sorted(deciding))}, or search anew"
+            )
         options[key] = parse(f"value: {text}", f"--set {key}={text}").root.values["value"].plain()
     return options

@@ -41,10 +41,13 @@ def voc(root: str | Path | None = None, augment: Augment | Crop | None = None, r
         DataError: The set is not found, or a file is not what it should be.
     """
     home = _voc_home(root)
-    masks = home / "SegmentationClassAug"
-    if masks.is_dir() and (home / _VOC_LISTS / "trainaug.txt").is_file():
+    masks, listed = home / "SegmentationClassAug", home / _VOC_LISTS / "trainaug.txt"
+    if masks.is_dir() and listed.is_file():
         return _voc(home, "voc", "trainaug", masks, augment, reading)
-    return _voc(home, "voc", "train", home / "SegmentationClass", augment, reading)
+    data = _voc(home, "voc", "train", home / "SegmentationClass", augment, reading)
+    missing = listed if masks.is_dir() else masks
+    data.notes += (f"'{missing}' is not there: trained on VOC's own {data.train_size:,} images, without SBD's",)
+    return data
 
 
 def voc_train(

@@ -10,7 +10,7 @@ from typing import Any, final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -27,25 +27,51 @@ MODES = {1: "L", 3: "RGB"}
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 
 
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what brings an image upright. Pillow's ``exif_transpose`` also writes the other metadata
+anew, and fails where these are damaged."""
+_FIRST_ON_ITS_SIDE = 5
+"""The EXIF orientation from which on height and width are exchanged."""
+
+
 def open_image(path: Path) -> Image.Image:
-    """Read an image file in full.
+    """Read an image file in full, upright: as one sees it, and as masks are drawn over it.
 
     Raises:
         DataError: It cannot be read.
     """
     with _opened(path) as image:
         image.load()
-        return image
+        turn = _TURNS.get(_orientation(image))
+        return image if turn is None else image.transpose(turn)
 
 
 def look_at(path: Path) -> tuple[tuple[int, int], str]:
-    """(height, width) and mode of an image file, of which only the start is read.
+    """(height, width) upright, and mode of an image file, of which only the start is read.
 
     Raises:
         DataError: It cannot be read.
     """
     with _opened(path) as image:
-        return (image.height, image.width), image.mode
+        size = (image.height, image.width)
+        return size if _orientation(image) < _FIRST_ON_ITS_SIDE else size[::-1], image.mode
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's, 1 to 8; 1, as stored, where it is missing, damaged or none of these."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pillow's readers of metadata raise what they meet
+        return 1
+    return found if found in _TURNS else 1
 
 
 @contextmanager
