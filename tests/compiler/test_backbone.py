@@ -213,9 +213,9 @@ def test_a_backbone_that_is_not_there_is_one_clear_error(params: dict[str, Any],
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("weights", ["IMAGENET1K_V1", "NOPE"])
+@pytest.mark.parametrize(("weights", "there"), [("IMAGENET1K_V1", "resnet18-f37072fd.pth"), ("NOPE", None)])
 def test_weights_that_cannot_be_had_are_one_clear_error(
-    weights: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    weights: str, there: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def offline(*args: Any, **options: Any) -> Any:
         raise urllib.error.URLError("no network in a test")
@@ -229,6 +229,7 @@ def test_weights_that_cannot_be_had_are_one_clear_error(
     ) as e:
         topolearn.compile(graph)
     assert "\n" not in str(e.value)
+    assert (f"put the file there, '{tmp_path}/hub/checkpoints/{there}'" in str(e.value)) == (there is not None)
     assert not any(tmp_path.rglob("*.pth"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,35 @@ def test_a_folder_is_found_by_name_among_the_data_sets(mask_folder: Path) -> Non
     assert load_data("roads", root=mask_folder.parent).info.name == "roads"
     with pytest.raises(DataError, match="there is no data set 'road', and no such folder in "):
         load_data("road", root=mask_folder.parent)
+
+
+@pytest.mark.parametrize("masks", ["masks", "annotations", "labels"])
+def test_images_and_masks_side_by_side(mask_folder: Path, tmp_path: Path, masks: str) -> None:
+    other = tmp_path / "other"
+    for split in ("train", "val"):
+        for kind, source in (("images", split), (masks, f"{split}annot")):
+            shutil.copytree(mask_folder / source, other / kind / split)
+    (other / "classes.txt").write_text("void\nsky\nroad\ncar")
+    wanted = load_data(mask_folder, val_split="val")
+    found = load_data(other)
+    assert (found.info.classes, found.train_size, found.val_size) == (("sky", "road", "car"), 5, 2)
+    assert same([x for x, _ in found.val_batches(2)], [x for x, _ in wanted.val_batches(2)])
+    fails(other, "is laid out for segmentation, but the task is classification", task="classification")
+    (other / masks / "train" / "train3.png").rename(other / "elsewhere.png")
+    fails(other, f"has no mask; add '{other / masks / 'train' / 'train3.png'}'")
+
+
+def test_images_and_masks_without_a_split(mask_folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    for kind in ("images", "masks"):
+        shutil.copytree(mask_folder / ("train" if kind == "images" else "trainannot"), other / kind)
+    data = load_data(other)
+    assert (data.train_size, data.val_size) == (4, 1)
+    assert same(list(load_data(other).val_batches(1)), list(data.val_batches(1)))
+    fails(other, "has no 'train', so it has no 'test' to validate on", val_split="test")
+    for path in sorted((other / "images").iterdir())[1:]:
+        path.unlink()
+    fails(other, f"the folder '{other / 'images'}' has one image; validation needs some of its own")
 
 
 def test_folders_that_do_not_fit(class_folder: Path, mask_folder: Path, tmp_path: Path) -> None:

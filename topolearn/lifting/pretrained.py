@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import WeightsEnum
 
+from topolearn.compiler.modules.backbone import hub_file
 from topolearn.errors import CheckpointError, LiftError, Location, OptionError, shown, suggest
 from topolearn.lifting.source import LIFTED, NO_GRAPH
 from topolearn.training import checkpoint
@@ -149,8 +150,8 @@ def _pretrained(name: str, weights: str | WeightsEnum) -> tuple[nn.Module, dict[
         model = models.get_model(name, weights=chosen)
     except (OSError, RuntimeError) as error:
         raise LiftError(
-            f"cannot load the weights '{chosen.name}' of '{name}': {error}; give a file, or put theirs into torch's hub"
-            " cache"
+            f"cannot load the weights '{chosen.name}' of '{name}': {error}; give a file, or put theirs there,"
+            f" '{hub_file(name, chosen.name)}'"
         ) from None
     preset = chosen.transforms()
     return model, {"mean": preset.mean, "std": preset.std, "classes": list(chosen.meta["categories"])}

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor, fx, nn
@@ -119,6 +121,17 @@ def measure(
     return tuple(shapes), sum(p.numel() for p in network.parameters()), tuple(layers)
 
 
+def hub_file(model: str, weights: str) -> Path | None:
+    """Where torch looks for torchvision's weights of that name before it downloads them; None if there are none."""
+    from torchvision import models
+
+    try:
+        url = models.get_model_weights(model)[weights].url
+    except (KeyError, ValueError):
+        return None
+    return Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(urlsplit(url).path).name)
+
+
 @builds_node(TorchvisionBackbone)
 def build_backbone(rule: TorchvisionBackbone, x: Shape) -> nn.Module:
     """The feature extractor, with pretrained weights where the graph names some.
@@ -132,9 +145,10 @@ def build_backbone(rule: TorchvisionBackbone, x: Shape) -> nn.Module:
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         if weights is None:
             raise
+        file = hub_file(rule.model, weights)
+        mend = "give another name" if file is None else f"put the file there, '{file}', give another name"
         raise TrainingError(
-            f"cannot load the weights '{weights}' of '{rule.model}': {error}; give another name, 'weights: null',"
-            " or put the file into torch's hub cache"
+            f"cannot load the weights '{weights}' of '{rule.model}': {error}; {mend}, or 'weights: null'"
         ) from None
     if rule.bn_momentum is not None:
         for module in network.modules():

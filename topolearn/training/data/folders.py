@@ -27,9 +27,11 @@ def load_folder(
 
     Args:
         folder: ``train/CLASS/*.png`` and ``val/CLASS/*.png``; ``CLASS/*.png``, of which a fifth is
-            for validation; or, with masks, ``train/NAME.jpg`` with ``trainannot/NAME.png``, the same
-            for ``val`` or ``test``, and where wanted ``classes.txt``, one name per line. Labels named
-            ``void`` or ``unlabelled`` there, and 255, are ignored; every other needs a name.
+            for validation; or, with masks, ``train/NAME.jpg`` with ``trainannot/NAME.png`` or
+            ``images/train/NAME.jpg`` with ``masks/train/NAME.png`` (or ``annotations``, or
+            ``labels``), the same for ``val`` or ``test``, or without either, of which a fifth is for
+            validation; and where wanted ``classes.txt``, one name per line. Labels named ``void`` or
+            ``unlabelled`` there, and 255, are ignored; every other needs a name.
         task: None for ``classification`` or ``segmentation``, whichever the folder is laid out for.
         classes: Number of classes of masks without a ``classes.txt``; None for all that occur.
         augment: None for none of images with classes, flips of images with masks.

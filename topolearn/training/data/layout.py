@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from topolearn.errors import DataError
 from topolearn.training.data.base import DENSE
 from topolearn.training.data.images import SUFFIXES
 
-LAYOUTS = "train/CLASS/*.png and val/CLASS/*.png, CLASS/*.png, or train/*.png and trainannot/*.png"
+LAYOUTS = (
+    "train/CLASS/*.png and val/CLASS/*.png, CLASS/*.png, or with masks train/*.png and trainannot/*.png, "
+    "images/train/*.png and masks/train/*.png, or images/*.png and masks/*.png"
+)
+MASKS = ("masks", "annotations", "labels")
+"""What the folder of masks beside ``images`` may be called."""
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -56,18 +64,36 @@ def find_files(folder: Path, task: str | None, val_split: str | None) -> ClassFi
     Raises:
         DataError: Another layout.
     """
-    masks = (folder / "trainannot").is_dir() and (folder / "train").is_dir()
-    found = "segmentation" if masks else "classification"
-    if task is not None and (task in DENSE) != masks:
+    home, masks_of = _layout(folder)
+    found = "classification" if masks_of is None else "segmentation"
+    if task is not None and (task in DENSE) != (masks_of is not None):
         raise DataError(f"the folder '{folder}' is laid out for {found}, but the task is {task}; it may be {LAYOUTS}")
-    if masks:
-        val = _val_folder(folder, val_split)
-        return MaskFiles(read_names(folder / "classes.txt"), masked(folder / "train"), masked(val))
+    splits = [home / "train", _val_folder(home, val_split)] if (home / "train").is_dir() else [home]
+    if len(splits) == 1 and val_split is not None:
+        raise DataError(f"the folder '{home}' has no 'train', so it has no '{val_split}' to validate on")
+    if masks_of is None:
+        return _split(home) if len(splits) == 1 else _class_folders(*splits)
+    parts = [_masked(split, masks_of(split)) for split in splits]
+    if len(parts) == 1:
+        parts = list(_held_out(parts[0], lambda pair: pair[0].name))
+        if not parts[1]:
+            raise DataError(f"the folder '{home}' has one image; validation needs some of its own")
+    return MaskFiles(read_names(folder / "classes.txt"), *parts)
+
+
+def _layout(folder: Path) -> tuple[Path, Callable[[Path], Path] | None]:
+    """What holds the images or their splits, and what leads from these to their masks; None without masks."""
     if (folder / "train").is_dir():
-        return _class_folders(folder / "train", _val_folder(folder, val_split))
-    if val_split is not None:
-        raise DataError(f"the folder '{folder}' has no 'train', so it has no '{val_split}' to validate on")
-    return _split(folder)
+        return folder, _annot if _annot(folder / "train").is_dir() else None
+    home = folder / "images"
+    masks = next((folder / name for name in MASKS if (folder / name).is_dir()), None)
+    if masks is None or not home.is_dir():
+        return folder, None
+    return home, lambda split: masks / split.relative_to(home)
+
+
+def _annot(split: Path) -> Path:
+    return split.with_name(f"{split.name}annot")
 
 
 def _val_folder(folder: Path, name: str | None) -> Path:
@@ -111,18 +137,23 @@ def _split(folder: Path) -> ClassFiles:
     train: list[tuple[Path, int]] = []
     val: list[tuple[Path, int]] = []
     for number, path in enumerate(classes):
-        files = sorted(images(path), key=lambda file: hashlib.blake2b(file.name.encode()).digest())
-        held_out = max(1, round(len(files) / 5)) if len(files) > 1 else 0
-        val += [(file, number) for file in sorted(files[:held_out])]
-        train += [(file, number) for file in sorted(files[held_out:])]
+        kept, held_out = _held_out(images(path), lambda file: file.name)
+        train += [(file, number) for file in kept]
+        val += [(file, number) for file in held_out]
     if not val:
         raise DataError(f"the folder '{folder}' has one image per class; validation needs some of its own")
     return ClassFiles(tuple(path.name for path in classes), train, val)
 
 
-def masked(folder: Path) -> list[tuple[Path, Path]]:
-    """The images of a folder with their masks, which are in the folder beside it that ends in ``annot``."""
-    masks = folder.with_name(f"{folder.name}annot")
+def _held_out(items: Sequence[_T], name: Callable[[_T], str]) -> tuple[list[_T], list[_T]]:
+    """All but a fifth, and that: none of one item."""
+    drawn = sorted(items, key=lambda item: hashlib.blake2b(name(item).encode()).digest())
+    count = max(1, round(len(drawn) / 5)) if len(drawn) > 1 else 0
+    return sorted(drawn[count:], key=name), sorted(drawn[:count], key=name)
+
+
+def _masked(folder: Path, masks: Path) -> list[tuple[Path, Path]]:
+    """The images of a folder with their masks."""
     pairs = [(image, masks / f"{image.stem}.png") for image in images(folder)]
     if not pairs:
         raise DataError(f"there is no image in the folder '{folder}'")
