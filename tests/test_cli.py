@@ -196,7 +196,22 @@ class TestOthers:
             "learners:",
             "ops:",
             "data:",
+            "training:",
         ]
+
+    def test_list_one_thing_with_its_options(self, run: Run) -> None:
+        _, out, _ = run("list", "learners", "toponet")
+        assert out.startswith("Continuous edge weights under a sparsity penalty (TopoNet)\n")
+        assert "\n  threshold = 0.05\n      tau; with a budget, what the budget leaves room for stays" in out
+        assert "\n  budget = null\n" in out  # of the base's docstring
+        _, out, _ = run("list", "ops", "identity")
+        assert [line for line in out.splitlines() if line.startswith("  ")] == []
+        _, out, _ = run("list", "ops", "resnext.branch")
+        assert "\n  width\n      Bottleneck width of this branch.\n" in out
+        _, out, _ = run("list", "training", "phases")
+        assert out.startswith("\n  phases = {}\n      Phase name -> share of the epochs")
+        _, out, _ = run("list", "training")
+        assert "milestones = [0.5, 0.75]  Of 'step', as shares of the phase\n" in out
 
     def test_version(self, run: Run) -> None:
         assert run("--version") == (0, f"topolearn {topolearn.__version__}\n", "")
@@ -212,6 +227,11 @@ class TestErrors:
             (("show", "digits", "--set", "nodes.haed.classes=1"), "there is no 'haed' in "),
             (("show", "digits", "--set", "nodes.head.classes=x"), "--set nodes.head.classes=x: 'classes' of op"),
             (("show", "digits", "--json", "--expand"), "--json and --expand print different things; choose one"),
+            (("list", "learners", "maskconect"), "unknown learner 'maskconect'; did you mean 'maskconnect'?"),
+            (("list", "ops", "konv"), "unknown op 'konv'; did you mean 'conv'?"),
+            (("list", "training", "sceme"), "training has no setting 'sceme'; did you mean 'schedule'?"),
+            (("list", "graphs", "digits"), "a graph has no options; see it by 'topolearn show digits'"),
+            (("list", "data", "voc"), "data sets have no options of their own; 'topolearn list training'"),
             (("show", "digits", "--matrix"), "--matrix draws a picture; say where to with -o FILE.svg"),
             (("show", "digits", "--matrix", "-o", "x.gif"), "cannot draw to 'x.gif'; give it one of the endings"),
             (("show", "digits", "-o", "picture.jpg"), "cannot draw to 'picture.jpg'; give it one of the endings"),

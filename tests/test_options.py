@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from topolearn.learners import LEARNERS
 from topolearn.learners.continuous import ContinuousOptions
-from topolearn.ops import NODE_OPS
-from topolearn.options import InvalidOption, validate
+from topolearn.ops import EDGE_OPS, NODE_OPS
+from topolearn.options import InvalidOption, fields, validate
 from topolearn.training.config import Recipe
 from topolearn.training.options import TrainOptions
 
@@ -88,3 +89,35 @@ def test_what_does_not_fit(model: type[BaseModel], values: Mapping[str, Any], pa
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.path == path
+
+
+MODELS = {
+    **{name: learner.options_type for name, learner in LEARNERS.items()},
+    **NODE_OPS,
+    **EDGE_OPS,
+    "training": TrainOptions,
+    "recipe": Recipe,
+}
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_every_option_says_what_it_means(model: type[BaseModel]) -> None:
+    described = fields(model)
+    assert [each.name for each in described] == list(model.model_fields)
+    for each in described:
+        assert each.text.endswith("."), each.name
+        assert "``" not in each.text
+        assert ":class:" not in each.text
+
+
+def test_defaults_are_as_a_file_has_them() -> None:
+    defaults = {each.name: each.default for each in fields(TrainOptions)}
+    assert [defaults[name] for name in ("momentum", "nesterov", "crop", "scale", "phases", "schedule")] == [
+        "0.9",
+        "false",
+        "null",
+        "[0.5, 2.0]",
+        "{}",
+        "cosine",
+    ]
+    assert {each.name for each in fields(NODE_OPS["conv"]) if each.default is None} == {"out_channels"}

@@ -7,18 +7,16 @@ Whatever takes time to import is imported inside the command that needs it: ``--
 from __future__ import annotations
 
 import os
-import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
 from topolearn import __version__
 from topolearn.cli_lift import lift
+from topolearn.cli_list import list_
 from topolearn.cli_predict import predict
 from topolearn.cli_training import add_commands
 from topolearn.errors import CheckpointError, OptionError, TopolearnError
@@ -38,6 +36,7 @@ app = typer.Typer(
 add_commands(app)  # fit, compare, prune, export, bench
 app.command()(lift)
 app.command()(predict)
+app.command(name="list")(list_)
 
 GraphName = Annotated[str, typer.Argument(metavar="GRAPH", help="A YAML file, or the name of a shipped graph.")]
 Settings = Annotated[
@@ -51,15 +50,6 @@ PIPE_CLOSED = 141
 """Exit status where the reader of the output went away: 128 + SIGPIPE."""
 FAILED = 2
 """Exit status after a user's error."""
-
-
-class Kind(StrEnum):
-    """What ``list`` lists."""
-
-    GRAPHS = "graphs"
-    LEARNERS = "learners"
-    OPS = "ops"
-    DATA = "data"
 
 
 # -- commands ----------------------------------------------------------------------------------
@@ -167,80 +157,6 @@ def schema() -> None:
 
     load_plugins()
     print(json.dumps(graph_schema(), indent=2))
-
-
-@app.command(name="list")
-def list_(
-    kind: Annotated[Kind | None, typer.Argument(help="Everything, where not given.")] = None,
-) -> None:
-    """List the shipped graphs, and the learners, ops and data sets that are known by name."""
-    for listed in [kind] if kind else list(Kind):
-        rows = list(_LISTS[listed]())
-        width = max((len(word) for word, _ in rows), default=0)
-        indent = "" if kind else "  "
-        if not kind:
-            print(f"{listed.value}:")
-        for word, text in rows:
-            print(f"{indent}{word:<{width}}  {text}".rstrip())
-
-
-# -- what `list` knows -------------------------------------------------------------------------
-
-
-def _graphs() -> Iterator[tuple[str, str]]:
-    from topolearn.format import library
-
-    for name in library.names("graphs"):
-        opening = []
-        for line in (library.folder("graphs") / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
-            if not line.startswith("#"):
-                break
-            opening.append(line.lstrip("# "))
-        yield name, _sentence(" ".join(opening))
-
-
-def _ops() -> Iterator[tuple[str, str]]:
-    from topolearn.ops import EDGE_OPS, NODE_OPS
-
-    for name, op in sorted(NODE_OPS.items()):
-        yield name, _summary(op)
-    for name, edge_op in sorted(EDGE_OPS.items()):
-        yield name, f"(edge) {_summary(edge_op)}"
-
-
-def _learners() -> Iterator[tuple[str, str]]:
-    from topolearn.learners import LEARNERS
-
-    for name, learner in sorted(LEARNERS.items()):
-        yield name, _summary(learner)
-
-
-def _data() -> Iterator[tuple[str, str]]:
-    from topolearn.training.data import DATASETS
-
-    for name, loader in sorted(DATASETS.items()):
-        yield name, _summary(loader)
-
-
-_LISTS: dict[Kind, Callable[[], Iterator[tuple[str, str]]]] = {
-    Kind.GRAPHS: _graphs,
-    Kind.LEARNERS: _learners,
-    Kind.OPS: _ops,
-    Kind.DATA: _data,
-}
-
-
-def _summary(thing: Any) -> str:
-    """The first sentence of the docstring, or of the module's where the docstring refers to it."""
-    text = (thing.__doc__ or "").strip()
-    if text.startswith("See the module"):
-        text = (sys.modules[thing.__module__].__doc__ or "").strip()
-    return _sentence(text.partition("\n")[0])
-
-
-def _sentence(text: str) -> str:
-    """The first sentence, without its full stop."""
-    return re.split(r"(?<!\bal)\. (?=[A-Z])", text, maxsplit=1)[0].rstrip(".")
 
 
 # -- shared by commands ------------------------------------------------------------------------

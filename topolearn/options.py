@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -56,6 +58,52 @@ def validate(model: type[ModelT], values: Mapping[str, Any], what: str) -> Model
                 value = shown(first["input"])
                 message = f"'{name}' of {what} is {value}, but it {_verb(text)}" if path else f"{what}: {text}"
         raise InvalidOption(message, path) from None
+
+
+@dataclass(frozen=True)
+class Described:
+    """A field of a model, for people.
+
+    Attributes:
+        name: Its name.
+        default: As a file has it; None where a value must be given.
+        text: What it means, one paragraph, from the docstring; empty where that says nothing.
+    """
+
+    name: str
+    default: str | None
+    text: str
+
+
+def fields(model: type[BaseModel]) -> list[Described]:
+    """The fields of ``model``, as the ``Attributes`` of its docstring and of its bases' have them."""
+    texts: dict[str, str] = {}
+    for each in reversed(model.__mro__):
+        _, _, section = inspect.cleandoc(each.__doc__ or "").partition("\nAttributes:\n")
+        entries = re.split(r"^    (\w+): ", section.partition("\n\n")[0], flags=re.MULTILINE)[1:]
+        texts.update(zip(entries[::2], entries[1::2], strict=True))
+    return [
+        Described(name, None if field.is_required() else _in_file(field.get_default(call_default_factory=True)), text)
+        for name, field in model.model_fields.items()
+        for text in (_plain(texts.get(name, "")),)
+    ]
+
+
+def _in_file(value: Any) -> str:
+    """A default as YAML has it, on one line."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_in_file(each)}' for key, each in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_in_file, value))}]"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return str(value)
+
+
+def _plain(text: str) -> str:
+    """A docstring without markup, on one line; None is called what files call it."""
+    text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"\1", text)
+    return re.sub(r"\bNone\b", "null", " ".join(text.replace("``", "'").split()))
 
 
 def _path(place: tuple[int | str, ...], values: Any, fault: str) -> tuple[str, ...]:

@@ -90,7 +90,8 @@ class TrainOptions(BaseModel):
         skip_bad: Leave out images with masks that cannot be used, and say so, instead of an error.
         workers: Processes that load a user's Dataset.
         phases: Phase name -> share of the epochs, instead of the learner's plan; 0 skips a phase. For
-            the phase's own learning rate too, a mapping: see :class:`PhaseOptions`.
+            the phase's own learning rate too, a mapping of ``share``, ``lr`` and ``milestones``: see
+            :class:`PhaseOptions`.
         channels_last: Whether images and weights are laid out channels last; None: on CUDA.
         compile: Whether the network goes through ``torch.compile``.
         cuda_graph: Whether a step is captured as a CUDA graph and replayed: on a CUDA device, for
