@@ -97,14 +97,14 @@ class Demonstration:
             "batch_size": 128,
             "seed": self.seed,
             "precision": self.args.precision,
-            "training": {"weight_decay": 5.0e-4, "train_images": self.args.images},
+            "training": {"weight_decay": 5.0e-4, "train_images": self.args.images, "evaluate_every": 100},
             "data_root": self.args.data_root,
         }
 
     @torch.no_grad()
     def accuracy(self, net: Network) -> float:
         """Of a network as it is, on the validation images."""
-        data = prepare(net, **{key: value for key, value in self.settings(FIXED).items() if key != "quiet"}).data
+        data = prepare(net, **self.settings(FIXED)).data
         evaluation = Evaluation(default_loss(data.info), default_metrics(data.info), torch.device("cpu"))
         return evaluation.run(net.eval(), data.val_batches(500))["accuracy"]
 
