@@ -199,7 +199,7 @@ def prune(
     data_root: Annotated[
         Path | None, typer.Option(envvar="TOPOLEARN_DATA", help="Folder in which data sets are looked for.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Of --sweep: auto, cpu, cuda, cuda:1 …")] = "auto",
+    device: Annotated[str, typer.Option(help="Where to measure: auto, cpu, cuda, cuda:1 …")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress of --sweep.")] = False,
 ) -> None:
     """Prune anew what a run had searched, with other options of its learner, without training."""
@@ -219,7 +219,7 @@ def prune(
     from topolearn.training.reprune import reprune
 
     target = out if out is not None else run_dir.with_name(f"{run_dir.resolve().name}-pruned")
-    result = reprune(run_dir, target, overrides(settings), data_root)
+    result = reprune(run_dir, target, overrides(settings), data_root, device)
     picture, matrix = draw_run(result, target)
     print_table(comparison(result))
     print(f"{picture}: the learned graph")

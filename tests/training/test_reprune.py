@@ -55,6 +55,14 @@ def test_other_options_give_another_graph(finished: FitResult, tmp_path: Path) -
     assert torch.equal(topolearn.load_model(tmp_path / "small")(images), result.model.eval()(images))
 
 
+@pytest.mark.gpu
+def test_measured_on_a_gpu(finished: FitResult, tmp_path: Path) -> None:
+    assert finished.folder is not None
+    here, there = (reprune(finished.folder, tmp_path / each, {"fan_in": "1"}, device=each) for each in ("cpu", "cuda"))
+    assert there.metrics == pytest.approx(here.metrics, abs=0.01)
+    assert {p.device.type for p in there.model.parameters()} == {"cpu"}
+
+
 def test_the_folder_is_a_run_like_any_other(finished: FitResult, tmp_path: Path) -> None:
     assert finished.folder is not None
     first = reprune(finished.folder, tmp_path / "first", {"fan_in": "1"})
@@ -166,6 +174,8 @@ def test_nothing_is_written_where_something_is_wrong(finished: FitResult, tmp_pa
         reprune(finished.folder, tmp_path / "out", {"threshold": "0.1"})
     with pytest.raises(OptionError, match=r"--set step: .* acts in training, .*; give fan_in, seed, or search anew"):
         reprune(finished.folder, tmp_path / "out", {"step": "0.1"})
+    with pytest.raises(OptionError, match="device 'cuda:99' cannot be used"):
+        reprune(finished.folder, tmp_path / "out", device="cuda:99")
     with pytest.raises(CheckpointError, match=r"config\.yaml: no such file"):
         reprune(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from topolearn.compiler import Network, prune
 from topolearn.errors import CheckpointError, TopolearnError
 from topolearn.graph import one_level_params
@@ -14,8 +16,9 @@ from topolearn.training import checkpoint
 from topolearn.training.data import Data
 from topolearn.training.data.seeds import mix
 from topolearn.training.phases import recalibrate
+from topolearn.training.prepare import find_device
 from topolearn.training.result import FitResult, closing_record, describe_data
-from topolearn.training.searched import SearchedRun, load_searched
+from topolearn.training.searched import CPU, SearchedRun, load_searched
 
 
 def reprune(
@@ -23,6 +26,7 @@ def reprune(
     out: str | Path,
     settings: Mapping[str, str] | None = None,
     data_root: str | Path | None = None,
+    device: str | torch.device = "auto",
 ) -> FitResult:
     """Take a run's network as it was at the end of its search, and prune it with other options.
 
@@ -37,23 +41,24 @@ def reprune(
         out: Folder for the result; it must not hold a run yet.
         settings: Option of the learner -> YAML value.
         data_root: Where the data set is looked for first.
+        device: Where to measure; ``auto`` is CUDA where there is one.
 
     Returns:
-        The pruned network; its metrics are measured where the run's data set can be found by name.
+        The pruned network, on the CPU; its metrics are measured where the run's data set can be found by name.
 
     Raises:
         CheckpointError: No such run, no search, or ``out`` holds one already.
-        OptionError: An unknown option, or one that acts in training only.
+        OptionError: An unknown option, or one that acts in training only, or a device that cannot be used.
     """
-    target = Path(out)
+    target, where = Path(out), find_device(device)
     if checkpoint.holds_run(target):
         raise CheckpointError(f"{target} already holds a run; choose another folder with --out")
     run = load_searched(run_dir, settings)
     pruned = prune(run.net)
-    data = _find(run, data_root)
+    data = _find(run, data_root, where)
     if run.learner.recalibrates:
-        _recalibrate(pruned, run, data)
-    (searched_metrics, _), (metrics, per_class) = _evaluate(run, data, run.net, pruned)
+        _recalibrate(pruned.to(where), run, data)
+    (searched_metrics, _), (metrics, per_class) = _evaluate(run, data, where, run.net, pruned)
     result = FitResult(
         graph=pruned.graph,
         model=pruned,
@@ -76,10 +81,10 @@ def reprune(
     return result
 
 
-def _find(run: SearchedRun, data_root: str | Path | None) -> Data | None:
+def _find(run: SearchedRun, data_root: str | Path | None, device: torch.device) -> Data | None:
     """The run's data; None where they cannot be found by name, or are judged otherwise than by default."""
     try:
-        return run.data(root=data_root)
+        return run.data(root=data_root).to(device)
     except TopolearnError:
         return None
 
@@ -97,7 +102,10 @@ def _recalibrate(pruned: Network, run: SearchedRun, data: Data | None) -> None:
 
 
 def _evaluate(
-    run: SearchedRun, data: Data | None, *nets: Network
+    run: SearchedRun, data: Data | None, device: torch.device, *nets: Network
 ) -> list[tuple[dict[str, float], list[dict[str, Any]]]]:
-    """Metrics of each network on the run's data, and by class; empty without data."""
-    return [({}, []) if data is None else run.judge(net, data) for net in nets]
+    """Metrics of each network on the run's data, and by class; empty without data. Networks end on the CPU."""
+    judged = [({}, []) if data is None else run.judge(net.to(device), data, device) for net in nets]
+    for net in nets:
+        net.to(CPU)
+    return judged
