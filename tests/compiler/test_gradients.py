@@ -103,6 +103,21 @@ def test_sources_of_mixed_precision_add_up_in_the_larger_one(numbers: list[float
         assert float(grad) == pytest.approx(float(y.detach().double().sum()), rel=1e-2, abs=1e-2)
 
 
+@pytest.mark.parametrize("shape", [(4, 16, 8, 8), (3, 5, 7, 11)], ids=["whole rows", "no whole rows"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last, None])
+def test_a_weights_gradient_in_bfloat16_is_summed_more_precisely(
+    shape: tuple[int, ...], layout: torch.memory_format | None
+) -> None:
+    """Its error is that of rounded numbers, far below what a running sum in bfloat16 would lose."""
+    ys, grads = (leaf.to(torch.bfloat16) for leaf in tensors(shape, count=2))
+    y, grad = (x.transpose(2, 3) if layout is None else x.contiguous(memory_format=layout) for x in (ys, grads))
+    weight = torch.ones(1, requires_grad=True)
+    ours_of(weight, [1.0], [None], [y.requires_grad_()]).backward(grad)
+    assert weight.grad is not None
+    products = ys.double() * grads.double()
+    assert weight.grad.item() == pytest.approx(products.sum().item(), abs=0.01 * products.norm().item())
+
+
 def test_all_weights_zero_gives_zeros_that_train() -> None:
     ys = leaves(tensors())
     row = torch.zeros(4, dtype=torch.float64, requires_grad=True)

@@ -27,6 +27,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+_ROWS = 64
+"""Parts of an inner product of bfloat16 numbers; each is rounded to bfloat16."""
+
 
 class Ledger:
     """The gradients of the edge weights of one forward pass, as they come in during a backward pass."""
@@ -232,7 +235,12 @@ def weighted_sum(ys: Sequence[Tensor], row: Tensor | None, numbers: Sequence[flo
 
 def _inner(y: Tensor, grad: Tensor) -> Tensor:
     """<y, grad>, accumulated in float32 at least."""
-    if y.stride() != grad.stride() or y.dtype != grad.dtype or y.dtype in (torch.float16, torch.bfloat16):
+    alike = y.stride() == grad.stride() and y.dtype == grad.dtype
+    if alike and y.dtype == torch.bfloat16 and y.device.type == "cpu" and y.numel() % _ROWS == 0:
+        # Sums in float32 inside, rounded once per row; a product and its sum are seven times as slow.
+        rows = (each.view(_ROWS, -1) for each in (_in_memory_order(y), _in_memory_order(grad)))
+        return torch.einsum("rk,rk->r", *rows).sum(dtype=torch.float32)
+    if not alike or y.dtype in (torch.float16, torch.bfloat16):
         product = y * grad
         return product.sum(dtype=torch.promote_types(product.dtype, torch.float32))
     return torch.dot(_in_memory_order(y), _in_memory_order(grad))
