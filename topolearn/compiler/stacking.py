@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from topolearn.compiler.modules.base import STACKABLE, BatchNorm, ConvUnit
+from topolearn.compiler.modules.base import STACKABLE, BatchNorm, Conv2d, ConvUnit, conv2d
 
 _PER_ELEMENT = (nn.Sequential, nn.Identity, nn.ReLU, nn.ReLU6)
 WIDENING = 3
@@ -39,7 +39,7 @@ def stack(members: Sequence[nn.Module]) -> nn.Module | None:
     """
     first = members[0]
     kind = type(first)
-    if kind is nn.Conv2d:
+    if kind in (Conv2d, nn.Conv2d):
         return StackedConv(cast(Sequence[nn.Conv2d], members))
     if kind in (BatchNorm, nn.BatchNorm2d):
         return StackedBatchNorm(members)
@@ -107,7 +107,7 @@ class StackedConv(_Stacked):
         if x.shape[1] == 1 and not wide:
             x = x.expand(-1, self.count, -1, -1, -1)
         groups = 1 if wide else self.groups * self.count
-        return with_branches(F.conv2d(x.flatten(1, 2), weight, bias, groups=groups, **self.spatial), self.count)
+        return with_branches(conv2d(x.flatten(1, 2), weight, bias, groups=groups, **self.spatial), self.count)
 
 
 def _suits_matmul(x: Tensor) -> bool:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor, fx, nn
 
-from topolearn.compiler.modules.base import BatchNorm, builds_node
+from topolearn.compiler.modules.base import BatchNorm, Conv2d, builds_node
 from topolearn.errors import TrainingError, suggest
 from topolearn.ops import Shape
 from topolearn.ops.backbone import TorchvisionBackbone
@@ -56,6 +56,8 @@ def _extractor(model: str, features: Mapping[str, str], weights: str | None) -> 
     for module in extractor.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = BatchNorm
+        if type(module) is nn.Conv2d and module.padding_mode == "zeros":
+            module.__class__ = Conv2d
     return extractor
 
 
