@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,8 +38,8 @@ def list_(
 ) -> None:
     """List the shipped graphs, the learners, ops and data sets that are known by name, and the settings of training."""
     load_plugins()
-    if name is not None:
-        _describe(kind or Kind.GRAPHS, name)  # a name comes after a kind
+    if kind is not None and name is not None:
+        _describe(kind, name)
         return
     for listed in [kind] if kind else list(Kind):
         rows = list(_LISTS[listed]())
@@ -63,28 +63,28 @@ def _describe(kind: Kind, name: str) -> None:
             raise OptionError(f"training has no setting '{name}'{suggest(name, known)}")
         _print_fields(_training(), [name])
         return
-    found = [(summary, model) for word, summary, model in _described(kind, name) if word == name]
-    for summary, model in found:
+    for summary, model in _found(kind, name):
         print(summary)
         _print_fields(model, list(model.model_fields))
 
 
-def _described(kind: Kind, name: str) -> Iterator[tuple[str, str, type[BaseModel]]]:
-    """Name, summary and options of what is called ``name``: a node op and an edge op may share it."""
+def _found(kind: Kind, name: str) -> list[tuple[str, type[BaseModel]]]:
+    """Summary and options of the learner or the ops called ``name``: a node op and an edge op may share it."""
     if kind is Kind.LEARNERS:
         from topolearn.learners import learner_class
 
         learner = learner_class(name)
-        yield name, _summary(learner), learner.options_type
-        return
+        return [(_summary(learner), learner.options_type)]
     from topolearn.ops import EDGE_OPS, NODE_OPS
 
-    if name not in {**NODE_OPS, **EDGE_OPS}:
-        raise OptionError(f"unknown op '{name}'{suggest(name, {**NODE_OPS, **EDGE_OPS})}")
-    ops: tuple[Mapping[str, type[Any]], ...] = (NODE_OPS, EDGE_OPS)
-    for registry, prefix in zip(ops, ("", "(edge) "), strict=True):
-        if name in registry:
-            yield name, f"{prefix}{_summary(registry[name])}", registry[name]
+    found: list[tuple[str, type[BaseModel]]] = []
+    if name in NODE_OPS:
+        found.append((_summary(NODE_OPS[name]), NODE_OPS[name]))
+    if name in EDGE_OPS:
+        found.append((f"(edge) {_summary(EDGE_OPS[name])}", EDGE_OPS[name]))
+    if not found:
+        raise OptionError(f"unknown op '{name}'{suggest(name, [*NODE_OPS, *EDGE_OPS])}")
+    return found
 
 
 def _print_fields(model: type[BaseModel], names: list[str]) -> None:

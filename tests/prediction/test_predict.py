@@ -249,7 +249,7 @@ def test_images_of_any_kind_are_converted_and_that_is_said(tmp_path: Path) -> No
     (tmp_path / "in" / "scan.tif").write_bytes(b"")
     (tmp_path / "in" / "notes.txt").write_text("")
     (first, _) = predict(segmenter(tmp_path / "net.onnx"), tmp_path / "in", tmp_path / "out").notes
-    assert first == "not looked at: 1 subfolders and 2 other files; images are .bmp, .jpeg, .jpg, .png, .webp"
+    assert first == "not looked at: subfolders (1) and other files (2); images are .bmp, .jpeg, .jpg, .png, .webp"
     np.testing.assert_array_equal(*(labels_of(tmp_path / "out/masks" / f"{name}.png") for name in ("0", "RGBA")))
     assert picture(tmp_path / "out/masks/turned.png").size == (10, 20)  # upright, as one sees it
 

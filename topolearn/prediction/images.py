@@ -53,7 +53,7 @@ def passed_over(paths: Sequence[str | Path]) -> str | None:
     left = {each for folder in folders for each in folder.iterdir() if each.name[0] != "."} - set(find(paths))
     inner = sum(each.is_dir() for each in left)
     counts = ((inner, "subfolders"), (len(left) - inner, "other files"))
-    said = [f"{count:,} {what}" for count, what in counts if count]
+    said = [f"{what} ({count:,})" for count, what in counts if count]
     return f"not looked at: {' and '.join(said)}; images are {', '.join(sorted(SUFFIXES))}" if said else None
 
 

@@ -106,8 +106,21 @@ def conv2d(
 ) -> Tensor:
     """``torch.nn.functional.conv2d``; in training, float32 stands in for bfloat16 where that has no fast kernel.
 
-    On a CPU the gradient of a depthwise convolution's input takes 50 times as long in bfloat16 as it should where
-    there is a stride. Measured for 96 channels of 90 x 120 on one core: 51 ms, in float32 4 ms.
+    On a CPU the gradient of a depthwise convolution's input takes 10 to 50 times as long in bfloat16 as in float32
+    where there is a stride. Measured on one core for 8 x 96 x 90 x 120, channels last: 51 ms, in float32 4 ms; for
+    8 x 144 x 45 x 60 29 and 2 ms, for 16 x 64 x 32 x 32 16 and 0.3 ms.
+
+    Args:
+        x: (N, C, H, W).
+        weight: (C', C / groups, kernel, kernel).
+        bias: (C',), None for none.
+        stride: Per axis, as ``nn.Conv2d`` has it; so are ``padding`` and ``dilation``.
+        padding: Zeros around ``x``.
+        dilation: Between the places of the kernel.
+        groups: That channels are divided into.
+
+    Returns:
+        (N, C', H', W'), in bfloat16 where that is what ``x`` is computed in.
     """
     options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     depthwise = groups == x.shape[1] > 1 and any(step > 1 for step in stride)
