@@ -1,11 +1,13 @@
 """Removing whole blocks of a trained ResNet under a budget: learned, against the same number at random.
 
-    python -m benchmarks.lift [--model resnet34] [--budget 0.6] [--seeds 0,1,2] [--images 12800] [--out runs/lift]
+    python -m benchmarks.lift [--model resnet34] [--budget 0.6] [--seeds 0,1,2] [--images 25600] [--out runs/lift]
 
 Trains torchvision's network on CIFAR-100 at 32 x 32 with its 20 coarse labels (no pretrained weights), lifts it, and
-goes on from its weights in two ways of equal length: ``continuous`` searches under a budget of MACs, prunes and
-fine-tunes; the control loses as many blocks of each shape, drawn at random, and is fine-tuned in all of those
-epochs. Prints a table; what is finished stays in the folder and is not run again.
+goes on from its weights in ways of equal length: ``continuous`` searches under a budget of MACs in a quarter of the
+epochs, prunes, and fine-tunes in the others; the control loses as many blocks, drawn at random (each has the same
+number of multiply-accumulates in a ResNet), and is fine-tuned in all of those epochs; so is the trained network
+without the blocks that the search removed, which tells the choice of blocks from the way of removing them, and the
+trained network as it is. Prints a table; what is finished stays in the folder and is not run again.
 """
 
 from __future__ import annotations
@@ -25,16 +27,16 @@ from benchmarks.machine import describe
 from topolearn.compiler import Network
 from topolearn.training import FitResult
 from topolearn.training.metrics import Evaluation, default_loss, default_metrics
+from topolearn.training.phases import recalibrate
 from topolearn.training.prepare import prepare
 
 FIXED = {"name": "fixed", "rule": "full"}
+PHASES = {"search": 0.25, "fine_tune": 0.75}
 
 
-def removable(net: Network) -> dict[str, tuple[object, ...]]:
-    """Branch that one learnable edge can drop -> what makes another branch its equal."""
-    names = [edge.src for edge in net.graph.edges if edge.learnable and edge.dst == f"{edge.src}_add"]
-    nodes = (net.graph.nodes[name] for name in names)
-    return {node.id: (node.op, node.params, node.input) for node in nodes}
+def removable(net: Network) -> list[str]:
+    """Branches that one learnable edge can drop."""
+    return [edge.src for edge in net.graph.edges if edge.learnable and edge.dst == f"{edge.src}_add"]
 
 
 def without(net: Network, branches: Sequence[str]) -> Network:
@@ -52,59 +54,51 @@ class Demonstration:
         torch.manual_seed(seed)
         self.net = topolearn.lift(getattr(models, args.model)(num_classes=20), size=32)
 
-    def run(self) -> dict[str, float]:
-        """Train, remove, train on; accuracies and MACs."""
+    def run(self) -> dict[str, Any]:
+        """Train, remove, train on: accuracies, costs, and which blocks the search removed."""
         args = self.args
-        base = self.fit(without(self.net, ()), "base", FIXED, args.epochs, 0.1)
+        base = self.fit(without(self.net, ()), "base", FIXED, args.epochs, args.base_lr, warmup_epochs=1.0)
         self.net.load_state_dict(base.model.state_dict())
-        learned = self.fit(
-            self.net, "learned", {"name": "continuous", "budget": {"macs": args.budget}}, args.more, args.lr
-        )
+        # The budget alone decides what goes: a penalty would shrink the weights of blocks that stay, too.
+        learner = {"name": "continuous", "budget": {"macs": args.budget}, "penalty_strength": 0.0}
+        learned = self.fit(self.net, "learned", learner, args.more, args.lr, phases=PHASES)
         candidates = removable(self.net)
         dropped = [name for name in candidates if name not in learned.graph.nodes]
-        drawn = self.draw(candidates, dropped)
-        control = without(self.net, drawn)
-        return {
-            "base": base.metrics["accuracy"],
-            "learned": learned.metrics["accuracy"],
-            "random, as removed": self.accuracy(control),
-            "random": self.fit(control, "random", FIXED, args.more, args.lr).metrics["accuracy"],
-            "dropped": len(dropped),
-            "base, MACs": base.graph.cost.macs,
-            "learned, MACs": learned.graph.cost.macs,
-            "random, MACs": control.graph.cost.macs,
-        }
+        figures: dict[str, Any] = {"dropped": dropped}
+        whole = self.fit(without(self.net, ()), "whole", FIXED, args.more, args.lr)
+        for name, result in (("base", base), ("whole", whole), ("learned", learned)):
+            figures |= {name: result.metrics["accuracy"], f"{name}, cost": result.graph.cost}
+        drawn = random.Random(self.seed).sample(candidates, len(dropped))
+        for name, branches in (("chosen", dropped), ("random", drawn)):
+            figures[f"{name}, as removed"] = self.accuracy(without(self.net, branches))
+            smaller = self.fit(without(self.net, branches), name, FIXED, args.more, args.lr)
+            figures |= {name: smaller.metrics["accuracy"], f"{name}, cost": smaller.graph.cost}
+        return figures
 
-    def draw(self, candidates: Mapping[str, tuple[object, ...]], dropped: Sequence[str]) -> list[str]:
-        """As many branches of each shape as ``dropped`` has, at random."""
-        numbers = random.Random(self.seed)
-        drawn: list[str] = []
-        for shape in dict.fromkeys(candidates.values()):
-            equal = [name for name, other in candidates.items() if other == shape]
-            drawn += numbers.sample(equal, sum(candidates[name] == shape for name in dropped))
-        return drawn
-
-    def fit(self, start: Network, name: str, learner: Mapping[str, Any], epochs: int, lr: float) -> FitResult:
+    def fit(
+        self, start: Network, name: str, learner: Mapping[str, Any], epochs: int, lr: float, **training: Any
+    ) -> FitResult:
         """A run from given weights, or its result where it is finished."""
         folder = self.args.out / f"{name}-seed{self.seed}"
-        return topolearn.fit(start, epochs=epochs, lr=lr, out=folder, resume=True, **self.settings(learner))
+        return topolearn.fit(start, epochs=epochs, lr=lr, out=folder, resume=True, **self.settings(learner, **training))
 
-    def settings(self, learner: Mapping[str, Any]) -> dict[str, Any]:
-        """What all runs have in common."""
+    def settings(self, learner: Mapping[str, Any], **training: Any) -> dict[str, Any]:
+        """What all runs have in common, with a learner and more options of training."""
         return {
             "learner": learner,
             "data": "cifar100-coarse",
             "batch_size": 128,
             "seed": self.seed,
             "precision": self.args.precision,
-            "training": {"weight_decay": 5.0e-4, "train_images": self.args.images, "evaluate_every": 100},
+            "training": {"weight_decay": 5.0e-4, "train_images": self.args.images, "evaluate_every": 100, **training},
             "data_root": self.args.data_root,
         }
 
     @torch.no_grad()
     def accuracy(self, net: Network) -> float:
-        """Of a network as it is, on the validation images."""
+        """Of a network as it is, but for its batch statistics, on the validation images."""
         data = prepare(net, **self.settings(FIXED)).data
+        recalibrate(net, data, 128, self.seed)
         evaluation = Evaluation(default_loss(data.info), default_metrics(data.info), torch.device("cpu"))
         return evaluation.run(net.eval(), data.val_batches(500))["accuracy"]
 
@@ -120,30 +114,40 @@ def main() -> None:
     parser.add_argument("--model", default="resnet34")
     parser.add_argument("--budget", type=float, default=0.6)
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--epochs", type=int, default=10, help="of the network as it is")
-    parser.add_argument("--more", type=int, default=6, help="epochs after that, of either way")
-    parser.add_argument("--lr", type=float, default=0.02, help="peak learning rate of those")
-    parser.add_argument("--images", type=int, default=12800)
+    parser.add_argument("--epochs", type=int, default=8, help="of the network as it is")
+    parser.add_argument("--base-lr", type=float, default=0.03, help="peak learning rate of those")
+    parser.add_argument("--more", type=int, default=4, help="epochs after that, of every way")
+    parser.add_argument("--lr", type=float, default=0.01, help="peak learning rate of those")
+    parser.add_argument("--images", type=int, default=25600)
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--data-root")
     parser.add_argument("--out", type=Path, default=Path("runs/lift"))
     args = parser.parse_args()
     results = [Demonstration(args, int(seed)).run() for seed in args.seeds.split(",")]
-    rows = {name: [result[name] for result in results] for name in results[0]}
-    before = statistics.mean(rows["base, MACs"])
     print(
         f"{args.model}, CIFAR-100 coarse, {args.images} images, budget {args.budget:g} of the MACs, seeds {args.seeds}"
     )
     print(describe(torch.device("cpu")))
     print()
-    print("| network | accuracy, % | MACs |")
-    print("| --- | ---: | ---: |")
-    print(f"| as it is, {args.epochs} epochs | {spread(rows['base'])} | 100 % |")
-    blocks = f"{statistics.mean(rows['dropped']):.1f} blocks removed"
-    for name, text in (("learned", f"{blocks} by learning"), ("random", f"{blocks} at random")):
-        share = statistics.mean(rows[f"{name}, MACs"]) / before
-        print(f"| {text}, {args.more} epochs more | {spread(rows[name])} | {share:.1%} |")
-    print(f"| {blocks} at random, not trained on | {spread(rows['random, as removed'])} | |")
+    print("| network | as removed, % | accuracy, % | parameters | million MACs |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    blocks = f"{statistics.mean(len(result['dropped']) for result in results):.1f} blocks"
+    ways = {
+        "base": f"as it is, {args.epochs} epochs",
+        "whole": f"as it is, {args.more} epochs more",
+        "learned": f"{blocks} removed while it learns",
+        "chosen": "the same blocks removed at once",
+        "random": f"{blocks} removed at random",
+    }
+    for name, text in ways.items():
+        removed = [result[f"{name}, as removed"] for result in results if f"{name}, as removed" in result]
+        trained = spread([result[name] for result in results])
+        params = statistics.mean(result[f"{name}, cost"].params for result in results)
+        macs = statistics.mean(result[f"{name}, cost"].macs for result in results)
+        print(f"| {text} | {spread(removed) if removed else ''} | {trained} | {params:,.0f} | {macs / 1e6:.2f} |")
+    print()
+    for seed, result in zip(args.seeds.split(","), results, strict=True):
+        print(f"seed {seed} removed {', '.join(result['dropped'])}")
 
 
 if __name__ == "__main__":

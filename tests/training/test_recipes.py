@@ -70,7 +70,7 @@ def test_the_name_says_what_the_learner_does(name: str) -> None:
         assert ("-frozen" in kind) == (options.get("step") == 0)
         assert ("-maskconnect" in kind) == ("step" not in options)
     else:
-        assert kind.endswith(f"-{learner}")
+        assert kind.endswith(f"-{learner}" + ("-budget" if "budget" in options else ""))
     fan_in = re.search(r"-k(\d+)$", name)
     if fan_in is not None:
         assert options["fan_in"] == int(fan_in[1])

@@ -222,10 +222,14 @@ class Continuous(EdgeLearner):
         return Topology.of(self.graph, keep, weights)
 
     def phases(self) -> tuple[Phase, ...]:
-        """Search, in which no batch normalisation's scale may make up for an edge's weight; then fine-tune."""
+        """Search, in which no batch normalisation's scale may make up for an edge's weight; then fine-tune.
+
+        One schedule of the learning rate runs through both: a second one of a fifth of the length costs accuracy
+        (models/README.md, "Complete stages and rules").
+        """
         return (
             Phase("search", 0.8, search=True, freeze_affine="weighted"),
-            Phase("fine_tune", 0.2, lr=0.2),
+            Phase("fine_tune", 0.2, continues=True),
         )
 
     def summary(self) -> dict[str, float]:
