@@ -59,8 +59,7 @@ class Demonstration:
         args = self.args
         base = self.fit(without(self.net, ()), "base", FIXED, args.epochs, args.base_lr, warmup_epochs=1.0)
         self.net.load_state_dict(base.model.state_dict())
-        # The budget alone decides what goes: a penalty would shrink the weights of blocks that stay, too.
-        learner = {"name": "continuous", "budget": {"macs": args.budget}, "penalty_strength": 0.0}
+        learner = {"name": "continuous", "budget": {"macs": args.budget}}
         learned = self.fit(self.net, "learned", learner, args.more, args.lr, phases=PHASES)
         candidates = removable(self.net)
         dropped = [name for name in candidates if name not in learned.graph.nodes]

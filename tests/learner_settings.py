@@ -43,7 +43,7 @@ SETTINGS = {
     "continuous-uniform": Setting("continuous", {"penalty": "uniform"}, penalises=True),
     "continuous-adaptive": Setting("continuous", {"penalty": "adaptive"}, penalises=True),
     "continuous-proximal": Setting("continuous", {"proximal": True}),
-    "continuous-budget": Setting("continuous", {"budget": {"macs": 1.0}}, penalises=True),
+    "continuous-budget": Setting("continuous", {"budget": {"macs": 1.0}}),
     "sparsemask-cost": Setting("sparsemask", {"cost": "macs", "seed": 3}, draws=True, penalises=True),
     "sparsemask": Setting("sparsemask", {"seed": 3}, draws=True, penalises=True),
     "fixed-prev": Setting("fixed", {"rule": "prev"}, learns=False, binary=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -224,6 +225,17 @@ def test_auto_lambda_of_the_reference_schedule_and_its_limit() -> None:
     given = Continuous(vectors(), penalty_strength=0.3)
     given.begin(REFERENCE_SCHEDULE)
     assert given.strength == 0.3
+
+
+@pytest.mark.parametrize(
+    ("options", "strength"),
+    [({}, 0.0), ({"auto_factor": 2.0}, 5.2e-5), ({"penalty_strength": 0.3}, 0.3), ({"cost": "macs"}, 0.0)],
+)
+def test_with_a_budget_there_is_no_penalty_but_what_is_asked_for(options: dict[str, Any], strength: float) -> None:
+    learner = Continuous(stage(3), budget={"macs": 0.9}, **options)
+    learner.begin(REFERENCE_SCHEDULE)
+    assert learner.strength == pytest.approx(strength, rel=0.02)
+    assert (float(learner.penalty().detach()) > 0) == (strength > 0)
 
 
 def test_a_factor_that_meets_the_limit_says_so() -> None:

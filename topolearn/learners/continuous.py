@@ -40,6 +40,9 @@ from topolearn.options import validate
 REFERENCE_SCHEDULE = SearchSchedule(steps=78_200, total_lr=3_910.0, peak_lr=0.1, momentum=0.9)
 """200 CIFAR epochs at batch 128, cosine from 0.1: what ``auto`` assumes outside :func:`topolearn.fit`."""
 
+AUTO_FACTOR = 10.0
+"""What ``auto`` multiplies the smallest lambda by that can remove an edge."""
+
 AUTO_LIMIT = 0.02
 """Largest lambda that ``auto`` chooses. In short searches the rule asks for more than a task loss of about 1
 can stand: on the digits graph, in 20 epochs, lambda 0.023 prunes over half of the edges and 0.057 drives every
@@ -54,7 +57,8 @@ class ContinuousOptions(CostOptions):
         penalty_strength: lambda; ``auto``: ``auto_factor`` times the smallest lambda that drives an
             edge without task gradient from 1 to 0 during the search, (1 - momentum) / sum of rates; at
             most 0.02.
-        auto_factor: See ``penalty_strength``; one beyond what 0.02 leaves room for has a warning.
+        auto_factor: See ``penalty_strength``; None: 10, with a budget 0, for that decides what goes, and a penalty
+            would shrink what stays, too. One beyond what 0.02 leaves room for has a warning.
         threshold: tau; with a budget, what the budget leaves room for stays whatever its weight.
         proximal: Apply the penalty by soft-thresholding after each step, which gives exact zeros,
             instead of adding it to the loss.
@@ -62,7 +66,7 @@ class ContinuousOptions(CostOptions):
 
     penalty: Literal["uniform", "adaptive"] = "adaptive"
     penalty_strength: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    auto_factor: Annotated[float, Field(ge=0)] = 10.0
+    auto_factor: Annotated[float, Field(ge=0)] | None = None
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.05
     proximal: bool = False
 
@@ -97,7 +101,7 @@ class Continuous(EdgeLearner):
         graph: Graph,
         penalty: str = "adaptive",
         penalty_strength: float | str = "auto",
-        auto_factor: float = 10.0,
+        auto_factor: float | None = None,
         threshold: float = 0.05,
         proximal: bool = False,
         cost: str = "none",
@@ -143,15 +147,20 @@ class Continuous(EdgeLearner):
     def _resolve(self, schedule: SearchSchedule) -> None:
         strength = self.options.penalty_strength
         if strength == "auto":
-            strength = min(self.options.auto_factor * _enough(schedule), AUTO_LIMIT)
+            factor = self.options.auto_factor
+            if factor is None:
+                factor = AUTO_FACTOR if self.options.budget is None else 0.0
+            strength = min(factor * _enough(schedule), AUTO_LIMIT)
         self.strength = float(strength)
         self._momentum = schedule.momentum
 
     def _warn_of_limit(self, schedule: SearchSchedule) -> None:
-        """Say that an ``auto_factor`` other than the default has met the limit: a larger one would change nothing."""
-        factor, usual = self.options.auto_factor, type(self.options).model_fields["auto_factor"].default
+        """Say that an ``auto_factor`` has met the limit: a larger one would change nothing."""
+        factor = self.options.auto_factor
+        if self.options.penalty_strength != "auto" or factor is None:
+            return
         asked = factor * _enough(schedule)
-        if self.options.penalty_strength == "auto" and factor != usual and asked > AUTO_LIMIT:
+        if asked > AUTO_LIMIT:
             warnings.warn(
                 f"'auto_factor' {factor:g} asks for lambda {asked:.2g} in so short a search; it is {AUTO_LIMIT:g}, the"
                 f" largest that 'auto' chooses, as with any factor above {AUTO_LIMIT / _enough(schedule):.2g}; search"
