@@ -130,7 +130,7 @@ def main() -> None:
     print()
     print("| network | as removed, % | accuracy, % | parameters | million MACs |")
     print("| --- | ---: | ---: | ---: | ---: |")
-    blocks = f"{statistics.mean(len(result['dropped']) for result in results):.1f} blocks"
+    blocks = f"{statistics.mean(len(result['dropped']) for result in results):g} blocks"
     ways = {
         "base": f"as it is, {args.epochs} epochs",
         "whole": f"as it is, {args.more} epochs more",

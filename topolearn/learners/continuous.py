@@ -233,7 +233,7 @@ class Continuous(EdgeLearner):
     def phases(self) -> tuple[Phase, ...]:
         """Search, in which no batch normalisation's scale may make up for an edge's weight; then fine-tune.
 
-        One schedule of the learning rate runs through both: a second one of a fifth of the length costs accuracy
+        One schedule of the learning rate runs through both: a second one, from a fifth of the rate, costs accuracy
         (models/README.md, "Complete stages and rules").
         """
         return (
