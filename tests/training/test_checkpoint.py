@@ -9,6 +9,8 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -386,3 +388,63 @@ def test_history_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
 
     with pytest.raises(TopolearnError, match=r"cannot write .*history.jsonl: Is a directory; make room and --resume"):
         run(tmp_path / "run", loss=Stopping(full, at=[3]))
+
+
+# -- one run per folder -------------------------------------------------------------------------
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_folder_that_another_run_trains_in(resume: bool, stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "PATIENCE", 0.0)
+    before = contents(stopped)
+    with checkpoint.claimed(stopped):
+        fails(stopped, f"another process is training in {stopped}; wait for it", "--out", resume=resume)
+    assert contents(stopped) == before
+
+
+def test_a_run_claims_its_folder_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "PATIENCE", 0.0)
+    folder = tmp_path / "run"
+    refused: list[str] = []
+
+    def second() -> None:
+        with pytest.raises(CheckpointError) as caught:
+            run(folder, resume=True)
+        refused.append(str(caught.value))
+
+    run(folder, loss=Stopping(second, at=[1, 9], val=[9]))
+    assert len(refused) == 3
+    assert all("another process is training in" in text for text in refused)
+    run(folder, resume=True)
+
+
+def test_a_claim_waits_for_what_is_about_to_end(tmp_path: Path) -> None:
+    entered, order = threading.Event(), []
+
+    def first() -> None:
+        with checkpoint.claimed(tmp_path):
+            entered.set()
+            time.sleep(0.3)
+            order.append("first")
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    entered.wait()
+    with checkpoint.claimed(tmp_path):
+        order.append("second")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_a_claim_leaves_no_empty_folder(tmp_path: Path) -> None:
+    with checkpoint.claimed(tmp_path / "a" / "b"):
+        assert (tmp_path / "a" / "b").is_dir()
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "mine").mkdir()
+    with checkpoint.claimed(tmp_path / "mine"), checkpoint.claimed(tmp_path / "c" / "d"):
+        (tmp_path / "c" / "file").write_text("")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["c", "file", "mine"]

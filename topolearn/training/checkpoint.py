@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import io
 import json
+import os
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,8 @@ CONFIG = "config.yaml"
 HISTORY = "history.jsonl"
 FORMAT = 1
 """Version of the checkpoint's layout."""
+PATIENCE = 10.0
+"""Seconds to wait for a folder that another process has: workers that load data outlive a killed one by a few."""
 
 
 def holds_run(folder: Path) -> bool:
@@ -89,6 +95,54 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TopolearnError(f"cannot make the folder {folder}: {error.strerror}; choose another place") from None
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Have a folder to oneself while entered, against other processes and other runs of this one.
+
+    The folder is made where there is none, and is removed again where nothing was written into it. The claim is a lock
+    on the folder itself, which leaves no file and ends with the process, however that ends.
+
+    Raises:
+        CheckpointError: Another run has it.
+        TopolearnError: The folder cannot be made or read.
+    """
+    missing = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
+    make_folder(folder)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise TopolearnError(f"cannot read the folder {folder}: {error.strerror}; choose another place") from None
+    try:
+        if not _locks(descriptor):
+            raise CheckpointError(
+                f"another process is training in {folder}; wait for it or stop it, or choose another folder with --out"
+            )
+        try:
+            yield
+        finally:
+            for path in missing:
+                with contextlib.suppress(OSError):  # not empty, as it should be
+                    path.rmdir()
+    finally:
+        os.close(descriptor)
+
+
+def _locks(descriptor: int) -> bool:
+    """Whether the lock on an open folder could be had within :data:`PATIENCE`."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.1)
+        except OSError:  # a file system without locks
+            return True
+        else:
+            return True
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:

@@ -76,7 +76,7 @@ def fit(
         seed: Of everything random, 0 where not given; equal seeds give equal results.
         device: ``auto`` is CUDA where there is one; of several processes each takes a GPU of its own.
         precision: ``float32``, ``bfloat16`` (autocast), ``auto``.
-        out: Folder of the run; None writes nothing.
+        out: Folder of the run, which no other may train in meanwhile; None writes nothing.
         resume: Go on with the run in ``out``; start it where there is none, return its result where
             it is finished.
         training: Options of :class:`topolearn.training.TrainOptions`.
@@ -113,9 +113,12 @@ def fit(
         searching = ready.learner if any(item.phase.search for item in ready.plan) else None
         check_capture(ready.options, ready.device, world.size, searching)
         folder = None if out is None else Path(out)
-        if folder is not None and world.from_main(lambda: ready.is_finished(folder, resume=resume)):
-            return read_result(folder)
-        return _train(ready, world, folder, loss, metrics, callbacks, weights, quiet)
+        with contextlib.ExitStack() as claim:
+            if folder is not None:
+                world.from_main(lambda: claim.enter_context(checkpoint.claimed(folder)))
+                if world.from_main(lambda: ready.is_finished(folder, resume=resume)):
+                    return read_result(folder)
+            return _train(ready, world, folder, loss, metrics, callbacks, weights, quiet)
 
 
 def _train(
