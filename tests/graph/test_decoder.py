@@ -113,6 +113,13 @@ class TestStages:
         edges = [Edge("d2", "d1", "resize") if edge.src == "d2" else edge for edge in graph.edges]
         assert decoder_stages(graph.replace(edges=tuple(edges)).verify()) == ("d2",)
 
+    def test_a_concatenation_is_none(self) -> None:
+        graph = decoder({"d3": "e3 g", "d2": "e2 d3", "d1": "e1 d2"})
+        both = Node("d2", "identity", aggregate="concat", input=Shape(6, 2))
+        graph = graph.replace(nodes=[both if node.id == "d2" else node for node in graph.nodes.values()]).verify()
+        assert decoder_stages(graph) == ("d3", "d1")
+        assert FinaliseDecoder()(graph).verify().nodes["d2"] == both
+
     def test_an_output_is_none(self) -> None:
         graph = decoder({"d2": "e2 g", "d1": "e1 d2"})
         bare = EliminateDead()(graph.replace(outputs=("d1",))).verify()
@@ -148,6 +155,17 @@ class TestMergeDuplicateNodes:
         # But one can go into a last one that is deeper.
         graph = decoder({"d3": "e3 g", "d2": "e3 g", "d1": "e1 d2"}, {"head": "d1", "aside": "d3"})
         assert wiring_of(MergeDuplicateNodes()(graph).verify()) == {"d3": "e3 g", "d1": "e1 d3"}
+
+    def test_a_stage_that_a_head_reads_as_a_stage_would_is_a_last_one_too(self) -> None:
+        graph = decoder({"d2": "e3 g", "d1": "e3 g"}, {"head": "d1", "aside": "d2"})
+        edges = [dataclasses.replace(e, op="conv_resize") if e.dst in graph.outputs else e for e in graph.edges]
+        nodes = [
+            dataclasses.replace(n, input=Shape(4, 1)) if n.id in graph.outputs else n for n in graph.nodes.values()
+        ]
+        graph = graph.replace(nodes=nodes, edges=tuple(edges)).verify()
+        assert decoder_stages(graph) == ("d2", "d1")
+        assert MergeDuplicateNodes()(graph) is graph
+        assert DropSubsetNodes()(graph) is graph
 
     def test_other_sources_are_no_duplicates(self) -> None:
         graph = decoder(fully_dense(5))

@@ -21,6 +21,7 @@ from topolearn.graph import (
     Node,
     RemoveIdleRelus,
     Topology,
+    UnitWeights,
     apply_passes,
 )
 from topolearn.ops import Shape
@@ -385,6 +386,24 @@ class TestBindFanIn:
     @given(graphs())
     def test_a_graph_without_the_symbol_is_returned_as_it_is(self, graph: Graph) -> None:
         assert BindFanIn(2)(graph) is graph
+
+
+def test_unit_weights_forget_gates_and_nothing_else() -> None:
+    nodes = [IMAGE, plain("a"), plain("b"), plain("out")]
+    edges = (
+        Edge("image", "a", weight=-0.5),
+        Edge("image", "b"),
+        Edge("a", "out", learnable=True),
+        Edge("b", "out", weight=2.0),
+    )
+    searched = Graph("g", nodes, edges, ("out",))
+    # As a pruned graph has it: gates, and the divisor of a mean, are in the weights.
+    pruned = searched.replace(
+        edges=tuple(dataclasses.replace(edge, learnable=False, weight=edge.weight * 0.3) for edge in searched.edges)
+    )
+    after = UnitWeights.after_search(searched)(pruned)
+    assert [edge.weight for edge in after.edges] == [-0.5, 1.0, 1.0, 2.0]
+    assert {edge.weight for edge in UnitWeights()(pruned).edges} == {1.0}
 
 
 def test_passes_are_verified_one_by_one() -> None:

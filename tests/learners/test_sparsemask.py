@@ -239,7 +239,7 @@ def test_retrains_without_gates() -> None:
     assert search.freeze_affine
     assert retrain.weights == "fresh"
     merging = FixPoint((MergeDuplicateNodes(), DropSubsetNodes()))
-    assert retrain.passes == (merging, FinaliseDecoder(), UnitWeights())
+    assert retrain.passes == (merging, FinaliseDecoder(), UnitWeights.after_search(searched))
     bare = apply_passes(prune(net).graph, *retrain.passes)
     assert {edge.weight for edge in bare.edges} == {1.0}
     assert bool(torch.isfinite(network(bare, None).eval()(**batch(bare))).all())
@@ -254,5 +254,6 @@ def test_retrains_without_gates() -> None:
     ],
 )
 def test_either_way_of_merging_can_be_switched_off(options: dict[str, bool], merging: tuple[FixPoint, ...]) -> None:
-    _, retrain = SparseMask(graph("decoder"), **options).phases()
-    assert retrain.passes == (*merging, FinaliseDecoder(), UnitWeights())
+    searched = graph("decoder")
+    _, retrain = SparseMask(searched, **options).phases()
+    assert retrain.passes == (*merging, FinaliseDecoder(), UnitWeights.after_search(searched))

@@ -3,10 +3,9 @@
 Wu, Zhang, Huang, "SparseMask: Differentiable Connectivity Learning for Dense Image Prediction", ICCV 2019.
 
 A *decoder stage* is a node that only adds up, or normalises too (op ``identity`` or ``batch_norm``), whose
-in-edges are all ``conv_resize``, and which is no output. Since such edges take a source of any shape, what
-reads a stage over them can read another stage instead; a stage that anything reads in another way, as the
-head does, is a *last* one. Of two stages the one of the larger stride is the *deeper*; of equals, the one
-that comes first.
+in-edges are all ``conv_resize``, and which is no output. Since such edges take a source of any shape, a stage
+that reads one stage can read another instead; a stage that anything else reads, as the head does, is a *last*
+one. Of two stages the one of the larger stride is the *deeper*; of equals, the one that comes first.
 
 The two passes that merge look at which nodes a stage reads, not at the edges' weights, so they change the
 function. Nothing that they leave is dead, and nothing that they take away leaves a node without an in-edge.
@@ -37,6 +36,7 @@ def _is_stage(graph: Graph, node: Node) -> bool:
     incoming = graph.in_edges(node.id)
     return (
         type(node.rule) in (Identity, BatchNorm)
+        and node.aggregate != "concat"
         and node.id not in graph.outputs
         and len(incoming) > 0
         and all(graph.edges[i].op == ConvResize.op_name for i in incoming)
@@ -65,7 +65,7 @@ class _Wiring:
         for edge in graph.edges:
             self.into[edge.dst][edge.src] = edge
             self.readers[edge.src].add(edge.dst)
-        self.last = {edge.src for edge in graph.edges if edge.op != ConvResize.op_name}.intersection(self.stages)
+        self.last = {edge.src for edge in graph.edges if edge.dst not in self.stages}.intersection(self.stages)
 
     def remove(self, stage: str) -> None:
         """Take a stage away, with its edges."""

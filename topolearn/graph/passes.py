@@ -274,13 +274,26 @@ def _unbound(node: Node) -> bool:
 
 @dataclass(frozen=True)
 class UnitWeights(Pass):
-    """Set the weight of every edge to 1: the gates have decided, and the network is trained anew.
+    """Set the weight of every edge to 1, but for those that are named with another.
 
-    Changes the function.
+    For a network that is trained anew without its gates. Changes the function.
+
+    Attributes:
+        others: Of (source, target, weight); edges that the graph does not have are passed over.
     """
 
     preserves_function: ClassVar[bool] = False
 
+    others: frozenset[tuple[str, str, float]] = frozenset()
+
+    @classmethod
+    def after_search(cls, graph: Graph) -> UnitWeights:
+        """The pass for what was pruned from a searched graph, whose fixed edges keep the weights they have there."""
+        return cls(frozenset((edge.src, edge.dst, edge.weight) for edge in graph.edges if not edge.learnable))
+
     def __call__(self, graph: Graph) -> Graph:
-        """Forget the weights."""
-        return graph.replace(edges=tuple(replace(edge, weight=1.0) for edge in graph.edges))
+        """Forget the gates."""
+        weights = {(src, dst): weight for src, dst, weight in self.others}
+        return graph.replace(
+            edges=tuple(replace(edge, weight=weights.get((edge.src, edge.dst), 1.0)) for edge in graph.edges)
+        )

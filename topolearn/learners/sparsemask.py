@@ -211,7 +211,7 @@ class SparseMask(EdgeLearner):
             *((MergeDuplicateNodes(),) if self.options.merge_duplicates else ()),
             *((DropSubsetNodes(),) if self.options.drop_subsets else ()),
         )
-        final = (*((FixPoint(merging),) if merging else ()), FinaliseDecoder(), UnitWeights())
+        final = (*((FixPoint(merging),) if merging else ()), FinaliseDecoder(), UnitWeights.after_search(self.graph))
         return (
             Phase("search", 0.5, search=True, freeze_affine="all"),
             Phase("retrain", 0.5, weights="fresh", passes=final),
