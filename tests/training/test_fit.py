@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torchmetrics.classification
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 import topolearn
-from tests.training.runs import SEGMENTATION, graph, pair, quick_fit, run, untimed
+from tests.training.runs import SEGMENTATION, Stopping, graph, pair, quick_fit, run, untimed
 from tests.training.toys import Items, Noisy, global_state, toy
 from topolearn.compiler import Network
 from topolearn.errors import CheckpointError, DataError, OptionError, TopolearnError
@@ -148,6 +149,28 @@ def test_weights_from_a_run(tmp_path: Path, where: str) -> None:
     result = run(**options)
     for name, parameter in result.model.named_parameters():
         torch.testing.assert_close(parameter.detach(), saved[name], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("given", ["network", "file"])
+def test_training_anew_starts_from_the_given_weights_once_more(tmp_path: Path, given: str) -> None:
+    torch.manual_seed(5)
+    start = Network(graph())
+    save_file(start.state_dict(), tmp_path / "start.safetensors")
+    begun: dict[str, Any] = {"graph": start} if given == "network" else {"weights": tmp_path / "start.safetensors"}
+    phases = {"search": {"share": 3}, "retrain": {"share": 2, "lr": 1e-12}}
+    options: dict[str, Any] = {"learner": "sparsemask", "training": {"phases": phases, "weight_decay": 0.0}}
+    whole = run(**options, **begun)
+    for name, parameter in whole.model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), start.state_dict()[name], atol=1e-6, rtol=0)
+    for stopped_at in (8, 18):  # in the search, in the second phase
+
+        def stop() -> None:
+            raise RuntimeError("stopped")
+
+        folder = tmp_path / f"stopped at {stopped_at}"
+        with pytest.raises(RuntimeError, match="stopped"):
+            run(folder, **options, **begun, loss=Stopping(stop, at=[stopped_at]))
+        assert same(whole, run(folder, **options, resume=True)), "the checkpoint knows what the run began with"
 
 
 def test_weights_that_do_not_fit(tmp_path: Path) -> None:

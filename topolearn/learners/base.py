@@ -32,8 +32,8 @@ class Phase:
         share: Share of all epochs; phases whose share is 0 are skipped.
         search: Whether the learner decides about edges. When the first phase without search starts,
             the topology is frozen and the network pruned.
-        weights: What a phase after pruning starts from: ``carry`` the trained weights, or ``fresh``
-            ones (a backbone starts from its pretrained weights again).
+        weights: What a phase after pruning starts from: ``carry`` the trained weights, or ``fresh`` ones: those
+            that the run was given to start from, else a backbone's pretrained and otherwise new ones.
         lr: Peak learning rate of the phase over that of the run.
         continues: Whether the learning rate's schedule runs through the phase before and this one as
             one, instead of starting again; not where the run gives the phase a rate of its own.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from topolearn.compiler import Network, prune
+from topolearn.compiler.modules.backbone import without_pretrained_weights
 from topolearn.compiler.modules.base import last_norm
 from topolearn.compiler.network import copy_weights
 from topolearn.compiler.plan import edge_key
@@ -132,16 +134,30 @@ def settle(net: Network) -> Network:
     return prune(net)
 
 
-def begin_phase(net: Network, phase: Phase, seed: int) -> Network:
-    """The network that a phase after the search starts from."""
+def begin_phase(net: Network, phase: Phase, seed: int, start: Mapping[str, Tensor] | None = None) -> Network:
+    """The network that a phase after the search starts from.
+
+    Args:
+        net: The network as the phase before left it.
+        phase: The phase.
+        seed: Of weights that are drawn.
+        start: The weights that the run was given to start from, by name; fresh ones are these where the network
+            still has them, and drawn elsewhere. None: a backbone's are its pretrained ones, the others drawn.
+    """
     graph: Graph = apply_passes(net.graph, *phase.passes)
-    if graph == net.graph and phase.weights == "carry":
+    carries = phase.weights == "carry"
+    if graph == net.graph and carries:
         return net
     torch.manual_seed(seed)
     device = next(net.parameters()).device
-    begun = Network(graph).to(device)
-    if phase.weights == "carry":
+    with without_pretrained_weights() if carries or start is not None else contextlib.nullcontext():
+        begun = Network(graph).to(device)
+    if carries:
         copy_weights(net, begun)
+    elif start is not None:
+        own = begun.state_dict()
+        there = {name: value for name, value in start.items() if name in own and own[name].shape == value.shape}
+        begun.load_state_dict(there, strict=False)
     return begun
 
 

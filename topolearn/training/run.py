@@ -12,6 +12,7 @@ from torch import nn
 
 from topolearn.compiler import Network
 from topolearn.compiler import compile as build
+from topolearn.compiler.modules.backbone import without_pretrained_weights
 from topolearn.errors import CheckpointError, Location, OptionError, TopolearnError, shown
 from topolearn.format import dumps, write_atomically
 from topolearn.graph import Graph, one_level_params
@@ -72,7 +73,8 @@ def fit(
         metrics: By name: ``torchmetrics.Metric`` or function of (outputs, targets); default by task,
             see :func:`topolearn.training.metrics.default_metrics`.
         callbacks: Called with every record of the history.
-        weights: safetensors file, or the folder of a run, to start from.
+        weights: safetensors file, or the folder of a run, to start from. A phase that trains anew starts from them
+            once more, as far as the pruned network still has what they are for.
         seed: Of everything random, 0 where not given; equal seeds give equal results.
         device: ``auto`` is CUDA where there is one; of several processes each takes a GPU of its own.
         precision: ``float32``, ``bfloat16`` (autocast), ``auto``.
@@ -136,10 +138,13 @@ def _train(
     settings, info, quiet = ready.settings, ready.data.info, quiet or not world.is_main
     with _deterministic(options.deterministic), global_state_kept(), _memory(where):
         torch.manual_seed(settings.seed)
-        net = build(searched if ready.start is None else ready.start, edge_learner).to(where).float()
+        with contextlib.nullcontext() if weights is None else without_pretrained_weights():
+            net = build(searched if ready.start is None else ready.start, edge_learner).to(where).float()
         if weights is not None:
             _load_weights(net, weights)
         world.share_state(net)
+        starts_anew = any(item.phase.weights == "fresh" for item in ready.plan)
+        start = _weights_of(net) if starts_anew and (ready.start is not None or weights is not None) else None
         trainer = Trainer(
             net=net,
             learner=edge_learner,
@@ -157,6 +162,7 @@ def _train(
             callbacks=tuple(callbacks) if world.is_main else (),
             folder=folder if world.is_main else None,
             world=world,
+            start=start,
         )
         for note in ready.data.notes:
             trainer.reporter.say(note)
@@ -223,6 +229,11 @@ def _begin_or_take_up(folder: Path, graph: Graph, config: Mapping[str, Any]) -> 
         write_atomically(folder / checkpoint.CONFIG, write_config(config).encode())
     checkpoint.write_history(folder, [])
     return None
+
+
+def _weights_of(net: Network) -> dict[str, torch.Tensor]:
+    """A copy of a network's parameters and buffers, without its learner's."""
+    return {name: value.clone() for name, value in net.state_dict().items() if not name.startswith("learner.")}
 
 
 def _load_weights(net: Network, weights: str | Path) -> None:

@@ -80,6 +80,7 @@ class Trainer:
         callbacks: Called with every record of the history.
         folder: The run's folder, None to write nothing.
         world: The processes that train together.
+        start: The weights that the run was given to start from, for a phase that starts anew; None for none.
         history: Records so far.
         searched_metrics: Metrics of the network at the end of the search.
         per_class: A row of each class, of the last evaluation; empty where the metrics tell none.
@@ -101,6 +102,7 @@ class Trainer:
     callbacks: tuple[Callback, ...] = ()
     folder: Path | None = None
     world: World = ALONE
+    start: Mapping[str, Tensor] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     searched_metrics: dict[str, float] = field(default_factory=dict)
     per_class: list[dict[str, Any]] = field(default_factory=list)
@@ -149,7 +151,7 @@ class Trainer:
             if not phase.search and not self.at.settled:
                 self.end_search()
             if not phase.search:
-                self.net = begin_phase(self.net, phase, mix("phase", self.seed, self.at.phase))
+                self.net = begin_phase(self.net, phase, mix("phase", self.seed, self.at.phase), self.start)
                 self.measured = None
         if self.channels_last:
             self.net.to(memory_format=torch.channels_last)
@@ -344,11 +346,13 @@ class Trainer:
         """Write a checkpoint."""
         if self.folder is None:
             return
+        starts_anew = any(item.phase.weights == "fresh" for item in self.plan[self.at.phase + 1 :])
         state = {
             "position": vars(self.at).copy(),
             "graph": dumps(self.net.graph),
             "network": self.net.state_dict(),
             "learner": self.learner.state_dict(),
+            "start": self.start if starts_anew else None,
             "optimizers": [saved_state(optimizer) for optimizer in self.optimizers],
             "epoch_loss": self.epoch_loss if self.at.step else None,
             "history": self.history,
@@ -396,6 +400,7 @@ class Trainer:
                     self.net = build(graph).to(self.device)
             checkpoint.load_into(self.net, state["network"], self.state_path())
             checkpoint.load_into(self.learner, state["learner"], self.state_path())
+            self.start = state.get("start", self.start)
             self.history = list(state["history"])
             self.searched_metrics = dict(state["searched_metrics"])
             if self.at.step:
