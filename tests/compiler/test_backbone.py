@@ -98,6 +98,58 @@ def test_macs_of_other_families_at_another_size(model: str, place: str) -> None:
     assert sum(p.numel() for p in net.parameters()) == graph.cost.params
 
 
+ROUNDING_DOWN = [
+    ("vgg11_bn", {"low": "features.1", "high": "features.9"}),
+    ("densenet121", {"low": "features.norm0", "high": "features.transition1.pool"}),
+    ("convnext_tiny", {"low": "features.1", "high": "features.3"}),
+    pytest.param("googlenet", {"low": "conv1.bn", "high": "inception3a"}, marks=announced),
+]
+
+
+@pytest.mark.parametrize(("model", "places"), ROUNDING_DOWN)
+def test_models_that_round_sizes_down_take_images_of_any_size(model: str, places: dict[str, str]) -> None:
+    graph = segmenter({"model": model, "features": places}, (33, 45))
+    rule = graph.nodes["backbone"].rule
+    largest = max(stride for stride in rule.strides.values() if stride)  # type: ignore[attr-defined]
+    assert rule.multiple == largest > 1  # type: ignore[attr-defined]
+    net = toys.build(graph).eval()
+    backbone = net.nodes["backbone"]
+    image = torch.randn(2, 3, 33, 45)
+    whole = torch.zeros(2, 3, -(-33 // largest) * largest, -(-45 // largest) * largest)
+    whole[..., :33, :45] = image
+    with torch.no_grad():
+        bundle, of_whole = backbone(image), backbone(whole)
+        for name in places:
+            shape = graph.shapes[name]
+            assert isinstance(shape, Shape)
+            rows, columns = shape.size((33, 45))
+            assert bundle[name].shape == (2, shape.channels, rows, columns)
+            torch.testing.assert_close(bundle[name], of_whole[name][..., :rows, :columns])
+        assert net(image).shape == (2, 3, 9, 12)
+    net.train()
+    net(image).sum().backward()
+    assert all(parameter.grad is not None for parameter in backbone.parameters())
+
+
+def test_the_cost_of_a_padded_image_is_that_of_what_is_computed() -> None:
+    for size in ((64, 64), (65, 47)):
+        graph = segmenter({"model": "vgg11_bn", "features": {"low": "features.1", "high": "features.9"}}, size)
+        with torch.device("meta"):
+            net = topolearn.compile(graph, reference=True).eval()
+            macs = toys.Macs(1)
+            macs.watch(net)
+            net(torch.empty(1, 3, *size))
+        assert macs.total == graph.cost.macs
+
+
+def test_models_that_round_up_are_left_alone(resnet: Graph) -> None:
+    assert resnet.nodes["backbone"].rule.multiple == 1  # type: ignore[attr-defined]
+    net = toys.build(resnet)
+    assert not any(node.name.startswith("padded") for node in net.nodes["backbone"].graph.nodes)  # type: ignore[union-attr]
+    graph = segmenter({"model": "efficientnet_b0", "features": {"a": "features.3"}}, (33, 45))
+    assert graph.nodes["backbone"].rule.multiple == 1  # type: ignore[attr-defined]
+
+
 def test_measuring_needs_no_memory_and_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from topolearn.compiler.modules import backbone
     from topolearn.ops.backbone import _measure

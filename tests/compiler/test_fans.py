@@ -108,10 +108,11 @@ def test_one_convolution_per_source_and_one_resize_per_resolution(fused: bool) -
     # Stem, head, and the sources e1 … e4, d2 … d4 and pool; in the reference one for each of the twenty edges.
     assert len(graph.candidates["d1"]) + len(graph.candidates["d2"]) == 8 + 6
     assert theirs["convolution"] == 5 + 20
-    assert ours["convolution"] == 5 + (0 if fused else 8)
+    # The pool's two values are too few to tell a covariance by: its convolution and normalisation stay apart.
+    assert ours["convolution"] == 5 + (1 if fused else 8)
     # One normalisation per source too, besides those of four nodes of the encoder and four stages.
     assert (theirs["rsqrt"], theirs["native_batch_norm"]) == (0, 8 + 20)
-    assert (ours["rsqrt"], ours["native_batch_norm"]) == ((8, 8) if fused else (0, 8 + 8))
+    assert (ours["rsqrt"], ours["native_batch_norm"]) == ((7, 8 + 1) if fused else (0, 8 + 8))
     # Into d1 from strides 2 and 4, into d2 and d3 from 4; what is global is spread out, not resized.
     assert ours["upsample_bilinear2d"] == 4
     assert theirs["upsample_bilinear2d"] == 6 + 2 + 2
@@ -156,7 +157,92 @@ def test_edges_that_differ_are_fans_apart(fused: bool) -> None:
     compiled, reference = toys.pair(graph)
     inputs, weights = toys.examples(graph, 2, torch.float64), toys.edge_weights(graph)
     toys.assert_equal(toys.step(compiled, inputs, weights), toys.step(reference, inputs, weights))
-    assert calls(compiled.float(), graph)["convolution"] == 5 + (0 if fused else 9)
+    assert calls(compiled.float(), graph)["convolution"] == 5 + (1 if fused else 9)
+
+
+SAME_COLOUR = [
+    Node("image", "input", {"size": (3, 16, 16)}),
+    Node("e", "conv_relu", {"out_channels": 32, "kernel": 1}),
+    *(Node(f"d{i}", "batch_norm", input=Shape(64, 1)) for i in range(4)),
+    Node("s", "batch_norm", input=Shape(64, 1)),
+    Node("head", "segmentation_head", {"classes": 3}),
+]
+
+
+def test_images_of_one_colour_have_a_finite_normalisation() -> None:
+    """Two different values in all: what is computed from the covariance may round to a variance below 0."""
+    reads = [Edge("e", f"d{i}", "conv_resize", {"activation": "relu"}, learnable=True) for i in range(4)]
+    edges = [Edge("image", "e"), *reads, *(Edge(f"d{i}", "s") for i in range(4)), Edge("s", "head")]
+    graph = toys.graph(SAME_COLOUR, edges, task="segmentation")
+    for seed in range(20):
+        torch.manual_seed(seed)
+        net = toys.build(graph)
+        image = (10 * torch.randn(2, 3, 1, 1)).expand(-1, -1, 16, 16).contiguous()
+        result = toys.step(net, {"image": image})
+        assert all(bool(y.isfinite().all()) for y in result.outputs.values()), seed
+        assert all(bool(grad.isfinite().all()) for grad in result.parameters.values() if grad is not None), seed
+
+
+def plain_resizes(sources: int, targets: int, **params: Any) -> Graph:
+    """Maps at stride 4, and one at stride 2, that maps of the image's size read resized, besides one of that size."""
+    names = [f"a{i}" for i in range(sources)]
+    ends = [f"t{i}" for i in range(targets)]
+    conv = {"out_channels": 4}
+    return toys.graph(
+        [
+            Node("image", "input", {"size": (3, 12, 16)}),
+            Node("stem", "conv_bn", conv),
+            Node("half", "conv_bn", {**conv, "stride": 2}),
+            # No two alike, which would run side by side, as one.
+            *(Node(name, "conv_bn", {**conv, "stride": 2, "kernel": 2 * i + 1}) for i, name in enumerate(names)),
+            *(
+                Node(name, op, input=Shape(4, 1))
+                for name, op in zip(ends, ("batch_norm", "relu", "identity"), strict=False)
+            ),
+            Node("head", "segmentation_head", {"classes": 3}, input=Shape(4, 1)),
+        ],
+        [
+            Edge("image", "stem"),
+            Edge("stem", "half"),
+            *(Edge("half", name) for name in names),
+            *(Edge("stem", end, learnable=True) for end in ends),
+            *(Edge(name, end, "resize", params, True) for end in ends for name in ("half", *names)),
+            *(Edge(end, "head") for end in ends),
+        ],
+        task="segmentation",
+    )
+
+
+@pytest.mark.parametrize("params", [{}, {"align_corners": False}, {"mode": "nearest"}])
+@pytest.mark.parametrize(("sources", "targets", "resizes"), [(4, 1, 2), (3, 2, 3), (1, 3, 2), (1, 1, 2)])
+def test_plain_resizes_go_with_the_sum_where_that_is_less(
+    sources: int, targets: int, resizes: int, params: dict[str, Any]
+) -> None:
+    graph = plain_resizes(sources, targets, **params)
+    compiled, reference = toys.pair(graph)
+    inputs, weights = toys.examples(graph, 2, torch.float64), toys.edge_weights(graph)
+    toys.assert_equal(toys.step(compiled, inputs, weights), toys.step(reference, inputs, weights))
+    if not params:
+        assert calls(reference.float(), graph)["upsample_bilinear2d"] == (1 + sources) * targets
+        assert calls(compiled.float(), graph)["upsample_bilinear2d"] == resizes
+
+
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels last"])
+@pytest.mark.usefixtures("fused")
+def test_bfloat16_is_as_close_to_the_truth_as_the_reference_is(form: torch.memory_format) -> None:
+    graph = decoder(size=(32, 24))
+    compiled, reference = toys.pair(graph)
+    inputs, weights = toys.examples(graph, 4, torch.float64), toys.edge_weights(graph)
+    truth = toys.step(reference, inputs, weights)
+    images = {"image": inputs["image"].float().to(memory_format=form)}
+    errors = []
+    for net in (compiled.float().to(memory_format=form), reference.float().to(memory_format=form)):
+        with torch.autocast("cpu", torch.bfloat16):
+            found = toys.step(net, images, weights.float())
+        grads = torch.cat([grad.flatten() for grad in found.parameters.values() if grad is not None]).double()
+        wanted = torch.cat([grad.flatten() for grad in truth.parameters.values() if grad is not None])
+        errors.append(float((grads - wanted).norm() / wanted.norm()))
+    assert errors[0] <= 1.5 * errors[1] + 1e-3, errors
 
 
 def test_a_traced_network_computes_the_same() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -321,3 +322,26 @@ def test_an_invalid_graph_is_refused() -> None:
 
 def test_it_says_what_it_is() -> None:
     assert "Graph('toy', 6 nodes, 8 edges, 6 learnable)" in repr(toys.build(toys.diamond()))
+
+
+def test_nodes_may_be_called_as_methods_of_a_module_are() -> None:
+    names = ["half", "type", "forward", "train", "training", "items", "_modules"]
+    net = toys.build(
+        toys.graph(
+            [
+                Node("image", "input", {"size": (3, 8, 8)}),
+                *(Node(name, "conv_bn", {"out_channels": 3}) for name in names),
+            ],
+            [Edge(src, dst, "project" if dst == "type" else "identity") for src, dst in pairwise(["image", *names])],
+        )
+    )
+    assert {name.split(".")[1] for name in net.state_dict() if name.startswith("nodes.")} == set(names)
+    assert "edges.half__type.unit.conv.weight" in net.state_dict()
+    image = torch.randn(2, 3, 8, 8)
+    net.eval()
+    again = topolearn.compile(net, reference=True).eval()
+    again.load_state_dict(net.state_dict())
+    for other in (again, topolearn.prune(net), copy.deepcopy(net)):
+        torch.testing.assert_close(other(image), net(image))
+    net.train()(image).sum().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())

@@ -326,3 +326,8 @@ def test_the_retraining_starts_the_backbone_from_its_pretrained_weights(monkeypa
     begun = begin_phase(pruned, net.learner.phases()[1], seed=0)  # type: ignore[union-attr]
     assert "IMAGENET1K_V1" in asked
     assert float(begun.nodes["net"].conv1.weight.detach().mean()) == 0.25
+    asked.clear()
+    start = {"nodes.net.conv1.weight": torch.full((64, 3, 7, 7), 0.125)}
+    begun = begin_phase(pruned, net.learner.phases()[1], seed=0, start=start)  # type: ignore[union-attr]
+    assert set(asked) <= {None}, "what the run was given takes the place of pretrained weights"
+    assert float(begun.nodes["net"].conv1.weight.detach().mean()) == 0.125

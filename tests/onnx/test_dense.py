@@ -14,6 +14,7 @@ from torch import Tensor
 
 import topolearn
 from tests.compiler import toys
+from tests.compiler.test_backbone import segmenter
 from topolearn.compiler import Network
 from topolearn.compiler.modules.backbone import without_pretrained_weights
 from topolearn.errors import ExportError
@@ -34,10 +35,10 @@ def maps(classes: int = 5, stride: int = 2, task: str = "segmentation") -> Graph
     return toys.graph(
         [
             Node("image", "input", {"size": (3, 12, 16)}),
-            Node("a", "conv_bn_relu", {"out_channels": 4, "stride": stride}),
+            Node("half", "conv_bn_relu", {"out_channels": 4, "stride": stride}),  # called as a method is
             Node("logits", "segmentation_head", {"classes": classes}),
         ],
-        [Edge("image", "a"), Edge("a", "logits")],
+        [Edge("image", "half"), Edge("half", "logits")],
         task=task,
     )
 
@@ -173,3 +174,14 @@ def test_a_decoder_on_a_backbone_at_any_size(tmp_path: Path, name: str, output: 
         ours.update(wanted, labels)
         theirs.update(logits, labels)
     assert theirs.compute() == pytest.approx(ours.compute(), abs=1e-3)
+
+
+def test_a_backbone_that_rounds_sizes_down_is_exported_for_any_size(tmp_path: Path) -> None:
+    graph = segmenter({"model": "vgg11_bn", "features": {"low": "features.1", "high": "features.9"}}, (24, 32))
+    net = network(graph)
+    session = session_of(net, tmp_path)
+    for size in SIZES:
+        image = images(*size)
+        (found,) = session.run(None, {"image": image.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(found), net(image), rtol=1e-3, atol=1e-4)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from topolearn.compiler.aggregate import EdgeWeights, FanOut, Ledger, Sink, WeightedSum, weighted_sum
 from topolearn.compiler.mix import Matrix, mix
 from topolearn.compiler.modules import build_edge
+from topolearn.compiler.modules.base import Modules
 from topolearn.compiler.plan import Fan, Group, NodeStep, SiblingStep, Step, Term, depths, make_plan
 from topolearn.compiler.siblings import Siblings, find_siblings
 from topolearn.compiler.stacking import StackedBatchNorm, as_if_repeated, stack, weighted
@@ -30,10 +31,11 @@ class DAG(nn.Module):
 
     It owns no tensors: the modules are the network's, whose ``state_dict`` keeps the graph's layout.
     Nodes that do the same work side by side run as one (:mod:`topolearn.compiler.siblings`), and so do the
-    convolutions of ``conv_resize`` edges from one source; forward hooks on the modules of either are not called.
+    convolutions of ``conv_resize`` edges from one source: forward hooks on the modules of either are not called, what
+    is put in the place of such a module is not seen, and all of them train or none does.
     """
 
-    def __init__(self, graph: Graph, nodes: nn.ModuleDict, edges: nn.ModuleDict, shared: nn.ModuleDict) -> None:
+    def __init__(self, graph: Graph, nodes: Modules, edges: Modules, shared: Modules) -> None:
         super().__init__()
         self.nodes = nodes
         self.edges = edges
@@ -77,7 +79,8 @@ class DAG(nn.Module):
         """Indices or truth values as a tensor, made once."""
         key = (values, type(values[0]), device)  # (0, 1) equals (False, True)
         if key not in self._constants:
-            self._constants[key] = torch.tensor(values, device=device)
+            with torch.inference_mode(False):  # a training step may be the next to need it
+                self._constants[key] = torch.tensor(values, device=device)
         return self._constants[key]
 
     def _can_stack(self, ids: Siblings) -> bool:
@@ -92,7 +95,8 @@ class DAG(nn.Module):
         Args:
             inputs: (N, C, H, W) or (N, features); a mapping by input id where there are several.
             weights: (E,) effective edge weights; Python numbers are constants, and those equal to 0
-                cost nothing but between sets of siblings, whose weights are one matrix.
+                cost no addition but between sets of siblings, whose weights are one matrix. What computes is not left
+                out: :func:`topolearn.prune` does that.
 
         Returns:
             The output, or a dict by node id where there are several.

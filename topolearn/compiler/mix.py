@@ -65,7 +65,8 @@ class Matrix:
             return torch.tensor(values(), dtype=dtype, device=device)
         key = (name, device)
         if key not in self.cache:
-            self.cache[key] = torch.tensor(values(), dtype=dtype, device=device)
+            with torch.inference_mode(False):  # a training step may be the next to need it
+                self.cache[key] = torch.tensor(values(), dtype=dtype, device=device)
         return self.cache[key]
 
 

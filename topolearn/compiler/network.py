@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from topolearn.compiler.dag import DAG, Outputs
-from topolearn.compiler.modules import BatchNorm, build_edge, build_node
+from topolearn.compiler.modules import BatchNorm, ModuleTable, build_edge, build_node
 from topolearn.compiler.modules.backbone import without_pretrained_weights
 from topolearn.compiler.plan import edge_key
 from topolearn.compiler.reference import ReferenceDAG
@@ -77,12 +77,12 @@ class Network(nn.Module):
         self.learner = learner
         self.about: dict[str, Any] = {}
         self.reference = reference
-        self.shared = nn.ModuleDict()
-        self.nodes = nn.ModuleDict()
+        self.shared = ModuleTable()
+        self.nodes = ModuleTable()
         for node in graph.nodes.values():
             if node.op != "input":
                 self.nodes[node.id] = self._build_node(node.id)
-        self.edges = nn.ModuleDict()
+        self.edges = ModuleTable()
         for edge in graph.edges:
             if edge.rule.has_parameters:
                 source = graph.shapes[edge.src]

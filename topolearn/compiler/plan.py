@@ -234,6 +234,7 @@ class _Planner:
         self.derived: dict[tuple[object, ...], int] = {}
         self.fans: dict[tuple[object, ...], list[int]] = {}  # by what edges of one computation have in common
         self.fanned: dict[str, int] = {}  # key of an edge whose fan has been planned -> its slot
+        self.resized_late: set[str] = set()  # keys of ``resize`` edges whose tensors are added up first
         self.sets = {first: (first, *others) for first, *others in siblings}
         self.followers = {name for _, *others in siblings for name in others}
 
@@ -255,6 +256,7 @@ class _Planner:
                 self.place.update({member: place for place, member in enumerate(members)})
                 self.width[slot] = len(members)
         self.find_fans()
+        self.find_late_resizes()
         levels: list[list[Node]] = [[] for _ in range(max(depth.values()))]
         for node in graph.nodes.values():
             if node.op != "input" and node.id not in self.followers:
@@ -291,10 +293,11 @@ class _Planner:
         derive: list[Derivation | Fan] = []
         late = self.resizes_sums(node)
         sources = tuple(
-            self.fan(edge, derive) if late and isinstance(edge.rule, ConvResize) else self.source(edge, node, derive)
+            self.fan(edge, derive) if late and isinstance(edge.rule, ConvResize) else self.source(edge, derive)
             for edge in edges
         )
         unit = len(edges) == 1 and not edges[0].learnable and edges[0].weight == 1.0
+        whole = isinstance(edges[0].rule, ConvResize) or edge_key(edges[0]) in self.resized_late
         return NodeStep(
             node=node.id,
             row=row,
@@ -303,7 +306,7 @@ class _Planner:
             groups=self.groups(node, edges) if late else (),
             learnable=tuple(edge.learnable for edge in edges),
             aggregate=node.aggregate,
-            unit=unit and node.aggregate != "normalised" and not isinstance(edges[0].rule, ConvResize),
+            unit=unit and node.aggregate != "normalised" and not whole,
             slot=self.output_slot[node.id],
             feature=None,
             shared=self.shared_parts(node),
@@ -316,7 +319,7 @@ class _Planner:
         for target, name in enumerate(ids):
             for number in graph.in_edges(name):
                 edge = graph.edges[number]
-                slot = self.source(edge, graph.nodes[name], derive)
+                slot = self.source(edge, derive)
                 width = self.width.get(slot, 1)
                 table = tables.setdefault(slot, [[NO_EDGE] * width for _ in ids])
                 table[target][self.place.get(edge.src, 0)] = number
@@ -360,11 +363,10 @@ class _Planner:
         for place, edge in enumerate(edges):
             resize = shapes = None
             normalised = False
-            if isinstance(edge.rule, ConvResize):
-                normalised = edge.rule.batch_norm
-                shape = self.graph.shapes[edge.src]
-                assert isinstance(shape, Shape)
-                wanted = edge_target(shape, node)
+            if isinstance(edge.rule, ConvResize) or edge_key(edge) in self.resized_late:
+                assert isinstance(edge.rule, (ConvResize, Resize))
+                normalised = isinstance(edge.rule, ConvResize) and edge.rule.batch_norm
+                shape, wanted = self.ends(edge)
                 if shape.stride != wanted.stride:
                     resize = Resize(mode=edge.rule.mode, align_corners=edge.rule.align_corners)
                     shapes = (Shape(wanted.channels, shape.stride), wanted)
@@ -398,6 +400,29 @@ class _Planner:
                     if isinstance(edge.rule, ConvResize):
                         self.fans.setdefault(self.fan_key(edge), []).append(i)
 
+    def find_late_resizes(self) -> None:
+        """Find the ``resize`` edges of which one resizing per target does for all, and is no more than one per source.
+
+        Where one source goes to more targets of a shape than there are sources, it is resized once and read by all.
+        """
+        found: dict[tuple[object, ...], list[Edge]] = {}
+        for node in self.graph.nodes.values():
+            if self.resizes_sums(node):
+                for edge in (self.graph.edges[i] for i in self.graph.in_edges(node.id)):
+                    if isinstance(edge.rule, Resize):
+                        shape, wanted = self.ends(edge)
+                        if shape.stride != wanted.stride:
+                            found.setdefault((edge.params, shape, wanted), []).append(edge)
+        for edges in found.values():
+            if len({edge.dst for edge in edges}) <= len({edge.src for edge in edges}):
+                self.resized_late.update(map(edge_key, edges))
+
+    def ends(self, edge: Edge) -> tuple[Shape, Shape]:
+        """The shape of an edge's source and the one it must bring."""
+        shape = self.graph.shapes[edge.src]
+        assert isinstance(shape, Shape)
+        return shape, edge_target(shape, self.graph.nodes[edge.dst])
+
     def resizes_sums(self, node: Node) -> bool:
         """Whether a node runs as a step of its own that adds up; a concat has nothing to add up before it resizes."""
         if node.op == "input" or node.aggregate == "concat" or node.rule.takes_bundle:
@@ -405,14 +430,14 @@ class _Planner:
         sources = (self.graph.edges[i].src for i in self.graph.in_edges(node.id))
         return node.id not in self.sets and node.id not in self.followers and not any(s in self.place for s in sources)
 
-    def source(self, edge: Edge, target: Node, derive: list[Derivation | Fan]) -> int:
+    def source(self, edge: Edge, derive: list[Derivation | Fan]) -> int:
         """The slot that the edge reads; what has to be made for it is added to ``derive``."""
         source = self.output_slot[edge.src]
-        shape = self.graph.shapes[edge.src]
-        assert isinstance(shape, Shape)
-        wanted = edge_target(shape, target)
+        shape, wanted = self.ends(edge)
         rule = edge.rule
         if edge.op == "identity" or (not rule.has_parameters and shape == wanted and edge.op in ("align", "resize")):
+            return source
+        if edge_key(edge) in self.resized_late:
             return source
         if rule.has_parameters:
             slot = self.new_slot()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from topolearn.compiler.dag import Inputs, Outputs, Weights
 from topolearn.compiler.modules import build_edge
+from topolearn.compiler.modules.base import Modules
 from topolearn.compiler.plan import depths, edge_key
 from topolearn.graph import Graph
 from topolearn.graph.verify import edge_target
@@ -18,7 +19,7 @@ from topolearn.ops import Shape
 class ReferenceDAG(nn.Module):
     """Same contract as :class:`topolearn.compiler.dag.DAG`, with no thought of speed."""
 
-    def __init__(self, graph: Graph, nodes: nn.ModuleDict, edges: nn.ModuleDict, shared: nn.ModuleDict) -> None:
+    def __init__(self, graph: Graph, nodes: Modules, edges: Modules, shared: Modules) -> None:
         super().__init__()
         self.graph = graph
         self.nodes = nodes

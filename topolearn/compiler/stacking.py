@@ -208,7 +208,9 @@ class WideningConvBatchNorm(nn.Module):
         values = batch * x.shape[3] * x.shape[4]
         training = norm.first.training and values > 1
         bias = conv.joined("bias")
-        if bias is not None or not _suits_matmul(x) or not self.widens(x):
+        # From fewer values than channels the covariance has directions of no variance, which rounding would fill.
+        tells = not training or values >= 2 * narrow
+        if bias is not None or not tells or not _suits_matmul(x) or not self.widens(x):
             y: Tensor = norm(conv(x))
             return y
         weight, running_mean, running_var = (
@@ -227,7 +229,8 @@ class WideningConvBatchNorm(nn.Module):
                 centred = h - center[:, :, None]
                 covariance = torch.matmul(centred, centred.transpose(2, 3)).sum(0) / values
                 mean = torch.matmul(w, center[:, :, None]).flatten()
-                var = (torch.matmul(w, covariance) * w).sum(2).flatten()
+                # Of a direction in which h does not vary, rounding may leave less than nothing.
+                var = (torch.matmul(w, covariance) * w).sum(2).flatten().clamp(min=0)
             momentum = norm.count_batch()
             with torch.no_grad():
                 unbiased = var * (values / (values - 1))

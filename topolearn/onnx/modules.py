@@ -21,7 +21,8 @@ class Baked(nn.Module):
     def __init__(self, net: Network, weights: list[float]) -> None:
         super().__init__()
         # Whichever interpreter the network has.
-        self.dag = DAG(net.graph, net.nodes, net.edges, net.shared)
+        tables = (net.nodes, net.edges, net.shared)
+        self.dag = DAG(net.graph, *(table.as_attributes() for table in tables))
         self.names = net.graph.inputs
         self.outputs = net.graph.outputs
         self.weights = tuple(weights)

@@ -21,9 +21,15 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 def examples(graph: Graph, batch: int, height: float, width: float, dtype: torch.dtype) -> list[Tensor]:
-    """Random inputs; height and width are factors of the graph's."""
+    """Random inputs; height and width are factors of the graph's, and give an odd number where they are not 1.
+
+    An odd size is no multiple of a stride: where sizes are rounded in two ways, it shows.
+    """
     generator = torch.Generator().manual_seed(batch)
-    full = [round(side * factor) for side, factor in zip(graph.image, (height, width), strict=True)]
+    full = [
+        side if factor == 1 else round(side * factor) | 1
+        for side, factor in zip(graph.image, (height, width), strict=True)
+    ]
     shapes = []
     for name in graph.inputs:
         shape = graph.shapes[name]

@@ -15,13 +15,16 @@ from topolearn.ops.shape import Bundle, Cost, Shape, Size
 _PROBE = 256
 """Side of the image by which the strides of the features are measured; a multiple of every usual stride."""
 
-Measured = tuple[tuple[tuple[str, int, int | None], ...], int, tuple[tuple[int, int | None], ...]]
+Measured = tuple[tuple[tuple[str, int, int | None], ...], int, tuple[tuple[int, int | None], ...], int]
 """What ``topolearn.compiler.modules.backbone.measure`` returns."""
 
 
 @register_node_op("torchvision.backbone")
 class TorchvisionBackbone(NodeOp):
     """The named features of a torchvision model.
+
+    A feature of stride s has ceil(height / s) x ceil(width / s) positions. Where a model rounds down (VGG, DenseNet,
+    ConvNeXt), the image is padded with zeros to multiples of the largest stride first, and features are cut.
 
     Attributes:
         model: Name in ``torchvision.models`` (``mobilenet_v2``, ``resnet50`` …).
@@ -57,11 +60,23 @@ class TorchvisionBackbone(NodeOp):
 
     def cost(self, x: Shape, image: Size) -> Cost:
         """Parameters, and multiply-accumulates of the convolutions and linear layers at this size."""
-        _, params, layers = self._measured()
+        _, params, layers, multiple = self._measured()
+        height, width = (-(-side // multiple) * multiple for side in x.size(image))
         macs = sum(
-            weights * Shape(1, "global" if stride is None else stride).area(x.size(image)) for weights, stride in layers
+            weights * Shape(1, "global" if stride is None else stride).area((height, width))
+            for weights, stride in layers
         )
         return Cost(params, macs)
+
+    @property
+    def strides(self) -> dict[str, int | None]:
+        """Stride of each feature; None for one of 1 x 1."""
+        return {name: stride for name, _, stride in self._measured()[0]}
+
+    @property
+    def multiple(self) -> int:
+        """What height and width are padded to multiples of; 1 where sizes are rounded up without."""
+        return self._measured()[3]
 
     def _measured(self) -> Measured:
         # Needs torch and torchvision: imported where a graph has a backbone, and only there.

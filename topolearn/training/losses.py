@@ -19,7 +19,8 @@ def default_loss(info: DataInfo, label_smoothing: float = 0.0) -> Loss:
 
     Classification and segmentation: cross entropy of (N, classes) or (N, classes, h, w) logits.
     Saliency: binary cross entropy of (N, 1, h, w) logits. Edges: the same, with both classes of an
-    image weighing alike (:func:`balanced`). A pixel without a label does not count.
+    image weighing alike (:func:`balanced`). A pixel without a label does not count. All in float32, the
+    resizing too.
     """
     if info.task == "saliency":
         return _of_one_channel(info, lambda labels, known: known)
@@ -28,7 +29,7 @@ def default_loss(info: DataInfo, label_smoothing: float = 0.0) -> Loss:
     if info.ignore_index is None:
 
         def loss(logits: Tensor, targets: Tensor) -> Tensor:
-            return F.cross_entropy(fit_to_labels(logits, targets).float(), targets, label_smoothing=label_smoothing)
+            return F.cross_entropy(fit_to_labels(logits.float(), targets), targets, label_smoothing=label_smoothing)
 
         return loss
 
@@ -36,7 +37,7 @@ def default_loss(info: DataInfo, label_smoothing: float = 0.0) -> Loss:
 
     def loss_of_known(logits: Tensor, targets: Tensor) -> Tensor:
         total = F.cross_entropy(
-            fit_to_labels(logits, targets).float(),
+            fit_to_labels(logits.float(), targets),
             targets,
             ignore_index=ignored,
             label_smoothing=label_smoothing,
@@ -82,7 +83,7 @@ def _of_one_channel(info: DataInfo, weights: Callable[[Tensor, Tensor], Tensor])
     ignored = info.ignore_index
 
     def loss(logits: Tensor, targets: Tensor) -> Tensor:
-        scores = fit_to_labels(logits, targets)[:, 0].float()
+        scores = fit_to_labels(logits.float(), targets)[:, 0]
         known = (torch.ones_like(targets) if ignored is None else targets != ignored).float()
         labels = (targets == 1).float()
         total = F.binary_cross_entropy_with_logits(scores, labels, weights(labels, known), reduction="sum")

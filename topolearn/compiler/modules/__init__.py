@@ -4,6 +4,7 @@ from topolearn.compiler.modules import backbone, blocks, edges, nodes
 from topolearn.compiler.modules.base import (
     BatchNorm,
     ConvUnit,
+    ModuleTable,
     build_edge,
     build_node,
     builds_edge,
@@ -14,6 +15,7 @@ from topolearn.compiler.modules.base import (
 __all__ = [
     "BatchNorm",
     "ConvUnit",
+    "ModuleTable",
     "backbone",
     "blocks",
     "build_edge",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from topolearn.compiler.modules.base import BatchNorm, Conv2d, builds_node
 from topolearn.errors import TrainingError, suggest
@@ -73,19 +75,57 @@ def _never_in_place(extractor: Any) -> None:
     extractor.recompile()
 
 
+def padded(image: Tensor, multiple: int) -> Tensor:
+    """An image with zeros at the right and below, up to multiples in width and height."""
+    height, width = image.shape[-2:]
+    return F.pad(
+        image, (0, _steps(width, multiple) * multiple - width, 0, _steps(height, multiple) * multiple - height)
+    )
+
+
+def cut(feature: Tensor, image: Tensor, stride: int) -> Tensor:
+    """Of the feature of a padded image, the positions that the image itself has at this stride."""
+    return feature[..., : _steps(image.shape[-2], stride), : _steps(image.shape[-1], stride)]
+
+
+def _steps(size: int, stride: int) -> int:
+    # Not -(-size // stride): an exported file rounds negative quotients towards 0.
+    return (size + stride - 1) // stride
+
+
+def _take_any_size(extractor: Any, multiple: int, strides: Mapping[str, int | None]) -> None:
+    """Let a network that rounds sizes down give features whose sizes are rounded up, as a graph counts them."""
+    for graph in (extractor.train_graph, extractor.eval_graph):
+        (image,) = (node for node in graph.nodes if node.op == "placeholder")
+        (end,) = (node for node in graph.nodes if node.op == "output")
+        with graph.inserting_after(image):
+            whole = graph.call_function(padded, (image, multiple))
+        image.replace_all_uses_with(whole, delete_user_cb=lambda user, whole=whole: user is not whole)
+        with graph.inserting_before(end):
+            features = {
+                name: feature if strides[name] is None else graph.call_function(cut, (feature, image, strides[name]))
+                for name, feature in end.args[0].items()
+            }
+        end.args = (features,)
+    extractor.recompile()
+
+
 def measure(
     model: str, features: Mapping[str, str], side: int
-) -> tuple[tuple[tuple[str, int, int | None], ...], int, tuple[tuple[int, int | None], ...]]:
-    """What a backbone gives and costs, found by running it on a fake image of ``side`` x ``side``.
+) -> tuple[tuple[tuple[str, int, int | None], ...], int, tuple[tuple[int, int | None], ...], int]:
+    """What a backbone gives and costs, found by running it on fake images of ``side`` x ``side`` and one more.
 
     Returns:
         (name, channels, stride) per feature; the number of parameters; (multiply-accumulates of one
-        output position, stride) per convolution and linear layer. A stride of None means 1 x 1.
+        output position, stride) per convolution and linear layer; the number that an image's height and
+        width must be multiples of if each feature is to have ceil(size / stride) positions, 1 where all
+        sizes will do. A stride of None means 1 x 1.
 
     Raises:
         BackboneError: It cannot be run on images of any size, or a feature is no map of a whole stride.
     """
     layers: list[tuple[int, int | None]] = []
+    hooks = []
 
     def stride(positions: int) -> int | None:
         return None if positions == 1 else round(side / positions)
@@ -100,13 +140,13 @@ def measure(
         network = _extractor(model, features, None).eval()
         for module in network.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
-                module.register_forward_hook(record)
-        try:
-            # Not network(…), which prints where it failed.
-            outputs = network.forward(torch.empty(1, 3, side, side))
-        except (AssertionError, RuntimeError, ValueError) as error:
-            raise BackboneError(f"'{model}' cannot be run on an image of {side} x {side}: {error}") from None
-    shapes = []
+                hooks.append(module.register_forward_hook(record))
+        outputs = _run(model, network, side)
+        for hook in hooks:
+            hook.remove()
+        # One more than a power of 2 is odd at every halving.
+        odd = _run(model, network, side + 1)
+    shapes: list[tuple[str, int, int | None]] = []
     for name in features:
         out = outputs[name]
         if not isinstance(out, Tensor) or out.dim() != 4:
@@ -120,7 +160,20 @@ def measure(
                 " which is not a whole stride"
             )
         shapes.append((name, out.shape[1], step))
-    return tuple(shapes), sum(p.numel() for p in network.parameters()), tuple(layers)
+    rounds_up = all(
+        step is None or tuple(odd[name].shape[-2:]) == (-(-(side + 1) // step),) * 2 for name, _, step in shapes
+    )
+    multiple = 1 if rounds_up else math.lcm(*(step for _, _, step in shapes if step is not None))
+    return tuple(shapes), sum(p.numel() for p in network.parameters()), tuple(layers), multiple
+
+
+def _run(model: str, network: Any, side: int) -> Mapping[str, Any]:
+    try:
+        # Not network(…), which prints where it failed.
+        outputs: Mapping[str, Any] = network.forward(torch.empty(1, 3, side, side))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise BackboneError(f"'{model}' cannot be run on an image of {side} x {side}: {error}") from None
+    return outputs
 
 
 def hub_file(model: str, weights: str) -> Path | None:
@@ -152,6 +205,8 @@ def build_backbone(rule: TorchvisionBackbone, x: Shape) -> nn.Module:
         raise TrainingError(
             f"cannot load the weights '{weights}' of '{rule.model}': {error}; {mend}, or 'weights: null'"
         ) from None
+    if rule.multiple > 1:
+        _take_any_size(network, rule.multiple, rule.strides)
     if rule.bn_momentum is not None:
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):

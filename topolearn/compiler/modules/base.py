@@ -29,6 +29,41 @@ _NodeBuilderT = TypeVar("_NodeBuilderT", bound=NodeBuilder)
 _EdgeBuilderT = TypeVar("_EdgeBuilderT", bound=EdgeBuilder)
 
 
+class ModuleTable(nn.ModuleDict):
+    """Modules by id; one may be called as what a module has is (``half``, ``type``, ``training``)."""
+
+    def __setitem__(self, key: str, module: nn.Module) -> None:
+        self._modules[key] = module
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "training":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    def as_attributes(self) -> Modules:
+        """The same modules, for tools that find each as an attribute."""
+        return Attributes(self) if any(hasattr(nn.ModuleDict(), key) for key in self) else self
+
+
+class Attributes(nn.Module):
+    """Modules by id, each an attribute that nothing else is called."""
+
+    def __init__(self, table: ModuleTable) -> None:
+        super().__init__()
+        self.place = {key: f"m{number}_{key}" for number, key in enumerate(table)}
+        for key, module in table.items():
+            self.add_module(self.place[key], module)
+
+    def __getitem__(self, key: str) -> nn.Module:
+        module = self._modules[self.place[key]]
+        assert module is not None
+        return module
+
+
+Modules = ModuleTable | Attributes
+
+
 def builds_node(*ops: type[NodeOp]) -> Callable[[_NodeBuilderT], _NodeBuilderT]:
     """Register ``builder(rule, x) -> module`` for node ops; ``x`` is the shape of the aggregated input.
 
