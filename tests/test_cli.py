@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -48,6 +49,18 @@ def finished_run(folder: Path, masks: list[float]) -> Path:
     topolearn.dump_graph(searched, folder / checkpoint.SEARCHED)
     topolearn.dump_graph(topolearn.prune(net).graph, folder / checkpoint.GRAPH)
     return folder
+
+
+def test_what_a_terminal_cannot_show_is_spelt_out(tmp_path: Path) -> None:
+    (tmp_path / "\u00e4.yaml").write_text("nodes: 3")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = process("show", "digits", env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\xd7" in done.stdout  # the sign between the sides of a map
+    done = process("validate", str(tmp_path / "\u00e4.yaml"), env=environment)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "\\xe4.yaml" in done.stdout + done.stderr
 
 
 class TestShow:

@@ -6,6 +6,7 @@ Whatever takes time to import is imported inside the command that needs it: ``--
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -223,6 +224,9 @@ def _warn(
 
 def main() -> None:
     """Run the command line; what a user did wrong is one line and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file name may hold what a terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         warnings.showwarning = _warn
         try:

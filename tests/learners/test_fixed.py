@@ -55,6 +55,13 @@ def test_prev_on_a_bipartite_graph_is_the_same_position() -> None:
     assert wired(bipartite(4, 1)) == {"b1": ["a4"]}
 
 
+def test_prev_of_a_decoder_is_a_column_of_maps() -> None:
+    """The latest candidate of the deepest stage is global; a decoder that read it alone would be blind."""
+    found = wired(graph("decoder"))
+    deepest = max(int(node[1:]) for node in found)
+    assert found == {f"d{i}": [f"e{deepest}" if i == deepest else f"d{i + 1}"] for i in range(1, deepest + 1)}
+
+
 def test_prev_on_the_digits_graph_is_six_separate_columns() -> None:
     found = wired(graph("digits"))
     assert all(found[f"{b}{i}"] == [f"{a}{i}"] for a, b in ("ab", "bc") for i in range(1, 7))

@@ -110,6 +110,9 @@ def test_a_run_evaluated_in_windows_is_seen_in_windows(scenes: Path, tmp_path: P
     )
     found = predict(tmp_path / "run", scenes / "val", tmp_path / "out")
     assert miou(found, scenes / "valannot") == pytest.approx(result.metrics["miou"], abs=1e-6)
+    topolearn.export_onnx(result.model, tmp_path / "net.onnx", dynamic=ALL_AXES)
+    found = predict(tmp_path / "net.onnx", scenes / "val", tmp_path / "out")
+    assert miou(found, scenes / "valannot") == pytest.approx(result.metrics["miou"], abs=1e-3)
     config = tmp_path / "run" / "config.yaml"
     config.write_text(config.read_text().replace("evaluation: sliding", "evaluation: whole"))
     found = predict(tmp_path / "run", scenes / "val", tmp_path / "out")

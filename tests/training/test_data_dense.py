@@ -14,7 +14,8 @@ from topolearn.errors import DataError
 from topolearn.format import loads
 from topolearn.training.data import Crop, Data, load_data
 from topolearn.training.data import reading as reading_module
-from topolearn.training.data.images import ImageFiles, look_at
+from topolearn.training.data.images import ImageFiles, look_at, read_labels
+from topolearn.training.data.labels import binary_labels
 from topolearn.training.options import TrainOptions
 from topolearn.training.prepare import read_data
 
@@ -134,6 +135,33 @@ def test_grey_masks_are_yes_or_no(tmp_path: Path, task: str, middle: int) -> Non
     assert second == np.asarray(Image.open(where / "valannot" / "1.png")).tolist()
 
 
+def with_palette(path: Path, numbers: list[list[int]], palette: list[int]) -> Path:
+    image = Image.fromarray(np.array(numbers, np.uint8), "P")
+    image.putpalette(palette)
+    image.save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("numbers", "palette"),
+    [
+        ([[1, 0], [0, 1]], [255, 255, 255, 0, 0, 0]),  # of greys: what one sees counts
+        ([[2, 1], [1, 0]], [30, 30, 30, 200, 200, 200, 0, 0, 0]),
+        ([[0, 1], [1, 0]], [0, 0, 0, 128, 0, 0]),  # of colours: the numbers do
+    ],
+)
+def test_palettes_of_masks_of_one_channel(tmp_path: Path, numbers: list[list[int]], palette: list[int]) -> None:
+    path = with_palette(tmp_path / "mask.png", numbers, palette)
+    image = picture(tmp_path / "image.png", size=(2, 2))
+    files = ImageFiles([(image, path)], 3, None, resize=False, labels=binary_labels("saliency"))
+    assert files[0][1].tolist() == [[0, 1], [1, 0]]
+
+
+def test_the_palette_of_classes_is_colours_alone(tmp_path: Path) -> None:
+    path = with_palette(tmp_path / "mask.png", [[0, 1], [2, 1]], [255, 255, 255, 0, 0, 0, 9, 9, 9])
+    assert read_labels(path).tolist() == [[0, 1], [2, 1]]
+
+
 # -- files that do not fit ----------------------------------------------------------------------
 
 
@@ -182,6 +210,40 @@ def test_a_bad_label_of_a_set_without_names_is_found_in_validation(tmp_path: Pat
     fails(where, f"the mask '{where / 'valannot' / '1.png'}' has the label 7, but the 3 classes are 0 to 2")
 
 
+def test_a_bad_label_of_a_large_set_is_found_in_validation_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading_module, "SAMPLED", 1)
+    where = folder(tmp_path / "set", sizes=((12, 16), (10, 11)))
+    (where / "classes.txt").write_text("0 a\n1 b\n2 c\n7 d")
+    bad = mask(where / "valannot" / "0.png", only=5)
+    fails(where, f"the mask '{bad}' has the label 5, but the 4 classes are 0, 1, 2, 7;", augment=CROP)
+
+
+def test_masks_without_an_image_are_told_of(tmp_path: Path) -> None:
+    where = folder(tmp_path / "set")
+    for index in range(5):
+        mask(where / "trainannot" / f"alone{index}.png")
+    picture(where / "val" / "1.png").rename(where / "val" / "1.tif")
+    data = load_data(where, augment=CROP)
+    assert (data.train_size, data.val_size) == (6, 1)
+    first, second = data.notes
+    assert first.startswith(f"'{where / 'trainannot'}' has 5 masks without an image of .bmp, .jpeg, .jpg, .png, .webp")
+    assert first.endswith("which are passed over: alone0.png, alone1.png, alone2.png and 2 more")
+    assert "has 1 masks without an image" in second
+    assert second.endswith(": 1.png")
+
+
+def test_two_images_with_one_mask_and_endings_in_capitals(tmp_path: Path) -> None:
+    where = folder(tmp_path / "set")
+    for part in ("val", "valannot"):
+        (where / part / "1.png").rename(where / part / "1.PNG")
+    assert load_data(where, augment=CROP).notes == ()
+    picture(where / "train" / "2.jpg")
+    first, second = where / "train" / "2.jpg", where / "train" / "2.png"
+    fails(where, f"'{first}' and '{second}' would have one mask; rename or remove one of them", augment=CROP)
+
+
 def test_a_bad_label_of_a_large_set_is_found_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading_module, "SAMPLED", 1)  # for mean and standard deviation
     where = folder(tmp_path / "set", sizes=((12, 16), (10, 11)))
@@ -196,6 +258,7 @@ def test_a_bad_label_of_a_large_set_is_found_in_training(tmp_path: Path, monkeyp
 
 def test_a_set_without_masks_is_not_cropped() -> None:
     fails("digits", "'digits' has images without masks; a crop is for those with, or for Datasets", augment=CROP)
+    fails("digits", "'digits' is for classification, but the task is edges; use other", augment=CROP, task="edges")
 
 
 def test_no_class_at_all(tmp_path: Path) -> None:
@@ -246,6 +309,25 @@ def test_images_are_upright_as_their_masks_are(tmp_path: Path, orientation: int)
     image, labels = ImageFiles([(path, drawn)], 3, None, resize=False)[0]
     np.testing.assert_array_equal(image.numpy().transpose(1, 2, 0), upright)
     np.testing.assert_array_equal(labels.numpy(), upright[..., 0])
+
+
+@pytest.mark.parametrize("where", ["before the pixels", "behind them", "nowhere"])
+def test_the_orientation_of_a_png_is_found_without_its_pixels(tmp_path: Path, where: str) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((40, 60), np.uint8)).save(path, **({} if where == "nowhere" else {"exif": exif}))
+    data = path.read_bytes()
+    if where == "behind them":
+        start = data.index(b"eXIf") - 4
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        stop = data.index(b"IEND") - 4
+        data = data[:start] + data[end:stop] + data[start:end] + data[stop:]
+        path.write_bytes(data)
+    assert look_at(path) == ((40, 60) if where == "nowhere" else (60, 40), "L")
+    if where != "behind them":
+        path.write_bytes(data[: data.index(b"IDAT") + 20])  # the pixels cut short
+        assert look_at(path) == ((40, 60) if where == "nowhere" else (60, 40), "L")
 
 
 def test_what_training_options_make_of_a_folder(tmp_path: Path) -> None:

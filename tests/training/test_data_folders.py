@@ -115,11 +115,12 @@ def test_a_folder_of_masks(mask_folder: Path) -> None:
         ("sky\nroad\ncar\ntree\n\n", ("sky", "road", "car", "tree"), [0, 1, 2, 3]),
         ("0 sky\n1 road\n2 traffic light\n3 unlabelled\n", ("sky", "road", "traffic light"), [0, 1, 2, 255]),
         ("void\nsky\nroad\ncar", ("sky", "road", "car"), [255, 0, 1, 2]),
+        ("\ufeffvoid\r\nsky\r\nroad\r\ncar", ("sky", "road", "car"), [255, 0, 1, 2]),
         ("3: car\n1: sky\n0: void\n2: void", ("sky", "car"), [255, 0, 255, 1]),
     ],
 )
 def test_names_of_classes(mask_folder: Path, text: str, names: tuple[str, ...], table: list[int]) -> None:
-    (mask_folder / "classes.txt").write_text(text)
+    (mask_folder / "classes.txt").write_bytes(text.encode())
     data = load_data(mask_folder)
     assert data.info.classes == names
     stored = np.asarray(Image.open(mask_folder / "valannot" / "val0.png"))
@@ -127,7 +128,7 @@ def test_names_of_classes(mask_folder: Path, text: str, names: tuple[str, ...], 
 
 
 def test_labels_outside_the_classes(mask_folder: Path) -> None:
-    first = mask_folder / "trainannot" / "train0.png"
+    first = mask_folder / "valannot" / "val0.png"  # all labels to judge by are read before those to train on
     fails(mask_folder, f"the mask '{first}' has the label 2, but the 2 classes are 0 to 1; mend it", classes=2)
     (mask_folder / "classes.txt").write_text("1 sky\n2 road\n3 car")
     fails(mask_folder, f"the mask '{first}' has the label 0, but the 3 classes are 1 to 3; mend it, or give the label")
@@ -242,5 +243,7 @@ def test_an_unreadable_file_of_a_large_folder(class_folder: Path, monkeypatch: p
     broken = list(class_folder.rglob("*.png"))
     for path in broken:
         path.write_bytes(b"text")
-    with pytest.raises(DataError, match=r"^the image '.*' cannot be read: it is no image, or a broken one$"):
+    with pytest.raises(
+        DataError, match=r"^the image '.*' cannot be read: it is no image, or a broken one; mend it or remove it$"
+    ):
         list(data.train_batches(8, seed=0, epoch=0))

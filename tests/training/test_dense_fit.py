@@ -104,15 +104,25 @@ def test_what_was_converted_or_skipped_is_said_once(tmp_path: Path, capsys: pyte
     root = scenes(tmp_path / "set")
     Image.open(root / "train" / "0.png").convert("RGBA").save(root / "train" / "0.png")
     (root / "train" / "1.png").write_bytes(b"no image")
-    train(root, quiet=False, training={"skip_bad": True})
-    said = "".join(capsys.readouterr())
-    assert said.count("skipped 1 of 6 training images of 'set'") == 1
-    assert said.count("images are converted to RGB (1 RGBA)") == 1
+    for quiet in (False, True):  # it is no progress
+        result = train(root, quiet=quiet, training={"skip_bad": True}, out=tmp_path / f"quiet {quiet}")
+        said = "".join(capsys.readouterr())
+        assert said.count("skipped 1 of 6 training images of 'set'") == 1
+        assert said.count("images are converted to RGB (1 RGBA)") == 1
+        assert [note[:7] for note in result.notes] == ["skipped", "1 of 8 "]
+        assert read_result(tmp_path / f"quiet {quiet}").notes == result.notes
 
 
 def test_crops_are_for_masks() -> None:
     with pytest.raises(OptionError, match="'crop' is for edges, saliency, segmentation, but graph 'digits' is for cl"):
         quick_fit("digits", data="digits", training={"crop": 8})
+
+
+@pytest.mark.parametrize("option", [{"evaluation": "sliding"}, {"scale": [0.5, 1.0]}, {"skip_bad": True}])
+def test_what_is_for_masks_is_refused_before_training(option: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=f"'{next(iter(option))}' is for edges, saliency, segmentation, but graph 'd"):
+        quick_fit("digits", data="digits", training=option, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # -- windows ------------------------------------------------------------------------------------

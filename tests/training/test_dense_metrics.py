@@ -175,6 +175,13 @@ def test_ods_and_ois_by_hand() -> None:
     assert found["ois"] == pytest.approx(1.0)
 
 
+def test_an_image_without_an_edge_is_best_without_a_detection() -> None:
+    metric = Edges(VOID, tolerance=0.03, thresholds=9)
+    scores = torch.from_numpy(np.stack([line(10, 0.9), line(20, 0.35)])).clamp(1e-6, 1 - 1e-6)
+    metric.update(scores.logit()[:, None], torch.from_numpy(np.stack([line(10), 0 * line(10)])).long())
+    assert metric.compute() == {"ods": 1.0, "ois": 1.0}
+
+
 def test_detections_where_the_label_is_not_known_do_not_count() -> None:
     labels = torch.from_numpy(line(10)).long()
     labels[:, 25:] = VOID

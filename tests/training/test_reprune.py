@@ -21,6 +21,8 @@ from topolearn.training.reprune import reprune
 from topolearn.training.searched import load_searched
 from topolearn.training.sweep import OWN, sweep
 
+pytestmark = pytest.mark.filterwarnings("ignore:the run's data 'toy' cannot be found")
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> FitResult:
@@ -142,7 +144,6 @@ def test_statistics_are_those_of_the_pruned_network(tmp_path: Path) -> None:
     assert result.metrics == pytest.approx(own.metrics)
 
 
-@pytest.mark.filterwarnings("ignore:the run's data 'toy' cannot be found")
 def test_other_prices_are_in_the_state_of_the_search_too(tmp_path: Path) -> None:
     run(tmp_path / "run", "continuous")
     reprune(tmp_path / "run", tmp_path / "cut", {"budget": "{macs: 0.7}"})
@@ -152,7 +153,8 @@ def test_other_prices_are_in_the_state_of_the_search_too(tmp_path: Path) -> None
 
 def test_data_that_have_no_name_are_not_measured_on(tmp_path: Path) -> None:
     run(tmp_path / "run")
-    result = reprune(tmp_path / "run", tmp_path / "again")
+    with pytest.warns(UserWarning, match=r"the run's data 'toy' cannot be found, so nothing is measured; say where"):
+        result = reprune(tmp_path / "run", tmp_path / "again")
     assert (result.metrics, result.searched_metrics) == ({}, {})
 
 
@@ -181,7 +183,6 @@ def test_nothing_is_written_where_something_is_wrong(finished: FitResult, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.filterwarnings("ignore:the run's data 'toy' cannot be found")
 def test_a_finished_search_is_cut_to_a_budget(tmp_path: Path) -> None:
     free = run(tmp_path / "free", "continuous")
     cut = reprune(tmp_path / "free", tmp_path / "cut", {"budget": "{macs: 0.7}"})

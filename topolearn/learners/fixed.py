@@ -13,6 +13,7 @@ from topolearn.errors import OptionError
 from topolearn.graph import Graph, Topology
 from topolearn.graph.price import Alive
 from topolearn.learners.base import Candidates, EdgeLearner, Options, Phase, kept, register_learner, resolve_fan_in
+from topolearn.ops import Shape
 from topolearn.options import validate
 
 
@@ -21,8 +22,8 @@ class FixedOptions(Options):
 
     Attributes:
         rule: ``prev``: one source per node, the one at the node's own position where several nodes
-            have the same candidates, else the latest candidate; ``full``: all; ``random``: K
-            distinct candidates, drawn uniformly per node.
+            have the same candidates, else the latest candidate, but not one of 1 x 1 (``global``) beside others;
+            ``full``: all; ``random``: K distinct candidates, drawn uniformly per node.
         fan_in: K of ``random``; default: half of the largest candidate set, rounded up.
         edges: Of ``random``, instead of a fan-in: how many learnable edges are left in all. Edges go in random
             order, with the nodes that die with them; one is passed over where that would leave fewer, or cut
@@ -118,12 +119,19 @@ def _choose(graph: Graph, rule: str, fan_in: int, seed: int) -> list[bool]:
         picked = set(range(len(names)))
         if rule == "prev":
             siblings = groups[names]
-            position = siblings.index(node) if len(siblings) > 1 else len(names) - 1
+            maps = [place for place, name in enumerate(names) if not _is_global(graph, name)]
+            position = siblings.index(node) if len(siblings) > 1 else (maps or range(len(names)))[-1]
             picked = {min(position, len(names) - 1)}
         elif rule == "random":
             picked = set(generator.sample(range(len(names)), min(fan_in, len(names))))
         chosen += [position in picked for position in range(len(names))]
     return chosen
+
+
+def _is_global(graph: Graph, name: str) -> bool:
+    """Whether a node gives one value per channel for the whole image, which alone would make a decoder blind."""
+    shape = graph.shapes[name]
+    return isinstance(shape, Shape) and shape.stride == "global"
 
 
 def _thin_out(graph: Graph, count: int, seed: int) -> list[bool]:

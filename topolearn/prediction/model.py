@@ -34,7 +34,7 @@ from topolearn.training.data.images import MODES
 from topolearn.training.losses import resized
 from topolearn.training.prepare import find_device
 from topolearn.training.searched import train_options
-from topolearn.training.sliding import judged
+from topolearn.training.sliding import judged, sliding
 
 TASKS = ("classification", *sorted(DENSE))
 
@@ -51,6 +51,7 @@ class About(BaseModel):
         mean: Per channel, of pixel values in [0, 1]; empty for 0.
         std: Likewise; empty for 1.
         classes: Names, without what a terminal would obey; may be empty.
+        windows: (height, width) of those in which the network was evaluated; None for whole images.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
@@ -61,6 +62,7 @@ class About(BaseModel):
     mean: tuple[FiniteFloat, ...]
     std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
     classes: tuple[str, ...]
+    windows: tuple[PositiveInt, PositiveInt] | None = None
 
     @field_validator("classes")
     @classmethod
@@ -217,12 +219,18 @@ def _from_onnx(path: Path, provider: str) -> Model:
     if channels not in (None, info.size[0]):
         raise _damaged(path, f"its input is {shape}, but 'input_size' is {info.size}")
 
-    def network(image: Tensor) -> Tensor:
+    def whole(image: Tensor) -> Tensor:
         try:
             (given,) = session.run(None, {name: image.numpy().astype(dtype)})
         except Exception as error:  # ONNX Runtime's errors have no common base
             raise _cannot_take(image, error) from None
         return torch.from_numpy(given)
+
+    network, windows = whole, about.windows
+    if windows is not None and about.task in DENSE and about.output == "logits" and height is None and width is None:
+
+        def network(image: Tensor) -> Tensor:
+            return sliding(whole, image, windows)
 
     return Model(info, (height, width), labels=about.output == "argmax", network=network)
 

@@ -84,8 +84,8 @@ def predict(
     ``predictions.csv``. Every file appears whole or not at all, and replaces one of its name.
 
     Images are seen as in evaluation: for a mask at their own size (in windows, where the run was evaluated
-    so), for a class at that of the graph's input. Where an ONNX file takes one size only, images are resized
-    for it, and what it gives is resized back; ``notes`` says of how many.
+    so, but for an ONNX file that gives classes), for a class at that of the graph's input. Where an ONNX file takes
+    one size only, images are resized for it, and what it gives is resized back; ``notes`` says of how many.
 
     Args:
         source: The folder of a run, an ONNX file, or what :func:`load` made of one.

@@ -40,8 +40,13 @@ def load_model(run_dir: str | Path) -> Network:
 
 
 def about_data(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a server must know of the data a run was trained on."""
-    return {key: list(config[key]) for key in ("mean", "std", "classes")}
+    """What a server must know of the data a run was trained on; ``windows`` where it was evaluated in some."""
+    about = {key: list(config[key]) for key in ("mean", "std", "classes")}
+    training = config.get("training", {})
+    if training.get("evaluation") == "sliding":
+        size = next(iter(config["input_size"].values()))
+        about["windows"] = list(training.get("crop") or size[1:])
+    return about
 
 
 def write_config(config: Mapping[str, Any]) -> str:

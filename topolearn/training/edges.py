@@ -71,7 +71,8 @@ class Edges(Metric):
             self.matched += table[:, 0]
             self.detected += table[:, 1]
             self.labelled += edges
-            matched, detected = max(counts, key=lambda each: f_measure(each[0], each[1], edges))
+            # Of equals, as where there is no edge to be found, the threshold with the fewest detections.
+            matched, detected = max(counts, key=lambda each: (f_measure(each[0], each[1], edges), -each[1]))
             self.best += torch.tensor([matched, detected, edges], device=self.best.device)
 
     def _count(self, detected: Mask, truth: Mask) -> tuple[int, int]:
@@ -102,6 +103,8 @@ def matches(detected: Mask, truth: Mask, distance: float) -> int:
     found, known = np.argwhere(detected), np.argwhere(truth)
     if not len(found) or not len(known):
         return 0
+    if len(known) < len(found):  # pairs are looked for around the fewer
+        found, known = known, found
     reach = int(distance)
     steps = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1).T
     steps = steps[(steps**2).sum(1) <= distance**2]

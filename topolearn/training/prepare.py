@@ -243,8 +243,8 @@ def read_data(graph: Graph, data: Any, root: str | Path | None, options: TrainOp
             settings["augment"] = training_crop(graph, options)
         if from_files:
             settings |= {"channels": size[0] if size[0] in (1, 3) else None, "skip_bad": options.skip_bad}
-    elif options.crop is not None:
-        raise OptionError(f"'crop' is for {', '.join(sorted(DENSE))}, but graph '{graph.name}' is for {graph.task}")
+    elif (given := _of_masks(options)) is not None:
+        raise OptionError(f"'{given}' is for {', '.join(sorted(DENSE))}, but graph '{graph.name}' is for {graph.task}")
     else:
         settings["size"] = size[1:] if len(size) == 3 else None
         if not options.augment and from_files:  # a user's own sets have none but theirs
@@ -256,6 +256,13 @@ def read_data(graph: Graph, data: Any, root: str | Path | None, options: TrainOp
         # Only the labels that were met have been counted; the graph knows of rarer ones.
         source = load_data(data, classes=shape.channels, **settings)
     return source if options.train_images is None else source.first_images(options.train_images)
+
+
+def _of_masks(options: TrainOptions) -> str | None:
+    """An option that has another value than its default, and acts on images with masks alone."""
+    defaults = TrainOptions()
+    names = ("crop", "evaluation", "scale", "skip_bad")
+    return next((name for name in names if getattr(options, name) != getattr(defaults, name)), None)
 
 
 def training_crop(graph: Graph, options: TrainOptions) -> Crop:

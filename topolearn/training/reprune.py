@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from topolearn.compiler import Network, prune
-from topolearn.errors import CheckpointError, TopolearnError
+from topolearn.errors import CheckpointError, DataError, TopolearnError
 from topolearn.graph import one_level_params
 from topolearn.training import checkpoint
 from topolearn.training.data import Data
@@ -56,8 +56,9 @@ def reprune(
     run = load_searched(run_dir, settings)
     pruned = prune(run.net)
     data = _find(run, data_root, where)
-    if run.learner.recalibrates:
-        _recalibrate(pruned.to(where), run, data)
+    if run.learner.recalibrates and data is not None:
+        batch_size, seed = run.config["batch_size"], run.config.get("seed", 0)
+        recalibrate(pruned.to(where), data, batch_size, mix("recalibrate", seed))
     (searched_metrics, _), (metrics, per_class) = _evaluate(run, data, where, run.net, pruned)
     result = FitResult(
         graph=pruned.graph,
@@ -82,23 +83,19 @@ def reprune(
 
 
 def _find(run: SearchedRun, data_root: str | Path | None, device: torch.device) -> Data | None:
-    """The run's data; None where they cannot be found by name, or are judged otherwise than by default."""
+    """The run's data; None, with a warning, where they cannot be found by name, or not be judged by default."""
     try:
         return run.data(root=data_root).to(device)
-    except TopolearnError:
-        return None
-
-
-def _recalibrate(pruned: Network, run: SearchedRun, data: Data | None) -> None:
-    """Compute the statistics of batch normalisations anew, as ``fit`` does after pruning."""
-    if data is None:
+    except DataError:
+        lost = ", and batch statistics stay those before pruning, which may cost much accuracy"
         warnings.warn(
-            f"the run's data '{run.config['data']}' cannot be found, so batch statistics stay those before pruning,"
-            " which may cost much accuracy; say where the data are with --data-root",
+            f"the run's data '{run.config['data']}' cannot be found, so nothing is measured"
+            f"{lost if run.learner.recalibrates else ''}; say where the data are with --data-root",
             stacklevel=3,
         )
-        return
-    recalibrate(pruned, data, run.config["batch_size"], mix("recalibrate", run.config.get("seed", 0)))
+    except TopolearnError as error:
+        warnings.warn(f"nothing is measured: {error.message}", stacklevel=3)
+    return None
 
 
 def _evaluate(

@@ -40,6 +40,7 @@ class FitResult:
             :func:`topolearn.graph.one_level_params`.
         info: The data set's description.
         spent: What the learner's budget allowed, and what was reached; None without a budget.
+        notes: What was said of the data: what was skipped, converted, or passed over.
         folder: Where the run was written.
         config: The run's settings, as config.yaml has them.
     """
@@ -55,6 +56,7 @@ class FitResult:
     info: DataInfo
     spent: Spent | None = None
     per_class: list[dict[str, Any]] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
     folder: Path | None = None
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -90,6 +92,7 @@ def closing_record(result: FitResult) -> dict[str, Any]:
         "one_level_params": result.one_level_params,
         **({} if result.spent is None else {"spent": asdict(result.spent)}),
         **({"per_class": result.per_class} if result.per_class else {}),
+        **({"notes": list(result.notes)} if result.notes else {}),
     }
 
 
@@ -115,6 +118,7 @@ def read_result(folder: str | Path) -> FitResult:
         info=describe_data(config),
         spent=Spent(**closing["spent"]) if "spent" in closing else None,
         per_class=closing.get("per_class", []),
+        notes=tuple(closing.get("notes", ())),
         folder=path,
         config=config,
     )

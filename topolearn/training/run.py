@@ -164,8 +164,8 @@ def _train(
             world=world,
             start=start,
         )
-        for note in ready.data.notes:
-            trainer.reporter.say(note)
+        for note in ready.data.notes if world.is_main else ():
+            Reporter(0).say(note)  # quiet or not: this is no progress
         if folder is None or not world.from_main(lambda: checkpoint.holds_run(folder)):
             world.from_main(edge_learner.check)
             world.share(edge_learner.buffers())  # what the first process has measured
@@ -186,6 +186,7 @@ def _train(
         history=trainer.history,
         metrics=final,
         per_class=trainer.per_class,
+        notes=tuple(ready.data.notes),
         searched_metrics=trainer.searched_metrics,
         one_level_params=one_level_params(searched, edge_learner.topology()),
         info=info,

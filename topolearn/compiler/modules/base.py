@@ -60,6 +60,9 @@ class Attributes(nn.Module):
         assert module is not None
         return module
 
+    def __contains__(self, key: str) -> bool:
+        return key in self.place
+
 
 Modules = ModuleTable | Attributes
 

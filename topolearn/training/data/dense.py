@@ -170,6 +170,6 @@ def _listed(path: Path, folder: Path, masks: Path) -> list[tuple[Path, Path]]:
 
 def _lines(path: Path) -> Sequence[str]:
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"'{path}' cannot be read: {error}") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
@@ -42,27 +42,49 @@ _FIRST_ON_ITS_SIDE = 5
 """The EXIF orientation from which on height and width are exchanged."""
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: Path, kind: str = "image") -> Image.Image:
     """Read an image file in full, upright: as one sees it, and as masks are drawn over it.
+
+    Args:
+        path: The file.
+        kind: What an error calls it.
 
     Raises:
         DataError: It cannot be read.
     """
-    with _opened(path) as image:
+    with _opened(path, kind) as image:
         image.load()
         turn = _TURNS.get(_orientation(image))
         return image if turn is None else image.transpose(turn)
 
 
-def look_at(path: Path) -> tuple[tuple[int, int], str]:
-    """(height, width) upright, and mode of an image file, of which only the start is read.
+def look_at(path: Path, kind: str = "image") -> tuple[tuple[int, int], str]:
+    """(height, width) upright, and mode of an image file, whose pixels are not read.
+
+    Args:
+        path: The file.
+        kind: What an error calls it.
 
     Raises:
         DataError: It cannot be read.
     """
-    with _opened(path) as image:
+    with _opened(path, kind) as image:
         size = (image.height, image.width)
+        if image.format == "PNG" and "exif" not in image.info and not _has_exif(path):
+            return size, image.mode  # Pillow would read all pixels to look behind them
         return size if _orientation(image) < _FIRST_ON_ITS_SIDE else size[::-1], image.mode
+
+
+def _has_exif(path: Path) -> bool:
+    """Whether a PNG file has a chunk of EXIF, before its pixels or behind."""
+    with open(path, "rb") as file:
+        file.seek(8)  # the signature
+        while len(head := file.read(8)) == 8:
+            length, kind = int.from_bytes(head[:4], "big"), head[4:]
+            if kind in (b"eXIf", b"IEND"):
+                return kind == b"eXIf"
+            file.seek(length + 4, 1)  # the chunk's bytes and its checksum
+    return False
 
 
 def _orientation(image: Image.Image) -> int:
@@ -75,29 +97,43 @@ def _orientation(image: Image.Image) -> int:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=_FORMATS) as image:
             yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        text = "it is no image, or a broken one" if isinstance(error, UnidentifiedImageError) else error
-        raise DataError(f"the image '{path}' cannot be read: {text}") from None
+        text = str(error)
+        if isinstance(error, UnidentifiedImageError):
+            text = "it is no image, or a broken one"
+        elif isinstance(error, OSError) and error.strerror:
+            text = error.strerror
+        raise DataError(f"the {kind} '{path}' cannot be read: {text}; mend it or remove it") from None
 
 
-def read_labels(path: Path) -> NDArray[np.uint8]:
+def read_labels(path: Path, *, binary: bool = False) -> NDArray[np.uint8]:
     """The labels (H, W) of a mask file as stored: grey values or palette numbers.
+
+    Args:
+        path: The file.
+        binary: Whether it is a picture of yes and no: a palette of greys then counts as these.
 
     Raises:
         DataError: It cannot be read, or has colours.
     """
-    return _labels(open_image(path), path)
-
-
-def _labels(mask: Image.Image, path: Path) -> NDArray[np.uint8]:
+    mask = open_image(path, "mask")
+    if binary and mask.mode == "P" and _is_grey(mask):
+        mask = mask.convert("L")
     labels = np.array(mask)
     if labels.ndim != 2 or int(labels.max()) > 255 or int(labels.min()) < 0:
         raise DataError(no_mask(path, mask.mode))
     return labels.astype(np.uint8)
+
+
+def _is_grey(mask: Image.Image) -> bool:
+    """Whether all colours that a picture with a palette shows are greys."""
+    palette = np.array(mask.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    shown = palette[np.unique(np.array(mask)).clip(max=len(palette) - 1)]
+    return bool((shown == shown[:, :1]).all())
 
 
 @final
@@ -154,10 +190,9 @@ class ImageFiles(Dataset[tuple[Tensor, Any]]):
             image = image.convert(MODES[self._channels])
         if isinstance(target, int):
             return _pixels(image, height, width), target
-        mask = open_image(target)
-        if mask.size != image.size:
-            raise DataError(differ(path, (image.height, image.width), target, (mask.height, mask.width)))
-        stored = _labels(mask, target)
+        stored = read_labels(target, binary=self._labels is not None and self._labels.binary)
+        if stored.shape != (image.height, image.width):
+            raise DataError(differ(path, (image.height, image.width), target, stored.shape))
         labels = stored if self._labels is None else self._labels(stored, target)
         if labels.shape != size:
             labels = np.array(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
@@ -172,7 +207,7 @@ def no_mask(path: Path, mode: str) -> str:
     )
 
 
-def differ(image: Path, size: tuple[int, int], mask: Path, mask_size: tuple[int, int]) -> str:
+def differ(image: Path, size: Sequence[int], mask: Path, mask_size: Sequence[int]) -> str:
     """What is wrong with an image and a mask of different sizes."""
     return (
         f"the image '{image}' is {size[0]}x{size[1]}, but its mask '{mask}' is {mask_size[0]}x{mask_size[1]}; they"

@@ -47,10 +47,12 @@ class Labels:
 
     def unknown(self, value: int, path: Path) -> str:
         """What is wrong with a mask that holds ``value``."""
-        known = np.flatnonzero((self.table != _UNKNOWN) & (self.table != IGNORE))
+        known = np.flatnonzero((self.table != _UNKNOWN) & (self.table != IGNORE)).tolist()
+        whole = len(known) > 1 and known == list(range(known[0], known[-1] + 1))
+        listed = f"{known[0]} to {known[-1]}" if whole else ", ".join(map(str, known))
         return (
-            f"the mask '{path}' has the label {value}, but the {len(self.classes)} classes are {known[0]} to"
-            f" {known[-1]}; mend it, or give the label a name in 'classes.txt', 'void' to ignore it"
+            f"the mask '{path}' has the label {value}, but the {len(self.classes)} classes are {listed};"
+            " mend it, or give the label a name in 'classes.txt', 'void' to ignore it"
         )
 
     def stray(self, values: frozenset[int]) -> int | None:

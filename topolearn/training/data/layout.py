@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +20,9 @@ LAYOUTS = (
 )
 MASKS = ("masks", "annotations", "labels")
 """What the folder of masks beside ``images`` may be called."""
+
+_NAMED = 3
+"""Files that are named where many are passed over."""
 
 _T = TypeVar("_T")
 
@@ -46,11 +50,13 @@ class MaskFiles:
         names: Label in the masks -> its name, of ``classes.txt``; empty without one.
         train: Image files with their mask files.
         val: The same for validation.
+        notes: What was passed over.
     """
 
     names: Mapping[int, str]
     train: list[tuple[Path, Path]]
     val: list[tuple[Path, Path]]
+    notes: tuple[str, ...] = ()
 
 
 def find_files(folder: Path, task: str | None, val_split: str | None) -> ClassFiles | MaskFiles:
@@ -78,7 +84,8 @@ def find_files(folder: Path, task: str | None, val_split: str | None) -> ClassFi
         parts = list(_held_out(parts[0], lambda pair: pair[0].name))
         if not parts[1]:
             raise DataError(f"the folder '{home}' has one image; validation needs some of its own")
-    return MaskFiles(read_names(folder / "classes.txt"), *parts)
+    train, val = parts
+    return MaskFiles(read_names(folder / "classes.txt"), train, val, _unread(splits, masks_of))
 
 
 def _layout(folder: Path) -> tuple[Path, Callable[[Path], Path] | None]:
@@ -154,10 +161,33 @@ def _held_out(items: Sequence[_T], name: Callable[[_T], str]) -> tuple[list[_T],
 
 def _masked(folder: Path, masks: Path) -> list[tuple[Path, Path]]:
     """The images of a folder with their masks."""
-    pairs = [(image, masks / f"{image.stem}.png") for image in images(folder)]
+    there = {path.stem: path for path in _mask_files(masks)}
+    pairs = [(image, there.get(image.stem, masks / f"{image.stem}.png")) for image in images(folder)]
     if not pairs:
-        raise DataError(f"there is no image in the folder '{folder}'")
+        raise DataError(f"there is no image in the folder '{folder}'; put files of {', '.join(sorted(SUFFIXES))} there")
+    for (first, _), (second, _) in pairwise(pairs):
+        if first.stem == second.stem:
+            raise DataError(f"'{first}' and '{second}' would have one mask; rename or remove one of them")
     return pairs
+
+
+def _mask_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".png") if folder.is_dir() else []
+
+
+def _unread(splits: Sequence[Path], masks_of: Callable[[Path], Path]) -> tuple[str, ...]:
+    """Notes on masks that lie there without an image that can be read."""
+    notes = []
+    for split in splits:
+        known = {image.stem for image in images(split)}
+        alone = [path.name for path in _mask_files(masks_of(split)) if path.stem not in known]
+        if alone:
+            more = f" and {len(alone) - _NAMED:,} more" if len(alone) > _NAMED else ""
+            notes.append(
+                f"'{masks_of(split)}' has {len(alone):,} masks without an image of {', '.join(sorted(SUFFIXES))} in"
+                f" '{split}', which are passed over: {', '.join(alone[:_NAMED])}{more}"
+            )
+    return tuple(notes)
 
 
 def read_names(path: Path) -> dict[int, str]:
@@ -165,9 +195,9 @@ def read_names(path: Path) -> dict[int, str]:
     if not path.is_file():
         return {}
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"'{path}' cannot be read: {error}") from None
+        raise DataError(f"'{path}' cannot be read: {error}; write it as text in UTF-8") from None
     numbered = [re.fullmatch(r"(\d+)[\s,:]+(.+)", line) for line in lines]
     pairs = [(int(match[1]), match[2]) for match in numbered if match]
     if len(pairs) < len(lines):

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from topolearn.errors import DataError, suggest
 from topolearn.training.data.augment import Augment
-from topolearn.training.data.base import Data
+from topolearn.training.data.base import DENSE, Data
 from topolearn.training.data.builtin import DATASETS, IMAGE_SETS, MASK_SETS
 from topolearn.training.data.crop import Crop
 from topolearn.training.data.datasets import DatasetData
@@ -98,6 +98,8 @@ def _from_files(
             raise DataError(f"'{name}' is for segmentation, but the task is {task}; use other data")
         return MASK_SETS[name](root, augment, reading)
     if isinstance(augment, Crop):
+        if task in DENSE:
+            raise DataError(f"'{name}' is for classification, but the task is {task}; use other data")
         raise DataError(f"'{name}' has images without masks; a crop is for those with, or for Datasets")
     return _for_task(IMAGE_SETS[name](root, augment), task)
 
@@ -116,8 +118,8 @@ def _folder(data: str | Path, root: str | Path | None) -> Path:
     if found is not None:
         return found
     if path.exists():
-        raise DataError(f"'{data}' is a file, but data is a name, a folder or a pair of sets")
+        raise DataError(f"'{data}' is a file, but data is a name, a folder or a pair of sets; give its folder")
     if path.name != str(data):
-        raise DataError(f"there is no folder '{data}'")
+        raise DataError(f"there is no folder '{path.absolute()}'; give another path, or the name of a data set")
     looked = ", ".join(f"'{each}'" for each in (Path(), *roots(root)))
     raise DataError(f"there is no data set '{data}', and no such folder in {looked}{suggest(str(data), DATASETS)}")

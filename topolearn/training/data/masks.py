@@ -74,12 +74,12 @@ def load_masks(
     reading = reading or Reading()
     unnamed = task not in BINARY and not files.names and classes is None
     train = _looked_at(files.train, in_full=reading.skip_bad or unnamed)
-    val = _looked_at(files.val, in_full=reading.skip_bad)
+    val = _looked_at(files.val, in_full=reading.skip_bad, labels=task not in BINARY)
     if task in BINARY:
         labels = binary_labels(task)
     else:
         labels = named_labels(files.names or _numbers(train, classes), where, classes)
-    notes: list[str] = []
+    notes = list(files.notes)
     train, val = (
         _usable(looks, labels, what, name, reading.skip_bad, notes)
         for looks, what in ((train, "training"), (val, "validation"))
@@ -108,9 +108,12 @@ def load_masks(
     return data
 
 
-def _looked_at(pairs: Sequence[Pair], *, in_full: bool) -> list[_Look]:
-    """A look at each pair, in full or at the start of the files."""
-    return in_threads(_read if in_full else _glance, pairs)
+def _looked_at(pairs: Sequence[Pair], *, in_full: bool, labels: bool = False) -> list[_Look]:
+    """A look at each pair: at the start of the files, at all labels too, or in full.
+
+    A wrong label among the validation images would be met when an epoch has gone into training.
+    """
+    return in_threads(_read if in_full else _read_labels if labels else _glance, pairs)
 
 
 def _glance(pair: Pair) -> _Look:
@@ -120,7 +123,7 @@ def _glance(pair: Pair) -> _Look:
         size, mode = look_at(image)
         if not mask.is_file():
             return _Look(pair, fault=f"the image '{image}' has no mask; add '{mask}'")
-        mask_size, mask_mode = look_at(mask)
+        mask_size, mask_mode = look_at(mask, "mask")
     except DataError as error:
         return _Look(pair, fault=error.message)
     if mode[0] in "IF":
@@ -132,17 +135,27 @@ def _glance(pair: Pair) -> _Look:
     return _Look(pair, size, mode)
 
 
-def _read(pair: Pair) -> _Look:
-    """What the whole files tell."""
+def _read_labels(pair: Pair) -> _Look:
+    """What the start of the image and the whole mask tell."""
     look = _glance(pair)
     if look.fault is not None:
         return look
     try:
-        open_image(pair[0])
         values = np.flatnonzero(np.bincount(read_labels(pair[1]).ravel(), minlength=256))
     except DataError as error:
         return _Look(pair, fault=error.message)
     return _Look(pair, look.size, look.mode, frozenset(values.tolist()))
+
+
+def _read(pair: Pair) -> _Look:
+    """What the whole files tell."""
+    look = _read_labels(pair)
+    if look.fault is None:
+        try:
+            open_image(pair[0])
+        except DataError as error:
+            return _Look(pair, fault=error.message)
+    return look
 
 
 def _numbers(looks: Sequence[_Look], classes: int | None) -> dict[int, str]:
