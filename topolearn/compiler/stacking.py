@@ -208,9 +208,9 @@ class WideningConvBatchNorm(nn.Module):
         values = batch * x.shape[3] * x.shape[4]
         training = norm.first.training and values > 1
         bias = conv.joined("bias")
+        suits = bias is None and _suits_matmul(x) and self.widens(x)
         # From fewer values than channels the covariance has directions of no variance, which rounding would fill.
-        tells = not training or values >= 2 * narrow
-        if bias is not None or not tells or not _suits_matmul(x) or not self.widens(x):
+        if not suits or (training and values < 2 * narrow):
             y: Tensor = norm(conv(x))
             return y
         weight, running_mean, running_var = (

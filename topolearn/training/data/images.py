@@ -70,19 +70,19 @@ def look_at(path: Path, kind: str = "image") -> tuple[tuple[int, int], str]:
     """
     with _opened(path, kind) as image:
         size = (image.height, image.width)
-        if image.format == "PNG" and "exif" not in image.info and not _has_exif(path):
+        if image.format == "PNG" and not _has_metadata(path):
             return size, image.mode  # Pillow would read all pixels to look behind them
         return size if _orientation(image) < _FIRST_ON_ITS_SIDE else size[::-1], image.mode
 
 
-def _has_exif(path: Path) -> bool:
-    """Whether a PNG file has a chunk of EXIF, before its pixels or behind."""
+def _has_metadata(path: Path) -> bool:
+    """Whether a PNG file has a chunk of EXIF or of text, which may hold the same, before its pixels or behind."""
     with open(path, "rb") as file:
         file.seek(8)  # the signature
         while len(head := file.read(8)) == 8:
             length, kind = int.from_bytes(head[:4], "big"), head[4:]
-            if kind in (b"eXIf", b"IEND"):
-                return kind == b"eXIf"
+            if kind in (b"eXIf", b"iTXt", b"zTXt", b"tEXt"):
+                return True
             file.seek(length + 4, 1)  # the chunk's bytes and its checksum
     return False
 
