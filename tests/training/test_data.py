@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -210,7 +211,7 @@ def test_what_data_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     fails("digits", "'val_split' is for folders", val_split="test")
     fails("cifar1000", "there is no data set 'cifar1000', and no such folder in '.', 'data', ")
     fails("cifar1000", "; did you mean 'cifar10")
-    fails("sets/mine", "there is no folder 'sets/mine'")
+    fails("sets/mine", f"there is no folder '{Path('sets/mine').absolute()}'")
     fails(3, "data is a int, but must be a name, a folder, or a pair (train, val)")
     fails((Noisy(4), DataLoader(Noisy(4))), "a pair of a Dataset and a DataLoader; give two of a kind")
     fails((DataLoader(Noisy(4)), DataLoader(Noisy(4))), "'augment' does not go with DataLoaders", augment=Augment())
