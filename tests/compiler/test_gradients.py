@@ -327,8 +327,6 @@ def test_no_grad_and_inference_mode(name: str) -> None:
         for key, y in found.items():
             assert not y.requires_grad
             toys.same(y, wanted[key].detach(), 1e-10, key)
-    # What was made in those modes does for training too.
-    toys.assert_equal(toys.step(compiled.train(), inputs, weights), toys.step(reference.train(), inputs, weights))
 
 
 def complete(count: int) -> Graph:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -95,6 +96,19 @@ def uneven() -> Graph:
 
 def test_uneven_groups_of_a_pruned_graph_run_as_one_too() -> None:
     assert sets(agree(uneven())) == {("a1", "a2", "a4"), ("b2", "b4")}
+
+
+def test_what_was_made_in_inference_mode_trains() -> None:
+    graph = uneven()
+    into = set(graph.in_edges("b4"))
+    edges = [dataclasses.replace(edge, learnable=i in into) for i, edge in enumerate(graph.edges)]
+    graph = graph.replace(edges=tuple(edges)).verify()
+    compiled, reference = toys.pair(graph)
+    inputs, weights = toys.examples(graph, 3, torch.float64), toys.edge_weights(graph)
+    for own in (weights, None):  # as a tensor, and frozen
+        with torch.inference_mode():
+            compiled.eval().dag(inputs["image"], compiled.effective_weights() if own is None else own)
+        toys.assert_equal(toys.step(compiled.train(), inputs, own), toys.step(reference, inputs, own))
 
 
 def test_a_step_after_step_training_is_the_same() -> None:

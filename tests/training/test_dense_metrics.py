@@ -56,6 +56,16 @@ def test_one_confusion_matrix_by_hand() -> None:
         assert metric.compute() == {"miou": 0.0, "accuracy": 0.0}
 
 
+@pytest.mark.parametrize("task", ["segmentation", "saliency", "edges"])
+def test_the_loss_of_bfloat16_logits_is_computed_in_float32(task: str) -> None:
+    classes = ("a", "b", "c") if task == "segmentation" else (task,)
+    loss = default_loss(info(task=task, classes=classes, ignore_index=VOID))
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, len(classes), 5, 4, generator=generator).bfloat16()
+    targets = torch.randint(2, (2, 9, 7), generator=generator)
+    assert float(loss(logits, targets)) == float(loss(logits.float(), targets))
+
+
 def test_the_ignored_label_may_be_one_of_the_numbers_of_classes() -> None:
     metric = Segmentation(("a", "b"), 0)
     metric.update(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 1]]]))

@@ -297,7 +297,6 @@ class _Planner:
             for edge in edges
         )
         unit = len(edges) == 1 and not edges[0].learnable and edges[0].weight == 1.0
-        whole = isinstance(edges[0].rule, ConvResize) or edge_key(edges[0]) in self.resized_late
         return NodeStep(
             node=node.id,
             row=row,
@@ -306,7 +305,7 @@ class _Planner:
             groups=self.groups(node, edges) if late else (),
             learnable=tuple(edge.learnable for edge in edges),
             aggregate=node.aggregate,
-            unit=unit and node.aggregate != "normalised" and not whole,
+            unit=unit and node.aggregate != "normalised" and self.late_resize(edges[0]) is None,
             slot=self.output_slot[node.id],
             feature=None,
             shared=self.shared_parts(node),
@@ -361,14 +360,13 @@ class _Planner:
         """A node's in-edges, by what each group's sum still needs; the coarsest first, the node's own size last."""
         found: dict[tuple[Resize | None, tuple[Shape, Shape] | None, bool], list[int]] = {}
         for place, edge in enumerate(edges):
-            resize = shapes = None
-            normalised = False
-            if isinstance(edge.rule, ConvResize) or edge_key(edge) in self.resized_late:
-                assert isinstance(edge.rule, (ConvResize, Resize))
-                normalised = isinstance(edge.rule, ConvResize) and edge.rule.batch_norm
+            resize, shapes = self.late_resize(edge), None
+            normalised = isinstance(edge.rule, ConvResize) and edge.rule.batch_norm
+            if resize is not None:
                 shape, wanted = self.ends(edge)
-                if shape.stride != wanted.stride:
-                    resize = Resize(mode=edge.rule.mode, align_corners=edge.rule.align_corners)
+                if shape.stride == wanted.stride:
+                    resize = None
+                else:
                     shapes = (Shape(wanted.channels, shape.stride), wanted)
             found.setdefault((resize, shapes, normalised), []).append(place)
         groups = [Group(tuple(places), *key) for key, places in found.items()]
@@ -416,6 +414,12 @@ class _Planner:
         for edges in found.values():
             if len({edge.dst for edge in edges}) <= len({edge.src for edge in edges}):
                 self.resized_late.update(map(edge_key, edges))
+
+    def late_resize(self, edge: Edge) -> Resize | None:
+        """The resizing that an edge leaves to be done after its sum; None where it brings what is to be added up."""
+        if isinstance(edge.rule, ConvResize):
+            return Resize(mode=edge.rule.mode, align_corners=edge.rule.align_corners)
+        return edge.rule if edge_key(edge) in self.resized_late and isinstance(edge.rule, Resize) else None
 
     def ends(self, edge: Edge) -> tuple[Shape, Shape]:
         """The shape of an edge's source and the one it must bring."""

@@ -76,7 +76,7 @@ def _never_in_place(extractor: Any) -> None:
 
 
 def padded(image: Tensor, multiple: int) -> Tensor:
-    """An image with zeros at the right and below, up to multiples in width and height."""
+    """(N, 3, H, W) images with zeros at the right and below, H and W up to multiples of ``multiple``."""
     height, width = image.shape[-2:]
     return F.pad(
         image, (0, _steps(width, multiple) * multiple - width, 0, _steps(height, multiple) * multiple - height)
@@ -84,7 +84,13 @@ def padded(image: Tensor, multiple: int) -> Tensor:
 
 
 def cut(feature: Tensor, image: Tensor, stride: int) -> Tensor:
-    """Of the feature of a padded image, the positions that the image itself has at this stride."""
+    """Of the (N, C, h, w) feature of padded images, the ceil(H / stride) x ceil(W / stride) of the images themselves.
+
+    Args:
+        feature: Of the padded images.
+        image: (N, 3, H, W), before they were padded.
+        stride: Of the feature.
+    """
     return feature[..., : _steps(image.shape[-2], stride), : _steps(image.shape[-1], stride)]
 
 

@@ -43,7 +43,8 @@ class ModuleTable(nn.ModuleDict):
 
     def as_attributes(self) -> Modules:
         """The same modules, for tools that find each as an attribute."""
-        return Attributes(self) if any(hasattr(nn.ModuleDict(), key) for key in self) else self
+        empty = nn.ModuleDict()
+        return Attributes(self) if any(hasattr(empty, key) for key in self) else self
 
 
 class Attributes(nn.Module):

@@ -21,8 +21,8 @@ LAYOUTS = (
 MASKS = ("masks", "annotations", "labels")
 """What the folder of masks beside ``images`` may be called."""
 
-_NAMED = 3
-"""Files that are named where many are passed over."""
+NAMED = 3
+"""Files that a message names where it is about many."""
 
 _T = TypeVar("_T")
 
@@ -182,10 +182,10 @@ def _unread(splits: Sequence[Path], masks_of: Callable[[Path], Path]) -> tuple[s
         known = {image.stem for image in images(split)}
         alone = [path.name for path in _mask_files(masks_of(split)) if path.stem not in known]
         if alone:
-            more = f" and {len(alone) - _NAMED:,} more" if len(alone) > _NAMED else ""
+            more = f" and {len(alone) - NAMED:,} more" if len(alone) > NAMED else ""
             notes.append(
                 f"'{masks_of(split)}' has {len(alone):,} masks without an image of {', '.join(sorted(SUFFIXES))} in"
-                f" '{split}', which are passed over: {', '.join(alone[:_NAMED])}{more}"
+                f" '{split}', which are passed over: {', '.join(alone[:NAMED])}{more}"
             )
     return tuple(notes)
 

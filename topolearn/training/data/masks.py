@@ -15,13 +15,11 @@ from topolearn.training.data.base import BINARY, IGNORE, Data, DataInfo
 from topolearn.training.data.crop import Crop
 from topolearn.training.data.images import MODES, ImageFiles, differ, look_at, no_mask, open_image, read_labels
 from topolearn.training.data.labels import Labels, binary_labels, named_labels
-from topolearn.training.data.layout import MaskFiles
+from topolearn.training.data.layout import NAMED, MaskFiles
 from topolearn.training.data.reading import Reading, data_from, in_threads
 
 _MASK_MODES = ("1", "L", "P", "I", "I;16")
 _GREY = ("1", "L")
-_NAMED = 3
-"""Files that are named where many cannot be used."""
 
 Pair = tuple[Path, Path]
 
@@ -188,7 +186,7 @@ def _usable(
     if not skip_bad or not good:
         more = f"; {count} cannot be used: mend them, or set 'skip_bad'" if len(faults) > 1 else ""
         raise DataError(f"{faults[0]}{more}")
-    listed = " | ".join(faults[:_NAMED]) + (f" | and {len(faults) - _NAMED:,} more" if len(faults) > _NAMED else "")
+    listed = " | ".join(faults[:NAMED]) + (f" | and {len(faults) - NAMED:,} more" if len(faults) > NAMED else "")
     notes.append(f"skipped {count}: {listed}")
     return good
 
