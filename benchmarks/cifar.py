@@ -26,8 +26,8 @@ from torch.nn import functional as F
 import topolearn
 from benchmarks.machine import describe, peak_memory_in_child, resident_peak, synchronise
 from benchmarks.plain import resnet, resnext
+from topolearn.data import Augment, Data, DataInfo, TensorData, load_data
 from topolearn.errors import DataError
-from topolearn.training.data import Augment, Data, DataInfo, TensorData, load_data
 from topolearn.training.memory import kept_memory
 from topolearn.training.step import Step
 

@@ -27,8 +27,8 @@ from benchmarks.machine import describe, median_times
 from topolearn.onnx import export_onnx, open_session
 from topolearn.ops.edges import ConvResize
 from topolearn.report import facts
-from topolearn.training import FitResult, read_result
-from topolearn.training.comparison import mean_and_deviation
+from topolearn.runs import FitResult, read_result
+from topolearn.studies.comparison import mean_and_deviation
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from torchvision import models
 import topolearn
 from benchmarks.machine import describe
 from topolearn.compiler import Network
-from topolearn.training import FitResult
-from topolearn.training.metrics import Evaluation, default_loss, default_metrics
+from topolearn.runs import FitResult
+from topolearn.tasks.evaluation import Evaluation, default_loss, default_metrics
 from topolearn.training.phases import recalibrate
 from topolearn.training.prepare import prepare
 

@@ -25,7 +25,7 @@ outputs: [head]
 
 def main(epochs: int = 5) -> None:
     """Train, prune, export."""
-    from topolearn.training.data import load_data
+    from topolearn.data import load_data
 
     torch.manual_seed(0)
     data = load_data("digits")

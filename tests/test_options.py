@@ -12,8 +12,8 @@ from topolearn.learners import LEARNERS
 from topolearn.learners.continuous import ContinuousOptions
 from topolearn.ops import EDGE_OPS, NODE_OPS
 from topolearn.options import InvalidOption, fields, validate
-from topolearn.training.config import Recipe
-from topolearn.training.options import TrainOptions
+from topolearn.recipes.recipe import Recipe
+from topolearn.recipes.train_options import TrainOptions
 
 CASES: list[tuple[type[BaseModel], Mapping[str, Any], tuple[str, ...], str]] = [
     # One of a union: what each member would take, without pydantic's names for them.

@@ -16,7 +16,7 @@ import topolearn
 from topolearn.format import library
 from topolearn.graph import BindFanIn, Graph
 from topolearn.ops import Shape
-from topolearn.training.artefacts import read_config
+from topolearn.runs.config import read_config
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,7 +7,7 @@ import torch
 
 import topolearn
 from topolearn.graph import Graph
-from topolearn.training.config import load_recipe
+from topolearn.recipes.recipe import load_recipe
 
 CIFAR = {
     # Nodes per stage, channels, parameters, MACs, learnable edges: computed in the specification.

@@ -21,9 +21,9 @@ from topolearn.errors import ExportError
 from topolearn.format import load_graph
 from topolearn.graph import Edge, Graph, Node
 from topolearn.onnx import open_session, parity
-from topolearn.onnx.modules import Baked, Labels
-from topolearn.training.losses import fit_to_labels
-from topolearn.training.pixels import Segmentation
+from topolearn.onnx.wrappers import Baked, Labels
+from topolearn.tasks.losses import fit_to_labels
+from topolearn.tasks.pixels import Segmentation
 
 ALL_AXES = ("batch", "height", "width")
 SIZES = ((2, 21, 30), (1, 40, 17), (3, 9, 64))

@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.report.samples import Drawing
+from tests.drawing.samples import Drawing
 from tests.training.runs import SEGMENTATION, quick_fit
 from tests.training.runs import run as classify
 from tests.training.test_dense_fit import scenes, train
+from topolearn.drawing.palette import VOID, class_colours
 from topolearn.errors import CheckpointError, DataError, OptionError
 from topolearn.format import loads
 from topolearn.prediction import draw_examples, predict
 from topolearn.prediction import examples as module
-from topolearn.report.palette import VOID, class_colours
 
 
 @pytest.fixture(scope="module")

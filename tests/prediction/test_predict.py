@@ -16,16 +16,16 @@ from onnx import helper
 from PIL import Image
 
 import topolearn
+from tests.data.scenes import folder
 from tests.export.samples import NAMES, classifier, normalised, random_images, save_model, segmenter
 from tests.training.runs import SEGMENTATION, quick_fit
-from tests.training.scenes import folder
+from topolearn.drawing.palette import class_colours
 from topolearn.errors import CheckpointError, DataError, ExportError, OptionError, TopolearnError
 from topolearn.format import loads
 from topolearn.prediction import Prediction, Predictions, Skipped, load, predict
 from topolearn.prediction.model import About
-from topolearn.report.palette import class_colours
-from topolearn.training import FitResult
-from topolearn.training.pixels import Segmentation
+from topolearn.runs import FitResult
+from topolearn.tasks.pixels import Segmentation
 
 COARSE = SEGMENTATION.replace("stem: {op: conv_bn_relu,", "stem: {op: conv_bn_relu, stride: 2,")
 """A graph whose logits have half the size of its images."""
@@ -165,7 +165,7 @@ def test_masks_can_be_trained_on(tmp_path: Path) -> None:
     (tmp_path / "out" / "masks").rename(tmp_path / "trainannot")
     for name in ("train", "trainannot"):
         (tmp_path / name.replace("train", "val")).symlink_to(tmp_path / name)
-    data = topolearn.training.data.load_data(tmp_path)
+    data = topolearn.data.load_data(tmp_path)
     assert (data.info.task, len(data.info.classes), data.train_size) == ("segmentation", 3, len(result.images))
 
 

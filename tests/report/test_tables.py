@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 import topolearn
-from tests.report.samples import keep_largest, modules, values_of
+from tests.drawing.samples import keep_largest, modules, values_of
 from topolearn.report import Change, Figure, Table, compare, facts, headline, node_table
 
 TABLE = Table(("name", "count", "share"), (("a|b", 12345, 0.5), ("c", None, 0.123456)), "Title", "a note")

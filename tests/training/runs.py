@@ -17,12 +17,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from tests.training.toys import Noisy, toy
+from tests.data.toys import Noisy, toy
+from topolearn.data import Augment
 from topolearn.errors import TopolearnError
 from topolearn.format import loads
 from topolearn.graph import Graph
-from topolearn.training import FitResult, fit
-from topolearn.training.data import Augment
+from topolearn.runs import FitResult
+from topolearn.training import fit
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -14,16 +14,18 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from tests.training.ranks import plain
+from tests.data.toys import Noisy
+from tests.ranks import plain
 from tests.training.runs import Stopping, graph, pair, run, send, untimed
-from tests.training.toys import Noisy
 from topolearn.compiler import Network
+from topolearn.data.seeds import generator
 from topolearn.errors import OptionError
 from topolearn.learners import Continuous, EdgeLearner, Fixed, MaskConnect, SparseMask, make_learner
-from topolearn.training import FitResult, TrainOptions, capture, optimizers
-from topolearn.training import run as run_module
+from topolearn.recipes import TrainOptions
+from topolearn.runs import FitResult
+from topolearn.training import capture, optimizers
+from topolearn.training import fit as run_module
 from topolearn.training.capture import CapturedStep, check_capture
-from topolearn.training.data.seeds import generator
 from topolearn.training.optim import load_saved_state, make_capturable, saved_state
 from topolearn.training.step import Step
 

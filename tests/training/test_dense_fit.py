@@ -14,13 +14,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.data.scenes import folder
 from tests.training.runs import SEGMENTATION, quick_fit, untimed
-from tests.training.scenes import folder
 from topolearn.compiler import compile as build
 from topolearn.errors import OptionError
 from topolearn.format import loads
-from topolearn.training import TrainOptions, read_result
-from topolearn.training.sliding import judged, sliding
+from topolearn.recipes import TrainOptions
+from topolearn.runs import read_result
+from topolearn.tasks.sliding import judged, sliding
 
 ONE_CHANNEL = SEGMENTATION.replace("classes: 3", "classes: 1")
 

@@ -16,14 +16,15 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 import topolearn
+from tests.data.toys import Items, Noisy, global_state, toy
 from tests.training.runs import SEGMENTATION, Stopping, graph, pair, quick_fit, run, untimed
-from tests.training.toys import Items, Noisy, global_state, toy
 from topolearn.compiler import Network
+from topolearn.data import Augment
 from topolearn.errors import CheckpointError, DataError, OptionError, TopolearnError
 from topolearn.format import loads
 from topolearn.learners import MaskConnect
-from topolearn.training import FitResult, TrainOptions
-from topolearn.training.data import Augment
+from topolearn.recipes import TrainOptions
+from topolearn.runs import FitResult
 
 LEARNERS = ("maskconnect", "continuous", "sparsemask", "fixed")
 

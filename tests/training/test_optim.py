@@ -13,7 +13,8 @@ from tests.training.runs import graph, run
 from topolearn.compiler import Network
 from topolearn.errors import OptionError
 from topolearn.learners import make_learner
-from topolearn.training import TrainOptions, lr_factor, optimizers
+from topolearn.recipes import TrainOptions
+from topolearn.training import lr_factor, optimizers
 
 # -- schedules ----------------------------------------------------------------------------------
 

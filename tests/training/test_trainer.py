@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 import topolearn
+from tests.data.toys import Noisy, noisy, toy
 from tests.training.runs import Stopping, assert_same, graph, pair, run, send, untimed
-from tests.training.toys import Noisy, noisy, toy
 from topolearn.compiler import Network
 from topolearn.errors import TrainingError
 from topolearn.training.interrupt import Interrupt

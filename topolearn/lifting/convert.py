@@ -16,10 +16,10 @@ from torchvision.models import MobileNetV2, RegNet, ResNet, WeightsEnum
 from topolearn.compiler import Network
 from topolearn.errors import LiftError, OptionError, shown
 from topolearn.lifting.draft import IMAGE, Draft
-from topolearn.lifting.mobilenet import read_mobilenetv2
+from topolearn.lifting.mobilenets import read_mobilenetv2
 from topolearn.lifting.pretrained import by_name, load_file
-from topolearn.lifting.regnet import read_regnet
-from topolearn.lifting.resnet import read_resnet
+from topolearn.lifting.regnets import read_regnet
+from topolearn.lifting.resnets import read_resnet
 from topolearn.lifting.source import NO_GRAPH, Source, refusal
 from topolearn.ops.shape import Size
 

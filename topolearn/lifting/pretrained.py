@@ -13,7 +13,7 @@ from torchvision.models import WeightsEnum
 from topolearn.compiler.modules.backbone import hub_file
 from topolearn.errors import CheckpointError, LiftError, Location, OptionError, shown, suggest
 from topolearn.lifting.source import LIFTED, NO_GRAPH
-from topolearn.training import checkpoint
+from topolearn.runs import folder as checkpoint
 
 CLASSES = 1000
 """Classes of a network by name, where nothing says otherwise: ImageNet's."""

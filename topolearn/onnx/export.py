@@ -16,16 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import topolearn
+from topolearn._version import __version__
 from topolearn.compiler import Network
 from topolearn.compiler.network import require_network
 from topolearn.errors import ExportError, suggest
 from topolearn.format import dumps, write_atomically
 from topolearn.graph import Graph
 from topolearn.onnx.fold import fold_batch_norm, fold_edge_weights, fold_stage_norms
-from topolearn.onnx.modules import Baked, Labels
 from topolearn.onnx.parity import DTYPES, compare, examples, reason
 from topolearn.onnx.runtime import require_provider
+from topolearn.onnx.wrappers import Baked, Labels
 from topolearn.ops import Shape
 
 METADATA_KEY = "topolearn"
@@ -128,7 +128,7 @@ def export_onnx(
     made, wanted = (Labels(baked, net.graph), Labels(truth, net.graph)) if output == "argmax" else (baked, truth)
     proto = _convert(made.to(DTYPES[precision]).eval(), net, precision, axes)
     about = {
-        "version": topolearn.__version__,
+        "version": __version__,
         "graph": dumps(net.graph),
         "task": net.graph.task,
         "output": output,

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from topolearn.errors import ExportError
 from topolearn.graph import Graph
-from topolearn.onnx.modules import Baked, Labels
 from topolearn.onnx.runtime import open_session
+from topolearn.onnx.wrappers import Baked, Labels
 from topolearn.ops import Shape
 
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2}

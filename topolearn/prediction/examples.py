@@ -12,18 +12,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from topolearn.data import BINARY, DENSE, Data, DataInfo
+from topolearn.drawing.canvas import check_path
+from topolearn.drawing.palette import VOID, Colours
+from topolearn.drawing.rows import draw_rows
 from topolearn.errors import OptionError
 from topolearn.prediction.pictures import colours_of
-from topolearn.report.canvas import check_path
-from topolearn.report.examples import draw_rows
-from topolearn.report.palette import VOID, Colours
-from topolearn.training.artefacts import load_model, read_config
-from topolearn.training.checkpoint import CONFIG
-from topolearn.training.data import BINARY, DENSE, Data, DataInfo
-from topolearn.training.losses import fit_to_labels
+from topolearn.runs.config import load_model, read_config
+from topolearn.runs.folder import CONFIG
+from topolearn.runs.searched import find_data, train_options
+from topolearn.tasks.losses import fit_to_labels
+from topolearn.tasks.sliding import judged
 from topolearn.training.prepare import find_device
-from topolearn.training.searched import find_data, train_options
-from topolearn.training.sliding import judged
 
 HEADINGS = ("image", "truth", "prediction")
 UNJUDGED = "not judged"

@@ -21,20 +21,20 @@ from pydantic import (
 )
 from torch import Tensor
 
+from topolearn.data import DENSE, DataInfo
+from topolearn.data.augment import Augment
+from topolearn.data.finish import Finish
+from topolearn.data.images import MODES
 from topolearn.errors import CheckpointError, DataError, ExportError, Location
 from topolearn.onnx.export import METADATA_KEY
 from topolearn.onnx.runtime import open_session
 from topolearn.ops import Shape
-from topolearn.training.artefacts import load_model, read_config
-from topolearn.training.checkpoint import CONFIG
-from topolearn.training.data import DENSE, DataInfo
-from topolearn.training.data.augment import Augment
-from topolearn.training.data.finish import Finish
-from topolearn.training.data.images import MODES
-from topolearn.training.losses import resized
+from topolearn.runs.config import load_model, read_config
+from topolearn.runs.folder import CONFIG
+from topolearn.runs.searched import train_options
+from topolearn.tasks.losses import resized
+from topolearn.tasks.sliding import judged, sliding
 from topolearn.training.prepare import find_device
-from topolearn.training.searched import train_options
-from topolearn.training.sliding import judged, sliding
 
 TASKS = ("classification", *sorted(DENSE))
 

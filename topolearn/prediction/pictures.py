@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from topolearn.data.labels import IGNORED_NAMES
+from topolearn.drawing.palette import MAX_COLOURS, VOID, Colours, class_colours
 from topolearn.format import write_atomically
-from topolearn.report.palette import MAX_COLOURS, VOID, Colours, class_colours
-from topolearn.training.data.labels import IGNORED_NAMES
 
 _UNPAINTED = IGNORED_NAMES | {"background"}
 """Classes that stay black, and let the image through in an overlay."""

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from topolearn.data import BINARY, DENSE
+from topolearn.data.images import MODES
+from topolearn.drawing.palette import MAX_COLOURS
 from topolearn.errors import DataError, OptionError
 from topolearn.format import write_atomically
 from topolearn.prediction import pictures
-from topolearn.prediction.images import Skipped, find, passed_over, pixels, read
+from topolearn.prediction.inputs import Skipped, find, passed_over, pixels, read
 from topolearn.prediction.model import Model, load
-from topolearn.report.palette import MAX_COLOURS
-from topolearn.training.data import BINARY, DENSE
-from topolearn.training.data.images import MODES
 
 MASKS, OVERLAYS, LEGEND, TABLE = "masks", "overlays", "legend.svg", "predictions.csv"
 """What the output folder holds: of dense tasks the first two, of segmentation the third too; of classification the

@@ -1,25 +1,6 @@
-"""Tables and pictures of graphs and runs."""
+"""Tables and texts about graphs and runs."""
 
-from topolearn.report.examples import draw_rows
-from topolearn.report.learned import Learned, read_learned
-from topolearn.report.matrix import adjacency
-from topolearn.report.palette import class_colours
-from topolearn.report.picture import draw
 from topolearn.report.summary import facts, headline, node_table
 from topolearn.report.tables import Change, Figure, Table, compare
 
-__all__ = [
-    "Change",
-    "Figure",
-    "Learned",
-    "Table",
-    "adjacency",
-    "class_colours",
-    "compare",
-    "draw",
-    "draw_rows",
-    "facts",
-    "headline",
-    "node_table",
-    "read_learned",
-]
+__all__ = ["Change", "Figure", "Table", "compare", "facts", "headline", "node_table"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from topolearn.graph import Graph
+from topolearn.graph.degrees import Degree, degrees
 from topolearn.ops import Bundle, Shape
 from topolearn.ops.shape import Size
-from topolearn.report.degrees import Degree, degrees
 from topolearn.report.tables import Figure, Table
 
 

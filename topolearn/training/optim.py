@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from topolearn.errors import OptionError, suggest
 from topolearn.format.ranges import expand
-from topolearn.training.options import TrainOptions
+from topolearn.recipes.train_options import TrainOptions
 
 if TYPE_CHECKING:
     from topolearn.compiler import Network

@@ -15,12 +15,12 @@ from topolearn.compiler.modules.backbone import without_pretrained_weights
 from topolearn.compiler.modules.base import last_norm
 from topolearn.compiler.network import copy_weights
 from topolearn.compiler.plan import edge_key
+from topolearn.data import Data
 from topolearn.errors import OptionError, suggest
 from topolearn.graph import Graph, apply_passes
 from topolearn.learners import EdgeLearner, Phase
-from topolearn.training.data import Data
+from topolearn.recipes.train_options import PhaseOptions, TrainOptions
 from topolearn.training.optim import lr_factor
-from topolearn.training.options import PhaseOptions, TrainOptions
 
 RECALIBRATION_BATCHES = 100
 """Most training batches from which batch statistics are computed anew."""

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-import topolearn
+from topolearn._version import __version__
 from topolearn.compiler import Network
+from topolearn.data import DENSE, Augment, Crop, Data, DataInfo, load_data
 from topolearn.errors import CheckpointError, DataError, OptionError, shown, suggest
 from topolearn.format import load_graph
 from topolearn.format.ranges import RangeError, expand
@@ -21,9 +22,7 @@ from topolearn.graph import Graph
 from topolearn.learners import EdgeLearner, learner_class, make_learner
 from topolearn.ops import Shape
 from topolearn.options import validate
-from topolearn.training import checkpoint
-from topolearn.training.artefacts import read_config, write_config
-from topolearn.training.config import (
+from topolearn.recipes.recipe import (
     BUDGETS,
     OTHER,
     LearnerSpec,
@@ -34,11 +33,12 @@ from topolearn.training.config import (
     read_recipe,
     recipe_graph,
 )
-from topolearn.training.data import DENSE, Augment, Crop, Data, DataInfo, load_data
-from topolearn.training.metrics import Loss, check_fits, check_outputs
-from topolearn.training.options import TrainOptions
+from topolearn.recipes.train_options import TrainOptions
+from topolearn.runs import folder as checkpoint
+from topolearn.runs.config import read_config, write_config
+from topolearn.tasks.evaluation import Loss, check_fits, check_outputs
+from topolearn.tasks.sliding import crop_size
 from topolearn.training.phases import Scheduled, schedule
-from topolearn.training.sliding import crop_size
 
 DEFAULT_DATA = "digits"
 """What a graph is trained on that names no data, where nobody says."""
@@ -303,7 +303,7 @@ def _config(
 ) -> dict[str, Any]:
     """What config.yaml says."""
     return {
-        "topolearn": topolearn.__version__,
+        "topolearn": __version__,
         "graph": graph.name,
         "task": graph.task,
         **length,

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from topolearn.data.seeds import mix
+from topolearn.distributed import ALONE, World
 from topolearn.errors import OptionError, shown
 from topolearn.learners import EdgeLearner
+from topolearn.tasks.evaluation import Loss
 from topolearn.training.capture import CapturedStep
-from topolearn.training.data.seeds import mix
-from topolearn.training.distributed import ALONE, World
-from topolearn.training.metrics import Loss
 from topolearn.training.optim import Rates, make_capturable
 
 

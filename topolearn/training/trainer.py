@@ -17,21 +17,21 @@ from torch.optim import Optimizer
 from topolearn.compiler import Network
 from topolearn.compiler.modules.backbone import without_pretrained_weights
 from topolearn.compiler.network import compile as build
+from topolearn.data import Data
+from topolearn.data.seeds import mix
+from topolearn.distributed import ALONE, World
 from topolearn.errors import CheckpointError, Location, TopolearnError, TrainingError
 from topolearn.format import dumps, loads
 from topolearn.graph import Graph
 from topolearn.learners import EdgeLearner, SearchSchedule
-from topolearn.training import checkpoint
-from topolearn.training.data import Data
-from topolearn.training.data.seeds import mix
-from topolearn.training.distributed import ALONE, World
+from topolearn.recipes.train_options import TrainOptions
+from topolearn.runs import folder as checkpoint
+from topolearn.tasks.evaluation import Evaluation, Loss, Metric
+from topolearn.tasks.sliding import judged
 from topolearn.training.interrupt import Interrupt
-from topolearn.training.metrics import Evaluation, Loss, Metric
 from topolearn.training.optim import load_saved_state, optimizers, saved_state
-from topolearn.training.options import TrainOptions
 from topolearn.training.phases import Scheduled, begin_phase, freeze_affine, recalibrate, settle
 from topolearn.training.progress import Reporter
-from topolearn.training.sliding import judged
 from topolearn.training.step import Step, autocast
 
 Callback = Callable[[Mapping[str, Any]], None]

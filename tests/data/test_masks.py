@@ -1,0 +1,344 @@
+"""Named sets of images and masks, in their own layouts, and files that do not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, ImageOps
+
+from tests.data.scenes import folder, mask, picture
+from tests.data.toys import fails
+from topolearn.data import Crop, Data, load_data
+from topolearn.data import reading as reading_module
+from topolearn.data.images import ImageFiles, look_at, read_labels
+from topolearn.data.labels import binary_labels
+from topolearn.errors import DataError
+from topolearn.format import loads
+from topolearn.recipes.train_options import TrainOptions
+from topolearn.training.prepare import read_data
+
+CROP = Crop(size=(8, 8))
+
+
+def labels(data: Data) -> list[list[int]]:
+    """The labels of each validation image."""
+    return [y[0].unique().tolist() for _, y in data.val_batches(1)]
+
+
+def voc(home: Path, *, with_sbd: bool) -> None:
+    lists = home / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    names = {"train": ["a", "b"], "val": ["c"], "trainaug": ["a", "b", "d"]}
+    for split in names if with_sbd else ("train", "val"):
+        (lists / f"{split}.txt").write_text("\n".join(names[split]) + "\n")
+    for index, name in enumerate("abcd"):
+        picture(home / "JPEGImages" / f"{name}.jpg", index, (9 + index, 12))
+    for index, name in enumerate("abc"):
+        mask(home / "SegmentationClass" / f"{name}.png", index, (9 + index, 12), 21)
+    mask(home / "SegmentationClass" / "c.png", size=(11, 12), only=255)
+    if with_sbd:
+        for index, name in enumerate("abd"):
+            mask(home / "SegmentationClassAug" / f"{name}.png", index, (9 + (3 if name == "d" else index), 12), 21)
+
+
+@pytest.mark.parametrize("with_sbd", [False, True])
+@pytest.mark.parametrize("place", ["VOCdevkit/VOC2012", "voc/VOCdevkit/VOC2012", "voc", "VOC2012"])
+def test_voc(tmp_path: Path, with_sbd: bool, place: str) -> None:
+    voc(tmp_path / place, with_sbd=with_sbd)
+    data = load_data("voc", root=tmp_path, augment=CROP)
+    assert (data.train_size, data.val_size) == (3 if with_sbd else 2, 1)
+    assert load_data("voc-train", root=tmp_path, augment=CROP).train_size == 2
+    assert (len(data.info.classes), data.info.classes[15], data.info.ignore_index) == (21, "person", 255)
+    assert labels(data) == [[255]]
+    told = [note for note in data.notes if "without SBD's" in note]
+    assert len(told) == (not with_sbd)
+    if with_sbd:
+        (tmp_path / place / "ImageSets/Segmentation/trainaug.txt").unlink()
+        (note,) = load_data("voc", root=tmp_path, augment=CROP).notes
+        assert note.endswith("trainaug.txt' is not there: trained on VOC's own 2 images, without SBD's")
+
+
+def ade20k(home: Path) -> None:
+    for index, split in enumerate(("training", "validation")):
+        picture(home / "images" / split / "x.jpg", index)
+    mask(home / "annotations" / "training" / "x.png", high=151)
+    values = np.array([[0, 1, 150]], np.uint8).repeat(4, 0).repeat(4, 1)
+    Image.fromarray(values).save(mask(home / "annotations" / "validation" / "x.png"))
+    picture(home / "images" / "validation" / "x.jpg", size=(4, 12))
+
+
+def test_ade20k(tmp_path: Path) -> None:
+    home = tmp_path / "ADEChallengeData2016"
+    ade20k(home)
+    data = load_data("ade20k", root=tmp_path, augment=CROP)
+    assert labels(data) == [[0, 149, 255]]
+    assert data.info.classes == tuple(map(str, range(1, 151)))
+    rows = [f"{label}\t0.1\t1\t1\t1\tname {label}, other" for label in range(1, 151)]
+    (home / "objectInfo150.txt").write_text("\n".join(["Idx\tRatio\tTrain\tVal\tStuff\tName", *rows]))
+    assert load_data("ade20k", root=tmp_path, augment=CROP).info.classes[149] == "name 150"
+    (home / "objectInfo150.txt").write_text("\n".join(rows[:9]))
+    fails("ade20k", "objectInfo150.txt' must name the labels 1 to 150", root=tmp_path)
+    (home / "images" / "training" / "x.jpg").unlink()
+    fails("ade20k", f"there is no image in the folder '{home / 'images' / 'training'}'", root=tmp_path)
+
+
+def camvid(home: Path, ending: str = "jpg") -> None:
+    for split, names in (("train", "ab"), ("val", "c"), ("test", "def")):
+        for index, name in enumerate(names):
+            picture(home / split / f"{name}.{ending}", index)
+            mask(home / f"{split}annot" / f"{name}.png", index, only=11 if split == "val" else 10)
+        (home / f"{split}.txt").write_text("\n".join(names))
+
+
+def test_camvid_validates_on_val_or_on_test(tmp_path: Path) -> None:
+    camvid(tmp_path / "camvid")
+    data, test = (load_data(name, root=tmp_path, augment=CROP) for name in ("camvid", "camvid-test"))
+    assert (data.train_size, data.val_size, test.train_size, test.val_size) == (2, 1, 2, 3)
+    assert (data.info.classes, data.info.classes[10]) == (test.info.classes, "bicyclist")
+    assert len(data.info.classes) == 11
+    assert labels(data) == [[255]]
+    assert labels(test) == [[10]] * 3
+    fails("camvid", "'camvid' is for segmentation, but the task is edges", root=tmp_path, task="edges")
+    fails("camvid", "'val_split' is for folders", root=tmp_path, val_split="test")
+
+
+def test_camvid_with_segnet_s_own_lists(tmp_path: Path) -> None:
+    camvid(tmp_path / "CamVid", "png")
+    lines = [f"/SegNet/CamVid/train/{name}.png /SegNet/CamVid/trainannot/{name}.png" for name in "ab"]
+    (tmp_path / "CamVid" / "train.txt").write_text("\n".join(lines))
+    assert load_data("camvid", root=tmp_path, augment=CROP).train_size == 2
+    (tmp_path / "CamVid" / "train.txt").write_text("a\nmissing")
+    fails("camvid", "missing.jpg' cannot be read: ", root=tmp_path, augment=CROP)
+    (tmp_path / "CamVid" / "train.txt").write_text("\n")
+    fails("camvid", "train.txt' names no image", root=tmp_path, augment=CROP)
+
+
+# -- masks of one channel -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("task", "middle"), [("saliency", 0), ("edges", 255)])
+def test_grey_masks_are_yes_or_no(tmp_path: Path, task: str, middle: int) -> None:
+    where = folder(tmp_path / "set")
+    values = np.array([[0, 1, 127, 128], [255, 254, 0, 0]], np.uint8)
+    for split, count in (("train", 6), ("val", 2)):
+        for index in range(count):
+            Image.fromarray(values).save(where / f"{split}annot" / f"{index}.png")
+            picture(where / split / f"{index}.png", index, (2, 4))
+    mask(where / "valannot" / "1.png", size=(2, 4), high=2)  # of 0 and 1
+    data = load_data(where, task=task, augment=CROP)
+    assert (data.info.task, data.info.labels) == (task, 2)
+    assert data.info.classes == ("salient" if task == "saliency" else "edge",)
+    first, second = (y[0].tolist() for _, y in data.val_batches(1))
+    assert first == [[0, middle, middle, 1], [1, 1, 0, 0]]
+    assert second == np.asarray(Image.open(where / "valannot" / "1.png")).tolist()
+
+
+def with_palette(path: Path, numbers: list[list[int]], palette: list[int]) -> Path:
+    image = Image.fromarray(np.array(numbers, np.uint8), "P")
+    image.putpalette(palette)
+    image.save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("numbers", "palette"),
+    [
+        ([[1, 0], [0, 1]], [255, 255, 255, 0, 0, 0]),  # of greys: what one sees counts
+        ([[2, 1], [1, 0]], [30, 30, 30, 200, 200, 200, 0, 0, 0]),
+        ([[0, 1], [1, 0]], [0, 0, 0, 128, 0, 0]),  # of colours: the numbers do
+    ],
+)
+def test_palettes_of_masks_of_one_channel(tmp_path: Path, numbers: list[list[int]], palette: list[int]) -> None:
+    path = with_palette(tmp_path / "mask.png", numbers, palette)
+    image = picture(tmp_path / "image.png", size=(2, 2))
+    files = ImageFiles([(image, path)], 3, None, resize=False, labels=binary_labels("saliency"))
+    assert files[0][1].tolist() == [[0, 1], [1, 0]]
+
+
+def test_the_palette_of_classes_is_colours_alone(tmp_path: Path) -> None:
+    path = with_palette(tmp_path / "mask.png", [[0, 1], [2, 1]], [255, 255, 255, 0, 0, 0, 9, 9, 9])
+    assert read_labels(path).tolist() == [[0, 1], [2, 1]]
+
+
+# -- files that do not fit ----------------------------------------------------------------------
+
+
+def spoil(where: Path) -> dict[str, str]:
+    """Spoil four of six training pairs; which, and what is wrong."""
+    mask(where / "trainannot" / "0.png", size=(12, 15))
+    mask(where / "trainannot" / "1.png", only=9)
+    (where / "train" / "2.png").write_bytes((where / "train" / "2.png").read_bytes()[:300])
+    (where / "trainannot" / "3.png").unlink()
+    (where / "classes.txt").write_text("a\nb\nc")
+    return {
+        "0.png": "they must have one size",
+        "1.png": "has the label 9, but the 3 classes are 0 to 2",
+        "2.png": "cannot be read",
+        "3.png": "has no mask; add",
+    }
+
+
+def test_files_that_cannot_be_used_are_named_and_counted(tmp_path: Path) -> None:
+    where = folder(tmp_path / "set")
+    expected = spoil(where)
+    with pytest.raises(DataError) as caught:
+        load_data(where, augment=CROP)
+    assert expected["0.png"] in str(caught.value)
+    assert "2 of 6 training images of 'set' cannot be used: mend them, or set 'skip_bad'" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_cannot_be_used_are_left_out_on_request(tmp_path: Path) -> None:
+    where = folder(tmp_path / "set")
+    expected = spoil(where)
+    data = load_data(where, augment=CROP, skip_bad=True)
+    assert (data.train_size, data.val_size) == (2, 2)
+    (note,) = data.notes
+    assert note.startswith("skipped 4 of 6 training images of 'set': ")
+    assert all(text in note for text in list(expected.values())[:3])
+    assert note.endswith("| and 1 more")
+    for index in (4, 5):
+        mask(where / "trainannot" / f"{index}.png", only=9)
+    fails(where, "6 of 6 training images of 'set' cannot be used", augment=CROP, skip_bad=True)
+
+
+def test_a_bad_label_of_a_set_without_names_is_found_in_validation(tmp_path: Path) -> None:
+    where = folder(tmp_path / "set")
+    mask(where / "valannot" / "1.png", only=7)
+    fails(where, f"the mask '{where / 'valannot' / '1.png'}' has the label 7, but the 3 classes are 0 to 2")
+
+
+def test_a_bad_label_of_a_large_set_is_found_in_validation_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading_module, "SAMPLED", 1)
+    where = folder(tmp_path / "set", sizes=((12, 16), (10, 11)))
+    (where / "classes.txt").write_text("0 a\n1 b\n2 c\n7 d")
+    bad = mask(where / "valannot" / "0.png", only=5)
+    fails(where, f"the mask '{bad}' has the label 5, but the 4 classes are 0, 1, 2, 7;", augment=CROP)
+
+
+def test_masks_without_an_image_are_told_of(tmp_path: Path) -> None:
+    where = folder(tmp_path / "set")
+    for index in range(5):
+        mask(where / "trainannot" / f"alone{index}.png")
+    picture(where / "val" / "1.png").rename(where / "val" / "1.tif")
+    data = load_data(where, augment=CROP)
+    assert (data.train_size, data.val_size) == (6, 1)
+    first, second = data.notes
+    assert first.startswith(f"'{where / 'trainannot'}' has 5 masks without an image of .bmp, .jpeg, .jpg, .png, .webp")
+    assert first.endswith("which are passed over: alone0.png, alone1.png, alone2.png and 2 more")
+    assert "has 1 masks without an image" in second
+    assert second.endswith(": 1.png")
+
+
+def test_two_images_with_one_mask_and_endings_in_capitals(tmp_path: Path) -> None:
+    where = folder(tmp_path / "set")
+    for part in ("val", "valannot"):
+        (where / part / "1.png").rename(where / part / "1.PNG")
+    assert load_data(where, augment=CROP).notes == ()
+    picture(where / "train" / "2.jpg")
+    first, second = where / "train" / "2.jpg", where / "train" / "2.png"
+    fails(where, f"'{first}' and '{second}' would have one mask; rename or remove one of them", augment=CROP)
+
+
+def test_a_bad_label_of_a_large_set_is_found_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading_module, "SAMPLED", 1)  # for mean and standard deviation
+    where = folder(tmp_path / "set", sizes=((12, 16), (10, 11)))
+    (where / "classes.txt").write_text("a\nb\nc")
+    bad = mask(where / "trainannot" / "4.png", only=9)
+    data = load_data(where, augment=CROP)
+    assert len(list(data.val_batches(1))) == 2
+    with pytest.raises(DataError) as caught:
+        list(data.train_batches(6, seed=0, epoch=0))
+    assert str(caught.value).startswith(f"the mask '{bad}' has the label 9, but the 3 classes are 0 to 2")
+
+
+def test_a_set_without_masks_is_not_cropped() -> None:
+    fails("digits", "'digits' has images without masks; a crop is for those with, or for Datasets", augment=CROP)
+    fails("digits", "'digits' is for classification, but the task is edges; use other", augment=CROP, task="edges")
+
+
+def test_no_class_at_all(tmp_path: Path) -> None:
+    where = folder(tmp_path / "set")
+    (where / "classes.txt").write_text("")
+    fails(where, "classes.txt' must name each label once")
+    (where / "classes.txt").write_text("void\nvoid\nunlabelled")
+    fails(where, "have 0 classes that are not ignored, but must have 1 to 254")
+    (where / "classes.txt").unlink()
+    for index in range(6):
+        mask(where / "trainannot" / f"{index}.png", only=255)
+    fails(where, "have 0 classes that are not ignored, but must have 1 to 254")
+
+
+def test_grey_and_transparent_images_are_converted_and_counted(tmp_path: Path) -> None:
+    where = folder(tmp_path / "set")
+    picture(where / "train" / "0.png", mode="L")
+    picture(where / "train" / "1.png", mode="RGBA")
+    picture(where / "val" / "1.png", mode="RGBA")
+    data = load_data(where, augment=CROP)
+    assert data.notes == ("3 of 8 images are converted to RGB (1 L, 2 RGBA), transparency is dropped",)
+    assert next(data.train_batches(6, seed=0, epoch=0))[0].shape == (6, 3, 8, 8)
+    assert load_data(where, augment=CROP, channels=1).notes[0].startswith("7 of 8 images are converted to L (5 RGB,")
+
+
+GRAPH = """
+topolearn: 1
+name: maps
+task: {task}
+inputs: {{image: [3, 8, 8]}}
+nodes: {{head: {{op: segmentation_head, classes: 3}}}}
+edges: [{{from: image, to: head}}]
+outputs: [head]
+"""
+
+
+@pytest.mark.parametrize("orientation", [*range(1, 9), 9])
+def test_images_are_upright_as_their_masks_are(tmp_path: Path, orientation: int) -> None:
+    """Pillow's own reading is the judge; a number that EXIF does not have means nothing."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path, drawn = tmp_path / "photo.png", tmp_path / "mask.png"
+    Image.fromarray(np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)).save(path, exif=exif)
+    with Image.open(path) as stored:
+        upright = np.array(ImageOps.exif_transpose(stored))
+    Image.fromarray(upright[..., 0]).save(drawn)
+    assert look_at(path) == (upright.shape[:2], "RGB")
+    image, labels = ImageFiles([(path, drawn)], 3, None, resize=False)[0]
+    np.testing.assert_array_equal(image.numpy().transpose(1, 2, 0), upright)
+    np.testing.assert_array_equal(labels.numpy(), upright[..., 0])
+
+
+@pytest.mark.parametrize("where", ["before the pixels", "behind them", "nowhere"])
+def test_the_orientation_of_a_png_is_found_without_its_pixels(tmp_path: Path, where: str) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((40, 60), np.uint8)).save(path, **({} if where == "nowhere" else {"exif": exif}))
+    data = path.read_bytes()
+    if where == "behind them":
+        start = data.index(b"eXIf") - 4
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        stop = data.index(b"IEND") - 4
+        data = data[:start] + data[end:stop] + data[start:end] + data[stop:]
+        path.write_bytes(data)
+    assert look_at(path) == ((40, 60) if where == "nowhere" else (60, 40), "L")
+    if where != "behind them":
+        path.write_bytes(data[: data.index(b"IDAT") + 20])  # the pixels cut short
+        assert look_at(path) == ((40, 60) if where == "nowhere" else (60, 40), "L")
+
+
+def test_what_training_options_make_of_a_folder(tmp_path: Path) -> None:
+    where = folder(tmp_path / "set", sizes=((12, 16), (10, 11)))
+    graph = loads(GRAPH.format(task="segmentation"))
+
+    def shape(**options: object) -> tuple[int, ...]:
+        data = read_data(graph, where, None, TrainOptions.model_validate(options))
+        assert sorted(tuple(x.shape) for x, _ in data.val_batches(1)) == [(1, 3, 10, 11), (1, 3, 12, 16)]
+        return tuple(next(data.train_batches(2, seed=0, epoch=0))[0].shape)
+
+    assert shape() == (2, 3, 8, 8)
+    assert shape(crop=6) == (2, 3, 6, 6)
+    assert shape(crop=[5, 9], augment=False) == (2, 3, 5, 9)

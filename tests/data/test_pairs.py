@@ -1,0 +1,209 @@
+"""A user's own Datasets and DataLoaders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Subset, TensorDataset
+
+from tests.data.toys import Endless, Items, Noisy, global_state, image, same
+from topolearn.data import Augment, DataInfo, DatasetData, LoaderData
+from topolearn.errors import DataError
+
+
+@pytest.mark.parametrize("kind", ["pil", "array", "uint8", "float"])
+def test_all_kinds_of_images_are_the_same_pixels(kind: str) -> None:
+    data = DatasetData(*(Items([(image(kind), 0), (image(kind), 2)]) for _ in range(2)))
+    (images, targets), *_ = data.val_batches(2)
+    torch.testing.assert_close(images[1], image("float"))
+    assert targets.tolist() == [0, 2]
+    assert data.info == DataInfo("Items", "classification", ("0", "1", "2"), (3, 4, 5), (0.0,) * 3, (1.0,) * 3)
+
+
+def test_grey_images_and_masks() -> None:
+    mask = np.array([[0, 1, 2, 255, 255]] * 4, np.uint8)
+    for target in (mask, torch.from_numpy(mask), torch.from_numpy(mask).long(), Image.fromarray(mask)):
+        pair = Items([(image("grey"), target)])
+        data = DatasetData(pair, pair)
+        (images, targets), *_ = data.train_batches(1, seed=0, epoch=0)
+        assert images.shape == (1, 1, 4, 5)
+        assert targets.dtype == torch.int64
+        assert targets[0].tolist() == mask.tolist()
+        assert (data.info.task, data.info.classes, data.info.ignore_index) == ("segmentation", ("0", "1", "2"), 255)
+
+
+def test_numbers_as_targets_are_regression() -> None:
+    pair = Items([(image("float"), 0.5), (image("float"), np.float64(1.5))])
+    data = DatasetData(pair, pair)
+    (_, targets), *_ = data.val_batches(2)
+    assert (data.info.task, data.info.classes, targets.dtype) == ("regression", (), torch.float32)
+
+
+def test_where_the_classes_come_from() -> None:
+    items = [(image("float"), label) for label in (0, 3, 1)]
+
+    def classes(dataset: Any, count: int | None = None) -> tuple[str, ...]:
+        return DatasetData(dataset, dataset, classes=count).info.classes
+
+    assert classes(Items(items)) == tuple("0123")
+    assert classes(Items(items), 6) == tuple("012345")
+    assert classes(Items(items, classes=["a", "b", "c", "d"])) == tuple("abcd")
+    assert classes(Items(items, classes=["a", "b", "c", "d"]), 5) == tuple("01234")
+    assert classes(Items(items, targets=[0, 3, 4])) == tuple("01234")
+    assert classes(Items(items, targets=["cat"])) == tuple("0123")
+    assert classes(Subset(Items(items, classes=["a", "b", "c", "d"]), [0, 1])) == tuple("abcd")
+    tensors = TensorDataset(torch.zeros(3, 1, 2, 2), torch.tensor([0, 299, 1]))
+    assert len(classes(tensors)) == 300
+
+
+def test_few_items_of_a_long_dataset_are_looked_at() -> None:
+    class Counting(Items):
+        seen = 0
+
+        def __getitem__(self, index: int) -> Any:
+            Counting.seen += 1
+            return image("float"), index * 10 // len(self)
+
+        def __len__(self) -> int:
+            return 50_000
+
+    data = DatasetData(Counting([]), Items([(image("float"), 0)]))
+    assert len(data.info.classes) == 10
+    assert Counting.seen <= 2001
+
+
+def test_augmentation_after_a_user_s_transforms() -> None:
+    items = Items([(image("uint8"), index) for index in range(4)])
+    plain, augmented = DatasetData(items, items), DatasetData(items, items, augment=Augment(pad=2))
+    (first, *_), (second, *_) = plain.train_batches(4, seed=0, epoch=0), augmented.train_batches(4, seed=0, epoch=0)
+    assert torch.equal(first[1], second[1])
+    assert not torch.equal(first[0], second[0])
+
+
+def test_datasets_that_do_not_fit() -> None:
+    good = Items([(image("float"), 0)] * 3)
+
+    def message(train: Any, val: Any = good, **options: Any) -> str:
+        with pytest.raises(DataError) as caught:
+            list(DatasetData(train, val, **options).train_batches(8, seed=0, epoch=0))
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    pair = "item 0 of the training set is a"
+    assert message(Items([])) == "the training set is empty"
+    assert message(good, Items([])) == "the validation set is empty"
+    assert message(Items([image("float")])) == f"{pair} Tensor, but must be a pair (image, target)"
+    assert message(Items([(image("float"), 0, 1)])) == f"{pair} tuple of 3, but must be a pair (image, target)"
+    assert "the image of item 0 of the training set is a str, but must be a float tensor (C, H, W)" in message(
+        Items([("a.png", 0)])
+    )
+    assert "is a Tensor (4, 5) of torch.float32, but" in message(Items([(torch.zeros(4, 5), 0)]))
+    assert "the target of item 0 of the training set is a str, but must be a number" in message(
+        Items([(image("float"), "cat")])
+    )
+    assert "without length or items by number; wrap both sets in DataLoaders" in message(Endless())
+    assert "the training set has images of different sizes or types, 3x4x5 and 3x4x6; resize them" in message(
+        Items([(image("float"), 0), (image("float", 4, 6), 0)])
+    )
+    assert "of different sizes or types, float32 and uint8" in message(
+        Items([(image("float"), 0), (image("uint8"), 0)])
+    )
+    assert "the validation set has images of 3x9x5, but the first is 3x4x5; resize them in its transform" in message(
+        good, Items([(image("float", 9), 0)])
+    )
+    assert "has the label 3, but there are 2 classes (0 to 1); mend the labels, or give their number" in message(
+        Items([(image("float"), 3)]), classes=2
+    )
+    assert "classification needs one whole number per image" in message(
+        Items([(image("float"), 0.5)]), task="classification"
+    )
+    assert "segmentation needs masks (H, W) = (4, 5) of labels, but the target is ()" in message(
+        good, task="segmentation"
+    )
+    assert "the targets are (2,); they must be one number or one mask" in message(
+        Items([(image("float"), torch.tensor([1, 2]))])
+    )
+    assert "the targets hold no label" in message(Items([(image("float"), torch.full((4, 5), 255, dtype=torch.uint8))]))
+
+
+def test_sizes_that_differ_from_batch_to_batch() -> None:
+    data = DatasetData(Items([(image("float"), 0), (image("float", 9), 0)]), Items([(image("float"), 0)]))
+    with pytest.raises(DataError, match="the training set has images of 3x9x5, but the first is 3x4x5"):
+        list(data.train_batches(1, seed=0, epoch=0))
+
+
+def test_more_than_eight_bits_are_not_cut_off() -> None:
+    items = Items([(Image.fromarray(np.full((4, 5), 1000, np.uint16)), 0)])
+    with pytest.raises(DataError, match="the image of item 0 of the training set is a PIL image of mode I;16"):
+        DatasetData(items, items)
+
+
+def test_an_error_in_a_worker_is_one_line() -> None:
+    bad = Items([(image("float"), 0)] * 3 + [(image("float", 9), 0)])
+    with pytest.raises(DataError, match=r"^the training set has images of different sizes[^\n]*$"):
+        list(DatasetData(bad, bad, workers=1).train_batches(4, seed=0, epoch=0))
+
+
+def loaders(**options: Any) -> LoaderData:
+    return LoaderData(DataLoader(Noisy(13), batch_size=4, shuffle=True, **options), DataLoader(Noisy(5), batch_size=2))
+
+
+@pytest.mark.parametrize("generator", [False, True])
+def test_an_epoch_of_a_loader_can_be_had_again(generator: bool) -> None:
+    options = [{"generator": torch.Generator().manual_seed(seed)} if generator else {} for seed in (1, 2)]
+    first = loaders(**options[0])
+    list(first.train_batches(1, seed=0, epoch=0))
+    whole = list(first.train_batches(1, seed=0, epoch=1))
+    before = global_state()
+    again = []
+    for batch in loaders(**options[1]).train_batches(1, seed=0, epoch=1):
+        again.append(batch)
+        assert global_state() == before
+        torch.rand(3)  # what training draws in between
+        before = global_state()
+    assert same(again, whole)
+    assert not same(list(first.train_batches(1, seed=0, epoch=2)), whole)
+    assert [len(x) for x, _ in whole] == [4, 4, 4, 1]
+    assert (first.steps(99), first.train_size, first.val_size, first.mid_epoch_resume) == (4, 13, 5, False)
+    assert first.info.classes == ("0", "1", "2")
+
+
+def test_a_look_at_a_loader_leaves_no_trace() -> None:
+    generator = torch.Generator().manual_seed(1)
+    states = generator.get_state(), global_state()
+    data = loaders(generator=generator)
+    assert torch.equal(generator.get_state(), states[0])
+    assert same(list(data.val_batches(2)), list(data.val_batches(2)))
+    assert global_state() == states[1]
+
+
+def test_a_sampler_is_told_the_epoch() -> None:
+    class Sampler(list[int]):
+        def set_epoch(self, epoch: int) -> None:
+            self.epoch = epoch
+
+    sampler = Sampler(range(4))
+    data = LoaderData(DataLoader(Noisy(4), sampler=sampler), DataLoader(Noisy(4)))
+    data.train_batches(1, seed=0, epoch=7)
+    assert sampler.epoch == 7
+
+
+def test_loaders_that_do_not_fit() -> None:
+    def message(dataset: Any, **options: Any) -> str:
+        with pytest.raises(DataError) as caught:
+            list(LoaderData(DataLoader(dataset, **options), DataLoader(Noisy(4))).train_batches(1, seed=0, epoch=0))
+        return str(caught.value)
+
+    assert "the training loader has no length" in message(Endless())
+    assert "the training loader is empty" in message(Items([]))
+    assert "the training loader gives a Tensor, but must give pairs of tensors" in message(Items([image("float")]))
+    assert "gives images (1, 2, 3) of torch.float32" in message(TensorDataset(torch.zeros(4, 2, 3), torch.zeros(4)))
+    assert "the training loader has the label 7, but there are 3 classes" in message(
+        Items([(image("float"), 7)], classes=["a", "b", "c"])
+    )
+    with pytest.raises(DataError, match="at the start of an epoch only, not at step 2; give the Datasets instead"):
+        loaders().train_batches(4, seed=0, epoch=0, first=2)

@@ -1,0 +1,167 @@
+"""The shipped recipes: each can start, and is what its name and the README say."""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.recipes import END, START, block, replaced
+from topolearn.format import library
+from topolearn.graph import Graph
+from topolearn.learners import make_learner
+from topolearn.ops import Shape
+from topolearn.ops.backbone import TorchvisionBackbone
+from topolearn.options import validate
+from topolearn.recipes import TrainOptions
+from topolearn.recipes.recipe import Recipe, load_recipe
+from topolearn.report import facts
+from topolearn.studies import Comparison
+from topolearn.studies.comparison import Row, RunSummary, Size
+from topolearn.training import lr_factor
+from topolearn.training.phases import Scheduled, schedule
+
+NAMES = library.names("models")
+CLASSES = {
+    "camvid-test": 11,
+    "cifar10": 10,
+    "cifar100": 100,
+    "cifar100-coarse": 20,
+    "digits": 10,
+    "imagenet": 1000,
+    "voc": 21,
+}
+README = (library.folder("models") / "README.md").read_text(encoding="utf-8")
+
+
+@functools.cache
+def loaded(name: str) -> tuple[Recipe, Graph]:
+    return load_recipe(f"models/{name}.yaml", {})
+
+
+def planned(name: str) -> tuple[Recipe, TrainOptions, tuple[Scheduled, ...]]:
+    recipe, graph = loaded(name)
+    learner, options = recipe.learner_and_options()
+    training = validate(TrainOptions, recipe.training, "training")
+    assert recipe.epochs is not None
+    return recipe, training, schedule(make_learner(learner, graph, options), recipe.epochs, training.phases)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_can_start(name: str) -> None:
+    recipe, graph = loaded(name)
+    assert recipe.name == name
+    _, _, plan = planned(name)
+    assert sum(phase.epochs for phase in plan) == recipe.epochs
+    shape = graph.shapes[graph.outputs[0]]
+    assert isinstance(shape, Shape)
+    assert shape.channels == CLASSES[str(recipe.data or graph.data)]
+    assert name.startswith(graph.name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_name_says_what_the_learner_does(name: str) -> None:
+    recipe, _ = loaded(name)
+    learner, options = recipe.learner_and_options()
+    kind = name.split("-coarse")[-1]
+    if learner == "fixed":
+        assert f"-fixed-{options['rule']}" in kind
+    elif learner == "maskconnect":
+        assert ("-frozen" in kind) == (options.get("step") == 0)
+        assert ("-maskconnect" in kind) == ("step" not in options)
+    else:
+        assert kind.endswith(f"-{learner}" + ("-budget" if "budget" in options else ""))
+    fan_in = re.search(r"-k(\d+)$", name)
+    if fan_in is not None:
+        assert options["fan_in"] == int(fan_in[1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_readme_has_a_row(name: str) -> None:
+    assert f"[{name}]({name}.yaml)" in README
+
+
+def test_the_readme_names_no_recipe_that_is_not_there() -> None:
+    assert set(re.findall(r"\(([\w-]+)\.yaml\)", README)) == set(NAMES)
+    assert set(re.findall(r"models/([\w-]+)\.yaml", README)) <= {*NAMES, "NAME"}
+
+
+def test_the_measured_table_has_the_columns_that_its_program_writes() -> None:
+    size = Size(1000, 10, 5, 4)
+    run = RunSummary(0, Path("run"), {"accuracy": 0.5}, size, size, 1.0)
+    written = block(Comparison((Row("digits-fixed-prev", (run,)),), (0,), Path("out")), "On a machine")
+    old = README[README.index(START) : README.index(END) + len(END)]
+    assert written.splitlines()[:3] == old.splitlines()[:3]
+    assert "| [digits-fixed-prev](digits-fixed-prev.yaml) | 50.00 |" in written
+    assert replaced(README, old) == README
+    assert replaced(README, written).replace(written, old) == README
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "milestones"),
+    [
+        ("resnet38-cifar100-fixed-prev", 164, [82, 123]),
+        ("resnet110-cifar100-fixed-random", 164, [82, 123]),
+        ("resnext29-8x8-cifar100-fixed-full", 300, [150, 225]),
+        ("resnext29-64x8-cifar10-fixed-full", 300, [150, 225]),
+        ("resnet50-imagenet-fixed-prev", 90, [30, 60]),
+    ],
+)
+def test_baselines_have_the_schedule_of_their_papers(name: str, epochs: int, milestones: list[int]) -> None:
+    recipe, options, (train,) = planned(name)
+    assert (recipe.epochs, train.epochs, train.phase.lr, recipe.lr) == (epochs, epochs, 1.0, 0.1)
+    factors = [lr_factor(options, step, epochs, milestones=train.milestones) for step in range(epochs)]
+    drops = [step for step in range(1, epochs) if factors[step] < factors[step - 1]]
+    assert all(abs(drop - milestone) <= 1 for drop, milestone in zip(drops, milestones, strict=True))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("resne") and "coarse" not in name])
+def test_learned_rows_have_the_budget_of_their_baselines(name: str) -> None:
+    recipe, options, plan = planned(name)
+    if recipe.learner_and_options()[0] == "fixed":
+        return
+    search, tune = plan
+    assert 0.2 <= tune.epochs / (search.epochs + tune.epochs) <= 0.3
+    plateaux = [
+        sorted({phase.phase.lr * lr_factor(options, step, 100, milestones=phase.milestones) for step in range(100)})
+        for phase in plan
+    ]
+    assert plateaux[0] == pytest.approx([0.01, 0.1, 1])
+    assert plateaux[1] == pytest.approx([0.01, 0.1]), "the last two plateaux again"
+    net = re.split("-maskconnect|-frozen", name)[0]
+    for other in NAMES:
+        if other.startswith(f"{net}-fixed-"):
+            assert loaded(other)[0].epochs == recipe.epochs
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "camvid" in name or "voc" in name])
+def test_decoders_are_trained_as_long_as_what_sparsemask_finds(name: str) -> None:
+    recipe, options, plan = planned(name)
+    data = "camvid" if "camvid" in name else "voc"
+    searched, _, (_, retrain) = planned(f"fdn-mobilenetv2-{data}-sparsemask")
+    assert recipe.epochs == (retrain.epochs if "-fixed-" in name else searched.epochs)
+    assert options.model_copy(update={"phases": {}}) == planned(f"fcn-mobilenetv2-{data}-fixed-full")[1]
+    backbone = loaded(name)[1].nodes["backbone"].rule
+    assert isinstance(backbone, TorchvisionBackbone)
+    assert (backbone.weights, options.node_lr) == (
+        (None, {}) if data == "camvid" else ("IMAGENET1K_V1", {"backbone": 0.1})
+    )
+    assert len(plan) == (2 if "-sparsemask" in name or "-maskconnect" in name or "-continuous" in name else 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "edges", "decoder"),
+    [
+        ("fdn-mobilenetv2-voc-fixed-full", 90, 1_934_293),
+        ("sparsemask-mobilenetv2-voc-fixed-full", 15, 560_981),
+        ("unet-mobilenetv2-voc-fixed-full", 17, 164_821),
+        ("fcn-mobilenetv2-voc-fixed-full", 0, 26_901),
+        ("fdn-mobilenetv2-camvid-fixed-random", 90, 1_933_643),
+    ],
+)
+def test_rule_based_decoders_have_their_final_form(name: str, edges: int, decoder: int) -> None:
+    graph = loaded(name)[1]
+    assert sum(edge.op == "conv_resize" for edge in graph.edges) == edges
+    assert facts(graph)["decoder_params"] == decoder

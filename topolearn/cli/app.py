@@ -1,0 +1,264 @@
+"""``topolearn …``: a thin layer over the API.
+
+Whatever takes time to import is imported inside the command that needs it: ``--help``, ``show`` and
+``validate`` work without torch.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
+
+from topolearn._version import __version__
+from topolearn.cli.lift import lift
+from topolearn.cli.listing import list_
+from topolearn.cli.predict import predict
+from topolearn.cli.training import add_commands
+from topolearn.errors import CheckpointError, OptionError, TopolearnError
+
+if TYPE_CHECKING:
+    from topolearn.graph import Graph
+    from topolearn.report.tables import Table
+
+app = typer.Typer(
+    name="topolearn",
+    help="Learn which connections of a network to keep, prune the rest, export to ONNX.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+add_commands(app)  # fit, compare, prune, export, bench
+app.command()(lift)
+app.command()(predict)
+app.command(name="list")(list_)
+
+GraphName = Annotated[str, typer.Argument(metavar="GRAPH", help="A YAML file, or the name of a shipped graph.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the file, as nodes.head.classes=10."),
+]
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C: 128 + SIGINT, as shells have it."""
+PIPE_CLOSED = 141
+"""Exit status where the reader of the output went away: 128 + SIGPIPE."""
+FAILED = 2
+"""Exit status after a user's error."""
+
+
+# -- commands ----------------------------------------------------------------------------------
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"topolearn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+@app.command()
+def show(
+    graph: GraphName,
+    as_json: Annotated[bool, typer.Option("--json", help="Print counts and costs as one JSON object.")] = False,
+    expand: Annotated[bool, typer.Option("--expand", help="Print the canonical form, macros expanded.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Draw the graph to an SVG or PNG file.")
+    ] = None,
+    matrix: Annotated[
+        bool, typer.Option("--matrix", help="Let -o draw the adjacency matrix: each learnable edge with its value.")
+    ] = False,
+    settings: Settings = None,
+) -> None:
+    """Show a graph: its nodes and their shapes, parameters and multiply-accumulates.
+
+    GRAPH may also be the folder of a run; its picture then shows what was learned within what was searched,
+    its matrix the learner's masks, weights or gates at the end of the search.
+    """
+    if as_json and expand:
+        raise OptionError("--json and --expand print different things; choose one of them")
+    if matrix and output is None:
+        raise OptionError("--matrix draws a picture; say where to with -o FILE.svg")
+    shown, searched = load(graph, overrides(settings))
+    if output is not None:
+        _draw(graph, shown, searched, output, matrix)
+        print(f"wrote {output}", file=sys.stderr)
+    if as_json:
+        import json
+
+        from topolearn.report import facts
+
+        print(json.dumps(facts(shown)))
+    elif expand:
+        print(shown.to_yaml(), end="")
+    elif output is None:
+        from topolearn.report import headline, node_table
+
+        print(headline(shown))
+        print_table(node_table(shown, searched))
+
+
+def _draw(name: str, shown: Graph, searched: Graph | None, output: Path, matrix: bool) -> None:
+    from topolearn.drawing import adjacency, draw
+    from topolearn.runs import read_learned
+
+    if not matrix:
+        draw(shown, output, searched)
+    elif is_run(name):
+        learned = read_learned(name)
+        adjacency(learned.searched, output, learned.values, learned.kept, learned.title)
+    else:
+        adjacency(shown, output)
+
+
+@app.command()
+def validate(
+    files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Graph files, or names of shipped graphs.")],
+) -> None:
+    """Check graph files: one line each, 'ok' or what is wrong; exit status 2 if any is wrong."""
+    from topolearn.format import load_graph
+    from topolearn.report import facts
+
+    failed = False
+    for file in files:
+        try:
+            known = facts(load_graph(file))
+        except TopolearnError as error:
+            complain(str(error))
+            failed = True
+        else:
+            print(
+                f"ok {file}: {known['nodes']:,} nodes, {known['edges']:,} edges"
+                f" ({known['learnable_edges']:,} learnable), {known['params']:,} parameters"
+            )
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of graph files, for editors."""
+    import json
+
+    from topolearn.format import schema as graph_schema
+    from topolearn.plugins import load_plugins
+
+    load_plugins()
+    print(json.dumps(graph_schema(), indent=2))
+
+
+# -- shared by commands ------------------------------------------------------------------------
+
+
+def load(name: str, settings: dict[str, str]) -> tuple[Graph, Graph | None]:
+    """The graph that ``name`` means and, where it is the folder of a run, the one that was searched."""
+    from topolearn.format import load_graph
+
+    folder = Path(name)
+    if is_run(name):
+        search = folder / "search.yaml"
+        searched = load_graph(search) if search.is_file() else None
+        return load_graph(folder / "graph.yaml", settings), searched
+    if os.path.isfile(folder / "config.yaml"):
+        raise CheckpointError(f"the run in {folder} is not finished; go on with --resume")
+    return load_graph(name, settings), None
+
+
+def is_run(name: str) -> bool:
+    """Whether ``name`` is the folder of a run that has learned a graph."""
+    return os.path.isfile(Path(name) / "graph.yaml")
+
+
+def overrides(settings: list[str] | None, option: str = "--set") -> dict[str, str]:
+    """``KEY=VALUE`` options as a mapping."""
+    found = {}
+    for text in settings or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise OptionError(f"{option} {text}: write it as KEY=VALUE, as nodes.head.classes=10")
+        found[key] = value
+    return found
+
+
+def print_table(table: Table) -> None:
+    """A table with lines on a terminal, plain columns elsewhere."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(table.rich())
+    else:
+        print(table.plain())
+
+
+# -- running -----------------------------------------------------------------------------------
+
+
+def complain(message: str) -> None:
+    """One line on stderr."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def main() -> None:
+    """Run the command line; what a user did wrong is one line and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file name may hold what a terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn
+        try:
+            status = _run()
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Python flushes stdout once more when it ends; let that succeed.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = PIPE_CLOSED
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # Started by torchrun. Now and then a thread of torch.distributed outlives its process group, and
+        # aborts a process that takes its C++ statics apart; all that was to be written has been.
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _run() -> int:
+    try:
+        app()
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except TopolearnError as error:
+        complain(str(error))
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        complain(f"{where}{error.strerror or error}")
+        return FAILED
+    return 0

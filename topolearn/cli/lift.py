@@ -1,0 +1,64 @@
+"""``topolearn lift``: a torchvision network as a graph file with weights beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from topolearn.errors import OptionError
+
+_YAML = (".yaml", ".yml")
+
+
+def lift(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A torchvision network: resnet50, regnet_y_400mf …")],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="FILE", help="A YAML file for the graph; the weights go beside it."),
+    ],
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Torchvision's pretrained ones (DEFAULT, IMAGENET1K_V2 …), or a file; default: random."),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="N|H,W", help="Height and width of the images; default: 224.")
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=1, help="Number of classes; a last layer for another number starts anew.")
+    ] = None,
+) -> None:
+    """Turn a torchvision network into a graph that computes the same, its residual branches learnable edges.
+
+    ResNet, ResNeXt, Wide-ResNet, RegNet and MobileNetV2 can be lifted. Go on with
+    `topolearn fit FILE.yaml --weights FILE.safetensors`.
+    """
+    if output.suffix not in _YAML:
+        raise OptionError(f"-o {output}: the graph goes into a YAML file, as {output.stem or 'graph'}.yaml")
+    sides = _sides(size)
+    from topolearn import dump_graph
+    from topolearn import lift as run
+    from topolearn.report import facts
+    from topolearn.runs.folder import save_tensors
+
+    net = run(model, weights, size=sides, classes=classes)
+    tensors = output.with_suffix(".safetensors")
+    save_tensors(tensors, net.state_dict(), {"graph": net.graph.name, "format": 1})
+    dump_graph(net.graph, output)
+    known = facts(net.graph)
+    print(
+        f"{output}, {tensors}: {known['params']:,} parameters, {known['macs']:,} MACs, {known['nodes']:,} nodes,"
+        f" {known['edges']:,} edges ({known['learnable_edges']:,} learnable)"
+    )
+
+
+def _sides(size: str | None) -> int | tuple[int, int] | None:
+    """``32`` or ``32,64`` as numbers."""
+    if size is None:
+        return None
+    sides = size.split(",")
+    if len(sides) > 2 or not all(side.strip().isdecimal() for side in sides):
+        raise OptionError(f"--size {size}: write a number of pixels, or height and width, as 224 or 192,256")
+    numbers = [int(side) for side in sides]
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])

@@ -1,0 +1,170 @@
+"""``topolearn list``: what is known by name, and the options of each."""
+
+from __future__ import annotations
+
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from topolearn.errors import OptionError, suggest
+from topolearn.plugins import load_plugins
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+_WIDTH = 100
+
+
+class Kind(StrEnum):
+    """What ``list`` lists."""
+
+    GRAPHS = "graphs"
+    LEARNERS = "learners"
+    OPS = "ops"
+    DATA = "data"
+    TRAINING = "training"
+
+
+def list_(
+    kind: Annotated[Kind | None, typer.Argument(help="Everything, where not given.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One of the learners, ops or settings of training: with its options.")
+    ] = None,
+) -> None:
+    """List the shipped graphs, the learners, ops and data sets that are known by name, and the settings of training."""
+    load_plugins()
+    if kind is not None and name is not None:
+        _describe(kind, name)
+        return
+    for listed in [kind] if kind else list(Kind):
+        rows = list(_LISTS[listed]())
+        width = max((len(word) for word, _ in rows), default=0)
+        indent = "" if kind else "  "
+        if not kind:
+            print(f"{listed.value}:")
+        for word, text in rows:
+            print(f"{indent}{word:<{width}}  {text}".rstrip())
+
+
+def _describe(kind: Kind, name: str) -> None:
+    """What is called ``name``, and its options with their defaults."""
+    if kind is Kind.GRAPHS:
+        raise OptionError(f"a graph has no options; see it by 'topolearn show {name}'")
+    if kind is Kind.DATA:
+        raise OptionError("data sets have no options of their own; 'topolearn list training' has those of reading them")
+    if kind is Kind.TRAINING:
+        known = _training().model_fields
+        if name not in known:
+            raise OptionError(f"training has no setting '{name}'{suggest(name, known)}")
+        _print_fields(_training(), [name])
+        return
+    for summary, model in _found(kind, name):
+        print(summary)
+        _print_fields(model, list(model.model_fields))
+
+
+def _found(kind: Kind, name: str) -> list[tuple[str, type[BaseModel]]]:
+    """Summary and options of the learner or the ops called ``name``: a node op and an edge op may share it."""
+    if kind is Kind.LEARNERS:
+        from topolearn.learners import learner_class
+
+        learner = learner_class(name)
+        return [(_summary(learner), learner.options_type)]
+    from topolearn.ops import EDGE_OPS, NODE_OPS
+
+    found: list[tuple[str, type[BaseModel]]] = []
+    if name in NODE_OPS:
+        found.append((_summary(NODE_OPS[name]), NODE_OPS[name]))
+    if name in EDGE_OPS:
+        found.append((f"(edge) {_summary(EDGE_OPS[name])}", EDGE_OPS[name]))
+    if not found:
+        raise OptionError(f"unknown op '{name}'{suggest(name, [*NODE_OPS, *EDGE_OPS])}")
+    return found
+
+
+def _print_fields(model: type[BaseModel], names: list[str]) -> None:
+    from topolearn.options import fields
+
+    for field in fields(model):
+        if field.name in names:
+            given = "" if field.default is None else f" = {field.default}"
+            print(f"\n  {field.name}{given}")
+            print(textwrap.fill(field.text, _WIDTH, initial_indent="      ", subsequent_indent="      "))
+
+
+# -- what `list` knows -------------------------------------------------------------------------
+
+
+def _graphs() -> Iterator[tuple[str, str]]:
+    from topolearn.format import library
+
+    for name in library.names("graphs"):
+        opening = []
+        for line in (library.folder("graphs") / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
+            if not line.startswith("#"):
+                break
+            opening.append(line.lstrip("# "))
+        yield name, _sentence(" ".join(opening))
+
+
+def _ops() -> Iterator[tuple[str, str]]:
+    from topolearn.ops import EDGE_OPS, NODE_OPS
+
+    for name, op in sorted(NODE_OPS.items()):
+        yield name, _summary(op)
+    for name, edge_op in sorted(EDGE_OPS.items()):
+        yield name, f"(edge) {_summary(edge_op)}"
+
+
+def _learners() -> Iterator[tuple[str, str]]:
+    from topolearn.learners import LEARNERS
+
+    for name, learner in sorted(LEARNERS.items()):
+        yield name, _summary(learner)
+
+
+def _data() -> Iterator[tuple[str, str]]:
+    from topolearn.data import DATASETS
+
+    for name, loader in sorted(DATASETS.items()):
+        yield name, _summary(loader)
+
+
+def _settings() -> Iterator[tuple[str, str]]:
+    from topolearn.options import fields
+
+    for field in fields(_training()):
+        yield f"{field.name} = {field.default}", _sentence(field.text)
+
+
+def _training() -> type[BaseModel]:
+    from topolearn.recipes.train_options import TrainOptions
+
+    return TrainOptions
+
+
+_LISTS: dict[Kind, Callable[[], Iterator[tuple[str, str]]]] = {
+    Kind.GRAPHS: _graphs,
+    Kind.LEARNERS: _learners,
+    Kind.OPS: _ops,
+    Kind.DATA: _data,
+    Kind.TRAINING: _settings,
+}
+
+
+def _summary(thing: Any) -> str:
+    """The first sentence of the docstring, or of the module's where the docstring refers to it."""
+    text = (thing.__doc__ or "").strip()
+    if text.startswith("See the module"):
+        text = (sys.modules[thing.__module__].__doc__ or "").strip()
+    return _sentence(text.partition("\n")[0])
+
+
+def _sentence(text: str) -> str:
+    """The first sentence, without its full stop."""
+    return re.split(r"(?<!\bal)\. (?=[A-Z])", text, maxsplit=1)[0].rstrip(".").replace("``", "'")

@@ -1,0 +1,289 @@
+"""The commands that need torch: fit, compare, prune, export, bench. Everything heavy is imported inside them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from topolearn.errors import CheckpointError, OptionError
+
+if TYPE_CHECKING:
+    from topolearn.runs import FitResult
+    from topolearn.studies.delivery import Delivery
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a finished run.")]
+Provider = Annotated[str, typer.Option(help="Execution provider of ONNX Runtime: cpu, cuda or tensorrt.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this file's commands to ``app``."""
+    for command in (fit, compare, prune, export, bench):
+        app.command()(command)
+
+
+def fit(
+    graph: Annotated[str, typer.Argument(metavar="GRAPH|RECIPE", help="A graph or a recipe: its name or YAML file.")],
+    learner: Annotated[str | None, typer.Option(help="maskconnect, continuous, sparsemask or fixed.")] = None,
+    data: Annotated[str | None, typer.Option(help="Name of a data set, or a folder of images.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Over all phases.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate of the weights.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    weights: Annotated[Path | None, typer.Option(help="Weights to start from: a file or the folder of a run.")] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(envvar="TOPOLEARN_DATA", help="Folder in which data sets are looked for.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/GRAPH-LEARNER.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="An option of the learner (fan_in=3) or of training (schedule=step, phases.fine_tune=0.2,"
+            " phases.fine_tune.lr=0.1),"
+            " or a value of the graph file (nodes.head.classes=10).",
+        ),
+    ] = None,
+    no_export: Annotated[bool, typer.Option("--no-export", help="Write no ONNX file and no pictures.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Learn which edges of a graph to keep, prune the rest, train what is left, export it to ONNX."""
+    from topolearn import fit as run
+    from topolearn.cli.app import overrides
+    from topolearn.distributed import is_main
+    from topolearn.recipes.recipe import load_recipe
+
+    changes = overrides(settings)
+    if learner is not None:
+        changes["learner"] = learner
+    recipe, searched = load_recipe(graph, changes)
+    folder = out if out is not None else Path("runs") / str(recipe.name)
+    given = {"data": data, "epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
+    if precision != "auto":
+        given["precision"] = precision
+    result = run(
+        searched,
+        **recipe.arguments() | {key: value for key, value in given.items() if value is not None},
+        device=device,
+        weights=weights,
+        data_root=data_root,
+        out=folder,
+        resume=resume,
+        quiet=quiet,
+    )
+    if is_main():  # of several processes one writes and prints
+        _close(result, folder, None if no_export else _deliver(result, folder))
+
+
+def compare(
+    recipes: Annotated[
+        list[str], typer.Argument(metavar="RECIPE|GRAPH…", help="Recipes or graphs: their names or YAML files.")
+    ],
+    seeds: Annotated[str, typer.Option(help="One run of every recipe for each: 0,1,2 or 0..4.")] = "0,1,2",
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUES",
+            help="Run every recipe with each of these values, as fan_in=1,2,4..8 or learner=maskconnect,continuous;"
+            " given several times, with every combination.",
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="For all runs, as in `topolearn fit`; an option of learners, for the runs of those that have it.",
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of every run, instead of the recipe's.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder of the runs (NAME/seed-S), and of the table: compare.md and compare.csv.")
+    ] = Path("runs/compare"),
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Runs at a time, each a process of its own. The CPU's threads are divided among them, GPUs are"
+            " dealt out in turn. Default: one per GPU, or one.",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto (every GPU there is, else the CPU), cpu, cuda:1 …")] = "auto",
+    data_root: Annotated[
+        Path | None, typer.Option(envvar="TOPOLEARN_DATA", help="Folder in which data sets are looked for.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Train several recipes with several seeds; one table: mean and deviation, size before and after, time.
+
+    All recipes are checked before the first run starts. What was interrupted or has failed goes on when
+    the same command is given again; what is finished is not run again. Exit status 1 if a run failed.
+    """
+    from topolearn import compare as run
+    from topolearn.cli.app import complain, overrides, print_table
+    from topolearn.studies.compare import values
+    from topolearn.studies.comparison import CSV, MARKDOWN
+
+    numbers = values(seeds, f"--seeds {seeds}")
+    if not all(number.isdecimal() for number in numbers):
+        raise OptionError(f"--seeds {seeds}: seeds are whole numbers, as 0,1,2 or 0..4")
+    varied = {key: values(text, f"--vary {key}={text}") for key, text in overrides(vary, "--vary").items()}
+    comparison = run(
+        recipes,
+        seeds=[int(number) for number in numbers],
+        vary=varied,
+        settings=overrides(settings),
+        epochs=epochs,
+        out=out,
+        jobs=jobs,
+        device=device,
+        data_root=data_root,
+        quiet=quiet,
+    )
+    print_table(comparison.table())
+    print(f"{out}: {MARKDOWN}, {CSV}")
+    for failure in comparison.failures:
+        complain(str(failure))
+    if comparison.failures:
+        raise typer.Exit(1)
+
+
+def _deliver(result: FitResult, folder: Path) -> Delivery:
+    from topolearn.studies.delivery import deliver
+
+    print("exporting to ONNX, comparing with PyTorch, timing …", file=sys.stderr)
+    return deliver(result, folder)
+
+
+def _close(result: FitResult, folder: Path, delivery: Delivery | None) -> None:
+    from topolearn.cli.app import print_table
+    from topolearn.studies.delivery import comparison
+
+    print_table(comparison(result, delivery))
+    if delivery is not None:
+        worst = max(delivery.export.errors.values())
+        print(
+            f"{delivery.export.path}: {delivery.export.size:,} bytes; ONNX Runtime differs from PyTorch by at most"
+            f" {worst:.1g}"
+        )
+        print(f"{delivery.picture}: the learned graph")
+        if delivery.matrix is not None:
+            print(f"{delivery.matrix}: what the learner thought of every edge")
+    print(f"{folder}: graph.yaml, weights.safetensors, history.jsonl, config.yaml")
+
+
+def prune(
+    run_dir: RunFolder,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; default: RUN_DIR-pruned, with --sweep RUN_DIR itself.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another option of the learner: fan_in=2, threshold=0.1 …"),
+    ] = None,
+    sweep: Annotated[
+        bool,
+        typer.Option(
+            "--sweep",
+            help="Write no model, but remove ever more edges, by magnitude and at random, and write the accuracy at"
+            " every share as a table and a picture.",
+        ),
+    ] = False,
+    data_root: Annotated[
+        Path | None, typer.Option(envvar="TOPOLEARN_DATA", help="Folder in which data sets are looked for.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where to measure: auto, cpu, cuda, cuda:1 …")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress of --sweep.")] = False,
+) -> None:
+    """Prune anew what a run had searched, with other options of its learner, without training."""
+    from topolearn.cli.app import overrides, print_table
+
+    if sweep:
+        from topolearn.studies.sweep import CSV, MARKDOWN, PICTURE
+        from topolearn.studies.sweep import sweep as measure
+
+        target = out if out is not None else run_dir
+        changes = overrides(settings)
+        found = measure(run_dir, target, settings=changes, data_root=data_root, device=device, quiet=quiet)
+        print_table(found.table())
+        print(f"{target}: {MARKDOWN}, {CSV}, {PICTURE}")
+        return
+    from topolearn.studies.delivery import comparison, draw_run
+    from topolearn.studies.reprune import reprune
+
+    target = out if out is not None else run_dir.with_name(f"{run_dir.resolve().name}-pruned")
+    result = reprune(run_dir, target, overrides(settings), data_root, device)
+    picture, matrix = draw_run(result, target)
+    print_table(comparison(result))
+    print(f"{picture}: the learned graph")
+    print(f"{matrix}: what the learner thought of every edge")
+    print(f"{target}: graph.yaml, weights.safetensors, history.jsonl, config.yaml")
+
+
+def export(
+    run_dir: RunFolder,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The ONNX file.")],
+    precision: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
+    dynamic: Annotated[
+        str | None,
+        typer.Option(
+            help="Axes that may change: batch,height,width, or none. Default: batch; all three where every pixel is"
+            " classified.",
+            show_default=False,
+        ),
+    ] = None,
+    argmax: Annotated[
+        bool, typer.Option("--argmax", help="Of segmentation: give the class of every pixel of the image, not logits.")
+    ] = False,
+    provider: Provider = "cpu",
+    no_check: Annotated[bool, typer.Option("--no-check", help="Do not compare with PyTorch.")] = False,
+) -> None:
+    """Export the network of a run to ONNX and compare it with PyTorch."""
+    from topolearn import export_onnx, load_model
+    from topolearn.onnx import usual_axes
+
+    net = load_model(run_dir)
+    if dynamic is None:
+        axes = usual_axes(net.graph)
+    else:
+        axes = () if dynamic in ("", "none") else tuple(axis.strip() for axis in dynamic.split(","))
+    report = export_onnx(
+        net,
+        output,
+        precision=precision,
+        dynamic=axes,
+        output="argmax" if argmax else "logits",
+        provider=provider,
+        check=not no_check,
+    )
+    checked = "not compared with PyTorch"
+    if report.errors:
+        checked = f"differs from PyTorch by at most {max(report.errors.values()):.1g} on {report.provider}"
+    print(f"{output}: {report.size:,} bytes, {report.nodes} nodes, {checked}")
+
+
+def bench(
+    run_dir: RunFolder,
+    provider: Provider = "cpu",
+    batch: Annotated[int, typer.Option(min=1, help="Inputs per call.")] = 1,
+    argmax: Annotated[
+        bool, typer.Option("--argmax", help="Of segmentation: with the class of every pixel as output, not logits.")
+    ] = False,
+) -> None:
+    """Time a run's network in ONNX Runtime against the graph that was searched, with all its edges."""
+    from topolearn.cli.app import print_table
+    from topolearn.runs import read_result
+    from topolearn.studies.delivery import comparison, time_run
+
+    if not os.path.isdir(run_dir):
+        raise CheckpointError(f"there is no folder {run_dir}; name the folder of a finished run")
+    result = read_result(run_dir)
+    times = time_run(result, provider=provider, batch=batch, output="argmax" if argmax else "logits")
+    print_table(comparison(result, times=times))

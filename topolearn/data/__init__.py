@@ -1,0 +1,24 @@
+"""Data for training: built-in sets, folders, and a user's own Datasets and DataLoaders."""
+
+from topolearn.data.augment import Augment
+from topolearn.data.base import BINARY, DENSE, Data, DataInfo
+from topolearn.data.crop import Crop
+from topolearn.data.datasets import DatasetData
+from topolearn.data.load import load_data
+from topolearn.data.loaders import LoaderData
+from topolearn.data.named_images import DATASETS
+from topolearn.data.tensors import TensorData
+
+__all__ = [
+    "BINARY",
+    "DATASETS",
+    "DENSE",
+    "Augment",
+    "Crop",
+    "Data",
+    "DataInfo",
+    "DatasetData",
+    "LoaderData",
+    "TensorData",
+    "load_data",
+]

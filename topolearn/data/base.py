@@ -1,0 +1,177 @@
+"""What training needs of data: its description, and batches that can be had again."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from topolearn.data.seeds import generator
+from topolearn.errors import DataError
+
+Batch = tuple[Tensor, Tensor]
+"""Images (N, C, H, W) float32, normalised; targets int64, (N,) or (N, H, W)."""
+
+IGNORE = 255
+"""The label of pixels that count neither in the loss nor in the metrics."""
+
+
+BINARY = {"saliency": "salient", "edges": "edge"}
+"""Tasks of one channel, whose masks are 0 or 1, with the name of what is 1."""
+
+DENSE = frozenset({"segmentation", *BINARY})
+"""Tasks whose targets are masks."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataInfo:
+    """What a data set is.
+
+    Attributes:
+        name: The set's name.
+        task: ``classification`` (one class per image), ``segmentation`` (one class per pixel),
+            ``saliency`` or ``edges`` (yes or no per pixel); a user's own data may have another,
+            with targets that are passed on as they are.
+        classes: Names of the classes; of a task of one channel, its one name.
+        size: (channels, height, width) of an image; of the first one, where they differ.
+        mean: Per channel, of pixel values in [0, 1].
+        std: Per channel, of pixel values in [0, 1].
+        ignore_index: The label that counts neither in the loss nor in the metrics.
+    """
+
+    name: str
+    task: str
+    classes: tuple[str, ...]
+    size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    ignore_index: int | None = None
+
+    @property
+    def labels(self) -> int:
+        """How many values a target can have, the ignored one aside; 0 where that is not known."""
+        return 2 if self.task in BINARY else len(self.classes)
+
+
+class Data(ABC):
+    """A training and a validation set.
+
+    Everything random in the training batches (order, augmentation, a user's transforms) is a
+    function of the arguments of :meth:`train_batches`, so that a run resumed in another process
+    sees the batches it would have seen.
+
+    Class attributes:
+        mid_epoch_resume: Whether an epoch can be entered at any step.
+
+    Attributes:
+        info: What the data set is.
+        train_size: Number of training images.
+        val_size: Number of validation images.
+        notes: What was converted or skipped when the files were read, a sentence each.
+    """
+
+    mid_epoch_resume: ClassVar[bool]
+
+    info: DataInfo
+    train_size: int
+    val_size: int
+    notes: tuple[str, ...] = ()
+
+    @abstractmethod
+    def steps(self, batch_size: int) -> int:
+        """Number of training batches per epoch."""
+
+    @abstractmethod
+    def train_batches(self, batch_size: int, *, seed: int, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Training batches ``first``, ``first + 1``, … of an epoch.
+
+        Args:
+            batch_size: Images per batch.
+            seed: Seed of the run.
+            epoch: Number of the epoch, from 0.
+            first: Number of the first batch to give.
+        """
+
+    @abstractmethod
+    def val_batches(self, batch_size: int) -> Iterator[Batch]:
+        """All validation images in order, in full, not augmented; a batch ends early where the size changes."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Data:
+        """The same data with batches on ``device``."""
+
+    def part(self, rank: int, ranks: int) -> Data:
+        """The same data with every batch cut down to the part of process ``rank`` of ``ranks``.
+
+        Everything random is as in whole batches; their sizes and the number of images stay as they are.
+
+        Raises:
+            DataError: Data that cannot be divided.
+        """
+        raise DataError(
+            f"'{self.info.name}' cannot be divided over {ranks} processes; give Datasets instead of DataLoaders, or"
+            " data by name"
+        )
+
+    @abstractmethod
+    def first_images(self, count: int) -> Data:
+        """The same data with ``count`` training images, the same ones for every seed.
+
+        They are the first of a fixed shuffle, so that sets sorted by class keep all their classes.
+
+        Raises:
+            DataError: More images than there are, or data that cannot be picked from.
+        """
+
+
+def picked(info: DataInfo, size: int, count: int) -> Tensor:
+    """(count,) indices of the images that :meth:`Data.first_images` keeps of ``size``, in their own order.
+
+    Raises:
+        DataError: More than there are.
+    """
+    if count > size:
+        raise DataError(f"'{info.name}' has {size:,} training images, not {count:,}; set 'train_images' to less")
+    return torch.randperm(size, generator=generator("subset"))[:count].sort().values
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one of several processes takes of every batch: a run of images, as long as the others' but for one.
+
+    Attributes:
+        rank: Number of the process.
+        ranks: How many there are.
+    """
+
+    rank: int = 0
+    ranks: int = 1
+
+    def of(self, size: int) -> slice:
+        """Its images of a batch of ``size``."""
+        return slice(size * self.rank // self.ranks, size * (self.rank + 1) // self.ranks)
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """``values`` from the CPU on ``device``, without waiting for it."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
+def full_batches(size: int, batch_size: int) -> int:
+    """Batches per training epoch over ``size`` images.
+
+    The rest that fills no batch is left out (the statistics of a batch normalisation over a few
+    images are too noisy), except that a set smaller than one batch is a batch.
+    """
+    return max(1, size // batch_size)
+
+
+def shuffled(size: int, batch_size: int, *, seed: int, epoch: int, first: int) -> Iterator[tuple[int, Tensor]]:
+    """(step, indices (N,)) of the training batches of an epoch, from step ``first``."""
+    order = torch.randperm(size, generator=generator("order", seed, epoch))
+    for step in range(first, full_batches(size, batch_size)):
+        yield step, order[step * batch_size : (step + 1) * batch_size]

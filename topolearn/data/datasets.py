@@ -1,0 +1,224 @@
+"""Data from a user's map-style Datasets, resumable at any step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from topolearn.data.augment import Augment
+from topolearn.data.base import Batch, Data, DataInfo, Part, full_batches, picked, sent, shuffled
+from topolearn.data.crop import Crop
+from topolearn.data.describe import describe
+from topolearn.data.finish import Finish
+from topolearn.data.items import check_labels, check_size, to_batch, to_item
+from topolearn.data.seeds import global_state_kept, mix, seed_global
+from topolearn.errors import DataError
+
+SCANNED = 2000
+"""Items that are looked at, evenly spaced, where only they can tell the number of classes."""
+
+_Key = list[tuple[int, int, tuple[int, ...]]]
+"""Of a batch: index and seed of each item, and what was drawn for its crop; () where it is left as it is."""
+
+
+@final
+class DatasetData(Data):
+    """A pair of map-style Datasets of (image, target) items.
+
+    Around every item the global generators of Python, numpy and torch are seeded from the run's
+    seed, the epoch and the item's index, and put back afterwards, so random transforms give the
+    same again. A transform with a generator of its own (``numpy.random.default_rng()``) is beyond
+    that reach.
+
+    Args:
+        train: Training set. Images are float tensors (C, H, W), used as they are, or uint8 tensors
+            (C, H, W), uint8 arrays (H, W, C) or PIL images, which are scaled to [0, 1] and
+            normalised by ``info``. Targets are class numbers or masks (H, W).
+        val: Validation set.
+        task: ``classification`` or ``segmentation``; None to infer it from the first target.
+        classes: Number of classes; None to take it from the set's ``classes`` or ``targets``, else
+            from up to 2,000 items.
+        info: What the data are, where that is known; then ``task`` and ``classes`` are not used.
+        augment: Of the training batches, after the set's own transforms; None for none. With a
+            :class:`Crop`, images may be of different sizes.
+        workers: Processes that load items; 0 to load in this one.
+
+    Raises:
+        DataError: An empty set, or items that are no such pairs.
+    """
+
+    mid_epoch_resume: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        train: Dataset[Any],
+        val: Dataset[Any],
+        *,
+        task: str | None = None,
+        classes: int | None = None,
+        info: DataInfo | None = None,
+        augment: Augment | Crop | None = None,
+        workers: int = 0,
+    ) -> None:
+        self._train = _Items(train, "the training set")
+        self._val = _Items(val, "the validation set")
+        self.train_size = len(self._train)
+        self.val_size = len(self._val)
+        if info is None:
+            image, target = self._train.one(0)
+            info = describe(train, image, target, self._scan, task=task, classes=classes)
+            val_size = (info.size[0], *self._val.one(0)[0].shape[1:]) if isinstance(augment, Crop) else info.size
+            check_size(self._val.one(0)[0][None], val_size, "the validation set")
+        self.info = info
+        self._finish = Finish(info, augment or Augment())
+        self._crops = isinstance(augment, Crop)
+        for items in (self._train, self._val):
+            items.info = info
+            items.crop = self._finish if self._crops else None
+        self._workers = workers
+        self._device = torch.device("cpu")
+        self._part = Part()
+
+    def _scan(self) -> Iterator[Tensor]:
+        step = max(1, -(-self.train_size // SCANNED))
+        return (self._train.one(index)[1] for index in range(0, self.train_size, step))
+
+    def steps(self, batch_size: int) -> int:
+        """Number of training batches per epoch; see :func:`full_batches`."""
+        return full_batches(self.train_size, batch_size)
+
+    def train_batches(self, batch_size: int, *, seed: int, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """See :meth:`Data.train_batches`."""
+        whole = min(batch_size, self.train_size)
+        mine = self._part.of(whole)
+
+        def keys() -> Iterator[_Key]:
+            for step, chosen in shuffled(self.train_size, batch_size, seed=seed, epoch=epoch, first=first):
+                drawn = self._finish.draw(whole, seed, epoch, step)[:, mine].T.tolist() if self._crops else None
+                yield [
+                    (index, mix("item", seed, epoch, index), tuple(drawn[place]) if drawn else ())
+                    for place, index in enumerate(chosen[mine].tolist())
+                ]
+
+        for step, (images, targets) in enumerate(self._load(self._train, keys()), first):
+            if self._crops:  # already where the items were loaded, as they may be of different sizes
+                yield self._finish(images, targets)
+            else:
+                draws = self._finish.draw(whole, seed, epoch, step)[:, mine]
+                yield self._finish.train(images, targets, sent(draws, self._device))
+
+    def val_batches(self, batch_size: int) -> Iterator[Batch]:
+        """See :meth:`Data.val_batches`."""
+        starts = range(0, self.val_size, batch_size)
+        indices = (range(start, min(start + batch_size, self.val_size)) for start in starts)
+        parts = (chosen[self._part.of(len(chosen))] for chosen in indices)
+        keys: Iterator[_Key] = ([(i, mix("val", i), ()) for i in chosen] for chosen in parts if len(chosen))
+        for images, targets in self._load(self._val, keys):
+            yield self._finish(images, targets)
+
+    def _load(self, items: _Items, keys: Iterable[_Key]) -> Iterator[tuple[Tensor, Tensor]]:
+        on_cuda = self._device.type == "cuda"
+        loader = DataLoader(
+            items,
+            batch_size=None,
+            sampler=keys,  # each is a batch, with the seeds of its items
+            num_workers=self._workers,
+            collate_fn=_as_is,
+            pin_memory=on_cuda,
+            generator=torch.Generator(),  # else it draws from the global one
+        )
+        for loaded in loader:
+            if isinstance(loaded, DataError):
+                raise loaded
+            for images, targets in loaded:
+                yield (
+                    images.to(self._device, non_blocking=on_cuda),
+                    targets.to(self._device, non_blocking=on_cuda),
+                )
+
+    def to(self, device: torch.device | str) -> DatasetData:
+        """The same data with batches on ``device``."""
+        other = copy.copy(self)
+        other._device = torch.device(device)
+        other._finish = self._finish.to(device)
+        return other
+
+    def part(self, rank: int, ranks: int) -> DatasetData:
+        """See :meth:`Data.part`."""
+        other = copy.copy(self)
+        other._part = Part(rank, ranks)
+        return other
+
+    def first_images(self, count: int) -> DatasetData:
+        """See :meth:`Data.first_images`."""
+        chosen = picked(self.info, self.train_size, count).tolist()
+        other = copy.copy(self)
+        other._train = _Items(Subset(self._train.dataset, chosen), self._train.what)
+        other._train.info, other._train.crop = self._train.info, self._train.crop
+        other.train_size = count
+        return other
+
+
+class _Items(Dataset[Any]):
+    """Batches of a Dataset, each for a key; one that holds several sizes comes as a batch per run of one size."""
+
+    def __init__(self, dataset: Dataset[Any], what: str) -> None:
+        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+            raise DataError(
+                f"{what} is a {type(dataset).__name__} without length or items by number; wrap both sets in DataLoaders"
+            )
+        if not len(dataset):
+            raise DataError(f"{what} is empty")
+        self.info: DataInfo | None = None
+        self.crop: Finish | None = None
+        self.dataset = dataset
+        self._size = len(dataset)
+        self.what = what
+
+    def __len__(self) -> int:
+        return self._size
+
+    def one(self, index: int) -> tuple[Tensor, Tensor]:
+        """An item on its own, for a look at it."""
+        return self._items([(index, mix("look", index), ())])[0]
+
+    def _items(self, key: _Key) -> list[tuple[Tensor, Tensor]]:
+        items = []
+        with global_state_kept():
+            for index, seed, drawn in key:
+                seed_global(seed)
+                image, target = to_item(self.dataset[index], f"item {index} of {self.what}")
+                if drawn and self.crop is not None:
+                    draws = torch.tensor(drawn)[:, None]
+                    images, targets = self.crop.augmented(image[None], target[None], draws)
+                    image, target = images[0], targets[0]
+                items.append((image, target))
+        return items
+
+    def __getitem__(self, key: _Key) -> list[tuple[Tensor, Tensor]] | DataError:
+        # An error is returned, not raised: out of a worker process it would come wrapped in the
+        # text of its traceback.
+        try:
+            items = self._items(key)
+            runs = [items]
+            if self.crop is not None:
+                runs = [list(run) for _, run in groupby(items, key=lambda item: item[0].shape)]
+            batches = [to_batch(run, self.what) for run in runs]
+            if self.info is not None:
+                for images, targets in batches:
+                    size = self.info.size if self.crop is None else (self.info.size[0], *images.shape[2:])
+                    check_size(images, size, self.what)
+                    check_labels(targets, self.info.labels, self.info.ignore_index, self.what)
+        except DataError as error:
+            return error
+        return batches
+
+
+def _as_is(loaded: Sequence[Any]) -> Sequence[Any]:
+    return loaded

@@ -1,0 +1,63 @@
+"""Data from folders of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from topolearn.data.augment import Augment
+from topolearn.data.base import Data, DataInfo
+from topolearn.data.crop import Crop
+from topolearn.data.images import ImageFiles, open_image
+from topolearn.data.layout import MaskFiles, find_files
+from topolearn.data.masks import load_masks
+from topolearn.data.reading import Reading, data_from
+from topolearn.errors import DataError
+
+
+def load_folder(
+    folder: Path,
+    *,
+    task: str | None = None,
+    classes: int | None = None,
+    augment: Augment | Crop | None = None,
+    val_split: str | None = None,
+    reading: Reading | None = None,
+) -> Data:
+    """Data from a folder of images.
+
+    Args:
+        folder: ``train/CLASS/*.png`` and ``val/CLASS/*.png``; ``CLASS/*.png``, of which a fifth is
+            for validation; or, with masks, ``train/NAME.jpg`` with ``trainannot/NAME.png`` or
+            ``images/train/NAME.jpg`` with ``masks/train/NAME.png`` (or ``annotations``, or
+            ``labels``), the same for ``val`` or ``test``, or without either, of which a fifth is for
+            validation; and where wanted ``classes.txt``, one name per line. Labels named ``void`` or
+            ``unlabelled`` there, and 255, are ignored; every other needs a name.
+        task: None for ``classification`` or ``segmentation``, whichever the folder is laid out for.
+        classes: Number of classes of masks without a ``classes.txt``; None for all that occur.
+        augment: None for none of images with classes, flips of images with masks.
+        val_split: Name of the subfolder to validate on; None for ``val``, else ``test``.
+        reading: How the files are read; None for its defaults. Images without a size to resize to
+            must agree, except for masks with a :class:`Crop`.
+
+    Raises:
+        DataError: Another layout, or a file that cannot be used.
+    """
+    reading = reading or Reading()
+    files = find_files(folder, task, val_split)
+    name = folder.resolve().name
+    if isinstance(files, MaskFiles):
+        where = f"the masks in '{files.train[0][1].parent}'"
+        return load_masks(
+            files, name, where, task=task or "segmentation", classes=classes, augment=augment, reading=reading
+        )
+    first = open_image(files.train[0][0])
+    channels = reading.channels or (1 if first.mode in ("1", "L") else 3)
+    size = reading.size or (first.height, first.width)
+    if classes not in (None, len(files.classes)):
+        raise DataError(f"the folder '{folder}' has {len(files.classes)} classes, not {classes}")
+    train, val = (
+        ImageFiles(part, channels, size, resize=reading.size is not None) for part in (files.train, files.val)
+    )
+    info = DataInfo(name, "classification", files.classes, (channels, *size), mean=(), std=())
+    augment = Augment() if augment is None else augment
+    return data_from(train, val, info, augment=augment, workers=reading.workers, one_size=True)

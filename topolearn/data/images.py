@@ -1,0 +1,222 @@
+"""Image and mask files, brought to one size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from topolearn.data.items import deep
+from topolearn.data.labels import Labels
+from topolearn.errors import DataError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+"""Endings of the files that count as images."""
+
+MODES = {1: "L", 3: "RGB"}
+"""Channels -> Pillow's name for such pictures."""
+
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what brings an image upright. Pillow's ``exif_transpose`` also writes the other metadata
+anew, and fails where these are damaged."""
+_FIRST_ON_ITS_SIDE = 5
+"""The EXIF orientation from which on height and width are exchanged."""
+
+
+def open_image(path: Path, kind: str = "image") -> Image.Image:
+    """Read an image file in full, upright: as one sees it, and as masks are drawn over it.
+
+    Args:
+        path: The file.
+        kind: What an error calls it.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    with _opened(path, kind) as image:
+        image.load()
+        turn = _TURNS.get(_orientation(image))
+        return image if turn is None else image.transpose(turn)
+
+
+def look_at(path: Path, kind: str = "image") -> tuple[tuple[int, int], str]:
+    """(height, width) upright, and mode of an image file, whose pixels are not read.
+
+    Args:
+        path: The file.
+        kind: What an error calls it.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    with _opened(path, kind) as image:
+        size = (image.height, image.width)
+        if image.format == "PNG" and not _has_metadata(path):
+            return size, image.mode  # Pillow would read all pixels to look behind them
+        return size if _orientation(image) < _FIRST_ON_ITS_SIDE else size[::-1], image.mode
+
+
+def _has_metadata(path: Path) -> bool:
+    """Whether a PNG file has a chunk of EXIF or of text, which may hold the same, before its pixels or behind."""
+    with open(path, "rb") as file:
+        file.seek(8)  # the signature
+        while len(head := file.read(8)) == 8:
+            length, kind = int.from_bytes(head[:4], "big"), head[4:]
+            if kind in (b"eXIf", b"iTXt", b"zTXt", b"tEXt"):
+                return True
+            file.seek(length + 4, 1)  # the chunk's bytes and its checksum
+    return False
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's, 1 to 8; 1, as stored, where it is missing, damaged or none of these."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pillow's readers of metadata raise what they meet
+        return 1
+    return found if found in _TURNS else 1
+
+
+@contextmanager
+def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            yield image
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        text = str(error)
+        if isinstance(error, UnidentifiedImageError):
+            text = "it is no image, or a broken one"
+        elif isinstance(error, OSError) and error.strerror:
+            text = error.strerror
+        raise DataError(f"the {kind} '{path}' cannot be read: {text}; mend it or remove it") from None
+
+
+def read_labels(path: Path, *, binary: bool = False) -> NDArray[np.uint8]:
+    """The labels (H, W) of a mask file as stored: grey values or palette numbers.
+
+    Args:
+        path: The file.
+        binary: Whether it is a picture of yes and no: a palette of greys then counts as these.
+
+    Raises:
+        DataError: It cannot be read, or has colours.
+    """
+    mask = open_image(path, "mask")
+    if binary and mask.mode == "P" and _is_grey(mask):
+        mask = mask.convert("L")
+    labels = np.array(mask)
+    if labels.ndim != 2 or int(labels.max()) > 255 or int(labels.min()) < 0:
+        raise DataError(no_mask(path, mask.mode))
+    return labels.astype(np.uint8)
+
+
+def _is_grey(mask: Image.Image) -> bool:
+    """Whether all colours that a picture with a palette shows are greys."""
+    palette = np.array(mask.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    shown = palette[np.unique(np.array(mask)).clip(max=len(palette) - 1)]
+    return bool((shown == shown[:, :1]).all())
+
+
+@final
+class ImageFiles(Dataset[tuple[Tensor, Any]]):
+    """Images and targets read from files when asked for.
+
+    Item: the image, (C, H, W) uint8, and its class number or its mask, (H, W) uint8.
+
+    Args:
+        files: Image files with their class numbers or mask files.
+        channels: 1 or 3.
+        size: (height, width) of all images; None where each has its own.
+        resize: Whether images may have another size in the file: they are resized bilinearly, masks
+            to the nearest pixel.
+        labels: What the values in mask files mean.
+    """
+
+    def __init__(
+        self,
+        files: list[tuple[Path, int]] | list[tuple[Path, Path]],
+        channels: int,
+        size: tuple[int, int] | None,
+        *,
+        resize: bool,
+        labels: Labels | None = None,
+    ) -> None:
+        self._files = files
+        self._channels = channels
+        self._size = size
+        self._resize = resize
+        self._labels = labels
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        """Read one item.
+
+        Raises:
+            DataError: A file that cannot be read, an image and a mask of different sizes, a label
+                without a meaning, or an image of another size where none may be.
+        """
+        path, target = self._files[index]
+        image = open_image(path)
+        height, width = size = self._size or (image.height, image.width)
+        if image.size != (width, height) and not self._resize:
+            raise DataError(
+                f"the image '{path}' is {image.height}x{image.width}, but the first one is {height}x{width}; give a "
+                "'size' to resize to"
+            )
+        if deep(image):
+            raise DataError(f"the image '{path}' has more than 8 bits per channel; convert it to 8 bits")
+        if image.mode != MODES[self._channels]:
+            image = image.convert(MODES[self._channels])
+        if isinstance(target, int):
+            return _pixels(image, height, width), target
+        stored = read_labels(target, binary=self._labels is not None and self._labels.binary)
+        if stored.shape != (image.height, image.width):
+            raise DataError(differ(path, (image.height, image.width), target, stored.shape))
+        labels = stored if self._labels is None else self._labels(stored, target)
+        if labels.shape != size:
+            labels = np.array(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
+        return _pixels(image, height, width), torch.from_numpy(labels)
+
+
+def no_mask(path: Path, mode: str) -> str:
+    """What is wrong with a mask file of such a mode."""
+    return (
+        f"the mask '{path}' is of mode {mode}; a mask holds one label per pixel, as grey values or palette numbers from"
+        " 0 to 255"
+    )
+
+
+def differ(image: Path, size: Sequence[int], mask: Path, mask_size: Sequence[int]) -> str:
+    """What is wrong with an image and a mask of different sizes."""
+    return (
+        f"the image '{image}' is {size[0]}x{size[1]}, but its mask '{mask}' is {mask_size[0]}x{mask_size[1]}; they"
+        " must have one size"
+    )
+
+
+def _pixels(image: Image.Image, height: int, width: int) -> Tensor:
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    array = np.array(image)
+    return torch.from_numpy(array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1)))

@@ -1,0 +1,144 @@
+"""What a user's Dataset gives, brought to tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from topolearn.data.base import IGNORE
+from topolearn.errors import DataError
+
+
+def to_item(item: Any, what: str) -> tuple[Tensor, Tensor]:
+    """An item as tensors.
+
+    Args:
+        item: An (image, target) pair.
+        what: How an error calls the item.
+
+    Returns:
+        The image (C, H, W), float32 as given or uint8 to be scaled; the target, () or (H, W),
+        int64, uint8 or float32.
+
+    Raises:
+        DataError: Anything else.
+    """
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        length = f" of {len(item)}" if isinstance(item, tuple | list) else ""
+        raise DataError(f"{what} is a {type(item).__name__}{length}, but must be a pair (image, target)")
+    image, target = _image(item[0], what), _target(item[1], what)
+    if target.ndim == 2 and target.shape != image.shape[1:]:
+        raise DataError(
+            f"the image of {what} is {'x'.join(map(str, image.shape[1:]))}, but its mask is"
+            f" {'x'.join(map(str, target.shape))}; they must have one size"
+        )
+    return image, target
+
+
+def to_batch(items: Sequence[tuple[Tensor, Tensor]], what: str) -> tuple[Tensor, Tensor]:
+    """Stack items: images (N, C, H, W), targets (N,) or (N, H, W).
+
+    Raises:
+        DataError: Items of different sizes or types.
+    """
+    images, targets = zip(*items, strict=True)
+    for kind, tensors, mend in (("images", images, "resize them in its transform"), ("targets", targets, "")):
+        found = {(tuple(tensor.shape), tensor.dtype) for tensor in tensors}
+        if len(found) > 1:
+            shapes = sorted({"x".join(map(str, shape)) for shape, _ in found})
+            if len(shapes) == 1:
+                shapes = sorted(str(dtype).removeprefix("torch.") for _, dtype in found)
+            raise DataError(
+                f"{what} has {kind} of different sizes or types, {shapes[0]} and {shapes[1]}; "
+                f"{mend or 'one kind of target is needed'}"
+            )
+    return torch.stack(images), torch.stack(targets)
+
+
+def check_labels(targets: Tensor, classes: int, ignore_index: int | None, what: str) -> None:
+    """Check that all labels are known.
+
+    Raises:
+        DataError: A label outside 0 … ``classes - 1`` that is not ``ignore_index``.
+    """
+    if targets.is_floating_point() or not targets.numel() or not classes:
+        return
+    wrong = (targets < 0) | (targets >= classes)
+    if ignore_index is not None:
+        wrong &= targets != ignore_index
+    if wrong.any():
+        raise DataError(
+            f"{what} has the label {int(targets[wrong][0])}, but there are {classes} classes (0 to {classes - 1}); "
+            "mend the labels, or give their number: load_data(…, classes=N)"
+        )
+
+
+def highest_label(targets: Tensor) -> int:
+    """The highest label of integer ``targets``, -1 without any; in masks the ignored label does not count."""
+    if targets.ndim > 1:
+        targets = targets[targets != IGNORE]
+    return int(targets.max()) if targets.numel() else -1
+
+
+def deep(image: Image.Image) -> bool:
+    """Whether a picture has more than 8 bits per channel, which a conversion would cut off."""
+    return image.mode[0] in "IF"
+
+
+def check_size(images: Tensor, size: tuple[int, int, int], what: str) -> None:
+    """Check that a batch has images (N, C, H, W) of the set's size.
+
+    Raises:
+        DataError: It has not.
+    """
+    if images.shape[1:] != size:
+        raise DataError(
+            f"{what} has images of {'x'.join(map(str, images.shape[1:]))}, but the first is "
+            f"{'x'.join(map(str, size))}; resize them in its transform"
+        )
+
+
+def _image(value: Any, what: str) -> Tensor:
+    if isinstance(value, Image.Image) and not deep(value):
+        if value.mode not in ("L", "RGB"):
+            value = value.convert("L" if value.mode == "1" else "RGB")
+        value = np.array(value)
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim in (2, 3):
+        array = value[:, :, None] if value.ndim == 2 else value
+        return torch.from_numpy(np.array(array.transpose(2, 0, 1)))
+    if isinstance(value, Tensor) and value.ndim == 3 and (value.is_floating_point() or value.dtype == torch.uint8):
+        return value.float() if value.is_floating_point() else value
+    raise DataError(
+        f"the image of {what} is {_describe(value)}, but must be a float tensor (C, H, W), used as it is, or a PIL "
+        "image, a uint8 tensor (C, H, W) or a uint8 array (H, W, C), which are scaled to [0, 1]"
+    )
+
+
+def _target(value: Any, what: str) -> Tensor:
+    if isinstance(value, Image.Image) and value.mode in ("L", "P", "1"):
+        value = np.array(value)
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
+        value = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
+    if isinstance(value, bool | int | float):
+        value = torch.tensor(value)
+    if isinstance(value, Tensor) and not value.is_complex():
+        if value.is_floating_point():
+            return value.float()
+        return value if value.dtype == torch.uint8 else value.long()
+    raise DataError(
+        f"the target of {what} is {_describe(value)}, but must be a number, or a mask (H, W) as a tensor, an array or "
+        "a PIL image of labels"
+    )
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor | np.ndarray):
+        return f"a {type(value).__name__} {tuple(value.shape)} of {value.dtype}"
+    if isinstance(value, Image.Image):
+        return f"a PIL image of mode {value.mode}"
+    return f"a {type(value).__name__}"

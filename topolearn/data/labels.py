@@ -1,0 +1,95 @@
+"""From the values in mask files to the labels of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from topolearn.data.base import BINARY, IGNORE
+from topolearn.errors import DataError
+
+IGNORED_NAMES = frozenset({"void", "unlabelled", "unlabeled", "ignore", "ignored"})
+"""Names in ``classes.txt`` of labels that count neither in the loss nor in the metrics."""
+
+_UNKNOWN = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """What the values of a set's mask files mean.
+
+    Attributes:
+        classes: Names of the classes; of a task of one channel, its one name.
+        table: Value in the file -> label, :data:`IGNORE`, or -1 for one that has no meaning; (256,).
+        binary: Whether the masks are grey pictures of yes and no.
+    """
+
+    classes: tuple[str, ...]
+    table: NDArray[np.int16]
+    binary: bool = False
+
+    def __call__(self, stored: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
+        """The labels (H, W) of a mask with the values ``stored``.
+
+        Raises:
+            DataError: A value without a meaning; ``path`` is the file that it names.
+        """
+        if self.binary and int(stored.max()) <= 1:  # written as 0 and 1 instead of black and white
+            return stored
+        labels = self.table[stored]
+        if (labels == _UNKNOWN).any():
+            raise DataError(self.unknown(int(stored[labels == _UNKNOWN][0]), path))
+        return labels.astype(np.uint8)
+
+    def unknown(self, value: int, path: Path) -> str:
+        """What is wrong with a mask that holds ``value``."""
+        known = np.flatnonzero((self.table != _UNKNOWN) & (self.table != IGNORE)).tolist()
+        whole = len(known) > 1 and known == list(range(known[0], known[-1] + 1))
+        listed = f"{known[0]} to {known[-1]}" if whole else ", ".join(map(str, known))
+        return (
+            f"the mask '{path}' has the label {value}, but the {len(self.classes)} classes are {listed};"
+            " mend it, or give the label a name in 'classes.txt', 'void' to ignore it"
+        )
+
+    def stray(self, values: frozenset[int]) -> int | None:
+        """One of ``values`` that has no meaning."""
+        return next((value for value in sorted(values) if self.table[value] == _UNKNOWN), None)
+
+
+def named_labels(names: Mapping[int, str], where: str, classes: int | None = None) -> Labels:
+    """Labels for segmentation.
+
+    Args:
+        names: Value in the file -> name of the class; those of :data:`IGNORED_NAMES` are ignored, as 255 is.
+        where: What has these names, for the error.
+        classes: How many there must be; None for any number.
+
+    Raises:
+        DataError: No class, or another number.
+    """
+    kept = {value: name for value, name in sorted(names.items()) if name.casefold() not in IGNORED_NAMES}
+    if not 0 < len(kept) < IGNORE or classes not in (None, len(kept)):
+        raise DataError(
+            f"{where} have {len(kept)} classes that are not ignored, but must have {classes or f'1 to {IGNORE - 1}'}"
+        )
+    table = np.full(256, _UNKNOWN, np.int16)
+    table[[IGNORE, *names]] = IGNORE
+    table[list(kept)] = range(len(kept))
+    return Labels(tuple(kept.values()), table)
+
+
+def binary_labels(task: str) -> Labels:
+    """Labels for a task of one channel, from grey masks.
+
+    From half of white on it is yes, black is no. In between it is no for saliency; for edges, where
+    such a grey says that few of those who drew the edges saw one there, it is ignored (as in HED, Xie
+    & Tu 2015). A mask that holds 0 and 1 alone has the labels themselves.
+    """
+    table = np.zeros(256, np.int16)
+    table[1:128] = IGNORE if task == "edges" else 0
+    table[128:] = 1
+    return Labels((BINARY[task],), table, binary=True)

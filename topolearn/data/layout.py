@@ -1,0 +1,208 @@
+"""The layouts of image folders."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar
+
+from topolearn.data.base import DENSE
+from topolearn.data.images import SUFFIXES
+from topolearn.errors import DataError
+
+LAYOUTS = (
+    "train/CLASS/*.png and val/CLASS/*.png, CLASS/*.png, or with masks train/*.png and trainannot/*.png, "
+    "images/train/*.png and masks/train/*.png, or images/*.png and masks/*.png"
+)
+MASKS = ("masks", "annotations", "labels")
+"""What the folder of masks beside ``images`` may be called."""
+
+NAMED = 3
+"""Files that a message names where it is about many."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class ClassFiles:
+    """Images with class numbers.
+
+    Attributes:
+        classes: Names of the classes, sorted.
+        train: Image files with their class numbers.
+        val: The same for validation.
+    """
+
+    classes: tuple[str, ...]
+    train: list[tuple[Path, int]]
+    val: list[tuple[Path, int]]
+
+
+@dataclass(frozen=True)
+class MaskFiles:
+    """Images with masks.
+
+    Attributes:
+        names: Label in the masks -> its name, of ``classes.txt``; empty without one.
+        train: Image files with their mask files.
+        val: The same for validation.
+        notes: What was passed over.
+    """
+
+    names: Mapping[int, str]
+    train: list[tuple[Path, Path]]
+    val: list[tuple[Path, Path]]
+    notes: tuple[str, ...] = ()
+
+
+def find_files(folder: Path, task: str | None, val_split: str | None) -> ClassFiles | MaskFiles:
+    """The images of a folder.
+
+    Args:
+        folder: A folder of one of the layouts that an error names.
+        task: Must be one that the folder is for; None for any.
+        val_split: Name of the subfolder to validate on; None for ``val``, else ``test``.
+
+    Raises:
+        DataError: Another layout.
+    """
+    home, masks_of = _layout(folder)
+    found = "classification" if masks_of is None else "segmentation"
+    if task is not None and (task in DENSE) != (masks_of is not None):
+        raise DataError(f"the folder '{folder}' is laid out for {found}, but the task is {task}; it may be {LAYOUTS}")
+    splits = [home / "train", _val_folder(home, val_split)] if (home / "train").is_dir() else [home]
+    if len(splits) == 1 and val_split is not None:
+        raise DataError(f"the folder '{home}' has no 'train', so it has no '{val_split}' to validate on")
+    if masks_of is None:
+        return _split(home) if len(splits) == 1 else _class_folders(*splits)
+    parts = [_masked(split, masks_of(split)) for split in splits]
+    if len(parts) == 1:
+        parts = list(_held_out(parts[0], lambda pair: pair[0].name))
+        if not parts[1]:
+            raise DataError(f"the folder '{home}' has one image; validation needs some of its own")
+    train, val = parts
+    return MaskFiles(read_names(folder / "classes.txt"), train, val, _unread(splits, masks_of))
+
+
+def _layout(folder: Path) -> tuple[Path, Callable[[Path], Path] | None]:
+    """What holds the images or their splits, and what leads from these to their masks; None without masks."""
+    if (folder / "train").is_dir():
+        return folder, _annot if _annot(folder / "train").is_dir() else None
+    home = folder / "images"
+    masks = next((folder / name for name in MASKS if (folder / name).is_dir()), None)
+    if masks is None or not home.is_dir():
+        return folder, None
+    return home, lambda split: masks / split.relative_to(home)
+
+
+def _annot(split: Path) -> Path:
+    return split.with_name(f"{split.name}annot")
+
+
+def _val_folder(folder: Path, name: str | None) -> Path:
+    names = ["val", "test"] if name is None else [name]
+    for each in names:
+        if (folder / each).is_dir():
+            return folder / each
+    raise DataError(f"the folder '{folder}' has 'train' but no '{names[0]}' to validate on; add '{folder / names[0]}'")
+
+
+def images(folder: Path) -> list[Path]:
+    """The image files of a folder, sorted by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def _class_folders(train: Path, val: Path) -> ClassFiles:
+    number = {path.name: index for index, path in enumerate(_subfolders(train))}
+    if not number:
+        raise DataError(f"the folder '{train}' has no subfolder; images are looked for as {LAYOUTS}")
+    for path in _subfolders(val):
+        if path.name not in number:
+            raise DataError(f"'{path}' is a class without a folder in '{train}'; add it there, or remove it")
+    files = [
+        [(file, number[path.name]) for path in _subfolders(folder) for file in images(path)] for folder in (train, val)
+    ]
+    for folder, found in zip((train, val), files, strict=True):
+        if not found:
+            raise DataError(f"there is no image in the subfolders of '{folder}'")
+    return ClassFiles(tuple(number), *files)
+
+
+def _split(folder: Path) -> ClassFiles:
+    """Every fifth image of each class is for validation, by a hash of its name: the same in every run."""
+    classes = [path for path in _subfolders(folder) if images(path)]
+    if not classes:
+        raise DataError(f"there is no image in the folder '{folder}'; images are looked for as {LAYOUTS}")
+    train: list[tuple[Path, int]] = []
+    val: list[tuple[Path, int]] = []
+    for number, path in enumerate(classes):
+        kept, held_out = _held_out(images(path), lambda file: file.name)
+        train += [(file, number) for file in kept]
+        val += [(file, number) for file in held_out]
+    if not val:
+        raise DataError(f"the folder '{folder}' has one image per class; validation needs some of its own")
+    return ClassFiles(tuple(path.name for path in classes), train, val)
+
+
+def _held_out(items: Sequence[_T], name: Callable[[_T], str]) -> tuple[list[_T], list[_T]]:
+    """All but a fifth, and that: none of one item."""
+    drawn = sorted(items, key=lambda item: hashlib.blake2b(name(item).encode()).digest())
+    count = max(1, round(len(drawn) / 5)) if len(drawn) > 1 else 0
+    return sorted(drawn[count:], key=name), sorted(drawn[:count], key=name)
+
+
+def _masked(folder: Path, masks: Path) -> list[tuple[Path, Path]]:
+    """The images of a folder with their masks."""
+    there = {path.stem: path for path in _mask_files(masks)}
+    pairs = [(image, there.get(image.stem, masks / f"{image.stem}.png")) for image in images(folder)]
+    if not pairs:
+        raise DataError(f"there is no image in the folder '{folder}'; put files of {', '.join(sorted(SUFFIXES))} there")
+    for (first, _), (second, _) in pairwise(pairs):
+        if first.stem == second.stem:
+            raise DataError(f"'{first}' and '{second}' would have one mask; rename or remove one of them")
+    return pairs
+
+
+def _mask_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".png") if folder.is_dir() else []
+
+
+def _unread(splits: Sequence[Path], masks_of: Callable[[Path], Path]) -> tuple[str, ...]:
+    """Notes on masks that lie there without an image that can be read."""
+    notes = []
+    for split in splits:
+        known = {image.stem for image in images(split)}
+        alone = [path.name for path in _mask_files(masks_of(split)) if path.stem not in known]
+        if alone:
+            more = f" and {len(alone) - NAMED:,} more" if len(alone) > NAMED else ""
+            notes.append(
+                f"'{masks_of(split)}' has {len(alone):,} masks without an image of {', '.join(sorted(SUFFIXES))} in"
+                f" '{split}', which are passed over: {', '.join(alone[:NAMED])}{more}"
+            )
+    return tuple(notes)
+
+
+def read_names(path: Path) -> dict[int, str]:
+    """Label -> name: one name per line, counted from 0, or ``LABEL NAME`` on every line."""
+    if not path.is_file():
+        return {}
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"'{path}' cannot be read: {error}; write it as text in UTF-8") from None
+    numbered = [re.fullmatch(r"(\d+)[\s,:]+(.+)", line) for line in lines]
+    pairs = [(int(match[1]), match[2]) for match in numbered if match]
+    if len(pairs) < len(lines):
+        pairs = list(enumerate(lines))
+    names = dict(pairs)
+    if len(names) < len(pairs) or not names or max(names) > 255:
+        raise DataError(f"'{path}' must name each label once, one per line, as NAME or LABEL NAME, labels up to 255")
+    return names

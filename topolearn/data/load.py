@@ -1,0 +1,125 @@
+"""From what a user calls data to Data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+
+from topolearn.data.augment import Augment
+from topolearn.data.base import DENSE, Data
+from topolearn.data.crop import Crop
+from topolearn.data.datasets import DatasetData
+from topolearn.data.folders import load_folder
+from topolearn.data.loaders import LoaderData
+from topolearn.data.named_images import DATASETS, IMAGE_SETS, MASK_SETS
+from topolearn.data.reading import Reading
+from topolearn.data.roots import find_folder, roots
+from topolearn.errors import DataError, suggest
+
+Pair = tuple[Dataset[Any], Dataset[Any]] | tuple[DataLoader[Any], DataLoader[Any]]
+
+
+def load_data(
+    data: str | Path | Pair | Data,
+    *,
+    task: str | None = None,
+    root: str | Path | None = None,
+    augment: Augment | Crop | None = None,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    classes: int | None = None,
+    val_split: str | None = None,
+    workers: int = 0,
+    skip_bad: bool = False,
+) -> Data:
+    """Load data.
+
+    Args:
+        data: A name of :data:`DATASETS`, a folder (its path, or its name in one of the folders of
+            data sets), a (train, val) pair of Datasets or of DataLoaders, or Data, returned as is.
+        task: ``classification``, ``segmentation``, ``saliency`` or ``edges``; None for what the data
+            are for, which of masks is segmentation.
+        root: Folder of data sets to look in first; then TOPOLEARN_DATA, ``./data`` and
+            ``~/.cache/topolearn``.
+        augment: Of training batches; None for the set's own: see each set, a pair has none. With a
+            :class:`Crop`, images with masks may be of different sizes.
+        size: (height, width) to which the images of files are resized; None for their own. Pairs and
+            named sets of classification keep theirs.
+        channels: 1 or 3, to which the images of files are converted; None for their own.
+        classes: Number of classes of a pair or of masks; None to find out.
+        val_split: Subfolder of a folder to validate on; None for ``val``, else ``test``.
+        workers: Processes that load the items of a pair of Datasets or of a large folder.
+        skip_bad: Whether images with masks that cannot be used are left out; ``notes`` of the data
+            then says how many, and names them.
+
+    Raises:
+        DataError: Data that do not exist, cannot be read, or are for another task.
+    """
+    if isinstance(data, Data):
+        return _for_task(data, task)
+    if isinstance(data, str | Path):
+        return _from_files(data, root, task, augment, classes, val_split, Reading(channels, size, workers, skip_bad))
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise DataError(
+            f"data is a {type(data).__name__}, but must be a name, a folder, or a pair (train, val) of Datasets or of "
+            "DataLoaders"
+        )
+    train, val = data
+    loaders = [isinstance(each, DataLoader) for each in data]
+    if all(loaders):
+        if augment is not None:
+            raise DataError("'augment' does not go with DataLoaders; give the Datasets instead, or augment in them")
+        return LoaderData(train, val, task=task, classes=classes)  # type: ignore[arg-type]
+    if any(loaders):
+        raise DataError("data is a pair of a Dataset and a DataLoader; give two of a kind")
+    return DatasetData(train, val, task=task, classes=classes, augment=augment, workers=workers)  # type: ignore[arg-type]
+
+
+def _from_files(
+    data: str | Path,
+    root: str | Path | None,
+    task: str | None,
+    augment: Augment | Crop | None,
+    classes: int | None,
+    val_split: str | None,
+    reading: Reading,
+) -> Data:
+    """A set that is known by name, or a folder."""
+    name = data if isinstance(data, str) and data in DATASETS else None
+    if name is None:
+        folder = _folder(data, root)
+        return load_folder(folder, task=task, classes=classes, augment=augment, val_split=val_split, reading=reading)
+    if val_split is not None:
+        raise DataError(f"'{name}' has one set to validate on; 'val_split' is for folders")
+    if name in MASK_SETS:
+        if task not in (None, "segmentation"):
+            raise DataError(f"'{name}' is for segmentation, but the task is {task}; use other data")
+        return MASK_SETS[name](root, augment, reading)
+    if isinstance(augment, Crop):
+        if task in DENSE:
+            raise DataError(f"'{name}' is for classification, but the task is {task}; use other data")
+        raise DataError(f"'{name}' has images without masks; a crop is for those with, or for Datasets")
+    return _for_task(IMAGE_SETS[name](root, augment), task)
+
+
+def _for_task(data: Data, task: str | None) -> Data:
+    if task not in (None, data.info.task):
+        raise DataError(f"'{data.info.name}' is for {data.info.task}, but the task is {task}; use other data")
+    return data
+
+
+def _folder(data: str | Path, root: str | Path | None) -> Path:
+    path = Path(data).expanduser()
+    if path.is_dir():
+        return path
+    found = find_folder(str(data), root)
+    if found is not None:
+        return found
+    if path.exists():
+        raise DataError(f"'{data}' is a file, but data is a name, a folder or a pair of sets; give its folder")
+    if path.name != str(data):
+        raise DataError(f"there is no folder '{path.absolute()}'; give another path, or the name of a data set")
+    looked = ", ".join(f"'{each}'" for each in (Path(), *roots(root)))
+    raise DataError(f"there is no data set '{data}', and no such folder in {looked}{suggest(str(data), DATASETS)}")

@@ -1,0 +1,171 @@
+"""Data from a user's DataLoaders: batches as they give them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from topolearn.data.augment import Augment
+from topolearn.data.base import Batch, Data
+from topolearn.data.describe import describe
+from topolearn.data.finish import Finish
+from topolearn.data.items import check_labels
+from topolearn.data.seeds import GlobalState, global_state_kept, mix, seed_global
+from topolearn.errors import DataError
+
+SCANNED = 2000
+"""Items that are looked at where only they can tell the number of classes."""
+
+
+@final
+class LoaderData(Data):
+    """A pair of DataLoaders of (images, targets) batches.
+
+    At the start of an epoch the global generators and the loader's own are seeded from the run's
+    seed and the epoch, so a whole epoch can be had again; a place within it cannot. The loader
+    sees its own course of the global generators, whatever training draws in between. With
+    ``persistent_workers`` the workers' generators live on from epoch to epoch: leave that off.
+
+    Args:
+        train: Gives (N, C, H, W) float images, used as they are, or uint8 images, which are scaled
+            to [0, 1]; and targets (N,) or (N, H, W). Its batch size is the one that counts.
+        val: The same for validation.
+        task: ``classification`` or ``segmentation``; None to infer it from the first targets.
+        classes: Number of classes; None to take it from the dataset's ``classes`` or ``targets``,
+            else from up to 2,000 items.
+
+    Raises:
+        DataError: An empty loader, one without a length, or batches that are no such pairs.
+    """
+
+    mid_epoch_resume: ClassVar[bool] = False
+
+    def __init__(
+        self, train: DataLoader[Any], val: DataLoader[Any], *, task: str | None = None, classes: int | None = None
+    ) -> None:
+        self._train = train
+        self._val = val
+        self.train_size = _size(train, "the training loader")
+        self.val_size = _size(val, "the validation loader")
+        generators = [(each, each.get_state()) for each in _generators(train)]
+        with global_state_kept():
+            images, targets = _pair(next(iter(train)), "the training loader")
+            self.info = describe(train.dataset, images[0], targets[0], lambda: _scan(train), task=task, classes=classes)
+        for each, state in generators:
+            each.set_state(state)
+        self._finish = Finish(self.info, Augment())
+        self._device = torch.device("cpu")
+
+    def steps(self, batch_size: int) -> int:
+        """Length of the training loader, which has a batch size of its own."""
+        return len(self._train)
+
+    def train_batches(self, batch_size: int, *, seed: int, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Batches of an epoch; see :meth:`Data.train_batches`. ``batch_size`` is the loader's own.
+
+        Raises:
+            DataError: Where ``first`` is not 0.
+        """
+        if first:
+            raise DataError(
+                f"a DataLoader can be entered at the start of an epoch only, not at step {first}; give the Datasets "
+                "instead of their DataLoaders to go on in the middle"
+            )
+        for each in _generators(self._train):
+            each.manual_seed(mix("loader", seed, epoch))
+        for sampler in _samplers(self._train):
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(epoch)
+        return self._batches(self._train, mix("loader", seed, epoch), "the training loader")
+
+    def val_batches(self, batch_size: int) -> Iterator[Batch]:
+        """Batches of the validation loader, of its own batch size."""
+        return self._batches(self._val, mix("val"), "the validation loader")
+
+    def _batches(self, loader: DataLoader[Any], seed: int, what: str) -> Iterator[Batch]:
+        with global_state_kept():
+            seed_global(seed)
+            batches = iter(loader)
+            inner = GlobalState.capture()
+        while True:
+            with global_state_kept():
+                inner.restore()
+                batch = next(batches, None)
+                inner = GlobalState.capture()
+            if batch is None:
+                return
+            images, targets = _pair(batch, what)
+            if targets.device.type == "cpu":
+                check_labels(targets, self.info.labels, self.info.ignore_index, what)
+            yield self._finish(
+                images.to(self._device, non_blocking=images.is_pinned()),
+                targets.to(self._device, non_blocking=targets.is_pinned()),
+            )
+
+    def to(self, device: torch.device | str) -> LoaderData:
+        """The same data with batches on ``device``."""
+        other = copy.copy(self)
+        other._device = torch.device(device)
+        other._finish = self._finish.to(device)
+        return other
+
+    def first_images(self, count: int) -> LoaderData:
+        """Not possible.
+
+        Raises:
+            DataError: Always.
+        """
+        raise DataError("'train_images' cannot pick from a DataLoader; give it a torch.utils.data.Subset instead")
+
+
+def _size(loader: DataLoader[Any], what: str) -> int:
+    try:
+        batches = len(loader)
+    except TypeError:
+        raise DataError(
+            f"{what} has no length, so the number of steps is unknown; give its dataset a '__len__'"
+        ) from None
+    if not batches:
+        raise DataError(f"{what} is empty")
+    return len(loader.dataset)  # type: ignore[arg-type]  # the loader's length comes from it
+
+
+def _samplers(loader: DataLoader[Any]) -> list[Any]:
+    samplers = [loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None)]
+    return [each for index, each in enumerate(samplers) if each is not None and each not in samplers[:index]]
+
+
+def _generators(loader: DataLoader[Any]) -> list[torch.Generator]:
+    owners = [loader, *_samplers(loader)]
+    found = [getattr(owner, "generator", None) for owner in owners]
+    return [each for each in found if isinstance(each, torch.Generator)]
+
+
+def _pair(batch: Any, what: str) -> tuple[Tensor, Tensor]:
+    if not isinstance(batch, tuple | list) or len(batch) != 2 or not all(isinstance(each, Tensor) for each in batch):
+        raise DataError(f"{what} gives a {type(batch).__name__}, but must give pairs of tensors (images, targets)")
+    images, targets = batch
+    if images.ndim != 4 or not (images.is_floating_point() or images.dtype == torch.uint8):
+        raise DataError(
+            f"{what} gives images {tuple(images.shape)} of {images.dtype}, but they must be (N, C, H, W) of floats or "
+            "of uint8"
+        )
+    return (
+        images.float() if images.is_floating_point() else images,
+        targets.float() if targets.is_floating_point() else targets,
+    )
+
+
+def _scan(loader: DataLoader[Any]) -> Iterator[Tensor]:
+    seen = 0
+    for batch in loader:
+        _, targets = _pair(batch, "the training loader")
+        yield from targets
+        seen += len(targets)
+        if seen >= SCANNED:
+            return

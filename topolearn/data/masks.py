@@ -1,0 +1,201 @@
+"""Data from images and masks, with a look at every file before training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from topolearn.data.augment import Augment
+from topolearn.data.base import BINARY, IGNORE, Data, DataInfo
+from topolearn.data.crop import Crop
+from topolearn.data.images import MODES, ImageFiles, differ, look_at, no_mask, open_image, read_labels
+from topolearn.data.labels import Labels, binary_labels, named_labels
+from topolearn.data.layout import NAMED, MaskFiles
+from topolearn.data.reading import Reading, data_from, in_threads
+from topolearn.errors import DataError
+
+_MASK_MODES = ("1", "L", "P", "I", "I;16")
+_GREY = ("1", "L")
+
+Pair = tuple[Path, Path]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What a look at an image and its mask has shown.
+
+    Attributes:
+        pair: The files.
+        size: (height, width).
+        mode: Of the image.
+        values: That the mask holds; None where it was not read.
+        fault: Why the two cannot be used, None where they can.
+    """
+
+    pair: Pair
+    size: tuple[int, int] = (0, 0)
+    mode: str = ""
+    values: frozenset[int] | None = None
+    fault: str | None = None
+
+
+def load_masks(
+    files: MaskFiles,
+    name: str,
+    where: str,
+    *,
+    task: str = "segmentation",
+    classes: int | None = None,
+    augment: Augment | Crop | None = None,
+    reading: Reading | None = None,
+    mean_and_std: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+) -> Data:
+    """Data from images and masks.
+
+    Args:
+        files: The files, and the names of the labels.
+        name: Of the set.
+        where: What holds the labels, for errors.
+        task: One with masks.
+        classes: Number of classes, where the labels have no names; None for all that occur in the training masks.
+        augment: None for flips.
+        reading: How the files are read.
+        mean_and_std: Of colour images; None to take those of the training images.
+
+    Raises:
+        DataError: A file that cannot be used, by name, and how many there are.
+    """
+    reading = reading or Reading()
+    unnamed = task not in BINARY and not files.names and classes is None
+    train = _looked_at(files.train, in_full=reading.skip_bad or unnamed)
+    val = _looked_at(files.val, in_full=reading.skip_bad, labels=task not in BINARY)
+    if task in BINARY:
+        labels = binary_labels(task)
+    else:
+        labels = named_labels(files.names or _numbers(train, classes), where, classes)
+    notes = list(files.notes)
+    train, val = (
+        _usable(looks, labels, what, name, reading.skip_bad, notes)
+        for looks, what in ((train, "training"), (val, "validation"))
+    )
+    channels = reading.channels or (1 if all(look.mode in _GREY for look in (*train, *val)) else 3)
+    notes += _conversions([*train, *val], channels)
+    sizes = {look.size for look in (*train, *val)}
+    first = reading.size or train[0].size
+    own_size = reading.size is None and isinstance(augment, Crop) and len(sizes) > 1
+    resize = reading.size is not None
+    train_files, val_files = (
+        ImageFiles([look.pair for look in looks], channels, None if own_size else first, resize=resize, labels=labels)
+        for looks in (train, val)
+    )
+    mean, std = mean_and_std if mean_and_std is not None and channels == 3 else ((), ())
+    data = data_from(
+        train_files,
+        val_files,
+        DataInfo(name, task, labels.classes, (channels, *first), mean, std, IGNORE),
+        augment=Augment(flip=True) if augment is None else augment,
+        workers=reading.workers,
+        one_size=not own_size,
+        sample=ImageFiles([look.pair for look in train], channels, first, resize=True, labels=labels),
+    )
+    data.notes = tuple(notes)
+    return data
+
+
+def _looked_at(pairs: Sequence[Pair], *, in_full: bool, labels: bool = False) -> list[_Look]:
+    """A look at each pair: at the start of the files, at all labels too, or in full.
+
+    A wrong label among the validation images would be met when an epoch has gone into training.
+    """
+    return in_threads(_read if in_full else _read_labels if labels else _glance, pairs)
+
+
+def _glance(pair: Pair) -> _Look:
+    """What the start of the files tells."""
+    image, mask = pair
+    try:
+        size, mode = look_at(image)
+        if not mask.is_file():
+            return _Look(pair, fault=f"the image '{image}' has no mask; add '{mask}'")
+        mask_size, mask_mode = look_at(mask, "mask")
+    except DataError as error:
+        return _Look(pair, fault=error.message)
+    if mode[0] in "IF":
+        return _Look(pair, fault=f"the image '{image}' has more than 8 bits per channel; convert it to 8 bits")
+    if mask_mode not in _MASK_MODES:
+        return _Look(pair, fault=no_mask(mask, mask_mode))
+    if mask_size != size:
+        return _Look(pair, fault=differ(image, size, mask, mask_size))
+    return _Look(pair, size, mode)
+
+
+def _read_labels(pair: Pair) -> _Look:
+    """What the start of the image and the whole mask tell."""
+    look = _glance(pair)
+    if look.fault is not None:
+        return look
+    try:
+        values = np.flatnonzero(np.bincount(read_labels(pair[1]).ravel(), minlength=256))
+    except DataError as error:
+        return _Look(pair, fault=error.message)
+    return _Look(pair, look.size, look.mode, frozenset(values.tolist()))
+
+
+def _read(pair: Pair) -> _Look:
+    """What the whole files tell."""
+    look = _read_labels(pair)
+    if look.fault is None:
+        try:
+            open_image(pair[0])
+        except DataError as error:
+            return _Look(pair, fault=error.message)
+    return look
+
+
+def _numbers(looks: Sequence[_Look], classes: int | None) -> dict[int, str]:
+    """Names for labels without any: their numbers."""
+    if classes is None:
+        found = {value for look in looks for value in look.values or () if value != IGNORE}
+        faults = [look.fault for look in looks if look.fault is not None]
+        if not found and faults:
+            raise DataError(faults[0])
+        classes = 1 + max(found, default=-1)
+    return {label: str(label) for label in range(classes)}
+
+
+def _usable(
+    looks: Sequence[_Look], labels: Labels, what: str, name: str, skip_bad: bool, notes: list[str]
+) -> list[_Look]:
+    """The pairs that can be used; the others are an error, or are left out and noted."""
+    good: list[_Look] = []
+    faults: list[str] = []
+    for look in looks:
+        stray = None if look.values is None or labels.binary else labels.stray(look.values)
+        fault = look.fault if stray is None else labels.unknown(stray, look.pair[1])
+        if fault is None:
+            good.append(look)
+        else:
+            faults.append(fault)
+    if not faults:
+        return good
+    count = f"{len(faults):,} of {len(looks):,} {what} images of '{name}'"
+    if not skip_bad or not good:
+        more = f"; {count} cannot be used: mend them, or set 'skip_bad'" if len(faults) > 1 else ""
+        raise DataError(f"{faults[0]}{more}")
+    listed = " | ".join(faults[:NAMED]) + (f" | and {len(faults) - NAMED:,} more" if len(faults) > NAMED else "")
+    notes.append(f"skipped {count}: {listed}")
+    return good
+
+
+def _conversions(looks: Sequence[_Look], channels: int) -> list[str]:
+    """A note on the images that are converted."""
+    counts: Mapping[str, int] = Counter(look.mode for look in looks if look.mode != MODES[channels])
+    if not counts:
+        return []
+    kinds = ", ".join(f"{count:,} {mode}" for mode, count in sorted(counts.items()))
+    dropped = ", transparency is dropped" if any(mode.endswith(("A", "a")) for mode in counts) else ""
+    return [f"{sum(counts.values()):,} of {len(looks):,} images are converted to {MODES[channels]} ({kinds}){dropped}"]

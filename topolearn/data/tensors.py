@@ -1,0 +1,115 @@
+"""Data that fits in memory: uint8 tensors on the device, batches gathered and augmented there."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from topolearn.data.augment import Augment
+from topolearn.data.base import DENSE, Batch, Data, DataInfo, Part, full_batches, picked, sent, shuffled
+from topolearn.data.crop import Crop
+from topolearn.data.finish import Finish
+from topolearn.errors import DataError
+
+
+@final
+class TensorData(Data):
+    """Images and targets as tensors on the device.
+
+    Args:
+        info: What the data are.
+        train: Images (N, C, H, W) uint8 and targets: (N,) int64 classes, or (N, H, W) uint8 masks.
+        val: The same for validation.
+        augment: Of the training batches; None for none.
+        scale: The pixel value that means 1.
+
+    Raises:
+        DataError: An empty set, or tensors of other types or shapes.
+    """
+
+    mid_epoch_resume: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        info: DataInfo,
+        train: tuple[Tensor, Tensor],
+        val: tuple[Tensor, Tensor],
+        *,
+        augment: Augment | Crop | None = None,
+        scale: float = 255.0,
+    ) -> None:
+        for split, (images, targets) in (("training", train), ("validation", val)):
+            _check(info, images, targets, f"the {split} set of '{info.name}'")
+        self.info = info
+        self.train_size = len(train[0])
+        self.val_size = len(val[0])
+        self._train = train
+        self._val = val
+        self._finish = Finish(info, augment or Augment(), scale)
+        self._part = Part()
+
+    def steps(self, batch_size: int) -> int:
+        """Number of training batches per epoch; see :func:`full_batches`."""
+        return full_batches(self.train_size, batch_size)
+
+    def train_batches(self, batch_size: int, *, seed: int, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """See :meth:`Data.train_batches`."""
+        images, targets = self._train
+        for step, chosen in shuffled(self.train_size, batch_size, seed=seed, epoch=epoch, first=first):
+            draws = self._finish.draw(len(chosen), seed, epoch, step)
+            # One transfer per batch for everything that is drawn.
+            drawn = sent(torch.cat([chosen[None], draws])[:, self._part.of(len(chosen))], images.device)
+            yield self._finish.train(images[drawn[0]], targets[drawn[0]], drawn[1:])
+
+    def val_batches(self, batch_size: int) -> Iterator[Batch]:
+        """See :meth:`Data.val_batches`."""
+        images, targets = self._val
+        for start in range(0, self.val_size, batch_size):
+            mine = self._part.of(min(batch_size, self.val_size - start))
+            if mine.stop > mine.start:
+                chosen = slice(start + mine.start, start + mine.stop)
+                yield self._finish(images[chosen], targets[chosen])
+
+    def to(self, device: torch.device | str) -> TensorData:
+        """The same data with all tensors on ``device``."""
+        other = copy.copy(self)
+        other._train = (self._train[0].to(device), self._train[1].to(device))
+        other._val = (self._val[0].to(device), self._val[1].to(device))
+        other._finish = self._finish.to(device)
+        return other
+
+    def part(self, rank: int, ranks: int) -> TensorData:
+        """See :meth:`Data.part`."""
+        other = copy.copy(self)
+        other._part = Part(rank, ranks)
+        return other
+
+    def first_images(self, count: int) -> TensorData:
+        """See :meth:`Data.first_images`."""
+        chosen = picked(self.info, self.train_size, count).to(self._train[0].device)
+        other = copy.copy(self)
+        other._train = (self._train[0][chosen], self._train[1][chosen])
+        other.train_size = count
+        return other
+
+
+def _check(info: DataInfo, images: Tensor, targets: Tensor, what: str) -> None:
+    if not len(images):
+        raise DataError(f"{what} is empty")
+    if images.dtype != torch.uint8 or images.shape[1:] != info.size:
+        raise DataError(
+            f"{what} has images {tuple(images.shape)} of {images.dtype}, but needs (N, C, H, W) = "
+            f"(N, {', '.join(map(str, info.size))}) of torch.uint8"
+        )
+    shape, dtype = (len(images),), torch.int64
+    if info.task in DENSE:
+        shape, dtype = (len(images), *info.size[1:]), torch.uint8
+    if targets.shape != shape or targets.dtype != dtype:
+        raise DataError(
+            f"{what} has targets {tuple(targets.shape)} of {targets.dtype}, but needs {shape} of {dtype} "
+            f"for {info.task}"
+        )

@@ -1,0 +1,80 @@
+"""The images to predict: which they are, and each as the network takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from topolearn.data.images import MODES, SUFFIXES, open_image
+from topolearn.data.items import deep
+from topolearn.data.layout import images as images_of
+from topolearn.errors import DataError
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that could not be used.
+
+    Attributes:
+        image: The file.
+        reason: Why, a sentence that names the file.
+    """
+
+    image: Path
+    reason: str
+
+
+def find(paths: Sequence[str | Path]) -> list[Path]:
+    """The image files among ``paths`` and in the folders among them, each once.
+
+    Raises:
+        DataError: No such file or folder, or no image at all.
+    """
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise DataError(f"there is no file or folder '{path}'; name images, or a folder of images")
+        found.update(dict.fromkeys(images_of(path) if path.is_dir() else [path]))
+    if not found:
+        listed = ", ".join(f"'{path}'" for path in paths)
+        raise DataError(f"there is no image in {listed}; looked for {', '.join(sorted(SUFFIXES))}")
+    return list(found)
+
+
+def passed_over(paths: Sequence[str | Path]) -> str | None:
+    """What in the folders among ``paths`` is not looked at, a sentence; None where that is nothing."""
+    folders = [path for path in map(Path, paths) if path.is_dir()]
+    left = {each for folder in folders for each in folder.iterdir() if each.name[0] != "."} - set(find(paths))
+    inner = sum(each.is_dir() for each in left)
+    counts = ((inner, "subfolders"), (len(left) - inner, "other files"))
+    said = [f"{what} ({count:,})" for count, what in counts if count]
+    return f"not looked at: {' and '.join(said)}; images are {', '.join(sorted(SUFFIXES))}" if said else None
+
+
+def read(path: Path, channels: int) -> tuple[Image.Image, str]:
+    """An image upright, in 1 or 3 channels of 8 bits, and the mode that it has in the file.
+
+    Transparency is dropped, as it is for training.
+
+    Raises:
+        DataError: A file that cannot be read, or has more than 8 bits per channel.
+    """
+    image = open_image(path)
+    if deep(image):
+        raise DataError(f"the image '{path}' has more than 8 bits per channel; convert it to 8 bits")
+    return image.convert(MODES[channels]), image.mode
+
+
+def pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    """(1, C, H, W) uint8 of an image, resized bilinearly to ``size`` where it has another."""
+    height, width = size
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    array = np.array(image).reshape(height, width, -1)
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))[None]

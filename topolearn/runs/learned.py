@@ -1,0 +1,75 @@
+"""What a run learned, read back from its folder."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from topolearn.errors import CheckpointError
+from topolearn.format import load_graph
+from topolearn.graph import Graph
+from topolearn.graph.price import Alive
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a search ended with.
+
+    Attributes:
+        searched: The graph that was searched.
+        graph: What is left of it.
+        values: (E,) the learner's values of all edges: masks, weights, gates.
+        kept: (E,) which edges of ``searched`` are left.
+        learner: Name of the learner.
+    """
+
+    searched: Graph
+    graph: Graph
+    values: tuple[float, ...]
+    kept: tuple[bool, ...]
+    learner: str
+
+    @property
+    def title(self) -> str:
+        """What stands above its pictures."""
+        return f"{self.searched.name}: {self.learner}"
+
+
+def read_learned(run_dir: Path | str) -> Learned:
+    """Read what the learner of a finished run thought of every edge when its search ended.
+
+    The values are in ``search.safetensors``; a learner without anything to learn (``fixed``) needs no such file.
+    Nothing is unpickled.
+
+    Raises:
+        CheckpointError: Not the folder of a finished run, or one without the state of its search.
+    """
+    from topolearn.learners import make_learner
+    from topolearn.runs import folder as checkpoint
+    from topolearn.runs.config import read_config
+
+    folder = Path(run_dir)
+    config = read_config(folder / checkpoint.CONFIG)
+    for name in (checkpoint.GRAPH, checkpoint.SEARCHED):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"the run in {folder} has no {name}: it is not finished; go on with --resume")
+    searched, graph = load_graph(folder / checkpoint.SEARCHED), load_graph(folder / checkpoint.GRAPH)
+    learner = make_learner(config["learner"], searched, config["learner_options"])
+    if learner.state_dict():
+        path = folder / checkpoint.SEARCH_STATE
+        if not path.is_file():
+            raise CheckpointError(
+                f"the run in {folder} has no {checkpoint.SEARCH_STATE}, which holds the learner's values; name the"
+                " folder of the run that searched"
+            )
+        start = "learner."
+        tensors = checkpoint.load_tensors(path)
+        own = {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+        checkpoint.load_into(learner, own, path)
+    values = learner.eval().edge_values().detach().tolist()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run itself has said that a path had to be brought back
+        left = set(Alive.of(searched, learner.topology().keep).edges)
+    kept = tuple(i in left for i in range(len(values)))
+    return Learned(searched, graph, tuple(values), kept, config["learner"])

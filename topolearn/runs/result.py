@@ -1,0 +1,150 @@
+"""What ``fit`` gives back."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from topolearn.compiler import Network
+from topolearn.data import DataInfo
+from topolearn.errors import CheckpointError
+from topolearn.format import dumps, load_graph, write_atomically
+from topolearn.graph import Graph
+from topolearn.graph.price import Spent
+from topolearn.runs import folder as checkpoint
+from topolearn.runs.config import load_model, read_config, write_config
+
+if TYPE_CHECKING:
+    from topolearn.learners import EdgeLearner
+
+
+@dataclass
+class FitResult:
+    """What a run gave.
+
+    Attributes:
+        graph: The learned, pruned graph.
+        model: The trained network over it, in eval mode.
+        searched: The graph that was searched.
+        learner: The learner as it ended; None for a run that was read back.
+        history: One record per epoch, and one of phase ``result`` with the closing metrics.
+        metrics: Of the final network on the validation data.
+        searched_metrics: Of the network at the end of the search, before fine-tuning; empty without a search.
+        per_class: Of the final network: for segmentation a row of each class, ``class``, ``iou``, ``accuracy`` and
+            ``pixels`` (None where there are none to judge by); classes.csv holds it. Else empty.
+        one_level_params: Parameters that pruning by "no outgoing edge" alone would leave; see
+            :func:`topolearn.graph.one_level_params`.
+        info: The data set's description.
+        spent: What the learner's budget allowed, and what was reached; None without a budget.
+        notes: What was said of the data: what was skipped, converted, or passed over.
+        folder: Where the run was written.
+        config: The run's settings, as config.yaml has them.
+    """
+
+    graph: Graph
+    model: Network
+    searched: Graph
+    learner: EdgeLearner | None
+    history: list[dict[str, Any]]
+    metrics: dict[str, float]
+    searched_metrics: dict[str, float]
+    one_level_params: int
+    info: DataInfo
+    spent: Spent | None = None
+    per_class: list[dict[str, Any]] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
+    folder: Path | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the artefacts: search.yaml, graph.yaml, weights.safetensors, history.jsonl, config.yaml."""
+        target = Path(folder)
+        checkpoint.make_folder(target)
+        write_atomically(target / checkpoint.SEARCHED, dumps(self.searched).encode())
+        write_atomically(target / checkpoint.CONFIG, write_config(self.config).encode())
+        checkpoint.write_history(target, self.history)
+        self.save_model(target)
+
+    def save_model(self, folder: Path) -> None:
+        """Write graph.yaml and weights.safetensors, all that :func:`topolearn.load_model` needs, and classes.csv."""
+        if self.per_class:
+            text = io.StringIO()
+            table = csv.DictWriter(text, list(self.per_class[0]), lineterminator="\n")
+            table.writeheader()
+            table.writerows(self.per_class)
+            write_atomically(folder / checkpoint.CLASSES, text.getvalue().encode())
+        write_atomically(folder / checkpoint.GRAPH, dumps(self.graph).encode())
+        checkpoint.save_tensors(
+            folder / checkpoint.WEIGHTS, self.model.state_dict(), {"graph": self.graph.name, "format": 1}
+        )
+
+
+def closing_record(result: FitResult) -> dict[str, Any]:
+    """The last record of a run's history."""
+    return {
+        "phase": "result",
+        "metrics": result.metrics,
+        "searched_metrics": result.searched_metrics,
+        "one_level_params": result.one_level_params,
+        **({} if result.spent is None else {"spent": asdict(result.spent)}),
+        **({"per_class": result.per_class} if result.per_class else {}),
+        **({"notes": list(result.notes)} if result.notes else {}),
+    }
+
+
+def read_result(folder: str | Path) -> FitResult:
+    """Read a finished run back.
+
+    Raises:
+        CheckpointError: Not the folder of a finished run.
+    """
+    path = Path(folder)
+    config = read_config(path / checkpoint.CONFIG)
+    history, closing = read_closing(path)
+    model = load_model(path)
+    return FitResult(
+        graph=model.graph,
+        model=model,
+        searched=load_graph(path / checkpoint.SEARCHED),
+        learner=None,
+        history=history,
+        metrics=closing["metrics"],
+        searched_metrics=closing["searched_metrics"],
+        one_level_params=closing["one_level_params"],
+        info=describe_data(config),
+        spent=Spent(**closing["spent"]) if "spent" in closing else None,
+        per_class=closing.get("per_class", []),
+        notes=tuple(closing.get("notes", ())),
+        folder=path,
+        config=config,
+    )
+
+
+def read_closing(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The history of a finished run, and its last record, which has the closing metrics.
+
+    Raises:
+        CheckpointError: A run that is not finished.
+    """
+    history = checkpoint.read_history(folder)
+    if not history or history[-1].get("phase") != "result":
+        raise CheckpointError(f"the run in {folder} is not finished; go on with --resume")
+    return history, history[-1]
+
+
+def describe_data(config: Mapping[str, Any]) -> DataInfo:
+    """The data a run was trained on, as its config has them."""
+    size = next(iter(config["input_size"].values()))
+    return DataInfo(
+        name=config["data"],
+        task=config["task"],
+        classes=config["classes"],
+        size=size,
+        mean=config["mean"],
+        std=config["std"],
+        ignore_index=config.get("ignore_index"),
+    )

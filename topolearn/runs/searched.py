@@ -1,0 +1,169 @@
+"""A run's network as it was at the end of its search, and the data to judge it by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from topolearn.compiler import Network
+from topolearn.compiler import compile as build
+from topolearn.compiler.modules.backbone import without_pretrained_weights
+from topolearn.data import Data
+from topolearn.errors import CheckpointError, DataError, OptionError
+from topolearn.format import load_graph
+from topolearn.format.tree import parse
+from topolearn.graph import Graph
+from topolearn.learners import EdgeLearner, learner_class, make_learner
+from topolearn.learners.base import mend_option
+from topolearn.options import validate
+from topolearn.recipes.train_options import TrainOptions
+from topolearn.runs import folder as checkpoint
+from topolearn.runs.config import about_data, read_config
+from topolearn.tasks.evaluation import Evaluation, check_fits, check_outputs, default_loss, default_metrics
+from topolearn.tasks.sliding import judged
+from topolearn.training.prepare import read_data
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class SearchedRun:
+    """A run whose search has ended.
+
+    Attributes:
+        config: The run's settings, with the learner's options as they are now.
+        learner: As it was when the search ended, but for its options.
+        net: The network, in eval mode.
+    """
+
+    config: dict[str, Any]
+    learner: EdgeLearner
+    net: Network
+
+    @property
+    def graph(self) -> Graph:
+        """The graph that was searched."""
+        return self.learner.graph
+
+    @property
+    def options(self) -> TrainOptions:
+        """How it was trained."""
+        return train_options(self.config)
+
+    def data(self, given: Any = None, root: str | Path | None = None) -> Data:
+        """Data as the run had them.
+
+        Args:
+            given: As for :func:`topolearn.fit`; None: the run's own, by name.
+            root: Folder of data sets to look in first.
+
+        Raises:
+            DataError: They cannot be found by name, or what is there are not the run's.
+            OptionError: The default loss and metrics cannot judge what comes out of the graph.
+        """
+        return find_data(self.config, self.graph, given, root)
+
+    def evaluate(self, net: Network, data: Data, device: torch.device = CPU) -> dict[str, float]:
+        """The default loss and metrics of a network on the validation data.
+
+        Args:
+            net: On ``device``; left in eval mode.
+            data: With batches there.
+            device: Where that is.
+        """
+        return self.judge(net, data, device)[0]
+
+    def judge(
+        self, net: Network, data: Data, device: torch.device = CPU
+    ) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """As :meth:`evaluate`, and what the metrics say of each class, as :class:`FitResult` has it."""
+        loss = default_loss(data.info, self.options.label_smoothing)
+        evaluation = Evaluation(loss, default_metrics(data.info), device)
+        net.eval()
+        with torch.no_grad():
+            metrics = evaluation.run(judged(net, self.options), data.val_batches(self.config["batch_size"]))
+        return metrics, evaluation.per_class
+
+
+def find_data(config: Mapping[str, Any], graph: Graph, given: Any = None, root: str | Path | None = None) -> Data:
+    """Data as a run had them.
+
+    Args:
+        config: Of the run.
+        graph: That is to be judged.
+        given: As for :func:`topolearn.fit`; None: the run's own, by name.
+        root: Folder of data sets to look in first.
+
+    Raises:
+        DataError: They cannot be found by name, or what is there are not the run's.
+        OptionError: The default loss and metrics cannot judge what comes out of the graph.
+    """
+    name = config["data"]
+    data = read_data(graph, name if given is None else given, root, train_options(config))
+    check_fits(graph, data.info)
+    check_outputs(graph, data.info)
+    if given is None and data.info.classes != tuple(config["classes"]):
+        raise DataError(f"the data found as '{name}' have other classes than the run's; give the right --data-root")
+    return data
+
+
+def train_options(config: Mapping[str, Any]) -> TrainOptions:
+    """How a run was trained."""
+    return validate(TrainOptions, config.get("training", {}), "the run's training")
+
+
+def load_searched(run_dir: str | Path, settings: Mapping[str, str] | None = None) -> SearchedRun:
+    """Read a run's network as it was at the end of its search; nothing is unpickled.
+
+    Args:
+        run_dir: The folder of a run whose search has ended.
+        settings: Option of the learner -> YAML value, instead of the run's.
+
+    Raises:
+        CheckpointError: No such run, or no search.
+        OptionError: An unknown option, or one that acts in training only.
+    """
+    folder = Path(run_dir)
+    config = read_config(folder / checkpoint.CONFIG)
+    path = folder / checkpoint.SEARCH_STATE
+    if not path.is_file():
+        raise CheckpointError(
+            f"the run in {folder} has no {checkpoint.SEARCH_STATE}: it has not ended its search, or learner"
+            f" '{config['learner']}' has none"
+        )
+    config["learner_options"] = {**config["learner_options"], **_options(config["learner"], settings or {})}
+    searched = load_graph(folder / checkpoint.SEARCHED)
+    learner = make_learner(config["learner"], searched, config["learner_options"])
+    config["learner_options"] = learner.options.model_dump()
+    with without_pretrained_weights():
+        net = build(searched, learner)
+    checkpoint.load_into(net, _with_prices(net, checkpoint.load_tensors(path)), path)
+    net.about = about_data(config)
+    return SearchedRun(config, learner, net.eval())
+
+
+def _with_prices(net: Network, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The state of the search, with the prices that the learner's options ask for now, which may be others."""
+    prices = "learner.pricing."
+    own = {name: value for name, value in net.state_dict().items() if name.startswith(prices)}
+    same = {name: value for name, value in tensors.items() if name in own and value.shape == own[name].shape}
+    return {**{name: value for name, value in tensors.items() if not name.startswith(prices)}, **own, **same}
+
+
+def _options(learner: str, settings: Mapping[str, str]) -> dict[str, Any]:
+    known, deciding = learner_class(learner).options_type.model_fields, learner_class(learner).prunes_by
+    options = {}
+    for key, text in settings.items():
+        if key not in known:
+            raise OptionError(f"--set {key}: unknown option of learner '{learner}'{mend_option(key, learner)}")
+        if deciding is not None and key not in deciding:
+            raise OptionError(
+                f"--set {key}: this option of learner '{learner}' acts in training, not on a search that has ended;"
+                f" give {', '.join(sorted(deciding))}, or search anew"
+            )
+        options[key] = parse(f"value: {text}", f"--set {key}={text}").root.values["value"].plain()
+    return options

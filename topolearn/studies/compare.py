@@ -1,0 +1,350 @@
+"""``compare``: several recipes over several seeds, one table."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from topolearn.data import Data
+from topolearn.errors import OptionError, TopolearnError, shown
+from topolearn.format.tree import Items, Scalar, parse
+from topolearn.format.writer import scalar
+from topolearn.graph import Graph
+from topolearn.learners import learner_class
+from topolearn.recipes.recipe import is_learner_option, learner_of, load_recipe
+from topolearn.recipes.train_options import TrainOptions
+from topolearn.runs.folder import make_folder
+from topolearn.studies.comparison import Comparison, Failure, Row, RunSummary, clock
+from topolearn.studies.processes import Crew, Task, run_all
+from topolearn.training.prepare import prepare, read_data
+
+
+def compare(
+    recipes: str | Path | Sequence[str | Path],
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    vary: Mapping[str, Sequence[Any]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    epochs: int | None = None,
+    out: str | Path = "runs/compare",
+    jobs: int | None = None,
+    device: str = "auto",
+    data_root: str | Path | None = None,
+    quiet: bool = False,
+) -> Comparison:
+    """Train several recipes with several seeds, and compare what came out.
+
+    Every run is ``topolearn fit RECIPE --seed S --resume`` in a process and a folder of its own,
+    ``OUT/NAME/seed-S`` (a variant's: ``OUT/NAME/KEY=VALUE/seed-S``). What is finished there is not run
+    again, what was begun goes on; a run that fails does not touch the others. Nothing starts, and
+    nothing is written, before all recipes have been read and checked.
+
+    Args:
+        recipes: Names or paths of recipes or graphs.
+        seeds: One run of everything for each.
+        vary: Setting -> values, as ``{"fan_in": [1, 2, 4]}``: every recipe is run with each value, or
+            with each combination where there are several settings.
+        settings: Of all recipes, as ``topolearn fit --set`` has them: ``{"schedule": "step"}``. An option that some
+            of the learners do not have is theirs alone who do.
+        epochs: Of every run, instead of the recipe's.
+        out: Folder of the runs, and of the table: ``compare.md`` and ``compare.csv``.
+        jobs: Runs at a time; the CPU's threads are divided among them. None: one per GPU, else one.
+        device: ``auto`` is every GPU there is, in turn, else the CPU.
+        data_root: Where data sets are looked for first.
+        quiet: Show no progress.
+
+    Returns:
+        The figures of all finished runs, and which runs failed.
+
+    Raises:
+        TopolearnError: Recipes, settings or data that cannot be used.
+        KeyboardInterrupt: After Ctrl-C; the same call goes on.
+    """
+    devices = _devices(device)
+    common = {key: _yaml(value) for key, value in (settings or {}).items()}
+    if epochs is not None:
+        common["epochs"] = _yaml(epochs)
+    chosen = _seeds(seeds)
+    variants = tuple(_variants(recipes, common, vary or {}))
+    crew = _crew(devices, jobs, len(variants) * len(chosen))
+    board = _Board(variants, chosen, Path(out), quiet)
+    _check(board, devices[0], data_root)
+    for variant in variants:
+        for key in variant.left_out:
+            board.say(f"{variant.name}: without {key}={common[key]}, which its learner has no option for")
+    make_folder(board.folder)
+    fixed = ["--resume", "--no-export", *(["--quiet"] if quiet else [])]
+    if data_root is not None:
+        fixed += ["--data-root", str(data_root)]
+    runs = {
+        Task(variant.label(seed), variant.command(seed, board.folder, fixed)): (variant, seed)
+        for variant, seed in board.left()
+    }
+
+    def ended(task: Task, failure: str | None) -> None:
+        board.note(*runs[task], failure)
+
+    try:
+        run_all(tuple(runs), crew, say=board.say, ended=ended)
+    except KeyboardInterrupt:
+        board.say(f"interrupted; {board.count()} are finished, the same command goes on with the rest ({out})")
+        raise
+    comparison = board.comparison()
+    comparison.save()
+    return comparison
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A recipe with settings.
+
+    Attributes:
+        name: Of its row in the table.
+        recipe: Name or path, as given.
+        settings: As of ``topolearn fit --set``.
+        place: Its folder, below that of the comparison.
+        graph: Its graph.
+        arguments: What ``fit`` takes besides the graph.
+        left_out: Settings of all that its learner has no option for.
+    """
+
+    name: str
+    recipe: str
+    settings: tuple[tuple[str, str], ...]
+    place: Path
+    graph: Graph = field(compare=False, repr=False)
+    arguments: Mapping[str, Any] = field(compare=False, repr=False)
+    left_out: tuple[str, ...] = ()
+
+    def label(self, seed: int) -> str:
+        """What messages call a run."""
+        return f"{self.name}, seed {seed}"
+
+    def folder(self, out: Path, seed: int) -> Path:
+        """Folder of a run."""
+        return out / self.place / f"seed-{seed}"
+
+    def command(self, seed: int, out: Path, fixed: Sequence[str]) -> tuple[str, ...]:
+        """Arguments of ``topolearn`` for a run."""
+        changes = [part for key, text in self.settings for part in ("--set", f"{key}={text}")]
+        folder = str(self.folder(out, seed))
+        return ("fit", self.recipe, *changes, "--seed", str(seed), "--out", folder, *fixed)
+
+
+class _Board:
+    """Which runs are finished, which have failed."""
+
+    def __init__(self, variants: tuple[Variant, ...], seeds: tuple[int, ...], folder: Path, quiet: bool) -> None:
+        self.variants = variants
+        self.seeds = seeds
+        self.folder = folder
+        self.quiet = quiet
+        self.done: dict[tuple[Variant, int], RunSummary] = {}
+        self.failed: dict[tuple[Variant, int], str] = {}
+
+    def left(self) -> Iterator[tuple[Variant, int]]:
+        """Runs that are not finished: all recipes with the first seed, then with the next one."""
+        for seed, variant in itertools.product(self.seeds, self.variants):
+            if (variant, seed) not in self.done:
+                yield variant, seed
+
+    def read(self, variant: Variant, seed: int) -> None:
+        """Read a run that is finished."""
+        self.done[variant, seed] = RunSummary.read(variant.folder(self.folder, seed), seed)
+
+    def note(self, variant: Variant, seed: int, failure: str | None) -> None:
+        """A run has ended: write the table as it stands now."""
+        if failure is not None:
+            self.failed[variant, seed] = failure
+            self.say(f"{variant.label(seed)}: failed")
+            return
+        self.read(variant, seed)
+        run = self.done[variant, seed]
+        measured = ", ".join(f"{name} {value:.2%}" for name, value in run.metrics.items())
+        self.say(
+            f"{variant.label(seed)}: {measured} after {clock(run.seconds)} of training; {self.count()} are finished"
+        )
+        self.comparison().save()
+
+    def count(self) -> str:
+        """How many runs are finished."""
+        return f"{len(self.done)} of {len(self.variants) * len(self.seeds)} runs"
+
+    def comparison(self) -> Comparison:
+        """The figures so far."""
+        rows = [
+            Row(variant.name, tuple(self.done[variant, seed] for seed in self.seeds if (variant, seed) in self.done))
+            for variant in self.variants
+        ]
+        failures = tuple(Failure(variant.name, seed, text) for (variant, seed), text in self.failed.items())
+        return Comparison(tuple(rows), self.seeds, self.folder, failures)
+
+    def say(self, text: str) -> None:
+        """A line of progress; one write, since threads take turns."""
+        if not self.quiet:
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+
+
+# -- what is to be run ---------------------------------------------------------------------------
+
+
+def values(text: str, where: str) -> list[str]:
+    """The values in ``0.01,0.1`` or ``1,2,4..8``, each as text.
+
+    Args:
+        text: YAML values between commas; ``A..B`` are the whole numbers from A to B.
+        where: How an error calls them.
+
+    Raises:
+        FormatError: Not YAML.
+        OptionError: None at all.
+    """
+    items = parse(f"values: [{text}]", where).root.values["values"]
+    assert isinstance(items, Items)
+    found: list[str] = []
+    for item in items.items:
+        bounds = re.fullmatch(r"(\d+)\.\.(\d+)", item.text) if isinstance(item, Scalar) and not item.quoted else None
+        if bounds is not None:
+            found += map(str, range(int(bounds[1]), int(bounds[2]) + 1))
+        else:
+            found.append(scalar(item.plain()))
+    if not found:
+        raise OptionError(f"{where}: names no value; write them as 1,2,4 or 1..8")
+    return found
+
+
+def _yaml(value: Any) -> str:
+    """A value as the text that ``--set`` takes; text stays as it is."""
+    return value if isinstance(value, str) else scalar(value)
+
+
+def _variants(
+    recipes: str | Path | Sequence[str | Path], common: Mapping[str, str], vary: Mapping[str, Sequence[Any]]
+) -> Iterator[Variant]:
+    """Every recipe with every combination of the values."""
+    listed = [recipes] if isinstance(recipes, str | Path) else list(recipes)
+    if not listed:
+        raise OptionError("there is nothing to compare; name recipes or graphs")
+    for key, given in vary.items():
+        if isinstance(given, str) or not isinstance(given, Sequence) or not given:
+            raise OptionError(f"the values of '{key}' are {shown(given)}, but should be a list, as [1, 2, 4]")
+        if key in common:
+            raise OptionError(f"'{key}' is both set and varied; drop one of the two")
+    if "seed" in (*common, *vary):
+        raise OptionError("'seed' is what every recipe is run over; give the seeds with 'seeds' (--seeds 0,1,2)")
+    taken: dict[Path, str] = {}
+    combinations = list(itertools.product(*(map(_yaml, given) for given in vary.values())))
+    wanted = [(str(recipe), dict(zip(vary, each, strict=True))) for recipe in listed for each in combinations]
+    learners = [_learner(recipe, common, own) for recipe, own in wanted]
+    for (recipe, own), learner in zip(wanted, learners, strict=True):
+        left_out = tuple(key for key in common if _is_for_others(key, learner, learners))
+        settings = {key: text for key, text in common.items() if key not in left_out} | own
+        texts = _texts(own)
+        asked = " ".join([recipe, *texts])
+        with _named(asked):
+            read, graph = load_recipe(recipe, settings)
+        place = Path(*(_file_name(part) for part in (str(read.name), ",".join(texts)) if part))
+        if place in taken:
+            raise OptionError(
+                f"{asked} and {taken[place]} would share the folder {place}; give recipes different names, and"
+                " every value once"
+            )
+        taken[place] = asked
+        name = " ".join([str(read.name), *texts])
+        yield Variant(name, recipe, tuple(settings.items()), place, graph, read.arguments(), left_out)
+
+
+def _texts(settings: Mapping[str, str]) -> list[str]:
+    return [f"{key}={text}" for key, text in settings.items()]
+
+
+def _learner(recipe: str, common: Mapping[str, str], own: Mapping[str, str]) -> str:
+    with _named(" ".join([recipe, *_texts(own)])):
+        learner = learner_of(recipe, {**common, **own})
+        learner_class(learner)  # where there is none, this says so
+    return learner
+
+
+def _is_for_others(key: str, learner: str, learners: Sequence[str]) -> bool:
+    """Whether a setting of all is an option that some of the learners have, but not this one."""
+    return (
+        key not in TrainOptions.model_fields
+        and not is_learner_option(key, learner)
+        and any(is_learner_option(key, other) for other in learners)
+    )
+
+
+def _file_name(text: str) -> str:
+    """``text`` as the name of a folder, whatever a recipe calls itself."""
+    return re.sub(r"[^A-Za-z0-9._=,+-]+", "_", text).lstrip(".") or "_"
+
+
+def _seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    chosen = tuple(seeds)
+    for seed in chosen:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise OptionError(f"a seed is {shown(seed)}, but should be a whole number, 0 or more")
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise OptionError(f"the seeds are {shown(list(chosen))}, but should be at least one, each once")
+    return chosen
+
+
+# -- before anything starts ----------------------------------------------------------------------
+
+
+def _check(board: _Board, device: str, data_root: str | Path | None) -> None:
+    """Check every run, and read those that are finished.
+
+    Raises:
+        TopolearnError: The first thing that is wrong.
+    """
+    loaded: dict[tuple[Any, ...], Data] = {}
+
+    def read(graph: Graph, data: Any, root: str | Path | None, options: TrainOptions) -> Data:
+        sizes = tuple(graph.input_size(name) for name in graph.inputs)
+        files = (options.crop, options.scale, options.skip_bad)
+        key = (data, graph.task, sizes, options.augment, options.workers, options.train_images, files)
+        if key not in loaded:
+            loaded[key] = read_data(graph, data, root, options)
+        return loaded[key]
+
+    for variant, seed in itertools.product(board.variants, board.seeds):
+        arguments = {**variant.arguments, "seed": seed}
+        with _named(variant.name):
+            ready = prepare(variant.graph, **arguments, device=device, data_root=data_root, read=read)
+            finished = ready.is_finished(variant.folder(board.folder, seed), resume=True)
+        if finished:
+            board.read(variant, seed)
+
+
+@contextlib.contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Say whose error it is, where that is not a place in a file."""
+    try:
+        yield
+    except TopolearnError as error:
+        if error.location is None:
+            error.message = f"{what}: {error.message}"
+        raise
+
+
+def _devices(device: str) -> tuple[str, ...]:
+    """``auto`` is every GPU."""
+    gpus = tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+    return (gpus or ("cpu",)) if device == "auto" else (device,)
+
+
+def _crew(devices: tuple[str, ...], jobs: int | None, runs: int) -> Crew:
+    if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1):
+        raise OptionError(f"'jobs' is {shown(jobs)}, but should be the number of runs at a time, 1 or more")
+    at_once = min(jobs or len(devices), runs)
+    return Crew(devices, at_once, max(1, torch.get_num_threads() // at_once))

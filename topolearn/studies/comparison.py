@@ -1,0 +1,241 @@
+"""What a comparison of recipes gave: runs in numbers, one table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from topolearn.format import load_graph, write_atomically
+from topolearn.graph import Graph
+from topolearn.report.tables import Figure, Table
+from topolearn.runs import folder as checkpoint
+from topolearn.runs.result import read_closing
+
+MARKDOWN = "compare.md"
+CSV = "compare.csv"
+COLUMNS = ("recipe", "metrics", "seeds", "parameters", "million MACs", "edges", "nodes", "training time")
+"""Columns of the table; ``metrics`` stands for one of each metric."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """A graph in numbers.
+
+    Attributes:
+        parameters: As the compiled network has them.
+        macs: Multiply-accumulates for one input.
+        edges: Number of edges.
+        nodes: Number of nodes.
+    """
+
+    parameters: int
+    macs: int
+    edges: int
+    nodes: int
+
+    @classmethod
+    def of(cls, graph: Graph) -> Size:
+        """The size of ``graph``."""
+        return cls(graph.cost.params, graph.cost.macs, len(graph.edges), len(graph.nodes))
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A finished run in numbers.
+
+    Attributes:
+        seed: Its seed.
+        folder: Where it is.
+        metrics: Of the final network on the validation data after the last epoch, without the loss.
+        searched: The graph that was searched.
+        learned: The graph that was learned.
+        seconds: Of training, over all epochs, without evaluation.
+    """
+
+    seed: int
+    folder: Path
+    metrics: Mapping[str, float]
+    searched: Size
+    learned: Size
+    seconds: float
+
+    @classmethod
+    def read(cls, folder: Path, seed: int) -> RunSummary:
+        """Read a finished run.
+
+        Raises:
+            TopolearnError: It is not finished, or damaged.
+        """
+        history, closing = read_closing(folder)
+        return cls(
+            seed=seed,
+            folder=folder,
+            metrics={name: value for name, value in closing["metrics"].items() if name != "loss"},
+            searched=Size.of(load_graph(folder / checkpoint.SEARCHED)),
+            learned=Size.of(load_graph(folder / checkpoint.GRAPH)),
+            seconds=sum(record.get("seconds", 0.0) for record in history),
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recipe, or a variant of one, over its seeds.
+
+    Attributes:
+        name: The recipe's name, and what the variant sets.
+        runs: The finished ones.
+    """
+
+    name: str
+    runs: tuple[RunSummary, ...]
+
+    def metric(self, name: str) -> list[float]:
+        """Values of a metric, one per finished run that has it."""
+        return [run.metrics[name] for run in self.runs if name in run.metrics]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that failed.
+
+    Attributes:
+        name: Its row.
+        seed: Its seed.
+        message: Why, in one line.
+    """
+
+    name: str
+    seed: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.name}, seed {self.seed}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several recipes over several seeds.
+
+    Attributes:
+        rows: One per recipe or variant.
+        seeds: The seeds that were asked for.
+        folder: Where the runs and the tables are.
+        failures: Runs that failed.
+    """
+
+    rows: tuple[Row, ...]
+    seeds: tuple[int, ...]
+    folder: Path
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of all metrics, in order of appearance."""
+        return tuple(dict.fromkeys(name for row in self.rows for run in row.runs for name in run.metrics))
+
+    def table(self, columns: Sequence[str] = COLUMNS) -> Table:
+        """The table for readers.
+
+        Args:
+            columns: Which of :data:`COLUMNS`, in this order.
+        """
+        headings: list[str] = []
+        for column in columns:
+            headings += [f"{name}, %" for name in self.metrics] if column == "metrics" else [column]
+        rows = [tuple(cell for column in columns for cell in self._cells(row, column)) for row in self.rows]
+        return Table(tuple(headings), tuple(rows), note=self.note())
+
+    def note(self) -> str:
+        """What the figures are."""
+        seeds = ", ".join(map(str, self.seeds))
+        spread = "mean ± sample standard deviation over" if len(self.seeds) > 1 else "of"
+        means = "; searched graph → learned graph, and time, are means over seeds" if len(self.seeds) > 1 else ""
+        return (
+            f"Metrics of the pruned network on the validation data after the last epoch, {spread}"
+            f" {'seeds' if len(self.seeds) > 1 else 'seed'} {seeds}{means}."
+        )
+
+    def _cells(self, row: Row, column: str) -> list[Any]:
+        if column == "recipe":
+            return [row.name]
+        if column == "metrics":
+            return [mean_and_deviation(row.metric(name)) for name in self.metrics]
+        if column == "seeds":
+            done = len(row.runs)
+            return [done if done == len(self.seeds) else Figure(f"{done} of {len(self.seeds)}")]
+        if not row.runs:
+            return [None]
+        return [Figure(_CELLS[column](row.runs))]
+
+    def csv(self) -> str:
+        """The table for programs: plain numbers, one column each, empty where there is none."""
+        records = [self._record(row) for row in self.rows]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(dict.fromkeys(key for each in records for key in each)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+        return text.getvalue()
+
+    def _record(self, row: Row) -> dict[str, Any]:
+        record: dict[str, Any] = {"recipe": row.name, "runs": len(row.runs)}
+        for name in self.metrics:
+            values = row.metric(name)
+            record[f"{name}_mean"] = statistics.mean(values) if values else None
+            record[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else None
+            by_seed = {run.seed: run.metrics.get(name) for run in row.runs}
+            record |= {f"{name}_seed_{seed}": by_seed.get(seed) for seed in self.seeds}
+        for kind in ("parameters", "macs", "edges", "nodes"):
+            record[f"{kind}_searched"] = getattr(row.runs[0].searched, kind) if row.runs else None
+            learned = [getattr(run.learned, kind) for run in row.runs]
+            record[f"{kind}_learned"] = statistics.mean(learned) if learned else None
+        record["training_seconds"] = statistics.mean(run.seconds for run in row.runs) if row.runs else None
+        return record
+
+    def save(self) -> None:
+        """Write compare.md and compare.csv into the folder; each appears whole or not at all."""
+        checkpoint.make_folder(self.folder)
+        write_atomically(self.folder / MARKDOWN, f"{self.table().markdown()}\n".encode())
+        write_atomically(self.folder / CSV, self.csv().encode())
+
+
+def mean_and_deviation(values: Sequence[float]) -> Figure | None:
+    """Shares as per cent; the sample standard deviation where there are two."""
+    if not values:
+        return None
+    shares = [100 * value for value in values]
+    spread = f" ± {statistics.stdev(shares):.2f}" if len(shares) > 1 else ""
+    return Figure(f"{statistics.mean(shares):.2f}{spread}")
+
+
+def _change(kind: str, spec: str, learned_spec: str, unit: float = 1) -> Callable[[Sequence[RunSummary]], str]:
+    def text(runs: Sequence[RunSummary]) -> str:
+        searched = getattr(runs[0].searched, kind) / unit
+        learned = statistics.mean(getattr(run.learned, kind) for run in runs) / unit
+        return f"{searched:{spec}} → {learned:{learned_spec}}"
+
+    return text
+
+
+def _time(runs: Sequence[RunSummary]) -> str:
+    return clock(statistics.mean(run.seconds for run in runs))
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, hours where there are any."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+_CELLS: dict[str, Callable[[Sequence[RunSummary]], str]] = {
+    "parameters": _change("parameters", ",.0f", ",.0f"),
+    "million MACs": _change("macs", ",.2f", ",.2f", 1e6),
+    "edges": _change("edges", ",.0f", ",.1f"),
+    "nodes": _change("nodes", ",.0f", ",.1f"),
+    "training time": _time,
+}

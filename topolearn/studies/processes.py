@@ -1,0 +1,174 @@
+"""Runs of ``topolearn fit`` side by side, each in a process of its own: what befalls one does not touch the others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from topolearn.training.interrupt import Interrupt
+
+_POLL = 0.1
+"""Seconds between looks at the processes."""
+_PATIENCE = 30.0
+"""Seconds that a process has to end after it was told to."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A command to run.
+
+    Attributes:
+        label: What the user knows it by.
+        arguments: Of ``topolearn``, but for the device.
+    """
+
+    label: str
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Where tasks run.
+
+    Attributes:
+        devices: Names of devices, dealt out over the processes in turn.
+        jobs: Processes at a time.
+        threads: Threads of each.
+    """
+
+    devices: tuple[str, ...]
+    jobs: int
+    threads: int
+
+
+def run_all(
+    tasks: Sequence[Task], crew: Crew, *, say: Callable[[str], None], ended: Callable[[Task, str | None], None]
+) -> None:
+    """Run every task; one that fails leaves the others alone.
+
+    Args:
+        tasks: In the order in which they start.
+        crew: How many at a time, and where.
+        say: Called with every line that a task prints to stderr, from threads.
+        ended: Called with every task that ended and why it failed, None where it did not.
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C or SIGTERM, when every task has stopped.
+    """
+    waiting = deque(tasks)
+    running: dict[int, _Process] = {}
+    told = False
+    with Interrupt() as interrupt:
+        try:
+            while running or (waiting and not interrupt.asked):
+                for place in range(crew.jobs):
+                    if waiting and place not in running and not interrupt.asked:
+                        running[place] = _Process(waiting.popleft(), crew, place, say)
+                if interrupt.asked and not told:
+                    told = True
+                    for process in running.values():
+                        process.stop()
+                for place, process in list(running.items()):
+                    if process.has_ended():
+                        del running[place]
+                        failure = process.failure()
+                        if failure is None or not interrupt.asked:
+                            ended(process.task, failure)
+                time.sleep(_POLL)
+        finally:
+            for process in running.values():
+                process.stop()
+            for process in running.values():
+                process.wait_or_kill()
+        if interrupt.asked:
+            raise KeyboardInterrupt
+
+
+class _Process:
+    """A task that runs."""
+
+    def __init__(self, task: Task, crew: Crew, place: int, say: Callable[[str], None]) -> None:
+        self.task = task
+        self.last = ""
+        device, environment = _own_device(crew.devices[place % len(crew.devices)])
+        for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+            environment[variable] = str(crew.threads)
+        # The modules that this process has found, and none from the folder it happens to be in (-P).
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        self.popen = subprocess.Popen(
+            [sys.executable, "-P", "-m", "topolearn.studies.worker", *task.arguments, "--device", device],
+            stdin=subprocess.PIPE,  # closes when this process dies, which ends the other one
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,  # Ctrl-C on a terminal reaches this process alone, which passes it on once
+        )
+        self.reader = threading.Thread(target=self._read, args=(say,), daemon=True)
+        self.reader.start()
+
+    def _read(self, say: Callable[[str], None]) -> None:
+        assert self.popen.stderr is not None
+        for line in self.popen.stderr:
+            text = line.rstrip()
+            if text:
+                self.last = text
+                say(f"{self.task.label}: {text}")
+
+    def has_ended(self) -> bool:
+        """Whether it has; what it printed has then been read."""
+        if self.popen.poll() is None:
+            return False
+        self._close()
+        return True
+
+    def failure(self) -> str | None:
+        """Why it failed."""
+        status = self.popen.returncode
+        if status == 0:
+            return None
+        if status < 0:
+            return f"the process was ended by {signal.Signals(-status).name}"
+        return self.last.removeprefix("error: ") or f"the process ended with status {status}"
+
+    def stop(self) -> None:
+        """Ask it to write a checkpoint and end; a second time, to end at once."""
+        if self.popen.poll() is None:
+            self.popen.terminate()  # not SIGINT, which a background job ignores
+
+    def wait_or_kill(self) -> None:
+        """Wait until it has ended."""
+        try:
+            self.popen.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
+        self._close()
+
+    def _close(self) -> None:
+        self.reader.join(_PATIENCE)
+        if self.reader.is_alive():  # a process that it started holds the pipe
+            return
+        for pipe in (self.popen.stdin, self.popen.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
+def _own_device(device: str) -> tuple[str, dict[str, str]]:
+    """What a process calls ``device``, and the environment in which a GPU is the only one it sees."""
+    environment = dict(os.environ)
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not number:
+        return device, environment
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[int(number)].strip() if visible else number
+    return "cuda", environment

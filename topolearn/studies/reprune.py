@@ -1,0 +1,108 @@
+"""Pruning a run anew with other options of its learner."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from topolearn.compiler import Network, prune
+from topolearn.data import Data
+from topolearn.data.seeds import mix
+from topolearn.errors import CheckpointError, DataError, TopolearnError
+from topolearn.graph import one_level_params
+from topolearn.runs import folder as checkpoint
+from topolearn.runs.result import FitResult, closing_record, describe_data
+from topolearn.runs.searched import CPU, SearchedRun, load_searched
+from topolearn.training.phases import recalibrate
+from topolearn.training.prepare import find_device
+
+
+def reprune(
+    run_dir: str | Path,
+    out: str | Path,
+    settings: Mapping[str, str] | None = None,
+    data_root: str | Path | None = None,
+    device: str | torch.device = "auto",
+) -> FitResult:
+    """Take a run's network as it was at the end of its search, and prune it with other options.
+
+    Where the run's learner asks for that, the statistics of batch normalisations are computed anew on the run's
+    training data, as at the end of its search; where these cannot be found by name there is a warning.
+
+    What is written is a run like any other: it can be shown, exported, pruned again, and ``fit`` with ``resume`` and
+    the same options gives its result.
+
+    Args:
+        run_dir: The folder of a run whose search has ended.
+        out: Folder for the result; it must not hold a run yet.
+        settings: Option of the learner -> YAML value.
+        data_root: Where the data set is looked for first.
+        device: Where to measure; ``auto`` is CUDA where there is one.
+
+    Returns:
+        The pruned network, on the CPU; its metrics are measured where the run's data set can be found by name.
+
+    Raises:
+        CheckpointError: No such run, no search, or ``out`` holds one already.
+        OptionError: An unknown option, or one that acts in training only, or a device that cannot be used.
+    """
+    target, where = Path(out), find_device(device)
+    if checkpoint.holds_run(target):
+        raise CheckpointError(f"{target} already holds a run; choose another folder with --out")
+    run = load_searched(run_dir, settings)
+    pruned = prune(run.net)
+    data = _find(run, data_root, where)
+    if run.learner.recalibrates and data is not None:
+        batch_size, seed = run.config["batch_size"], run.config.get("seed", 0)
+        recalibrate(pruned.to(where), data, batch_size, mix("recalibrate", seed))
+    (searched_metrics, _), (metrics, per_class) = _evaluate(run, data, where, run.net, pruned)
+    result = FitResult(
+        graph=pruned.graph,
+        model=pruned,
+        searched=run.graph,
+        learner=run.learner,
+        history=[],
+        metrics=metrics,
+        searched_metrics=searched_metrics,
+        one_level_params=one_level_params(run.graph, run.learner.topology()),
+        info=describe_data(run.config),
+        spent=run.learner.spent(),
+        per_class=per_class,
+        folder=target,
+        config=run.config,
+    )
+    result.history.append(closing_record(result))
+    checkpoint.make_folder(target)
+    checkpoint.save_tensors(target / checkpoint.SEARCH_STATE, run.net.state_dict(), {"graph": run.graph.name})
+    result.save(target)
+    return result
+
+
+def _find(run: SearchedRun, data_root: str | Path | None, device: torch.device) -> Data | None:
+    """The run's data; None, with a warning, where they cannot be found by name, or not be judged by default."""
+    try:
+        return run.data(root=data_root).to(device)
+    except DataError:
+        lost = ", and batch statistics stay those before pruning, which may cost much accuracy"
+        warnings.warn(
+            f"the run's data '{run.config['data']}' cannot be found, so nothing is measured"
+            f"{lost if run.learner.recalibrates else ''}; say where the data are with --data-root",
+            stacklevel=3,
+        )
+    except TopolearnError as error:
+        warnings.warn(f"nothing is measured: {error.message}", stacklevel=3)
+    return None
+
+
+def _evaluate(
+    run: SearchedRun, data: Data | None, device: torch.device, *nets: Network
+) -> list[tuple[dict[str, float], list[dict[str, Any]]]]:
+    """Metrics of each network on the run's data, and by class; empty without data. Networks end on the CPU."""
+    judged = [({}, []) if data is None else run.judge(net.to(device), data, device) for net in nets]
+    for net in nets:
+        net.to(CPU)
+    return judged

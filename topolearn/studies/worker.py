@@ -1,0 +1,21 @@
+"""``topolearn`` in a process that ends with the one that started it; see :mod:`topolearn.studies.processes`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+
+def _end_with_parent() -> None:
+    """Wait for the other end of stdin to close, then stop as Ctrl-C does: with a checkpoint."""
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    from topolearn.cli import main
+
+    main()

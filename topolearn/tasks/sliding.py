@@ -1,0 +1,88 @@
+"""Evaluation of images with masks: as a whole, or in windows of the size that training saw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from topolearn.compiler import Network
+from topolearn.errors import OptionError
+from topolearn.graph import Graph
+from topolearn.recipes.train_options import TrainOptions
+from topolearn.tasks.losses import resized
+
+OVERLAP = 1 / 3
+"""The least share of a window that the next one sees again (as in PSPNet, Zhao et al. 2017)."""
+
+
+def crop_size(graph: Graph, options: TrainOptions) -> tuple[int, int]:
+    """(height, width) of training crops: as ``crop`` says, else of the graph's input.
+
+    Raises:
+        OptionError: The graph's input is no image.
+    """
+    size = graph.input_size(graph.inputs[0])
+    if options.crop is not None:
+        return options.crop
+    if len(size) != 3:
+        raise OptionError(f"input '{graph.inputs[0]}' of graph '{graph.name}' is no image; give data of your own")
+    return size[1], size[2]
+
+
+def judged(net: Network, options: TrainOptions) -> Callable[[Tensor], Any]:
+    """The network as it is evaluated: as it is, or in windows."""
+    if options.evaluation == "whole":
+        return net
+    size = crop_size(net.graph, options)
+    return lambda images: sliding(net, images, size)
+
+
+def sliding(net: Callable[[Tensor], Tensor], images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits of whole images from windows, averaged where windows overlap.
+
+    Args:
+        net: Gives logits (N, classes, h, w), which are resized to the window.
+        images: (N, C, H, W); an image no larger than a window is one window.
+        size: (height, width) of a window.
+
+    Returns:
+        (N, classes, H, W) float32.
+
+    Raises:
+        OptionError: A network that gives something else.
+    """
+    rows, columns = (_starts(length, window) for length, window in zip(images.shape[-2:], size, strict=True))
+    height, width = (min(length, window) for length, window in zip(images.shape[-2:], size, strict=True))
+    total: Tensor | None = None
+    for top, left in product(rows, columns):
+        place = (..., slice(top, top + height), slice(left, left + width))
+        logits = net(images[place])
+        if not isinstance(logits, Tensor) or logits.dim() != 4:
+            raise OptionError("'evaluation: sliding' needs a graph with one output, a map of logits; use 'whole'")
+        if total is None:
+            total = images.new_zeros((len(images), logits.shape[1], *images.shape[-2:]), dtype=torch.float32)
+        total[place] += resized(logits.float(), (height, width))
+    assert total is not None
+    down, across = _coverage(rows, height, images.shape[-2]), _coverage(columns, width, images.shape[-1])
+    return total / (down[:, None] * across).to(total.device)
+
+
+def _starts(length: int, window: int) -> list[int]:
+    """Where windows start so that they cover ``length``, evenly, and overlap by :data:`OVERLAP` or more."""
+    if length <= window:
+        return [0]
+    count = 1 + math.ceil((length - window) / max(1, int(window * (1 - OVERLAP))))
+    return [round(number * (length - window) / (count - 1)) for number in range(count)]
+
+
+def _coverage(starts: list[int], window: int, length: int) -> Tensor:
+    """In how many windows each of ``length`` pixels lies."""
+    count = torch.zeros(length)
+    for start in starts:
+        count[start : start + window] += 1
+    return count
