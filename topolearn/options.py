@@ -153,3 +153,10 @@ def _either(texts: Sequence[str]) -> str:
 
 def _verb(text: str) -> str:
     return text if text.startswith(("should", "must", "needs")) else f"is not valid: {text}"
+
+
+def tuples(value: Any) -> Any:
+    """Lists as tuples, which strict options take."""
+    if isinstance(value, dict):
+        return {key: tuples(item) for key, item in value.items()}
+    return tuple(tuples(item) for item in value) if isinstance(value, list) else value

@@ -12,12 +12,12 @@ from tests.data.scenes import folder, mask, picture
 from tests.data.toys import fails
 from topolearn.data import Crop, Data, load_data
 from topolearn.data import reading as reading_module
+from topolearn.data.for_graph import read_data
 from topolearn.data.images import ImageFiles, look_at, read_labels
 from topolearn.data.labels import binary_labels
 from topolearn.errors import DataError
 from topolearn.format import loads
 from topolearn.recipes.train_options import TrainOptions
-from topolearn.training.prepare import read_data
 
 CROP = Crop(size=(8, 8))
 

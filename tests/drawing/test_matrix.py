@@ -12,7 +12,7 @@ import topolearn
 from tests.drawing.samples import Drawing, keep_largest, kept_largest, modules, values_of
 from topolearn.drawing import adjacency
 from topolearn.drawing.heatmap import number
-from topolearn.drawing.matrix import panels
+from topolearn.drawing.panels import panels
 from topolearn.errors import TopolearnError
 from topolearn.format import loads
 from topolearn.graph import Graph

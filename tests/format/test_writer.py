@@ -14,7 +14,8 @@ from ruamel.yaml import YAML
 import topolearn
 from tests.strategies import graphs
 from topolearn.errors import TopolearnError
-from topolearn.format import dump_graph, dumps, library, load_graph, loads, write_atomically
+from topolearn.files import write_atomically
+from topolearn.format import dump_graph, dumps, library, load_graph, loads
 from topolearn.format.tree import parse
 from topolearn.format.writer import scalar
 from topolearn.graph import Edge, Graph, Node

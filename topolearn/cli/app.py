@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from topolearn._version import __version__
+from topolearn.cli.common import FAILED, GraphName, Settings, complain, is_run, load, overrides, print_table
 from topolearn.cli.lift import lift
 from topolearn.cli.listing import list_
 from topolearn.cli.predict import predict
 from topolearn.cli.training import add_commands
-from topolearn.errors import CheckpointError, OptionError, TopolearnError
+from topolearn.errors import OptionError, TopolearnError
 
 if TYPE_CHECKING:
     from topolearn.graph import Graph
-    from topolearn.report.tables import Table
 
 app = typer.Typer(
     name="topolearn",
@@ -39,18 +39,11 @@ app.command()(lift)
 app.command()(predict)
 app.command(name="list")(list_)
 
-GraphName = Annotated[str, typer.Argument(metavar="GRAPH", help="A YAML file, or the name of a shipped graph.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the file, as nodes.head.classes=10."),
-]
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 + SIGINT, as shells have it."""
 PIPE_CLOSED = 141
 """Exit status where the reader of the output went away: 128 + SIGPIPE."""
-FAILED = 2
-"""Exit status after a user's error."""
 
 
 # -- commands ----------------------------------------------------------------------------------
@@ -164,52 +157,7 @@ def schema() -> None:
 # -- shared by commands ------------------------------------------------------------------------
 
 
-def load(name: str, settings: dict[str, str]) -> tuple[Graph, Graph | None]:
-    """The graph that ``name`` means and, where it is the folder of a run, the one that was searched."""
-    from topolearn.format import load_graph
-
-    folder = Path(name)
-    if is_run(name):
-        search = folder / "search.yaml"
-        searched = load_graph(search) if search.is_file() else None
-        return load_graph(folder / "graph.yaml", settings), searched
-    if os.path.isfile(folder / "config.yaml"):
-        raise CheckpointError(f"the run in {folder} is not finished; go on with --resume")
-    return load_graph(name, settings), None
-
-
-def is_run(name: str) -> bool:
-    """Whether ``name`` is the folder of a run that has learned a graph."""
-    return os.path.isfile(Path(name) / "graph.yaml")
-
-
-def overrides(settings: list[str] | None, option: str = "--set") -> dict[str, str]:
-    """``KEY=VALUE`` options as a mapping."""
-    found = {}
-    for text in settings or []:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise OptionError(f"{option} {text}: write it as KEY=VALUE, as nodes.head.classes=10")
-        found[key] = value
-    return found
-
-
-def print_table(table: Table) -> None:
-    """A table with lines on a terminal, plain columns elsewhere."""
-    if sys.stdout.isatty():
-        from rich.console import Console
-
-        Console().print(table.rich())
-    else:
-        print(table.plain())
-
-
 # -- running -----------------------------------------------------------------------------------
-
-
-def complain(message: str) -> None:
-    """One line on stderr."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
 
 
 def _warn(

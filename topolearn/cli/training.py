@@ -56,7 +56,7 @@ def fit(
 ) -> None:
     """Learn which edges of a graph to keep, prune the rest, train what is left, export it to ONNX."""
     from topolearn import fit as run
-    from topolearn.cli.app import overrides
+    from topolearn.cli.common import overrides
     from topolearn.distributed import is_main
     from topolearn.recipes.recipe import load_recipe
 
@@ -127,7 +127,7 @@ def compare(
     the same command is given again; what is finished is not run again. Exit status 1 if a run failed.
     """
     from topolearn import compare as run
-    from topolearn.cli.app import complain, overrides, print_table
+    from topolearn.cli.common import complain, overrides, print_table
     from topolearn.studies.compare import values
     from topolearn.studies.comparison import CSV, MARKDOWN
 
@@ -163,7 +163,7 @@ def _deliver(result: FitResult, folder: Path) -> Delivery:
 
 
 def _close(result: FitResult, folder: Path, delivery: Delivery | None) -> None:
-    from topolearn.cli.app import print_table
+    from topolearn.cli.common import print_table
     from topolearn.studies.delivery import comparison
 
     print_table(comparison(result, delivery))
@@ -203,7 +203,7 @@ def prune(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress of --sweep.")] = False,
 ) -> None:
     """Prune anew what a run had searched, with other options of its learner, without training."""
-    from topolearn.cli.app import overrides, print_table
+    from topolearn.cli.common import overrides, print_table
 
     if sweep:
         from topolearn.studies.sweep import CSV, MARKDOWN, PICTURE
@@ -278,7 +278,7 @@ def bench(
     ] = False,
 ) -> None:
     """Time a run's network in ONNX Runtime against the graph that was searched, with all its edges."""
-    from topolearn.cli.app import print_table
+    from topolearn.cli.common import print_table
     from topolearn.runs import read_result
     from topolearn.studies.delivery import comparison, time_run
 

@@ -1,8 +1,7 @@
 """Data for training: built-in sets, folders, and a user's own Datasets and DataLoaders."""
 
-from topolearn.data.augment import Augment
+from topolearn.data.augment import Augment, Crop
 from topolearn.data.base import BINARY, DENSE, Data, DataInfo
-from topolearn.data.crop import Crop
 from topolearn.data.datasets import DatasetData
 from topolearn.data.load import load_data
 from topolearn.data.loaders import LoaderData

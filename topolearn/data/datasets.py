@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from topolearn.data.augment import Augment
+from topolearn.data.augment import Augment, Crop, Finish
 from topolearn.data.base import Batch, Data, DataInfo, Part, full_batches, picked, sent, shuffled
-from topolearn.data.crop import Crop
 from topolearn.data.describe import describe
-from topolearn.data.finish import Finish
 from topolearn.data.items import check_labels, check_size, to_batch, to_item
 from topolearn.data.seeds import global_state_kept, mix, seed_global
 from topolearn.errors import DataError

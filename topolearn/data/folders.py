@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from topolearn.data.augment import Augment
+from topolearn.data.augment import Augment, Crop
 from topolearn.data.base import Data, DataInfo
-from topolearn.data.crop import Crop
+from topolearn.data.folder_layout import MaskFiles, find_files
 from topolearn.data.images import ImageFiles, open_image
-from topolearn.data.layout import MaskFiles, find_files
 from topolearn.data.masks import load_masks
 from topolearn.data.reading import Reading, data_from
 from topolearn.errors import DataError

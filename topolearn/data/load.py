@@ -7,9 +7,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from topolearn.data.augment import Augment
+from topolearn.data.augment import Augment, Crop
 from topolearn.data.base import DENSE, Data
-from topolearn.data.crop import Crop
 from topolearn.data.datasets import DatasetData
 from topolearn.data.folders import load_folder
 from topolearn.data.loaders import LoaderData

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from topolearn.data.augment import Augment
+from topolearn.data.augment import Augment, Finish
 from topolearn.data.base import Batch, Data
 from topolearn.data.describe import describe
-from topolearn.data.finish import Finish
 from topolearn.data.items import check_labels
 from topolearn.data.seeds import GlobalState, global_state_kept, mix, seed_global
 from topolearn.errors import DataError

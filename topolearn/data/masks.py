@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from topolearn.data.augment import Augment
+from topolearn.data.augment import Augment, Crop
 from topolearn.data.base import BINARY, IGNORE, Data, DataInfo
-from topolearn.data.crop import Crop
+from topolearn.data.folder_layout import NAMED, MaskFiles
 from topolearn.data.images import MODES, ImageFiles, differ, look_at, no_mask, open_image, read_labels
 from topolearn.data.labels import Labels, binary_labels, named_labels
-from topolearn.data.layout import NAMED, MaskFiles
 from topolearn.data.reading import Reading, data_from, in_threads
 from topolearn.errors import DataError
 

@@ -11,15 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from topolearn.data.augment import Augment
+from topolearn.data.augment import Augment, Crop
 from topolearn.data.base import Data, DataInfo
-from topolearn.data.crop import Crop
-from topolearn.data.files import pickled_array, pickled_texts, read_idx, read_pickle
 from topolearn.data.named_masks import ade20k, camvid, camvid_test, voc, voc_train
+from topolearn.data.raw_files import pickled_array, pickled_texts, read_idx, read_pickle
 from topolearn.data.reading import Reading
 from topolearn.data.roots import find_set
-from topolearn.data.statistics import mean_and_std
-from topolearn.data.tensors import TensorData
+from topolearn.data.tensors import TensorData, mean_and_std
 from topolearn.errors import DataError
 
 Split = tuple[Tensor, Tensor]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from topolearn.data.augment import Augment
+from topolearn.data.augment import Augment, Crop
 from topolearn.data.base import Data
-from topolearn.data.crop import Crop
-from topolearn.data.layout import MaskFiles, images
+from topolearn.data.folder_layout import MaskFiles, images
 from topolearn.data.masks import load_masks
 from topolearn.data.reading import Reading
 from topolearn.data.roots import find_set

@@ -11,13 +11,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from topolearn.data.augment import Augment
+from topolearn.data.augment import Augment, Crop
 from topolearn.data.base import Data, DataInfo
-from topolearn.data.crop import Crop
 from topolearn.data.datasets import DatasetData
 from topolearn.data.images import ImageFiles
-from topolearn.data.statistics import mean_and_std
-from topolearn.data.tensors import TensorData
+from topolearn.data.tensors import TensorData, mean_and_std
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topolearn.errors import OptionError
-from topolearn.format import write_atomically
+from topolearn.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from topolearn.drawing.matrix import Panel
+    from topolearn.drawing.panels import Panel
 
 WIDTH = 7.6
 """Inches that matrices side by side may take."""

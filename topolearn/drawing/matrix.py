@@ -3,91 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from topolearn.drawing.canvas import check_path, save
-from topolearn.drawing.layout import range_text, stem
+from topolearn.drawing.panels import panels
 from topolearn.errors import GraphError
 from topolearn.graph import Graph
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One matrix: targets (rows) by sources (columns).
-
-    Attributes:
-        targets: Ids, in the graph's order.
-        sources: Ids, in the graph's order.
-        cells: (row, column) -> number of the edge.
-        rows: The targets by range and shape: the stages of a network.
-        columns: The sources likewise.
-    """
-
-    targets: tuple[str, ...]
-    sources: tuple[str, ...]
-    cells: dict[tuple[int, int], int]
-    rows: tuple[tuple[str, ...], ...]
-    columns: tuple[tuple[str, ...], ...]
-
-    @property
-    def title(self) -> str:
-        """Its sources and targets as ranges, as ``a[1..8] → b[1..8]``."""
-        return f"{_text(self.columns)} → {_text(self.rows)}"
-
-
-def _text(groups: Sequence[Sequence[str]]) -> str:
-    """All groups as ranges; one range where they differ by shape only."""
-    names = [name for group in groups for name in group]
-    if len({stem(name) for name in names}) == 1:
-        return range_text(names)
-    words = [range_text(group) for group in groups]
-    return ", ".join(words) if len(words) < 3 else f"{words[0]} … {words[-1]}"
-
-
-def panels(graph: Graph) -> list[Panel]:
-    """The matrices that hold all learnable edges of a graph: no two have a source or a target in common.
-
-    A complete graph is one; of modules that read the module before only, every two neighbours are one.
-    """
-    # Union-find over targets that have a source in common.
-    parent = {target: target for target in graph.candidates}
-
-    def root(target: str) -> str:
-        while parent[target] != target:
-            parent[target] = target = parent[parent[target]]
-        return target
-
-    first: dict[str, str] = {}
-    for target, indices in graph.candidates.items():
-        for index in indices:
-            parent[root(target)] = root(first.setdefault(graph.edges[index].src, target))
-    together: dict[str, list[str]] = {}
-    for target in graph.nodes:
-        if target in parent:
-            together.setdefault(root(target), []).append(target)
-    return [_panel(graph, targets) for targets in together.values()]
-
-
-def _panel(graph: Graph, targets: Sequence[str]) -> Panel:
-    indices = [index for target in targets for index in graph.candidates[target]]
-    used = {graph.edges[index].src for index in indices}
-    sources = [name for name in graph.nodes if name in used]
-    row, column = ({name: i for i, name in enumerate(names)} for names in (targets, sources))
-    cells = {(row[graph.edges[index].dst], column[graph.edges[index].src]): index for index in indices}
-    return Panel(tuple(targets), tuple(sources), cells, _stages(graph, targets), _stages(graph, sources))
-
-
-def _stages(graph: Graph, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Neighbours of one range and one shape of output."""
-    groups: list[list[str]] = []
-    for name in names:
-        last = groups[-1][-1] if groups else None
-        if last is not None and stem(last) == stem(name) and graph.shapes[last] == graph.shapes[name]:
-            groups[-1].append(name)
-        else:
-            groups.append([name])
-    return tuple(map(tuple, groups))
 
 
 def adjacency(

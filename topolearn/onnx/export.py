@@ -20,7 +20,8 @@ from topolearn._version import __version__
 from topolearn.compiler import Network
 from topolearn.compiler.network import require_network
 from topolearn.errors import ExportError, suggest
-from topolearn.format import dumps, write_atomically
+from topolearn.files import write_atomically
+from topolearn.format import dumps
 from topolearn.graph import Graph
 from topolearn.onnx.fold import fold_batch_norm, fold_edge_weights, fold_stage_norms
 from topolearn.onnx.parity import DTYPES, compare, examples, reason

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from topolearn.data import BINARY, DENSE, Data, DataInfo
+from topolearn.device import find_device
 from topolearn.drawing.canvas import check_path
 from topolearn.drawing.palette import VOID, Colours
 from topolearn.drawing.rows import draw_rows
@@ -23,7 +24,6 @@ from topolearn.runs.folder import CONFIG
 from topolearn.runs.searched import find_data, train_options
 from topolearn.tasks.losses import fit_to_labels
 from topolearn.tasks.sliding import judged
-from topolearn.training.prepare import find_device
 
 HEADINGS = ("image", "truth", "prediction")
 UNJUDGED = "not judged"

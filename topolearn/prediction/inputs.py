@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from topolearn.data.folder_layout import images as images_of
 from topolearn.data.images import MODES, SUFFIXES, open_image
 from topolearn.data.items import deep
-from topolearn.data.layout import images as images_of
 from topolearn.errors import DataError
 
 

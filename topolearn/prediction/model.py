@@ -22,9 +22,9 @@ from pydantic import (
 from torch import Tensor
 
 from topolearn.data import DENSE, DataInfo
-from topolearn.data.augment import Augment
-from topolearn.data.finish import Finish
+from topolearn.data.augment import Augment, Finish
 from topolearn.data.images import MODES
+from topolearn.device import find_device
 from topolearn.errors import CheckpointError, DataError, ExportError, Location
 from topolearn.onnx.export import METADATA_KEY
 from topolearn.onnx.runtime import open_session
@@ -34,7 +34,6 @@ from topolearn.runs.folder import CONFIG
 from topolearn.runs.searched import train_options
 from topolearn.tasks.losses import resized
 from topolearn.tasks.sliding import judged, sliding
-from topolearn.training.prepare import find_device
 
 TASKS = ("classification", *sorted(DENSE))
 

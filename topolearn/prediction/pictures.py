@@ -13,7 +13,7 @@ from PIL import Image
 
 from topolearn.data.labels import IGNORED_NAMES
 from topolearn.drawing.palette import MAX_COLOURS, VOID, Colours, class_colours
-from topolearn.format import write_atomically
+from topolearn.files import write_atomically
 
 _UNPAINTED = IGNORED_NAMES | {"background"}
 """Classes that stay black, and let the image through in an overlay."""

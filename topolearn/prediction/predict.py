@@ -18,7 +18,7 @@ from topolearn.data import BINARY, DENSE
 from topolearn.data.images import MODES
 from topolearn.drawing.palette import MAX_COLOURS
 from topolearn.errors import DataError, OptionError
-from topolearn.format import write_atomically
+from topolearn.files import write_atomically
 from topolearn.prediction import pictures
 from topolearn.prediction.inputs import Skipped, find, passed_over, pixels, read
 from topolearn.prediction.model import Model, load

@@ -16,9 +16,8 @@ from topolearn.format.writer import scalar
 from topolearn.graph import Graph
 from topolearn.learners import LEARNERS, learner_class
 from topolearn.learners.base import mend_option
-from topolearn.options import InvalidOption, validate
+from topolearn.options import InvalidOption, tuples, validate
 from topolearn.recipes.train_options import TrainOptions
-from topolearn.runs.config import tuples
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

@@ -13,6 +13,7 @@ from topolearn.errors import CheckpointError, FormatError, Location
 from topolearn.format import load_graph
 from topolearn.format.tree import parse, read_text
 from topolearn.format.writer import scalar
+from topolearn.options import tuples
 from topolearn.runs import folder as checkpoint
 
 
@@ -73,10 +74,3 @@ def read_config(path: Path) -> dict[str, Any]:
         if key not in config:
             raise CheckpointError(f"has no '{key}'; is this the folder of a run?", Location(str(path)))
     return config
-
-
-def tuples(value: Any) -> Any:
-    """Lists as tuples, which strict options take."""
-    if isinstance(value, dict):
-        return {key: tuples(item) for key, item in value.items()}
-    return tuple(tuples(item) for item in value) if isinstance(value, list) else value

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from topolearn.errors import CheckpointError, Location, TopolearnError
-from topolearn.format import write_atomically
+from topolearn.files import make_folder, write_atomically
 
 STATE = "checkpoint/state.pt"
 WEIGHTS = "weights.safetensors"
@@ -83,18 +83,6 @@ def load_state(folder: Path) -> dict[str, Any] | None:
 def remove_state(folder: Path) -> None:
     """Remove the checkpoint of a finished run."""
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and its parents.
-
-    Raises:
-        TopolearnError: Where that is not allowed.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TopolearnError(f"cannot make the folder {folder}: {error.strerror}; choose another place") from None
 
 
 @contextlib.contextmanager

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from topolearn.compiler import Network
 from topolearn.data import DataInfo
 from topolearn.errors import CheckpointError
-from topolearn.format import dumps, load_graph, write_atomically
+from topolearn.files import make_folder, write_atomically
+from topolearn.format import dumps, load_graph
 from topolearn.graph import Graph
 from topolearn.graph.price import Spent
 from topolearn.runs import folder as checkpoint
@@ -63,7 +64,7 @@ class FitResult:
     def save(self, folder: str | Path) -> None:
         """Write the artefacts: search.yaml, graph.yaml, weights.safetensors, history.jsonl, config.yaml."""
         target = Path(folder)
-        checkpoint.make_folder(target)
+        make_folder(target)
         write_atomically(target / checkpoint.SEARCHED, dumps(self.searched).encode())
         write_atomically(target / checkpoint.CONFIG, write_config(self.config).encode())
         checkpoint.write_history(target, self.history)

@@ -13,6 +13,7 @@ from topolearn.compiler import Network
 from topolearn.compiler import compile as build
 from topolearn.compiler.modules.backbone import without_pretrained_weights
 from topolearn.data import Data
+from topolearn.data.for_graph import read_data
 from topolearn.errors import CheckpointError, DataError, OptionError
 from topolearn.format import load_graph
 from topolearn.format.tree import parse
@@ -25,7 +26,6 @@ from topolearn.runs import folder as checkpoint
 from topolearn.runs.config import about_data, read_config
 from topolearn.tasks.evaluation import Evaluation, check_fits, check_outputs, default_loss, default_metrics
 from topolearn.tasks.sliding import judged
-from topolearn.training.prepare import read_data
 
 CPU = torch.device("cpu")
 

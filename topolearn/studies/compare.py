@@ -14,17 +14,18 @@ from typing import Any
 import torch
 
 from topolearn.data import Data
+from topolearn.data.for_graph import read_data
 from topolearn.errors import OptionError, TopolearnError, shown
+from topolearn.files import make_folder
 from topolearn.format.tree import Items, Scalar, parse
 from topolearn.format.writer import scalar
 from topolearn.graph import Graph
 from topolearn.learners import learner_class
 from topolearn.recipes.recipe import is_learner_option, learner_of, load_recipe
 from topolearn.recipes.train_options import TrainOptions
-from topolearn.runs.folder import make_folder
 from topolearn.studies.comparison import Comparison, Failure, Row, RunSummary, clock
 from topolearn.studies.processes import Crew, Task, run_all
-from topolearn.training.prepare import prepare, read_data
+from topolearn.training.prepare import prepare
 
 
 def compare(

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from topolearn.format import load_graph, write_atomically
+from topolearn.files import make_folder, write_atomically
+from topolearn.format import load_graph
 from topolearn.graph import Graph
 from topolearn.report.tables import Figure, Table
 from topolearn.runs import folder as checkpoint
@@ -198,7 +199,7 @@ class Comparison:
 
     def save(self) -> None:
         """Write compare.md and compare.csv into the folder; each appears whole or not at all."""
-        checkpoint.make_folder(self.folder)
+        make_folder(self.folder)
         write_atomically(self.folder / MARKDOWN, f"{self.table().markdown()}\n".encode())
         write_atomically(self.folder / CSV, self.csv().encode())
 

@@ -12,13 +12,14 @@ import torch
 from topolearn.compiler import Network, prune
 from topolearn.data import Data
 from topolearn.data.seeds import mix
+from topolearn.device import find_device
 from topolearn.errors import CheckpointError, DataError, TopolearnError
+from topolearn.files import make_folder
 from topolearn.graph import one_level_params
 from topolearn.runs import folder as checkpoint
 from topolearn.runs.result import FitResult, closing_record, describe_data
 from topolearn.runs.searched import CPU, SearchedRun, load_searched
 from topolearn.training.phases import recalibrate
-from topolearn.training.prepare import find_device
 
 
 def reprune(
@@ -76,7 +77,7 @@ def reprune(
         config=run.config,
     )
     result.history.append(closing_record(result))
-    checkpoint.make_folder(target)
+    make_folder(target)
     checkpoint.save_tensors(target / checkpoint.SEARCH_STATE, run.net.state_dict(), {"graph": run.graph.name})
     result.save(target)
     return result

@@ -30,20 +30,19 @@ import torch
 from topolearn.compiler import prune
 from topolearn.data import Data
 from topolearn.data.seeds import generator, global_state_kept, mix
+from topolearn.device import find_device
 from topolearn.drawing.curve import Line, Mark, Panel, draw_curves
 from topolearn.errors import OptionError, TrainingError, shown
-from topolearn.format import write_atomically
+from topolearn.files import make_folder, write_atomically
 from topolearn.graph import Topology, removal_order
 from topolearn.graph.price import Alive
 from topolearn.graph.removal import removable, removed_at, removed_share
 from topolearn.learners import EdgeLearner
 from topolearn.report.tables import Figure, Table
-from topolearn.runs import folder as checkpoint
 from topolearn.runs.searched import SearchedRun, load_searched
 from topolearn.studies.comparison import Size, mean_and_deviation
 from topolearn.training import phases
 from topolearn.training.memory import kept_memory
-from topolearn.training.prepare import find_device
 from topolearn.training.progress import Reporter
 
 MARKDOWN, CSV, PICTURE = "sweep.md", "sweep.csv", "sweep.svg"
@@ -207,7 +206,7 @@ class Sweep:
     def save(self, folder: str | Path) -> None:
         """Write sweep.md, sweep.csv and sweep.svg; each appears whole or not at all."""
         target = Path(folder)
-        checkpoint.make_folder(target)
+        make_folder(target)
         write_atomically(target / MARKDOWN, f"{self.table().markdown()}\n".encode())
         write_atomically(target / CSV, self.csv().encode())
         self.draw(target / PICTURE)
@@ -259,7 +258,7 @@ def sweep(
         run.net.to(where)
         graph, learner, whole = run.graph, run.learner, _whole(run, Path(run_dir))
         if out is not None:
-            checkpoint.make_folder(Path(out))  # where that fails, nothing has been computed in vain
+            make_folder(Path(out))  # where that fails, nothing has been computed in vain
         rows: list[Point] = []
         for order, seed, edges in _orders(learner, whole, seeds):
             able = removable(graph, whole.keep, edges)

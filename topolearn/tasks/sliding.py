@@ -11,27 +11,13 @@ import torch
 from torch import Tensor
 
 from topolearn.compiler import Network
+from topolearn.data.for_graph import crop_size
 from topolearn.errors import OptionError
-from topolearn.graph import Graph
 from topolearn.recipes.train_options import TrainOptions
 from topolearn.tasks.losses import resized
 
 OVERLAP = 1 / 3
 """The least share of a window that the next one sees again (as in PSPNet, Zhao et al. 2017)."""
-
-
-def crop_size(graph: Graph, options: TrainOptions) -> tuple[int, int]:
-    """(height, width) of training crops: as ``crop`` says, else of the graph's input.
-
-    Raises:
-        OptionError: The graph's input is no image.
-    """
-    size = graph.input_size(graph.inputs[0])
-    if options.crop is not None:
-        return options.crop
-    if len(size) != 3:
-        raise OptionError(f"input '{graph.inputs[0]}' of graph '{graph.name}' is no image; give data of your own")
-    return size[1], size[2]
 
 
 def judged(net: Network, options: TrainOptions) -> Callable[[Tensor], Any]:

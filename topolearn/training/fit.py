@@ -17,7 +17,8 @@ from topolearn.data import DataInfo
 from topolearn.data.seeds import global_state_kept
 from topolearn.distributed import World, world_of
 from topolearn.errors import CheckpointError, Location, OptionError, TopolearnError, shown
-from topolearn.format import dumps, write_atomically
+from topolearn.files import make_folder, write_atomically
+from topolearn.format import dumps
 from topolearn.graph import Graph, one_level_params
 from topolearn.learners import EdgeLearner
 from topolearn.recipes.train_options import TrainOptions
@@ -224,7 +225,7 @@ def _begin_or_take_up(folder: Path, graph: Graph, config: Mapping[str, Any]) -> 
         if state is not None:
             return state
     else:
-        checkpoint.make_folder(folder)
+        make_folder(folder)
         checkpoint.remove_state(folder)
         write_atomically(folder / checkpoint.SEARCHED, dumps(graph).encode())
         write_atomically(folder / checkpoint.CONFIG, write_config(config).encode())

@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Subset
 
 from topolearn._version import __version__
 from topolearn.compiler import Network
-from topolearn.data import DENSE, Augment, Crop, Data, DataInfo, load_data
+from topolearn.data import Data, DataInfo
+from topolearn.data.for_graph import read_data
+from topolearn.device import find_device, usual_precision
 from topolearn.errors import CheckpointError, DataError, OptionError, shown, suggest
 from topolearn.format import load_graph
 from topolearn.format.ranges import RangeError, expand
 from topolearn.format.tree import parse
 from topolearn.graph import Graph
 from topolearn.learners import EdgeLearner, learner_class, make_learner
-from topolearn.ops import Shape
 from topolearn.options import validate
 from topolearn.recipes.recipe import (
     BUDGETS,
@@ -37,7 +37,6 @@ from topolearn.recipes.train_options import TrainOptions
 from topolearn.runs import folder as checkpoint
 from topolearn.runs.config import read_config, write_config
 from topolearn.tasks.evaluation import Loss, check_fits, check_outputs
-from topolearn.tasks.sliding import crop_size
 from topolearn.training.phases import Scheduled, schedule
 
 DEFAULT_DATA = "digits"
@@ -112,7 +111,7 @@ def prepare(
     chosen_data = _first(named_data, DEFAULT_DATA)
     settings = request.settings(chosen_data, epochs, batch_size, lr, seed, precision)
     where = find_device(device)
-    settings = settings.model_copy(update={"precision": _precision(settings.precision, where)})
+    settings = settings.model_copy(update={"precision": usual_precision(settings.precision, where)})
     edge_learner = request.make_learner(settings.seed)
     plan = schedule(edge_learner, settings.epochs, options.phases)
     check_node_lr(searched, options.node_lr)
@@ -232,51 +231,6 @@ def _first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 
 
-def read_data(graph: Graph, data: Any, root: str | Path | None, options: TrainOptions) -> Data:
-    """The data, as the graph wants them."""
-    size = graph.input_size(graph.inputs[0])
-    settings: dict[str, Any] = {"task": graph.task, "root": root, "workers": options.workers}
-    from_files = isinstance(data, str | Path)
-    if graph.task in DENSE:
-        # A pair of Datasets has its own transforms, unless a crop is asked for.
-        if from_files or options.crop is not None:
-            settings["augment"] = training_crop(graph, options)
-        if from_files:
-            settings |= {"channels": size[0] if size[0] in (1, 3) else None, "skip_bad": options.skip_bad}
-    elif (given := _of_masks(options)) is not None:
-        raise OptionError(f"'{given}' is for {', '.join(sorted(DENSE))}, but graph '{graph.name}' is for {graph.task}")
-    else:
-        settings["size"] = size[1:] if len(size) == 3 else None
-        if not options.augment and from_files:  # a user's own sets have none but theirs
-            settings["augment"] = Augment()
-    source = load_data(data, **settings)
-    shape = graph.shapes[graph.outputs[0]]
-    counted = isinstance(data, tuple | list) and not _declares_classes(data[0])
-    if counted and isinstance(shape, Shape) and 0 < len(source.info.classes) < shape.channels:
-        # Only the labels that were met have been counted; the graph knows of rarer ones.
-        source = load_data(data, classes=shape.channels, **settings)
-    return source if options.train_images is None else source.first_images(options.train_images)
-
-
-def _of_masks(options: TrainOptions) -> str | None:
-    """An option that has another value than its default, and acts on images with masks alone."""
-    defaults = TrainOptions()
-    names = ("crop", "evaluation", "scale", "skip_bad")
-    return next((name for name in names if getattr(options, name) != getattr(defaults, name)), None)
-
-
-def training_crop(graph: Graph, options: TrainOptions) -> Crop:
-    """What is cut out of each image for training: as large as ``crop`` says, else as the graph's input.
-
-    Raises:
-        OptionError: The graph's input is no image.
-    """
-    size = crop_size(graph, options)
-    if not options.augment:
-        return Crop(size=size, scale=(1.0, 1.0), flip=False)
-    return Crop(size=size, scale=options.scale)
-
-
 def check_node_lr(graph: Graph, node_lr: Iterable[str]) -> None:
     """Raise an OptionError unless every name is a node of the graph, or a range of nodes."""
     for word in node_lr:
@@ -289,13 +243,6 @@ def check_node_lr(graph: Graph, node_lr: Iterable[str]) -> None:
                 raise OptionError(
                     f"'node_lr' names '{name}', which graph '{graph.name}' does not have{suggest(name, graph.nodes)}"
                 )
-
-
-def _declares_classes(train: Any) -> bool:
-    base = train.dataset if isinstance(train, DataLoader) else train
-    while isinstance(base, Subset):
-        base = base.dataset
-    return bool(getattr(base, "classes", None))
 
 
 def _config(
@@ -347,27 +294,3 @@ def _normal(config: Mapping[str, Any]) -> dict[str, Any]:
     training = {**TrainOptions().model_dump(), **(given if isinstance(given, Mapping) else {})}
     plain = parse(write_config({**config, "training": training}), "config").root.plain()
     return {key: value for key, value in plain.items() if key != "topolearn"}
-
-
-def find_device(device: str | torch.device) -> torch.device:
-    """The device that is meant; ``auto`` is CUDA where there is one.
-
-    Raises:
-        OptionError: It cannot be used.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise OptionError(f"device '{device}' cannot be used: {str(error).partition(chr(10))[0]}") from None
-    return chosen
-
-
-def _precision(precision: str, device: torch.device) -> str:
-    if precision != "auto":
-        return precision
-    # On a CPU bfloat16 is emulated unless it has special instructions; float32 is never slower there.
-    good = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bfloat16" if good else "float32"

@@ -1,0 +1,74 @@
+"""What the commands share: reading their arguments, printing tables and errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from topolearn.errors import CheckpointError, OptionError
+
+if TYPE_CHECKING:
+    from topolearn.graph import Graph
+    from topolearn.report.tables import Table
+
+
+GraphName = Annotated[str, typer.Argument(metavar="GRAPH", help="A YAML file, or the name of a shipped graph.")]
+
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the file, as nodes.head.classes=10."),
+]
+
+
+FAILED = 2
+"""Exit status after a user's error."""
+
+
+def load(name: str, settings: dict[str, str]) -> tuple[Graph, Graph | None]:
+    """The graph that ``name`` means and, where it is the folder of a run, the one that was searched."""
+    from topolearn.format import load_graph
+
+    folder = Path(name)
+    if is_run(name):
+        search = folder / "search.yaml"
+        searched = load_graph(search) if search.is_file() else None
+        return load_graph(folder / "graph.yaml", settings), searched
+    if os.path.isfile(folder / "config.yaml"):
+        raise CheckpointError(f"the run in {folder} is not finished; go on with --resume")
+    return load_graph(name, settings), None
+
+
+def is_run(name: str) -> bool:
+    """Whether ``name`` is the folder of a run that has learned a graph."""
+    return os.path.isfile(Path(name) / "graph.yaml")
+
+
+def overrides(settings: list[str] | None, option: str = "--set") -> dict[str, str]:
+    """``KEY=VALUE`` options as a mapping."""
+    found = {}
+    for text in settings or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise OptionError(f"{option} {text}: write it as KEY=VALUE, as nodes.head.classes=10")
+        found[key] = value
+    return found
+
+
+def print_table(table: Table) -> None:
+    """A table with lines on a terminal, plain columns elsewhere."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(table.rich())
+    else:
+        print(table.plain())
+
+
+def complain(message: str) -> None:
+    """One line on stderr."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)

@@ -1,0 +1,80 @@
+"""Data as a graph wants them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader, Subset
+
+from topolearn.data import DENSE, Augment, Crop, Data, load_data
+from topolearn.errors import OptionError
+from topolearn.graph import Graph
+from topolearn.ops import Shape
+from topolearn.recipes.train_options import TrainOptions
+
+
+def crop_size(graph: Graph, options: TrainOptions) -> tuple[int, int]:
+    """(height, width) of training crops: as ``crop`` says, else of the graph's input.
+
+    Raises:
+        OptionError: The graph's input is no image.
+    """
+    size = graph.input_size(graph.inputs[0])
+    if options.crop is not None:
+        return options.crop
+    if len(size) != 3:
+        raise OptionError(f"input '{graph.inputs[0]}' of graph '{graph.name}' is no image; give data of your own")
+    return size[1], size[2]
+
+
+def read_data(graph: Graph, data: Any, root: str | Path | None, options: TrainOptions) -> Data:
+    """The data, as the graph wants them."""
+    size = graph.input_size(graph.inputs[0])
+    settings: dict[str, Any] = {"task": graph.task, "root": root, "workers": options.workers}
+    from_files = isinstance(data, str | Path)
+    if graph.task in DENSE:
+        # A pair of Datasets has its own transforms, unless a crop is asked for.
+        if from_files or options.crop is not None:
+            settings["augment"] = training_crop(graph, options)
+        if from_files:
+            settings |= {"channels": size[0] if size[0] in (1, 3) else None, "skip_bad": options.skip_bad}
+    elif (given := _of_masks(options)) is not None:
+        raise OptionError(f"'{given}' is for {', '.join(sorted(DENSE))}, but graph '{graph.name}' is for {graph.task}")
+    else:
+        settings["size"] = size[1:] if len(size) == 3 else None
+        if not options.augment and from_files:  # a user's own sets have none but theirs
+            settings["augment"] = Augment()
+    source = load_data(data, **settings)
+    shape = graph.shapes[graph.outputs[0]]
+    counted = isinstance(data, tuple | list) and not _declares_classes(data[0])
+    if counted and isinstance(shape, Shape) and 0 < len(source.info.classes) < shape.channels:
+        # Only the labels that were met have been counted; the graph knows of rarer ones.
+        source = load_data(data, classes=shape.channels, **settings)
+    return source if options.train_images is None else source.first_images(options.train_images)
+
+
+def _of_masks(options: TrainOptions) -> str | None:
+    """An option that has another value than its default, and acts on images with masks alone."""
+    defaults = TrainOptions()
+    names = ("crop", "evaluation", "scale", "skip_bad")
+    return next((name for name in names if getattr(options, name) != getattr(defaults, name)), None)
+
+
+def training_crop(graph: Graph, options: TrainOptions) -> Crop:
+    """What is cut out of each image for training: as large as ``crop`` says, else as the graph's input.
+
+    Raises:
+        OptionError: The graph's input is no image.
+    """
+    size = crop_size(graph, options)
+    if not options.augment:
+        return Crop(size=size, scale=(1.0, 1.0), flip=False)
+    return Crop(size=size, scale=options.scale)
+
+
+def _declares_classes(train: Any) -> bool:
+    base = train.dataset if isinstance(train, DataLoader) else train
+    while isinstance(base, Subset):
+        base = base.dataset
+    return bool(getattr(base, "classes", None))

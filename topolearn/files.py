@@ -1,0 +1,47 @@
+"""Folders and files on disk; a file appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from topolearn.errors import TopolearnError
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file beside ``path``, then rename it.
+
+    Raises:
+        TopolearnError: Where the folder is missing, read-only or full.
+    """
+    try:
+        if path.exists() and not path.is_file():  # /dev/stdout, a pipe, or a folder, which says so
+            path.write_bytes(data)
+            return
+        target = Path(os.path.realpath(path))  # a link stays a link
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, target)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise TopolearnError(f"cannot write {path}: {error.strerror}; choose another place or make room") from None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents.
+
+    Raises:
+        TopolearnError: Where that is not allowed.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TopolearnError(f"cannot make the folder {folder}: {error.strerror}; choose another place") from None

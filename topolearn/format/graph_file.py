@@ -1,0 +1,44 @@
+"""Graph files: read into a Graph, and written from one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from topolearn.files import write_atomically
+from topolearn.format import library
+from topolearn.format.reader import build
+from topolearn.format.tree import override, parse, read_text
+from topolearn.format.writer import dumps
+from topolearn.graph import Graph
+
+
+def loads(text: str, file: str = "<string>") -> Graph:
+    """The verified graph in ``text``; errors call it ``file``."""
+    return build(parse(text, file))
+
+
+def load_graph(name_or_path: str | Path, overrides: Mapping[str, str] | None = None) -> Graph:
+    """Read a graph.
+
+    Args:
+        name_or_path: A YAML file, or the name of a shipped graph (``resnet38-cifar100``).
+        overrides: Dotted path in the file -> YAML value, as ``{"nodes.head.classes": "10"}``.
+
+    Returns:
+        The verified graph, macros expanded.
+
+    Raises:
+        FormatError: Not a readable graph file; located by line and column.
+        GraphError: Not a valid network; located likewise.
+    """
+    path = library.find(name_or_path)
+    document = parse(read_text(path), str(path))
+    for key, value in (overrides or {}).items():
+        override(document, key, value)
+    return build(document)
+
+
+def dump_graph(graph: Graph, path: str | Path) -> None:
+    """Write the canonical explicit form of ``graph`` to ``path``; the file appears whole or not at all."""
+    write_atomically(Path(path), dumps(graph).encode())
