@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 import topolearn
 from benchmarks.side_by_side import Subject, compare_steps
-from topolearn.compiler.modules.backbone import without_pretrained_weights
 from topolearn.ops import Shape
 
 VARIANTS = ("search, reference", "search", "all edges, no gates", "learned", "backbone alone")
@@ -38,8 +37,7 @@ def build(variant: str, args: argparse.Namespace) -> Subject:
     """One variant."""
     graph = topolearn.load_graph(args.final if variant == "learned" else args.graph)
     learner = topolearn.learners.SparseMask(graph) if variant.startswith("search") else None
-    with without_pretrained_weights():
-        net = topolearn.compile(graph, learner, reference=variant.endswith("reference"))
+    net = topolearn.compile(graph, learner, reference=variant.endswith("reference"))
     shape = graph.shapes[graph.outputs[0]]
     assert isinstance(shape, Shape)
     images = torch.randn(args.batch, 3, args.size, args.size)

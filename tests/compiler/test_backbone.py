@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torchvision import models
 
 import topolearn
 from tests.compiler import toys
 from tests.compiler.test_prune import closed
+from topolearn.compiler import load_pretrained
 from topolearn.errors import GraphError, TopolearnError
 from topolearn.format import loads
 from topolearn.graph import Edge, Graph, Node, Topology
@@ -275,23 +277,45 @@ def test_weights_that_cannot_be_had_are_one_clear_error(
     monkeypatch.setattr("urllib.request.urlopen", offline)
     monkeypatch.setattr("torch.hub.urlopen", offline)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    graph = segmenter({**RESNET, "weights": weights})  # reading and measuring needs none
+    net = topolearn.compile(segmenter({**RESNET, "weights": weights}))  # reading, measuring and building need none
+    before = {name: value.clone() for name, value in net.state_dict().items()}
     with pytest.raises(
         TopolearnError, match=f"cannot load the weights '{weights}' of 'resnet18'.*'weights: null'"
     ) as e:
-        topolearn.compile(graph)
+        load_pretrained(net)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert "\n" not in str(e.value)
     assert (f"put the file there, '{tmp_path}/hub/checkpoints/{there}'" in str(e.value)) == (there is not None)
     assert not any(tmp_path.rglob("*.pth"))
 
 
-def test_pretrained_weights_are_not_asked_for_where_others_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    from topolearn.compiler.modules.backbone import without_pretrained_weights
+@pytest.mark.parametrize("model", ["resnet18", "densenet121"])  # DenseNet's files have other names inside
+def test_pretrained_weights_are_torchvisions(model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    donor = models.get_model(model, weights=None)
+    for value in donor.state_dict().values():
+        torch.nn.init.uniform_(value, 0.5, 1.5) if value.is_floating_point() else value.fill_(7)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: donor.state_dict())
+    place = {"resnet18": "layer2", "densenet121": "features.denseblock2"}[model]
+    graph = segmenter(
+        {
+            "model": model,
+            "weights": "IMAGENET1K_V1",
+            "features": {"low": "relu" if model == "resnet18" else "features.relu0", "high": place},
+        }
+    )
+    net = topolearn.compile(graph)
+    before = torch.get_rng_state()
+    load_pretrained(net)
+    assert torch.equal(torch.get_rng_state(), before)
+    own = net.nodes["backbone"].state_dict()
+    assert own
+    assert all(torch.equal(value, donor.state_dict()[name]) for name, value in own.items())
 
+
+def test_building_never_asks_for_pretrained_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.hub.urlopen", lambda *args, **options: pytest.fail("asked for pretrained weights"))
     graph = segmenter({**RESNET, "weights": "IMAGENET1K_V1"})
-    with without_pretrained_weights():
-        net = topolearn.compile(graph).eval()
+    net = topolearn.compile(graph).eval()
     again, small = topolearn.compile(net), topolearn.prune(net)
     image = torch.randn(1, 3, 64, 64)
     wanted = net(image)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 import topolearn
 from tests.compiler import toys
 from tests.strategies import graphs
-from topolearn.compiler.modules.backbone import without_pretrained_weights
 from topolearn.graph import Graph
 
 SHIPPED = sorted((Path(__file__).resolve().parents[2] / "graphs").glob("*.yaml"), key=lambda path: path.name)
@@ -53,13 +52,12 @@ def test_on_every_shipped_graph(path: Path, training: bool, request: pytest.Fixt
     graph = topolearn.load_graph(path)
     if not request.config.getoption("--slow") and (graph.cost.macs > LARGE_MACS or graph.cost.params > LARGE_PARAMS):
         pytest.skip("a large graph; run with --slow")
-    with without_pretrained_weights():
-        if "backbone" in graph.nodes:
-            # At stride 32 batch normalisation wants more than two values per channel. A shift before one further
-            # on has no gradient, but what rounding leaves of the terms that cancel out, fifty layers deep.
-            compare(graph, 2, training, side=64, tolerance=1e-8)
-        else:
-            compare(graph, 2, training, side=16)
+    if "backbone" in graph.nodes:
+        # At stride 32 batch normalisation wants more than two values per channel. A shift before one further
+        # on has no gradient, but what rounding leaves of the terms that cancel out, fifty layers deep.
+        compare(graph, 2, training, side=64, tolerance=1e-8)
+    else:
+        compare(graph, 2, training, side=16)
 
 
 @in_both_modes

@@ -13,7 +13,6 @@ import torch
 import topolearn
 from tests.compiler import samples, toys
 from tests.compiler.test_equivalence import SHIPPED
-from topolearn.compiler.modules.backbone import without_pretrained_weights
 from topolearn.errors import OptionError
 from topolearn.format import loads
 from topolearn.graph import Graph
@@ -130,7 +129,7 @@ def test_every_shipped_graph_costs_what_its_rules_say(path: Path, request: pytes
     graph = topolearn.load_graph(path)
     if not request.config.getoption("--slow") and len(graph.nodes) > MANY_NODES:
         pytest.skip("a graph of many nodes; run with --slow")
-    with torch.device("meta"), without_pretrained_weights():
+    with torch.device("meta"):
         net = topolearn.compile(graph, reference=True).eval()  # which runs every node by itself
         assert {p.device.type for p in net.parameters()} == {"meta"}
         assert sum(p.numel() for p in net.parameters()) == graph.cost.params

@@ -13,7 +13,7 @@ import topolearn
 from tests.learners.samples import network, step
 from topolearn import optimizers, prune
 from topolearn.compiler import Network
-from topolearn.compiler.modules.backbone import without_pretrained_weights
+from topolearn.compiler.modules import build_node
 from topolearn.format import loads
 from topolearn.frozen import FrozenMap
 from topolearn.graph import (
@@ -188,10 +188,7 @@ def test_the_wirings_to_compare_with() -> None:
 @pytest.mark.parametrize("name", ["fdn-mobilenetv2-voc", "fdn-resnet50-voc"])
 def test_features_are_taken_before_their_activation(name: str) -> None:
     graph = topolearn.load_graph(name)
-    with without_pretrained_weights():
-        from topolearn.compiler.modules import build_node
-
-        backbone = build_node(graph.nodes["backbone"].rule, Shape(3, 1)).eval()
+    backbone = build_node(graph.nodes["backbone"].rule, Shape(3, 1)).eval()
     with torch.no_grad():
         bundle = backbone(torch.randn(1, 3, 64, 64))
     assert len(bundle) == len(decoder_stages(graph))

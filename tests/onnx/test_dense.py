@@ -16,7 +16,6 @@ import topolearn
 from tests.compiler import toys
 from tests.compiler.test_backbone import segmenter
 from topolearn.compiler import Network
-from topolearn.compiler.modules.backbone import without_pretrained_weights
 from topolearn.errors import ExportError
 from topolearn.format import load_graph
 from topolearn.graph import Edge, Graph, Node
@@ -45,7 +44,7 @@ def maps(classes: int = 5, stride: int = 2, task: str = "segmentation") -> Graph
 
 def network(graph: Graph) -> Network:
     """A network without downloads, its decisions not all alike."""
-    with torch.random.fork_rng(devices=[]), without_pretrained_weights():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return topolearn.compile(graph).eval()
 

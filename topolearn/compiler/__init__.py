@@ -2,7 +2,7 @@
 
 from topolearn.compiler.dag import DAG
 from topolearn.compiler.feature_maps import Features, features
-from topolearn.compiler.network import Network, compile, prune
+from topolearn.compiler.network import Network, compile, load_pretrained, prune
 from topolearn.compiler.reference import ReferenceDAG
 
-__all__ = ["DAG", "Features", "Network", "ReferenceDAG", "compile", "features", "prune"]
+__all__ = ["DAG", "Features", "Network", "ReferenceDAG", "compile", "features", "load_pretrained", "prune"]

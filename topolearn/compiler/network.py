@@ -5,23 +5,40 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from topolearn.compiler.dag import DAG, Outputs
-from topolearn.compiler.modules import BatchNorm, ModuleTable, build_edge, build_node
-from topolearn.compiler.modules.backbone import without_pretrained_weights
+from topolearn.compiler.modules import BatchNorm, ModuleTable, backbone, build_edge, build_node
 from topolearn.compiler.plan import edge_key
 from topolearn.compiler.reference import ReferenceDAG
 from topolearn.errors import GraphError, OptionError, TopolearnError
 from topolearn.graph import BindFanIn, Graph, KeepEdges, RemoveIdleRelus, Topology, apply_passes
-from topolearn.graph.verify import edge_target
+from topolearn.graph.wiring import edge_target
 from topolearn.ops import Bundle, Shape
+from topolearn.ops.backbone import TorchvisionBackbone
 
-if TYPE_CHECKING:
-    from topolearn.learners import EdgeLearner
+
+class WeightSource(Protocol):
+    """Who gives a network its edge weights, as a module inside it: :class:`topolearn.learners.EdgeLearner` does."""
+
+    @property
+    def graph(self) -> Graph:
+        """The graph whose edges these are."""
+
+    def edge_weights(self) -> Tensor:
+        """(E,) what the forward pass multiplies with."""
+
+    def active(self) -> Tensor | None:
+        """(E,) bool, the edges that the divisor of ``mean`` counts; None: all."""
+
+    def topology(self) -> Topology:
+        """The closed topology that would be kept now."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its tensors by name."""
 
 
 class MeanDivisor(nn.Module):
@@ -68,7 +85,7 @@ class Network(nn.Module):
             to compile, capture or export.
     """
 
-    def __init__(self, graph: Graph, learner: EdgeLearner | None = None, *, reference: bool = False) -> None:
+    def __init__(self, graph: Graph, learner: WeightSource | None = None, *, reference: bool = False) -> None:
         super().__init__()
         graph = BindFanIn(getattr(learner, "fan_in", None))(graph).verify()
         if learner is not None:
@@ -216,7 +233,7 @@ class Network(nn.Module):
         return repr(self.graph)
 
 
-def _check_learner(learner: EdgeLearner, graph: Graph) -> None:
+def _check_learner(learner: WeightSource, graph: Graph) -> None:
     """Raise a GraphError unless the learner's edges are the graph's."""
     theirs, ours = ([(edge.src, edge.dst, edge.learnable) for edge in g.edges] for g in (learner.graph, graph))
     if theirs != ours:
@@ -226,7 +243,7 @@ def _check_learner(learner: EdgeLearner, graph: Graph) -> None:
         )
 
 
-def compile(graph_or_net: Graph | Network, learner: EdgeLearner | None = None, *, reference: bool = False) -> Network:
+def compile(graph_or_net: Graph | Network, learner: WeightSource | None = None, *, reference: bool = False) -> Network:
     """Build the network of a graph.
 
     Args:
@@ -247,12 +264,28 @@ def compile(graph_or_net: Graph | Network, learner: EdgeLearner | None = None, *
     if isinstance(graph_or_net, str | Path):
         raise OptionError(f"compile takes a graph, not the name of one; write compile(load_graph('{graph_or_net}'))")
     source = require_network(graph_or_net, "compile")
-    with without_pretrained_weights():
-        network = Network(source.graph, learner, reference=reference)
+    network = Network(source.graph, learner, reference=reference)
     copy_weights(source, network)
     if learner is None and source.frozen_edge_weights is not None:
         network.set_edge_weights(source.frozen_edge_weights)
     return network.train(source.training)
+
+
+def load_pretrained(net: Network) -> None:
+    """Load the pretrained weights that the graph names for its backbones (``weights: IMAGENET1K_V1``), if any.
+
+    :func:`topolearn.fit` calls it where training starts. Building a network never does: its weights are random.
+    Torchvision downloads weights that are not in its folder yet.
+
+    Args:
+        net: A network, on any device; its other weights stay as they are.
+
+    Raises:
+        TrainingError: The weights cannot be loaded.
+    """
+    for node in net.graph.nodes.values():
+        if isinstance(node.rule, TorchvisionBackbone) and node.rule.weights is not None:
+            backbone.load_pretrained(node.rule, net.nodes[node.id])
 
 
 def require_network(net: object, function: str) -> Network:
@@ -324,7 +357,6 @@ def prune(net: Network, topology: Topology | None = None) -> Network:
 def prune_to(net: Network, outputs: tuple[str, ...], topology: Topology) -> Network:
     """As :func:`prune`, for other outputs than the network's; what only its own needed goes too."""
     graph = apply_passes(net.graph.replace(outputs=outputs), KeepEdges(topology), RemoveIdleRelus())
-    with without_pretrained_weights():
-        pruned = Network(graph, reference=net.reference)
+    pruned = Network(graph, reference=net.reference)
     copy_weights(net, pruned)
     return pruned.train(net.training)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from topolearn.graph import Edge, Graph, Node
-from topolearn.graph.verify import edge_target
+from topolearn.graph.wiring import edge_target
 from topolearn.ops import Shape, Stride
 from topolearn.ops.base import EdgeOp
 from topolearn.ops.edges import ConvResize, Resize

@@ -12,7 +12,7 @@ from topolearn.compiler.modules import build_edge
 from topolearn.compiler.modules.base import Modules
 from topolearn.compiler.plan import depths, edge_key
 from topolearn.graph import Graph
-from topolearn.graph.verify import edge_target
+from topolearn.graph.wiring import edge_target
 from topolearn.ops import Shape
 
 

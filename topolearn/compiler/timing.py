@@ -12,7 +12,7 @@ from torch import Tensor
 from topolearn.compiler.modules import build_edge, build_node
 from topolearn.graph import BindFanIn, Edge, Graph, Node
 from topolearn.graph.price import Prices
-from topolearn.graph.verify import edge_target
+from topolearn.graph.wiring import edge_target
 from topolearn.ops import Shape
 
 WARM, RUNS = 3, 15

@@ -1,8 +1,8 @@
 """The IR: graphs, their verification, topologies, and passes over them. Imports no torch."""
 
-from topolearn.graph.cost import GraphCost, one_level_params
+from topolearn.graph.cost import GraphCost
 from topolearn.graph.decoder import DropSubsetNodes, FinaliseDecoder, MergeDuplicateNodes
-from topolearn.graph.ir import AGGREGATES, Edge, Graph, Node
+from topolearn.graph.ir import Graph
 from topolearn.graph.passes import (
     BindFanIn,
     EliminateDead,
@@ -13,8 +13,10 @@ from topolearn.graph.passes import (
     UnitWeights,
     apply_passes,
 )
+from topolearn.graph.price import one_level_params
 from topolearn.graph.removal import removal_order, without
 from topolearn.graph.topology import Topology
+from topolearn.graph.wiring import AGGREGATES, Edge, Node
 
 __all__ = [
     "AGGREGATES",

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from topolearn.graph.ir import Edge, Graph, Node
-from topolearn.graph.topology import Topology
-from topolearn.graph.verify import EdgeKind, edge_kinds, edge_target
+from topolearn.graph.verify import EdgeKind, edge_kinds
+from topolearn.graph.wiring import Edge, Node, Wiring, edge_target
 from topolearn.ops import Bundle, Cost, Shape, Size
 from topolearn.ops.basic import Input
 
@@ -29,7 +28,7 @@ class GraphCost:
     edges: tuple[Cost, ...]
 
 
-def graph_cost(graph: Graph) -> GraphCost:
+def graph_cost(graph: Wiring) -> GraphCost:
     """Cost of a verified graph."""
     shapes, image = graph.shapes, graph.image
     nodes: dict[str, Cost] = {}
@@ -61,35 +60,6 @@ def graph_cost(graph: Graph) -> GraphCost:
         nodes=nodes,
         edges=tuple(edges),
     )
-
-
-def one_level_params(graph: Graph, topology: Topology) -> int:
-    """Parameters that are left when nodes without a kept out-edge go, and no others.
-
-    The rule by which Ahmed & Torresani (2018) prune: "no outgoing edge". It looks one level ahead: a
-    node that only dead nodes read stays, which
-    :class:`~topolearn.graph.passes.EliminateDead` removes too.
-
-    Args:
-        graph: The graph that was searched.
-        topology: What is kept of its edges.
-    """
-    read = {edge.src for edge, kept in zip(graph.edges, topology.keep, strict=True) if kept}
-    stays = {*read, *graph.outputs}
-    cost = graph.cost
-    total, counted = 0, set()
-    for node in graph.nodes.values():
-        if node.id not in stays:
-            continue
-        total += cost.nodes[node.id].params
-        for part, group in node.share.items():
-            if group in counted:
-                assert isinstance(node.input, Shape)
-                total -= node.rule.part_cost(part, node.input, graph.image).params
-            counted.add(group)
-    for edge, kept, price in zip(graph.edges, topology.keep, cost.edges, strict=True):
-        total += price.params if kept and edge.dst in stays else 0
-    return total
 
 
 def _edge_cost(edge: Edge, source: Shape | Bundle, target: Node, image: Size) -> Cost:

@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from topolearn.frozen import EMPTY, FrozenMap
-from topolearn.graph.ir import Edge, Graph, Node
+from topolearn.graph.ir import Graph
 from topolearn.graph.passes import Pass
+from topolearn.graph.wiring import Edge, Node
 from topolearn.ops.basic import BatchNorm, Identity
 from topolearn.ops.edges import ConvResize
 

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 from topolearn.errors import GraphError
 from topolearn.frozen import FrozenMap
-from topolearn.graph.ir import Edge, Graph, Node
+from topolearn.graph.ir import Graph
 from topolearn.graph.topology import Topology
+from topolearn.graph.wiring import Edge, Node
 from topolearn.ops import Shape
 from topolearn.ops.basic import Relu
 from topolearn.ops.resnext import FAN_IN

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from topolearn.graph.ir import Graph
+from topolearn.graph.topology import Topology
+from topolearn.ops import Shape
 
 
 @dataclass(frozen=True)
@@ -149,3 +151,32 @@ def cheapest(graph: Graph, prices: Prices) -> list[bool]:
             keep[best[name][1]] = True
             name = graph.edges[best[name][1]].src
     return keep
+
+
+def one_level_params(graph: Graph, topology: Topology) -> int:
+    """Parameters that are left when nodes without a kept out-edge go, and no others.
+
+    The rule by which Ahmed & Torresani (2018) prune: "no outgoing edge". It looks one level ahead: a
+    node that only dead nodes read stays, which
+    :class:`~topolearn.graph.passes.EliminateDead` removes too.
+
+    Args:
+        graph: The graph that was searched.
+        topology: What is kept of its edges.
+    """
+    read = {edge.src for edge, kept in zip(graph.edges, topology.keep, strict=True) if kept}
+    stays = {*read, *graph.outputs}
+    cost = graph.cost
+    total, counted = 0, set()
+    for node in graph.nodes.values():
+        if node.id not in stays:
+            continue
+        total += cost.nodes[node.id].params
+        for part, group in node.share.items():
+            if group in counted:
+                assert isinstance(node.input, Shape)
+                total -= node.rule.part_cost(part, node.input, graph.image).params
+            counted.add(group)
+    for edge, kept, price in zip(graph.edges, topology.keep, cost.edges, strict=True):
+        total += price.params if kept and edge.dst in stays else 0
+    return total

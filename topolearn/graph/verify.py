@@ -5,19 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from topolearn.errors import GraphError, OptionError, suggest
 from topolearn.frozen import FrozenMap
-from topolearn.graph.ir import AGGREGATES, Edge, Graph, Node, rule_of
+from topolearn.graph.wiring import AGGREGATES, Edge, Node, Wiring, edge_target, output_shape, rule_of
 from topolearn.ops import Bundle, Shape, ShapeError
 from topolearn.ops.base import NodeOp
 from topolearn.ops.basic import Input
 from topolearn.ops.shape import Stride
 
+WiringT = TypeVar("WiringT", bound=Wiring)
+
 _ID = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
-def verify(graph: Graph) -> None:
+def verify(graph: Wiring) -> None:
     """Raise a GraphError for the first thing that is wrong with ``graph``."""
     _check_ids(graph)
     _check_acyclic(graph)
@@ -27,7 +30,7 @@ def verify(graph: Graph) -> None:
     _check_sharing(graph)
 
 
-def _check_ids(graph: Graph) -> None:
+def _check_ids(graph: Wiring) -> None:
     for node in graph.nodes.values():
         if not _ID.match(node.id):
             raise GraphError(
@@ -61,7 +64,7 @@ def _check_ids(graph: Graph) -> None:
         raise GraphError("an output is listed twice; keep one of them")
 
 
-def _check_acyclic(graph: Graph) -> None:
+def _check_acyclic(graph: Wiring) -> None:
     position = {node: index for index, node in enumerate(graph.nodes)}
     if all(position[edge.src] < position[edge.dst] for edge in graph.edges):
         return
@@ -73,7 +76,7 @@ def _check_acyclic(graph: Graph) -> None:
     raise GraphError(f"the edges form a cycle: {' -> '.join(path)}; remove one of them", edge=(path[-2], path[-1]))
 
 
-def _check_nodes(graph: Graph) -> None:
+def _check_nodes(graph: Wiring) -> None:
     for node in graph.nodes.values():
         rule = rule_of(node)
         incoming = len(graph.in_edges(node.id))
@@ -91,7 +94,7 @@ def _check_nodes(graph: Graph) -> None:
             raise GraphError(f"node '{node.id}': op '{node.op}' needs 'aggregate: concat'", node=node.id)
 
 
-def _check_feature(graph: Graph, node: Node, incoming: int) -> None:
+def _check_feature(graph: Wiring, node: Node, incoming: int) -> None:
     edge = graph.edges[graph.in_edges(node.id)[0]]
     if incoming != 1 or edge.learnable or edge.op != "identity" or edge.weight != 1.0:
         raise GraphError(
@@ -99,7 +102,7 @@ def _check_feature(graph: Graph, node: Node, incoming: int) -> None:
         )
 
 
-def _check_paths(graph: Graph) -> None:
+def _check_paths(graph: Wiring) -> None:
     reached = set(graph.inputs)
     for edge in graph.edges:
         if edge.src in reached:
@@ -117,7 +120,7 @@ def _check_paths(graph: Graph) -> None:
             raise GraphError(f"no path leads from node '{node}' to an output; connect it or remove it", node=node)
 
 
-def _check_shapes(graph: Graph) -> None:
+def _check_shapes(graph: Wiring) -> None:
     shapes = graph.shapes
     known: dict[EdgeKind, str | None] = {}
     for edge, kind in zip(graph.edges, edge_kinds(graph), strict=True):
@@ -143,7 +146,7 @@ EdgeKind = tuple[str, FrozenMap, int, int, bool]
 """Op, parameters, number of the source's shape, number of what the target takes, whether it is learnable."""
 
 
-def edge_kinds(graph: Graph) -> Iterator[EdgeKind]:
+def edge_kinds(graph: Wiring) -> Iterator[EdgeKind]:
     """The kind of every edge: edges of a kind are valid together and cost the same.
 
     Half a million edges have few kinds; ends are numbered by shape, so that a kind is quick to hash.
@@ -169,17 +172,11 @@ def _edge_fault(edge: Edge, source: Shape | Bundle, target: Node) -> str | None:
     return None if arrives == wanted else f"the edge brings {arrives}, but the target takes {wanted}"
 
 
-def edge_target(source: Shape, target: Node) -> Shape:
-    """The shape that an edge from ``source`` must bring: the declared input, or its share of a concat."""
-    assert target.input is not None
-    return Shape(source.channels, target.input.stride) if target.aggregate == "concat" else target.input
-
-
 def _channels(shape: Shape | Bundle) -> int:
     return shape.channels if isinstance(shape, Shape) else 0
 
 
-def _check_sharing(graph: Graph) -> None:
+def _check_sharing(graph: Wiring) -> None:
     groups: dict[str, tuple[Node, object]] = {}
     for node in graph.nodes.values():
         rule = rule_of(node)
@@ -213,35 +210,7 @@ def part_signature(rule: NodeOp, part: str, node: Node) -> object:
     return (rule.op_name, part, params, node.input.channels, out.channels, ratio)
 
 
-def output_shape(graph: Graph, node: Node, sources: Sequence[Shape | Bundle]) -> Shape | Bundle:
-    """Shape of the node's output; raises GraphError where the op cannot take its input."""
-    rule = rule_of(node)
-    if isinstance(rule, Input):
-        return rule.output(Shape(rule.size[0], _input_stride(graph, node.id, rule.size)))
-    x: Shape | Bundle | None = sources[0] if rule.takes_bundle and sources else node.input
-    if x is None:
-        raise GraphError(f"node '{node.id}' declares no input; call declare_inputs() first", node=node.id)
-    try:
-        return rule.output(x)
-    except ShapeError as error:
-        raise GraphError(f"node '{node.id}': {error}", node=node.id) from None
-
-
-def _input_stride(graph: Graph, name: str, size: tuple[int, ...]) -> Stride:
-    if len(size) == 1:
-        return None
-    height, width = graph.image
-    stride = max(1, round(height / size[1]))
-    if (-(-height // stride), -(-width // stride)) != (size[1], size[2]):
-        raise GraphError(
-            f"input '{name}' is {size[1]} x {size[2]}, which is not the first input's {height} x {width}"
-            " divided by a whole stride",
-            node=name,
-        )
-    return stride
-
-
-def declare_inputs(graph: Graph) -> Graph:
+def declare_inputs(graph: WiringT) -> WiringT:
     """Fill in missing node inputs in topological order; see :meth:`Graph.declare_inputs`."""
     _check_ids(graph)
     _check_acyclic(graph)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field, field_validator
 
@@ -15,8 +16,12 @@ from topolearn.ops.shape import Bundle, Cost, Shape, Size
 _PROBE = 256
 """Side of the image by which the strides of the features are measured; a multiple of every usual stride."""
 
+_FACTORY = "topolearn.compiler.modules.backbone"
+"""Who builds the model and measures it. It needs torch and torchvision, so it is named here and loaded on use:
+where a graph has a backbone, and only there."""
+
 Measured = tuple[tuple[tuple[str, int, int | None], ...], int, tuple[tuple[int, int | None], ...], int]
-"""What ``topolearn.compiler.modules.backbone.measure`` returns."""
+"""What ``measure`` of :data:`_FACTORY` returns."""
 
 
 @register_node_op("torchvision.backbone")
@@ -31,11 +36,9 @@ class TorchvisionBackbone(NodeOp):
         features: Name of each feature -> the place in the model it is taken from: a module's dotted
             path, or a node name of ``torchvision.models.feature_extraction`` (``layer1.2.add``).
         weights: Name of pretrained weights (``IMAGENET1K_V1``), None for a random start. They are
-            loaded when training starts, not when a trained network is read back.
+            loaded when training starts, never when a network is built or read back.
         bn_momentum: Momentum of every batch normalisation, None for torchvision's.
     """
-
-    bundle: ClassVar[bool] = True
 
     model: str
     features: Annotated[Mapping[str, str], Field(min_length=1)]
@@ -79,17 +82,10 @@ class TorchvisionBackbone(NodeOp):
         return self._measured()[3]
 
     def _measured(self) -> Measured:
-        # Needs torch and torchvision: imported where a graph has a backbone, and only there.
-        from topolearn.compiler.modules.backbone import BackboneError
-
-        try:
-            return _measure(self.model, tuple(self.features.items()))
-        except BackboneError as error:
-            raise ShapeError(str(error)) from None
+        return _measure(self.model, tuple(self.features.items()))
 
 
 @lru_cache(maxsize=64)
 def _measure(model: str, features: tuple[tuple[str, str], ...]) -> Measured:
-    from topolearn.compiler.modules.backbone import measure
-
-    return measure(model, dict(features), _PROBE)
+    measured: Measured = importlib.import_module(_FACTORY).measure(model, dict(features), _PROBE)
+    return measured

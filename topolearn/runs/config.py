@@ -8,7 +8,6 @@ from typing import Any
 
 from topolearn.compiler import Network
 from topolearn.compiler import compile as build
-from topolearn.compiler.modules.backbone import without_pretrained_weights
 from topolearn.errors import CheckpointError, FormatError, Location
 from topolearn.format import load_graph
 from topolearn.format.tree import parse, read_text
@@ -32,8 +31,7 @@ def load_model(run_dir: str | Path) -> Network:
         state = "is not finished; go on with --resume" if (folder / checkpoint.CONFIG).is_file() else "holds no run"
         raise CheckpointError(f"{folder} {state}")
     graph = load_graph(folder / checkpoint.GRAPH)
-    with without_pretrained_weights():
-        net = build(graph)
+    net = build(graph)
     checkpoint.load_into(net, checkpoint.load_tensors(folder / checkpoint.WEIGHTS), folder / checkpoint.WEIGHTS)
     if (folder / checkpoint.CONFIG).is_file():
         net.about = about_data(read_config(folder / checkpoint.CONFIG))

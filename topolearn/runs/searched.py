@@ -11,7 +11,6 @@ import torch
 
 from topolearn.compiler import Network
 from topolearn.compiler import compile as build
-from topolearn.compiler.modules.backbone import without_pretrained_weights
 from topolearn.data import Data
 from topolearn.data.for_graph import read_data
 from topolearn.errors import CheckpointError, DataError, OptionError
@@ -139,8 +138,7 @@ def load_searched(run_dir: str | Path, settings: Mapping[str, str] | None = None
     searched = load_graph(folder / checkpoint.SEARCHED)
     learner = make_learner(config["learner"], searched, config["learner_options"])
     config["learner_options"] = learner.options.model_dump()
-    with without_pretrained_weights():
-        net = build(searched, learner)
+    net = build(searched, learner)
     checkpoint.load_into(net, _with_prices(net, checkpoint.load_tensors(path)), path)
     net.about = about_data(config)
     return SearchedRun(config, learner, net.eval())

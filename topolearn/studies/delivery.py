@@ -107,11 +107,9 @@ def time_run(
         model: The learned network's file; exported anew where not given.
     """
     from topolearn.compiler import compile as build
-    from topolearn.compiler.modules.backbone import without_pretrained_weights
     from topolearn.onnx import export_onnx, latency, open_session
 
-    with without_pretrained_weights():
-        whole = build(result.searched).eval()
+    whole = build(result.searched).eval()
     rounds: list[tuple[Latency, Latency]] = []
     with tempfile.TemporaryDirectory() as temporary:
         options: dict[str, Any] = {"output": output, "provider": provider, "check": False}

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from topolearn.compiler import Network
+from topolearn.compiler import Network, load_pretrained
 from topolearn.compiler import compile as build
-from topolearn.compiler.modules.backbone import without_pretrained_weights
 from topolearn.data import DataInfo
 from topolearn.data.seeds import global_state_kept
 from topolearn.distributed import World, world_of
@@ -139,10 +138,11 @@ def _train(
     settings, info, quiet = ready.settings, ready.data.info, quiet or not world.is_main
     with _deterministic(options.deterministic), global_state_kept(), _memory(where):
         torch.manual_seed(settings.seed)
-        with contextlib.nullcontext() if weights is None else without_pretrained_weights():
-            net = build(searched if ready.start is None else ready.start, edge_learner).to(where).float()
+        net = build(searched if ready.start is None else ready.start, edge_learner).to(where).float()
         if weights is not None:
             _load_weights(net, weights)
+        elif ready.start is None:
+            load_pretrained(net)
         world.share_state(net)
         starts_anew = any(item.phase.weights == "fresh" for item in ready.plan)
         start = _weights_of(net) if starts_anew and (ready.start is not None or weights is not None) else None

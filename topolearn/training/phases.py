@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -10,8 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from topolearn.compiler import Network, prune
-from topolearn.compiler.modules.backbone import without_pretrained_weights
+from topolearn.compiler import Network, load_pretrained, prune
 from topolearn.compiler.modules.base import last_norm
 from topolearn.compiler.network import copy_weights
 from topolearn.compiler.plan import edge_key
@@ -150,11 +148,12 @@ def begin_phase(net: Network, phase: Phase, seed: int, start: Mapping[str, Tenso
         return net
     torch.manual_seed(seed)
     device = next(net.parameters()).device
-    with without_pretrained_weights() if carries or start is not None else contextlib.nullcontext():
-        begun = Network(graph).to(device)
+    begun = Network(graph).to(device)
     if carries:
         copy_weights(net, begun)
-    elif start is not None:
+    elif start is None:
+        load_pretrained(begun)
+    else:
         own = begun.state_dict()
         there = {name: value for name, value in start.items() if name in own and own[name].shape == value.shape}
         begun.load_state_dict(there, strict=False)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from topolearn.compiler import Network
-from topolearn.compiler.modules.backbone import without_pretrained_weights
 from topolearn.compiler.network import compile as build
 from topolearn.data import Data
 from topolearn.data.seeds import mix
@@ -396,8 +395,7 @@ class Trainer:
             epochs = self.plan[self.at.phase].epochs
             if self.at.settled:
                 graph: Graph = loads(state["graph"], checkpoint.STATE)
-                with without_pretrained_weights():
-                    self.net = build(graph).to(self.device)
+                self.net = build(graph).to(self.device)
             checkpoint.load_into(self.net, state["network"], self.state_path())
             checkpoint.load_into(self.learner, state["learner"], self.state_path())
             self.start = state.get("start", self.start)

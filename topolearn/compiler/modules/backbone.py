@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,34 +14,31 @@ from torch.nn import functional as F
 
 from topolearn.compiler.modules.base import BatchNorm, Conv2d, builds_node
 from topolearn.errors import TrainingError, suggest
-from topolearn.ops import Shape
+from topolearn.ops import Shape, ShapeError
 from topolearn.ops.backbone import TorchvisionBackbone
 
-_load_weights: ContextVar[bool] = ContextVar("load_weights", default=True)
 
+def _extractor(model: str, features: Mapping[str, str], *, pretrained: bool = False) -> fx.GraphModule:
+    """The feature extractor, with random weights.
 
-class BackboneError(ValueError):
-    """A backbone that torchvision does not have, or not with these features."""
+    Args:
+        model: Name in torchvision.
+        features: Name -> place.
+        pretrained: Whether pretrained weights are to come. Those of GoogLeNet and Inception were trained on images
+            normalised in another way, so these networks then convert their input first.
 
-
-@contextmanager
-def without_pretrained_weights() -> Iterator[None]:
-    """Build backbones with random weights, because others will be loaded over them."""
-    token = _load_weights.set(False)
-    try:
-        yield
-    finally:
-        _load_weights.reset(token)
-
-
-def _extractor(model: str, features: Mapping[str, str], weights: str | None) -> fx.GraphModule:
+    Raises:
+        ShapeError: A model that torchvision does not have, or not with these features.
+    """
     from torchvision import models, ops
     from torchvision.models.feature_extraction import create_feature_extractor
 
     known = models.list_models(module=models)
     if model not in known:
-        raise BackboneError(f"torchvision has no classifier '{model}'{suggest(model, known)}")
-    network = models.get_model(model, weights=weights)
+        raise ShapeError(f"torchvision has no classifier '{model}'{suggest(model, known)}")
+    network = models.get_model(model, weights=None)
+    if hasattr(network, "transform_input"):
+        network.transform_input = pretrained
     for module in network.modules():
         if isinstance(module, ops.Conv2dNormActivation):  # a Sequential that the tracer would not look into
             module.__class__ = nn.Sequential  # a feature may be its normalisation, before the activation
@@ -53,7 +48,7 @@ def _extractor(model: str, features: Mapping[str, str], weights: str | None) -> 
         extractor: fx.GraphModule = create_feature_extractor(network, return_nodes=places, suppress_diff_warning=True)
     except ValueError as error:
         missing = [place for place in features.values() if f"'{place}'" in str(error)] or list(features.values())
-        raise BackboneError(f"'{model}' has no place '{missing[0]}' to take a feature from") from None
+        raise ShapeError(f"'{model}' has no place '{missing[0]}' to take a feature from") from None
     _never_in_place(extractor)
     for module in extractor.modules():
         if type(module) is nn.BatchNorm2d:
@@ -128,7 +123,7 @@ def measure(
         sizes will do. A stride of None means 1 x 1.
 
     Raises:
-        BackboneError: It cannot be run on images of any size, or a feature is no map of a whole stride.
+        ShapeError: It cannot be run on images of any size, or a feature is no map of a whole stride.
     """
     layers: list[tuple[int, int | None]] = []
     hooks = []
@@ -143,7 +138,7 @@ def measure(
         layers.append((module.weight.numel(), stride(rows)))
 
     with torch.device("meta"), torch.no_grad():
-        network = _extractor(model, features, None).eval()
+        network = _extractor(model, features).eval()
         for module in network.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 hooks.append(module.register_forward_hook(record))
@@ -157,11 +152,11 @@ def measure(
         out = outputs[name]
         if not isinstance(out, Tensor) or out.dim() != 4:
             what = f"of shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
-            raise BackboneError(f"feature '{name}' of '{model}' is no feature map but {what}")
+            raise ShapeError(f"feature '{name}' of '{model}' is no feature map but {what}")
         height, width = out.shape[-2:]
         step = stride(height)
         if not height == width == (1 if step is None else -(-side // step)):
-            raise BackboneError(
+            raise ShapeError(
                 f"feature '{name}' of '{model}' has {height} x {width} positions for an image of {side} x {side},"
                 " which is not a whole stride"
             )
@@ -178,7 +173,7 @@ def _run(model: str, network: Any, side: int) -> Mapping[str, Any]:
         # Not network(…), which prints where it failed.
         outputs: Mapping[str, Any] = network.forward(torch.empty(1, 3, side, side))
     except (AssertionError, RuntimeError, ValueError) as error:
-        raise BackboneError(f"'{model}' cannot be run on an image of {side} x {side}: {error}") from None
+        raise ShapeError(f"'{model}' cannot be run on an image of {side} x {side}: {error}") from None
     return outputs
 
 
@@ -195,22 +190,8 @@ def hub_file(model: str, weights: str) -> Path | None:
 
 @builds_node(TorchvisionBackbone)
 def build_backbone(rule: TorchvisionBackbone, x: Shape) -> nn.Module:
-    """The feature extractor, with pretrained weights where the graph names some.
-
-    Raises:
-        TrainingError: The weights could not be loaded.
-    """
-    weights = rule.weights if _load_weights.get() else None
-    try:
-        network = _extractor(rule.model, rule.features, weights)
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        if weights is None:
-            raise
-        file = hub_file(rule.model, weights)
-        mend = "give another name" if file is None else f"put the file there, '{file}', give another name"
-        raise TrainingError(
-            f"cannot load the weights '{weights}' of '{rule.model}': {error}; {mend}, or 'weights: null'"
-        ) from None
+    """The feature extractor, with random weights; see :func:`load_pretrained`."""
+    network = _extractor(rule.model, rule.features, pretrained=rule.weights is not None)
     if rule.multiple > 1:
         _take_any_size(network, rule.multiple, rule.strides)
     if rule.bn_momentum is not None:
@@ -218,3 +199,30 @@ def build_backbone(rule: TorchvisionBackbone, x: Shape) -> nn.Module:
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = rule.bn_momentum
     return network
+
+
+def load_pretrained(rule: TorchvisionBackbone, network: nn.Module) -> None:
+    """Load the pretrained weights that a graph names into what :func:`build_backbone` made.
+
+    Torchvision downloads them where they are not in its folder yet.
+
+    Args:
+        rule: With the name of the weights.
+        network: The feature extractor, on any device.
+
+    Raises:
+        TrainingError: The weights could not be loaded.
+    """
+    from torchvision import models
+
+    assert rule.weights is not None
+    try:
+        with torch.random.fork_rng(devices=[]):  # torchvision draws weights first, and then loads over them
+            donor = models.get_model(rule.model, weights=rule.weights).state_dict()
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        file = hub_file(rule.model, rule.weights)
+        mend = "give another name" if file is None else f"put the file there, '{file}', give another name"
+        raise TrainingError(
+            f"cannot load the weights '{rule.weights}' of '{rule.model}': {error}; {mend}, or 'weights: null'"
+        ) from None
+    network.load_state_dict({name: donor[name] for name in network.state_dict()})
