@@ -25,6 +25,7 @@ from torchvision import models
 import topolearn
 from benchmarks.machine import describe
 from topolearn.compiler import Network
+from topolearn.recipes import Recipe
 from topolearn.runs import FitResult
 from topolearn.tasks.evaluation import Evaluation, default_loss, default_metrics
 from topolearn.training.phases import recalibrate
@@ -96,7 +97,7 @@ class Demonstration:
     @torch.no_grad()
     def accuracy(self, net: Network) -> float:
         """Of a network as it is, but for its batch statistics, on the validation images."""
-        data = prepare(net, **self.settings(FIXED)).data
+        data = prepare(Recipe.of(net, **self.settings(FIXED))).data
         recalibrate(net, data, 128, self.seed)
         evaluation = Evaluation(default_loss(data.info), default_metrics(data.info), torch.device("cpu"))
         return evaluation.run(net.eval(), data.val_batches(500))["accuracy"]

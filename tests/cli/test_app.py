@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import topolearn
-from topolearn import cli
+from topolearn.cli import app as cli
 from topolearn.format import loads, schema
 from topolearn.graph import KeepEdges, Topology
 
@@ -30,8 +30,9 @@ def finished_run(folder: Path, masks: list[float]) -> Path:
     """The folder of a MaskConnect run over two candidates, without the training."""
     import torch
 
-    from topolearn.runs import folder as checkpoint
     from topolearn.runs.config import write_config
+    from topolearn.runs.folder import CONFIG, GRAPH, SEARCH_STATE, SEARCHED
+    from topolearn.runs.weights import save_tensors
 
     searched = loads(
         "topolearn: 1\nname: tiny\ninputs: {image: [3, 8, 8]}\nnodes:\n  a[1..2]: {op: relu}\n  b: {op: relu}\n"
@@ -43,11 +44,11 @@ def finished_run(folder: Path, masks: list[float]) -> Path:
     folder.mkdir()
     config = {"graph": "tiny", "task": "classification", "learner": "maskconnect", "learner_options": {"fan_in": 1}}
     config |= {"data": "digits", "input_size": {}, "mean": (), "std": (), "classes": (), "batch_size": 1}
-    (folder / checkpoint.CONFIG).write_text(write_config(config), encoding="utf-8")
+    (folder / CONFIG).write_text(write_config(config), encoding="utf-8")
     net = topolearn.compile(searched, learner)
-    checkpoint.save_tensors(folder / checkpoint.SEARCH_STATE, net.state_dict(), {})
-    topolearn.dump_graph(searched, folder / checkpoint.SEARCHED)
-    topolearn.dump_graph(topolearn.prune(net).graph, folder / checkpoint.GRAPH)
+    save_tensors(folder / SEARCH_STATE, net.state_dict(), {})
+    topolearn.dump_graph(searched, folder / SEARCHED)
+    topolearn.dump_graph(topolearn.prune(net).graph, folder / GRAPH)
     return folder
 
 

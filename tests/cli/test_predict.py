@@ -16,8 +16,9 @@ from tests.export.samples import classifier, random_images, segmenter
 from topolearn.compiler import compile as build
 from topolearn.format import loads
 from topolearn.onnx import open_session
-from topolearn.runs import folder as checkpoint
+from topolearn.runs import folder as run_folder
 from topolearn.runs.config import write_config
+from topolearn.runs.weights import save_tensors
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -45,12 +46,12 @@ def finished(tmp_path: Path) -> Path:
     config = {"graph": "maps", "task": "segmentation", "learner": "fixed", "learner_options": {}, "data": "scenes"}
     config |= {"input_size": {"image": (3, 8, 12)}, "mean": (0.5,) * 3, "std": (0.25,) * 3, "batch_size": 1}
     config |= {"classes": ("sky", "road", "car"), "ignore_index": 255, "topolearn": topolearn.__version__}
-    (folder / checkpoint.CONFIG).write_text(write_config(config), encoding="utf-8")
-    checkpoint.save_tensors(folder / checkpoint.WEIGHTS, build(graph).state_dict(), {"graph": "maps", "format": 1})
-    for name in (checkpoint.SEARCHED, checkpoint.GRAPH):
+    (folder / run_folder.CONFIG).write_text(write_config(config), encoding="utf-8")
+    save_tensors(folder / run_folder.WEIGHTS, build(graph).state_dict(), {"graph": "maps", "format": 1})
+    for name in (run_folder.SEARCHED, run_folder.GRAPH):
         topolearn.dump_graph(graph, folder / name)
     closing = {"phase": "result", "metrics": {"miou": 0.5}, "searched_metrics": {}, "one_level_params": 0}
-    (folder / checkpoint.HISTORY).write_text(json.dumps(closing) + "\n", encoding="utf-8")
+    (folder / run_folder.HISTORY).write_text(json.dumps(closing) + "\n", encoding="utf-8")
     return folder
 
 
@@ -139,7 +140,7 @@ def test_argmax_is_for_segmentation(run: Run, tmp_path: Path, finished: Path) ->
     text = (finished / "graph.yaml").read_text().replace("segmentation\n", "saliency\n")
     (finished / "graph.yaml").write_text(text.replace("classes: 3", "classes: 1"), encoding="utf-8")
     net = build(topolearn.load_graph(finished / "graph.yaml"))
-    checkpoint.save_tensors(finished / checkpoint.WEIGHTS, net.state_dict(), {"graph": "maps", "format": 1})
+    save_tensors(finished / run_folder.WEIGHTS, net.state_dict(), {"graph": "maps", "format": 1})
     status, _, err = run("export", str(finished), "-o", str(tmp_path / "net.onnx"), "--argmax")
     assert status == 2
     assert err.startswith("error: output 'argmax' is the class of every pixel, but graph 'maps' is for saliency")

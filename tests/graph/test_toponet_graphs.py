@@ -7,7 +7,7 @@ import torch
 
 import topolearn
 from topolearn.graph import Graph
-from topolearn.recipes.recipe import load_recipe
+from topolearn.recipes import load_recipe
 
 CIFAR = {
     # Nodes per stage, channels, parameters, MACs, learnable edges: computed in the specification.
@@ -75,7 +75,7 @@ def sources(graph: Graph, stage: int) -> dict[str, list[str]]:
 
 def test_rules_are_the_same_nodes_with_other_edges() -> None:
     recipes = {
-        rule: load_recipe(f"models/toponet6-sepconv-cifar100-coarse-fixed-full{rule}.yaml", {})[1]
+        rule: load_recipe(f"models/toponet6-sepconv-cifar100-coarse-fixed-full{rule}.yaml", {}).searched
         for rule in ("", "-plain", "-residual", "-er", "-ws", "-ba")
     }
     whole = recipes[""]

@@ -15,8 +15,7 @@ from topolearn.learners import make_learner
 from topolearn.ops import Shape
 from topolearn.ops.backbone import TorchvisionBackbone
 from topolearn.options import validate
-from topolearn.recipes import TrainOptions
-from topolearn.recipes.recipe import Recipe, load_recipe
+from topolearn.recipes import RecipeFile, TrainOptions, load_recipe
 from topolearn.report import facts
 from topolearn.studies import Comparison
 from topolearn.studies.comparison import Row, RunSummary, Size
@@ -37,16 +36,17 @@ README = (library.folder("models") / "README.md").read_text(encoding="utf-8")
 
 
 @functools.cache
-def loaded(name: str) -> tuple[Recipe, Graph]:
-    return load_recipe(f"models/{name}.yaml", {})
+def loaded(name: str) -> tuple[RecipeFile, Graph]:
+    recipe = load_recipe(f"models/{name}.yaml", {})
+    return recipe, recipe.searched
 
 
-def planned(name: str) -> tuple[Recipe, TrainOptions, tuple[Scheduled, ...]]:
+def planned(name: str) -> tuple[RecipeFile, TrainOptions, tuple[Scheduled, ...]]:
     recipe, graph = loaded(name)
-    learner, options = recipe.learner_and_options()
+    learner = make_learner(recipe.learner.name, graph, recipe.learner.options)
     training = validate(TrainOptions, recipe.training, "training")
     assert recipe.epochs is not None
-    return recipe, training, schedule(make_learner(learner, graph, options), recipe.epochs, training.phases)
+    return recipe, training, schedule(learner, recipe.epochs, training.phases)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -64,7 +64,7 @@ def test_a_recipe_can_start(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_name_says_what_the_learner_does(name: str) -> None:
     recipe, _ = loaded(name)
-    learner, options = recipe.learner_and_options()
+    learner, options = recipe.learner.name, recipe.learner.options
     kind = name.split("-coarse")[-1]
     if learner == "fixed":
         assert f"-fixed-{options['rule']}" in kind
@@ -120,7 +120,7 @@ def test_baselines_have_the_schedule_of_their_papers(name: str, epochs: int, mil
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("resne") and "coarse" not in name])
 def test_learned_rows_have_the_budget_of_their_baselines(name: str) -> None:
     recipe, options, plan = planned(name)
-    if recipe.learner_and_options()[0] == "fixed":
+    if recipe.learner.name == "fixed":
         return
     search, tune = plan
     assert 0.2 <= tune.epochs / (search.epochs + tune.epochs) <= 0.3

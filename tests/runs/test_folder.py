@@ -21,9 +21,11 @@ import topolearn
 from tests.data.toys import toy
 from tests.training.runs import ROOT, Stopping, assert_same, graph, run
 from topolearn.errors import CheckpointError, TopolearnError
-from topolearn.runs import folder as checkpoint
+from topolearn.runs import folder as run_folder
 from topolearn.runs import read_result
-from topolearn.runs.folder import load_state, load_tensors, save_state, save_tensors
+from topolearn.runs.checkpoint import load_state, save_state
+from topolearn.runs.folder import STATE
+from topolearn.runs.weights import load_tensors, save_tensors
 
 ARTEFACTS = ["config.yaml", "graph.yaml", "history.jsonl", "search.safetensors", "search.yaml", "weights.safetensors"]
 
@@ -127,13 +129,13 @@ def test_a_result_loads_without_code_of_the_search(whole: Path, tmp_path: Path) 
     assert ran.returncode == 0, ran.stderr
     loaded = ran.stdout.split()
     assert "topolearn.runs.config" in loaded
-    search = ("learners", "training.run", "training.trainer", "training.phases", "training.data")
+    search = ("learners", "training", "data", "tasks")
     assert not [name for name in loaded if name.startswith(tuple(f"topolearn.{part}" for part in search))]
 
 
 def test_a_finished_run_is_returned(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {name: (finished / name).read_bytes() for name in files(finished)}
-    monkeypatch.setattr("topolearn.training.fit.Trainer", None)
+    monkeypatch.setattr("topolearn.training.fitting.Trainer", None)
     result = run(finished, resume=True)
     assert {name: (finished / name).read_bytes() for name in files(finished)} == before
     assert result.learner is None
@@ -203,7 +205,7 @@ class Malice:
 
 
 def test_a_damaged_checkpoint(stopped: Path, tmp_path: Path, whole: Path) -> None:
-    path = stopped / checkpoint.STATE
+    path = stopped / STATE
     good = path.read_bytes()
     trap = tmp_path / "trap"
     bad = {
@@ -230,7 +232,7 @@ def test_a_damaged_checkpoint(stopped: Path, tmp_path: Path, whole: Path) -> Non
 
 
 def test_the_checkpoint_of_another_run(stopped: Path, tmp_path: Path) -> None:
-    path = stopped / checkpoint.STATE
+    path = stopped / STATE
     good = torch.load(path, weights_only=True)
     removed = next(name for name in good["network"] if name.startswith("nodes.head"))
     short = {name: value for name, value in good["network"].items() if name != removed}
@@ -400,15 +402,15 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("resume", [True, False])
 def test_a_folder_that_another_run_trains_in(resume: bool, stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "PATIENCE", 0.0)
+    monkeypatch.setattr(run_folder, "PATIENCE", 0.0)
     before = contents(stopped)
-    with checkpoint.claimed(stopped):
+    with run_folder.claimed(stopped):
         fails(stopped, f"another process is training in {stopped}; wait for it", "--out", resume=resume)
     assert contents(stopped) == before
 
 
 def test_a_run_claims_its_folder_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "PATIENCE", 0.0)
+    monkeypatch.setattr(run_folder, "PATIENCE", 0.0)
     folder = tmp_path / "run"
     refused: list[str] = []
 
@@ -427,7 +429,7 @@ def test_a_claim_waits_for_what_is_about_to_end(tmp_path: Path) -> None:
     entered, order = threading.Event(), []
 
     def first() -> None:
-        with checkpoint.claimed(tmp_path):
+        with run_folder.claimed(tmp_path):
             entered.set()
             time.sleep(0.3)
             order.append("first")
@@ -435,17 +437,17 @@ def test_a_claim_waits_for_what_is_about_to_end(tmp_path: Path) -> None:
     thread = threading.Thread(target=first)
     thread.start()
     entered.wait()
-    with checkpoint.claimed(tmp_path):
+    with run_folder.claimed(tmp_path):
         order.append("second")
     thread.join()
     assert order == ["first", "second"]
 
 
 def test_a_claim_leaves_no_empty_folder(tmp_path: Path) -> None:
-    with checkpoint.claimed(tmp_path / "a" / "b"):
+    with run_folder.claimed(tmp_path / "a" / "b"):
         assert (tmp_path / "a" / "b").is_dir()
     assert not list(tmp_path.iterdir())
     (tmp_path / "mine").mkdir()
-    with checkpoint.claimed(tmp_path / "mine"), checkpoint.claimed(tmp_path / "c" / "d"):
+    with run_folder.claimed(tmp_path / "mine"), run_folder.claimed(tmp_path / "c" / "d"):
         (tmp_path / "c" / "file").write_text("")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["c", "file", "mine"]

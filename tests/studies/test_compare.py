@@ -282,7 +282,7 @@ def test_the_figures_are_those_of_the_runs(again: Path, started: list[str]) -> N
         assert row.name == f"learned fan_in={k}"
         assert [run.seed for run in row.runs] == [0, 1]
         for run in row.runs:
-            result = topolearn.training.read_result(run.folder)
+            result = topolearn.runs.read_result(run.folder)
             assert run.folder == Path("out") / "learned" / f"fan_in={k}" / f"seed-{run.seed}"
             assert run.metrics == {"accuracy": result.metrics["accuracy"]}
             assert run.searched == Size.of(result.searched)

@@ -14,8 +14,9 @@ from topolearn import cli
 from topolearn.data.seeds import mix
 from topolearn.errors import CheckpointError, OptionError
 from topolearn.runs import FitResult, read_learned, read_result
-from topolearn.runs import folder as checkpoint
+from topolearn.runs.folder import SEARCH_STATE
 from topolearn.runs.searched import load_searched
+from topolearn.runs.weights import load_tensors
 from topolearn.studies.delivery import draw_run
 from topolearn.studies.reprune import reprune
 from topolearn.studies.sweep import OWN, sweep
@@ -36,7 +37,7 @@ def test_the_network_of_the_search_is_read_back(finished: FitResult) -> None:
     searched = load_searched(finished.folder)
     assert searched.graph == finished.searched
     assert not searched.net.training
-    state = checkpoint.load_tensors(finished.folder / checkpoint.SEARCH_STATE)
+    state = load_tensors(finished.folder / SEARCH_STATE)
     own = searched.net.state_dict()
     assert own.keys() == state.keys()
     assert all(torch.equal(own[name], tensor) for name, tensor in state.items() if isinstance(own[name], torch.Tensor))

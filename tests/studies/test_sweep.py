@@ -21,8 +21,9 @@ from topolearn.errors import CheckpointError, DataError, OptionError, TrainingEr
 from topolearn.graph import Topology, removal_order
 from topolearn.graph.price import Alive
 from topolearn.learners import EdgeLearner
-from topolearn.runs import folder as checkpoint
+from topolearn.runs.folder import CONFIG, SEARCH_STATE
 from topolearn.runs.searched import SearchedRun, load_searched
+from topolearn.runs.weights import save_tensors
 from topolearn.studies.sweep import MAGNITUDE, OWN, RANDOM, Point, Sweep, sweep
 from topolearn.training import phases
 
@@ -79,7 +80,7 @@ def change(folder: Path, copy: Path, alter: Callable[[EdgeLearner], None]) -> Pa
     searched = load_searched(copy)
     with torch.no_grad():
         alter(searched.learner)
-    checkpoint.save_tensors(copy / checkpoint.SEARCH_STATE, searched.net.state_dict(), {})
+    save_tensors(copy / SEARCH_STATE, searched.net.state_dict(), {})
     return copy
 
 
@@ -284,7 +285,7 @@ class TestErrors:
 
     def test_data_of_other_classes(self, folder: Folder, tmp_path: Path) -> None:
         shutil.copytree(folder("continuous"), tmp_path / "run")
-        config = tmp_path / "run" / checkpoint.CONFIG
+        config = tmp_path / "run" / CONFIG
         config.write_text(config.read_text().replace('classes: ["0", "1"', 'classes: ["zero", "1"'))
         with pytest.raises(DataError, match="found as 'digits' have other classes than the run's"):
             measured(tmp_path / "run")

@@ -19,7 +19,6 @@ from topolearn.graph import Graph
 from topolearn.tasks.evaluation import (
     Evaluation,
     check_fits,
-    check_functions,
     check_outputs,
     default_loss,
     default_metrics,
@@ -236,20 +235,3 @@ def test_outputs_that_cannot_be_judged(wanted: Graph, data: Any, error: type[Exc
         check_outputs(wanted, data)
     assert all(text in str(caught.value) for text in texts)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("loss", "metrics", "callbacks", "text"),
-    [
-        ("mse", None, (), "'loss' is 'mse', but must be a function"),
-        (None, [len], (), "'metrics' is a mapping from name to metric"),
-        (None, {"a": None}, (), "'metrics.a' is None, but must be a function"),
-        (None, {"loss": len}, (), "a metric cannot be called 'loss'"),
-        (None, None, print, "'callbacks' is a list of functions"),
-        (None, None, [print, 3], "'callbacks[1]' is 3, but must be a function"),
-    ],
-)
-def test_what_cannot_be_called(loss: Any, metrics: Any, callbacks: Any, text: str) -> None:
-    with pytest.raises(OptionError) as caught:
-        check_functions(loss, metrics, callbacks)
-    assert text in str(caught.value)

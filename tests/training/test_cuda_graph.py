@@ -23,8 +23,7 @@ from topolearn.errors import OptionError
 from topolearn.learners import Continuous, EdgeLearner, Fixed, MaskConnect, SparseMask, make_learner
 from topolearn.recipes import TrainOptions
 from topolearn.runs import FitResult
-from topolearn.training import capture, optimizers
-from topolearn.training import fit as run_module
+from topolearn.training import capture, fitting, optimizers
 from topolearn.training.capture import CapturedStep, check_capture
 from topolearn.training.optim import load_saved_state, make_capturable, saved_state
 from topolearn.training.step import Step
@@ -215,7 +214,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
         "graph": record,
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(run_module, "check_capture", lambda *_: None)
+    monkeypatch.setattr(fitting, "check_capture", lambda *_: None)
 
 
 def numbers(result: FitResult, epochs: int) -> list[dict[str, float]]:

@@ -282,7 +282,7 @@ def test_precision() -> None:
 
 def test_augmentation_can_be_left_out(tmp_path: Path) -> None:
     asked: list[Any] = []
-    from topolearn.training import prepare as module
+    from topolearn.data import for_graph as module
 
     class Stop(Exception):
         pass
@@ -326,7 +326,7 @@ def test_segmentation_from_end_to_end(tmp_path: Path) -> None:
     loaded = topolearn.load_model(tmp_path / "run")
     assert loaded(images).shape == (8, 3, 8, 8)
     torch.testing.assert_close(loaded(images), result.model(images))
-    assert topolearn.training.read_result(tmp_path / "run").info.ignore_index == 255
+    assert topolearn.runs.read_result(tmp_path / "run").info.ignore_index == 255
 
 
 # -- input that cannot be used ------------------------------------------------------------------

@@ -1,5 +1,5 @@
 """``topolearn …``: the commands, a thin layer over the API."""
 
-from topolearn.cli.app import app, main
+from topolearn.cli.app import main
 
-__all__ = ["app", "main"]
+__all__ = ["main"]

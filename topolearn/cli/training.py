@@ -58,19 +58,21 @@ def fit(
     from topolearn import fit as run
     from topolearn.cli.common import overrides
     from topolearn.distributed import is_main
-    from topolearn.recipes.recipe import load_recipe
+    from topolearn.recipes import load_recipe
 
     changes = overrides(settings)
     if learner is not None:
         changes["learner"] = learner
-    recipe, searched = load_recipe(graph, changes)
+    recipe = load_recipe(graph, changes)
     folder = out if out is not None else Path("runs") / str(recipe.name)
-    given = {"data": data, "epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
-    if precision != "auto":
-        given["precision"] = precision
     result = run(
-        searched,
-        **recipe.arguments() | {key: value for key, value in given.items() if value is not None},
+        recipe,
+        data=data,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+        precision=precision,
         device=device,
         weights=weights,
         data_root=data_root,

@@ -13,7 +13,7 @@ from torchvision.models import WeightsEnum
 from topolearn.compiler.modules.backbone import hub_file
 from topolearn.errors import CheckpointError, LiftError, Location, OptionError, shown, suggest
 from topolearn.lifting.source import LIFTED, NO_GRAPH
-from topolearn.runs import folder as checkpoint
+from topolearn.runs.weights import load_tensors
 
 CLASSES = 1000
 """Classes of a network by name, where nothing says otherwise: ImageNet's."""
@@ -93,7 +93,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError("no such file; name a .safetensors or .pth file", where)
     if path.suffix == ".safetensors":
-        return checkpoint.load_tensors(path)
+        return load_tensors(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the damaged bytes lead to

@@ -19,9 +19,10 @@ from topolearn.drawing.palette import VOID, Colours
 from topolearn.drawing.rows import draw_rows
 from topolearn.errors import OptionError
 from topolearn.prediction.pictures import colours_of
-from topolearn.runs.config import load_model, read_config
+from topolearn.runs.config import read_config
 from topolearn.runs.folder import CONFIG
 from topolearn.runs.searched import find_data, train_options
+from topolearn.runs.trained import load_model
 from topolearn.tasks.losses import fit_to_labels
 from topolearn.tasks.sliding import judged
 

@@ -29,9 +29,10 @@ from topolearn.errors import CheckpointError, DataError, ExportError, Location
 from topolearn.onnx.export import METADATA_KEY
 from topolearn.onnx.runtime import open_session
 from topolearn.ops import Shape
-from topolearn.runs.config import load_model, read_config
+from topolearn.runs.config import read_config
 from topolearn.runs.folder import CONFIG
 from topolearn.runs.searched import train_options
+from topolearn.runs.trained import load_model
 from topolearn.tasks.losses import resized
 from topolearn.tasks.sliding import judged, sliding
 

@@ -1,6 +1,6 @@
-"""What a run is asked for: recipes, and options of training."""
+"""What a run is asked for: recipe files, options of training, and the request that they make."""
 
-from topolearn.recipes.recipe import Recipe, load_recipe
-from topolearn.recipes.train_options import TrainOptions
+import lazy_loader as lazy
 
-__all__ = ["Recipe", "TrainOptions", "load_recipe"]
+# Resolved on first use, so that `load_model` needs no code of the search.
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

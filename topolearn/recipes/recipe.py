@@ -1,30 +1,39 @@
-"""What a run is: its settings, from arguments, recipes and defaults."""
+"""What a run is asked for: one object, checked when it is made."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PositiveFloat, PositiveInt, field_validator
+from torch import nn
 
-from topolearn.errors import CheckpointError, OptionError, shown, suggest
-from topolearn.format import library, load_graph
-from topolearn.format.tree import Document, parse, read_text
-from topolearn.format.writer import scalar
+from topolearn.compiler import Network
+from topolearn.errors import OptionError, shown
+from topolearn.format import load_graph
 from topolearn.graph import Graph
-from topolearn.learners import LEARNERS, learner_class
-from topolearn.learners.base import mend_option
-from topolearn.options import InvalidOption, tuples, validate
+from topolearn.learners import EdgeLearner, learner_class, make_learner
+from topolearn.options import validate
+from topolearn.recipes.recipe_file import (
+    LearnerSpec,
+    Precision,
+    RecipeFile,
+    Seed,
+    is_recipe,
+    open_recipe,
+    read_recipe,
+)
 from topolearn.recipes.train_options import TrainOptions
 
-Precision = Literal["auto", "float32", "bfloat16"]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+DEFAULT_DATA = "digits"
+"""What a graph is trained on that names no data, where nobody says."""
+DEFAULT_LEARNER = "maskconnect"
 
 
 @dataclass(frozen=True)
-class Budget:
+class Length:
     """Default length of a run."""
 
     epochs: int
@@ -32,250 +41,231 @@ class Budget:
     lr: float
 
 
-BUDGETS = {
-    "digits": Budget(epochs=40, batch_size=64, lr=0.1),
-    "cifar10": Budget(epochs=164, batch_size=128, lr=0.1),
-    "cifar100": Budget(epochs=164, batch_size=128, lr=0.1),
-    "cifar100-coarse": Budget(epochs=164, batch_size=128, lr=0.1),
-    "fashion_mnist": Budget(epochs=40, batch_size=128, lr=0.1),
-    "voc": Budget(epochs=50, batch_size=16, lr=0.05),
-    "voc-train": Budget(epochs=50, batch_size=16, lr=0.05),
-    "ade20k": Budget(epochs=120, batch_size=16, lr=0.05),
+LENGTHS = {
+    "digits": Length(epochs=40, batch_size=64, lr=0.1),
+    "cifar10": Length(epochs=164, batch_size=128, lr=0.1),
+    "cifar100": Length(epochs=164, batch_size=128, lr=0.1),
+    "cifar100-coarse": Length(epochs=164, batch_size=128, lr=0.1),
+    "fashion_mnist": Length(epochs=40, batch_size=128, lr=0.1),
+    "voc": Length(epochs=50, batch_size=16, lr=0.05),
+    "voc-train": Length(epochs=50, batch_size=16, lr=0.05),
+    "ade20k": Length(epochs=120, batch_size=16, lr=0.05),
 }
 """By data set: the CIFAR figures are the ResNet recipe's (He et al. 2016), those of VOC and ADE20K the
 ones of SparseMask (Wu et al. 2019), the others ours."""
-OTHER = Budget(epochs=30, batch_size=32, lr=0.05)
-
-
-class Settings(BaseModel):
-    """How long a run is, and what it draws and computes with.
-
-    Attributes:
-        epochs: Over all phases.
-        batch_size: Images per step.
-        lr: Peak learning rate of the weights.
-        seed: Seed of everything random.
-        precision: ``auto``, ``float32`` or ``bfloat16``.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    epochs: PositiveInt
-    batch_size: PositiveInt
-    lr: PositiveFloat
-    seed: Seed
-    precision: Precision
-
-
-class LearnerSpec(BaseModel):
-    """A learner by name; every other key is an option of it."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    name: str
+OTHER_LENGTH = Length(epochs=30, batch_size=32, lr=0.05)
+"""For data of any other name, and data without one."""
 
 
 class Recipe(BaseModel):
-    """A recipe file: a graph and how to train it.
+    """A request for a run: everything that :func:`topolearn.fit` was given, complete and checked.
+
+    :meth:`Recipe.of` makes one from the arguments of ``fit``, from a recipe file, or from both.
 
     Attributes:
-        topolearn: Version of the format, 1.
-        name: The recipe's name.
-        graph: Name or path of a graph; a path is relative to the recipe.
-        graph_set: Dotted path in the graph file -> value, as ``{nodes.head.classes: 10}``.
-        learner: Name, or a mapping of ``name`` and options.
-        data: Name or folder of a data set.
+        graph: The graph to search.
+        start: A network over it whose weights to start from; None for other weights.
+        learner: A learner's name and options, or a learner made for the graph.
+        data: What to train on, as given; None where nobody said.
         epochs: Over all phases.
-        batch_size: Images per step.
+        batch_size: Images per step, over all processes.
         lr: Peak learning rate of the weights.
         seed: Seed of everything random.
-        precision: ``auto`` is bfloat16 on a GPU that has it, float32 elsewhere.
-        training: See :class:`topolearn.recipes.train_options.TrainOptions`.
+        precision: ``auto``, ``float32`` or ``bfloat16``.
+        training: How the weights are trained.
+        loss: Function of (outputs, targets); None for the task's.
+        metrics: By name; None for the task's.
+        callbacks: Called with every record of the history.
+        weights: A safetensors file, or the folder of a run, to start from; None for other weights.
+        device: Where to run.
+        out: Folder of the run; None writes nothing.
+        resume: Whether to go on with the run in ``out``.
+        data_root: Where data sets are looked for first.
+        quiet: Whether to show no progress.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
+    )
 
-    topolearn: Literal[1] = 1
-    name: str | None = None
-    graph: str
-    graph_set: Mapping[str, Any] = Field(default_factory=dict)
-    learner: str | LearnerSpec = "maskconnect"
-    data: str | None = None
-    epochs: PositiveInt | None = None
-    batch_size: PositiveInt | None = None
-    lr: PositiveFloat | None = None
+    graph: InstanceOf[Graph]
+    start: InstanceOf[Network] | None = None
+    learner: LearnerSpec | InstanceOf[EdgeLearner]
+    data: Any = None
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    lr: PositiveFloat
     seed: Seed = 0
     precision: Precision = "auto"
-    training: Mapping[str, Any] = Field(default_factory=dict)
+    training: InstanceOf[TrainOptions] = Field(default_factory=TrainOptions)
+    loss: Callable[..., Any] | None = None
+    metrics: Mapping[str, Any] | None = None
+    callbacks: tuple[Callable[..., Any], ...] = ()
+    weights: Path | None = None
+    device: Any = "auto"
+    out: Path | None = None
+    resume: bool = False
+    data_root: str | Path | None = None
+    quiet: bool = False
 
-    def learner_and_options(self) -> tuple[str, dict[str, Any]]:
-        """The learner's name and its options."""
-        if isinstance(self.learner, str):
-            return self.learner, {}
-        return self.learner.name, dict(self.learner.model_extra or {})
+    @field_validator("callbacks", mode="before")
+    @classmethod
+    def _tuple(cls, callbacks: Any) -> Any:
+        return tuple(callbacks)
 
-    def arguments(self) -> dict[str, Any]:
-        """What :func:`topolearn.fit` takes besides the graph."""
-        name, options = self.learner_and_options()
-        given = {key: getattr(self, key) for key in _RUN_KEYS if key != "learner"}
-        return {**given, "learner": {"name": name, **options}, "training": self.training}
+    @field_validator("out", mode="before")
+    @classmethod
+    def _folder(cls, out: Any) -> Any:
+        return Path(out)
 
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _file(cls, weights: Any) -> Any:
+        if not isinstance(weights, str | Path):
+            raise OptionError(f"'weights' is a safetensors file or the folder of a run, not {shown(weights)}")
+        return Path(weights)
 
-_RUN_KEYS = ("data", "epochs", "batch_size", "lr", "seed", "precision", "learner")
+    @classmethod
+    def of(
+        cls,
+        graph: str | Path | Graph | nn.Module | RecipeFile,
+        learner: str | Mapping[str, Any] | EdgeLearner | None = None,
+        data: Any = None,
+        *,
+        training: Mapping[str, Any] | TrainOptions | None = None,
+        learner_options: Mapping[str, Any] | None = None,
+        **given: Any,
+    ) -> Recipe:
+        """The request that arguments of :func:`topolearn.fit` make.
 
+        What is given wins over what a recipe file says; what neither says has its default, the length of the run by
+        the data.
 
-def is_recipe(document: Document) -> bool:
-    """Whether a file is a recipe; graph files have ``nodes``, recipes name a ``graph``."""
-    return "graph" in document.root.values and "nodes" not in document.root.values
+        Args:
+            graph: As of ``fit``; or a recipe file that has been read.
+            learner: As of ``fit``.
+            data: As of ``fit``.
+            training: As of ``fit``.
+            learner_options: Options of the learner.
+            given: Other arguments of ``fit``, by name.
 
+        Raises:
+            TopolearnError: One of its subclasses, for what cannot be used.
+        """
+        file, start, searched = _graph(graph)
+        values = {key: value for key, value in given.items() if value is not None}
+        check_functions(values.get("loss"), values.get("metrics"), values.get("callbacks", ()))
+        if values.get("resume") and "out" not in values:
+            raise OptionError("'resume' needs the folder of the run; give it as 'out'")
+        written = {} if file is None else file.settings()
+        data = data if data is not None else written.pop("data", None)
+        named = next((each for each in (data, searched.data, DEFAULT_DATA) if each is not None), None)
+        length = LENGTHS.get(named, OTHER_LENGTH) if isinstance(named, str) else OTHER_LENGTH
+        if values.get("precision") == "auto":
+            del values["precision"]  # the recipe's
+        chosen = {**vars(length), **written, **values}
+        chosen["learner"] = _learner(file, learner, dict(learner_options or {}), searched)
+        chosen["training"] = _training(file, training)
+        return validate(cls, {"graph": searched, "start": start, "data": data, **chosen}, "fit")
 
-def open_recipe(name_or_path: str | Path) -> Document:
-    """The parsed graph or recipe file that a name or path means; graphs win over recipes of the same name."""
-    text = str(name_or_path)
-    kind = "models" if text in library.names("models") and text not in library.names("graphs") else "graphs"
-    if Path(text).parent.name == "models":
-        kind = "models"
-    path = library.find(name_or_path, kind)
-    return parse(read_text(path), str(path))
+    @property
+    def chosen_data(self) -> Any:
+        """What is trained on: as given, else what the graph names, else :data:`DEFAULT_DATA`."""
+        return next(each for each in (self.data, self.graph.data, DEFAULT_DATA) if each is not None)
 
+    @property
+    def names_data(self) -> bool:
+        """Whether anybody has said what to train on."""
+        return self.data is not None or self.graph.data is not None
 
-def read_recipe(document: Document) -> Recipe:
-    """Check a recipe file.
+    def changed(self, **changes: Any) -> Recipe:
+        """The same request with other values, which must be valid."""
+        return self.model_copy(update=changes)
 
-    Raises:
-        FormatError: An unknown key or invalid value, located.
-    """
-    try:
-        return validate(Recipe, tuples(document.root.plain()), "a recipe")
-    except InvalidOption as error:
-        place = document.root.keys.get(error.path[0]) if error.path else None
-        value = document.root.values.get(error.path[0]) if error.path else None
-        unknown = error.message.startswith("unknown")
-        raise document.error(place if unknown else value or place, error.message) from None
+    def make_learner(self) -> EdgeLearner:
+        """The learner; one with a ``seed`` gets the run's where none is given.
 
+        Raises:
+            OptionError: An unknown learner or option, an invalid value, or a graph that the learner cannot work on.
+        """
+        if isinstance(self.learner, EdgeLearner):
+            return self.learner
+        options = self.learner.options
+        if "seed" in learner_class(self.learner.name).options_type.model_fields:
+            options.setdefault("seed", self.seed)
+        return make_learner(self.learner.name, self.graph, options)
 
-def recipe_graph(recipe: Recipe, file: str) -> Graph:
-    """The graph of a recipe read from ``file``."""
-    beside = Path(file).parent / recipe.graph
-    where = beside if beside.is_file() else recipe.graph
-    return load_graph(where, {key: scalar(value) for key, value in recipe.graph_set.items()})
-
-
-def load_recipe(name_or_path: str | Path, settings: Mapping[str, str]) -> tuple[Recipe, Graph]:
-    """The recipe, with a name, and its graph; a graph alone is a recipe of its defaults.
-
-    Args:
-        name_or_path: Of a recipe or a graph.
-        settings: As of :func:`apply_settings`.
-
-    Raises:
-        TopolearnError: A file that cannot be used, or a setting that is none.
-    """
-    document = open_recipe(name_or_path)
-    recipe = read_recipe(document) if is_recipe(document) else Recipe(graph=document.file)
-    recipe = apply_settings(recipe, settings)
-    graph = recipe_graph(recipe, document.file)
-    learner, _ = recipe.learner_and_options()
-    return recipe.model_copy(update={"name": recipe.name or f"{graph.name}-{learner}"}), graph
-
-
-def apply_settings(recipe: Recipe, settings: Mapping[str, str]) -> Recipe:
-    """A recipe with ``--set KEY=VALUE`` settings applied.
-
-    A key is one of the recipe's own, an option of the learner, a training option (``phases.NAME``
-    for a phase's share, ``phases.NAME.lr`` and ``phases.NAME.milestones`` for its learning rate), or
-    a path in the graph file, which starts with ``nodes.``, ``inputs.`` …
-
-    Raises:
-        OptionError: A key that is none of these.
-    """
-    values = recipe.model_dump(exclude_none=True)
-    learner, own = recipe.learner_and_options()
-    training: dict[str, Any] = dict(values.get("training", {}))
-    graph_set: dict[str, Any] = dict(values.get("graph_set", {}))
-    if "learner" in settings:
-        learner, own = settings["learner"], {} if settings["learner"] != learner else own
-    options = learner_class(learner).options_type.model_fields
-    for key, text in settings.items():
-        value = tuples(parse(f"value: {text}", f"--set {key}={text}").root.values["value"].plain())
-        head, _, rest = key.partition(".")
-        if key == "learner":
-            continue
-        if key in _RUN_KEYS:
-            values[key] = value
-        elif is_learner_option(key, learner):
-            own[rest or key] = value
-        elif head == "phases" and rest:
-            training["phases"] = _changed_phase(training.get("phases", {}), rest, value)
-        elif key in TrainOptions.model_fields or (head == "training" and rest in TrainOptions.model_fields):
-            training[rest or key] = value
-        elif head in ("nodes", "inputs", "edges", "outputs", "name", "task"):
-            graph_set[key] = value
-        elif any(is_learner_option(key, other) for other in LEARNERS):
-            raise OptionError(f"--set {key}: learner '{learner}' has no such option{mend_option(rest or key, learner)}")
-        else:
-            known = [*_RUN_KEYS, *options, *TrainOptions.model_fields, "nodes.…", "phases.…"]
-            raise OptionError(f"--set {key}: unknown setting{suggest(key, known)}")
-    values |= {"learner": {"name": learner, **own}, "training": training, "graph_set": graph_set}
-    return validate(Recipe, values, "--set")
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """What differs from the defaults."""
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if value is not field.get_default(call_default_factory=True) and value != field.default:
+                yield name, value
 
 
-def is_learner_option(key: str, learner: str) -> bool:
-    """Whether a key of ``--set`` is an option of this learner."""
-    named, _, option = key.rpartition(".")
-    known = learner_class(learner).options_type.model_fields
-    return option in known and (named == "learner" or (not named and key not in _RUN_KEYS))
+def _graph(
+    given: str | Path | Graph | nn.Module | RecipeFile,
+) -> tuple[RecipeFile | None, Network | None, Graph]:
+    """The recipe file, the start and the graph that ``graph`` means."""
+    if isinstance(given, str | Path):
+        document = open_recipe(given)
+        if not is_recipe(document):
+            return None, None, load_graph(given)
+        given = read_recipe(document)
+    if isinstance(given, RecipeFile):
+        return given, None, given.searched
+    if isinstance(given, Graph):
+        return None, None, given.verify()
+    if isinstance(given, Network):
+        return None, given, given.graph
+    raise OptionError(
+        f"fit takes a graph, the name or path of one, or a network made from one, not a {type(given).__name__};"
+        " compile a graph first"
+    )
 
 
-def learner_of(name_or_path: str | Path, settings: Mapping[str, str]) -> str:
-    """The learner of a recipe or a graph, with settings applied, without reading the graph.
-
-    Raises:
-        TopolearnError: A file that cannot be used.
-    """
-    if "learner" in settings:
-        return settings["learner"]
-    document = open_recipe(name_or_path)
-    recipe = read_recipe(document) if is_recipe(document) else Recipe(graph=document.file)
-    return recipe.learner_and_options()[0]
-
-
-def _changed_phase(phases: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """The phases with ``value`` at ``NAME`` (false: 0, the phase is switched off) or ``NAME.lr``."""
-    if not isinstance(phases, Mapping):
-        raise OptionError(f"'phases' of training is {shown(phases)}, but it should map names of phases to shares")
-    name, _, key = path.partition(".")
-    if isinstance(value, bool):
-        value = float(value)
-    before = _phase(phases.get(name))
-    if key:
-        return {**phases, name: {**before, key: value}}
-    # A number changes the share and leaves the rest of what the phase has.
-    whole = isinstance(value, Mapping) or not before.keys() - {"share"}
-    return {**phases, name: value if whole else {**before, "share": value}}
+def _learner(
+    file: RecipeFile | None,
+    given: str | Mapping[str, Any] | EdgeLearner | None,
+    options: dict[str, Any],
+    graph: Graph,
+) -> LearnerSpec | EdgeLearner:
+    """The learner that is meant; a recipe's options go with its own learner only."""
+    if isinstance(given, EdgeLearner):
+        if options:
+            raise OptionError("options go to the learner where it is made, when a made learner is given")
+        if given.graph != graph:
+            raise OptionError(f"the learner was made for graph '{given.graph.name}', which is not this graph")
+        return given
+    if isinstance(given, Mapping):
+        spec = validate(LearnerSpec, given, "the learner")
+    elif given is None or isinstance(given, str):
+        spec = LearnerSpec(name=DEFAULT_LEARNER) if file is None else file.learner
+        if given is not None and given != spec.name:
+            spec = LearnerSpec(name=given)
+    else:
+        raise OptionError(f"a learner is given by name, or made for the graph, but this is {shown(given)}")
+    return LearnerSpec(name=spec.name, **spec.options | options)
 
 
-def _phase(given: Any) -> Mapping[str, Any]:
-    """What a phase is given, as a mapping."""
-    if given is None:
-        return {}
-    return given if isinstance(given, Mapping) else {"share": given}
+def _training(file: RecipeFile | None, given: Mapping[str, Any] | TrainOptions | None) -> TrainOptions:
+    if isinstance(given, TrainOptions):
+        return given
+    if given is not None and not isinstance(given, Mapping):
+        raise OptionError(f"'training' is a mapping of options, as {{'schedule': 'step'}}, not {shown(given)}")
+    return validate(TrainOptions, {**({} if file is None else file.training), **(given or {})}, "training")
 
 
-_MAY_CHANGE = ("training.workers", "training.checkpoint_steps")
-"""Settings without a say in what comes out of a run."""
-
-
-def compare_config(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path, within: str = "") -> None:
-    """Raise where a run's settings differ from those it began with."""
-    for key in {**old, **new}:
-        name, was, wanted = f"{within}{key}", old.get(key), new.get(key)
-        if within == "training.phases.":  # a number is short for the share
-            was, wanted = _phase(was), _phase(wanted)
-        if isinstance(was, Mapping) and isinstance(wanted, Mapping):
-            compare_config(was, wanted, folder, f"{name}.")
-        elif was != wanted and name not in _MAY_CHANGE:
-            raise CheckpointError(
-                f"the run in {folder} began with {name} {scalar(was)}, not {scalar(wanted)};"
-                " resume it with the same settings, or choose another folder"
-            )
+def check_functions(loss: Any, metrics: Any, callbacks: Any) -> None:
+    """Raise an OptionError where loss, metrics or callbacks are not what can be called."""
+    if metrics is not None and not isinstance(metrics, Mapping):
+        raise OptionError("'metrics' is a mapping from name to metric, as {'error': function}")
+    if not isinstance(callbacks, tuple | list):
+        raise OptionError("'callbacks' is a list of functions, each of one record")
+    given = {"loss": loss, **{f"metrics.{name}": metric for name, metric in (metrics or {}).items()}}
+    given |= {f"callbacks[{place}]": callback for place, callback in enumerate(callbacks)}
+    for name, function in given.items():
+        if not callable(function) and (name != "loss" or function is not None):
+            raise OptionError(f"'{name}' is {shown(function)}, but must be a function")
+    if "loss" in (metrics or {}):
+        raise OptionError("a metric cannot be called 'loss', because the loss is; choose another name")

@@ -169,3 +169,10 @@ class TrainOptions(BaseModel):
         """Keyword arguments for :func:`topolearn.optimizers`."""
         own = {"momentum": self.momentum, "nesterov": self.nesterov} if self.optimizer == "sgd" else {}
         return {"node_lr": self.node_lr, "weight_decay": self.weight_decay, **own}
+
+
+def as_phase(given: Any) -> Mapping[str, Any]:
+    """What a phase is given, as a mapping: a number is its share, None is nothing."""
+    if given is None:
+        return {}
+    return given if isinstance(given, Mapping) else {"share": given}

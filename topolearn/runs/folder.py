@@ -1,23 +1,16 @@
-"""Files of a run: checkpoints while it runs, artefacts when it is done; each appears whole or not at all."""
+"""The folder of a run: the names of its files, and having it to oneself."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import io
-import json
 import os
-import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from topolearn.errors import CheckpointError, Location, TopolearnError
-from topolearn.files import make_folder, write_atomically
+from topolearn.errors import CheckpointError, TopolearnError
+from topolearn.files import make_folder
 
 STATE = "checkpoint/state.pt"
 WEIGHTS = "weights.safetensors"
@@ -27,8 +20,6 @@ SEARCH_STATE = "search.safetensors"
 CLASSES = "classes.csv"
 CONFIG = "config.yaml"
 HISTORY = "history.jsonl"
-FORMAT = 1
-"""Version of the checkpoint's layout."""
 PATIENCE = 10.0
 """Seconds to wait for a folder that another process has: workers that load data outlive a killed one by a few."""
 
@@ -49,40 +40,6 @@ def tidy(folder: Path) -> None:
 def is_finished(folder: Path) -> bool:
     """Whether the run in ``folder`` has written its last file, and tidied up."""
     return (folder / WEIGHTS).is_file() and not (folder / STATE).is_file()
-
-
-def save_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint: tensors and plain values, nothing that would have to be unpickled."""
-    buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **state}, buffer)
-    make_folder(folder / "checkpoint")
-    write_atomically(folder / STATE, buffer.getvalue())
-
-
-def load_state(folder: Path) -> dict[str, Any] | None:
-    """Read the checkpoint of a run; None where there is none.
-
-    Raises:
-        CheckpointError: It is damaged, or of another version.
-    """
-    path = folder / STATE
-    if not path.is_file():
-        return None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the damaged bytes lead to
-        reason = str(error).partition("\n")[0][:120]
-        raise CheckpointError(f"damaged checkpoint ({reason}); remove it to start again", Location(str(path))) from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(
-            "a checkpoint of another version; finish the run with the version that began it", Location(str(path))
-        )
-    return state
-
-
-def remove_state(folder: Path) -> None:
-    """Remove the checkpoint of a finished run."""
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -131,82 +88,3 @@ def _locks(descriptor: int) -> bool:
             return True
         else:
             return True
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write tensors as safetensors, the same bytes for the same tensors."""
-    from safetensors.torch import save
-
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
-    # safetensors writes several metadata keys in random order, so there is one.
-    write_atomically(path, save(plain, {"topolearn": json.dumps(dict(about), sort_keys=True)}))
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file.
-
-    Raises:
-        CheckpointError: It is missing or damaged.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise CheckpointError("no such file; is this the folder of a finished run?", Location(str(path)))
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"damaged, or no safetensors file ({error}); put back the file that the run wrote", Location(str(path))
-        ) from None
-    return tensors
-
-
-def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Load tensors into a module of exactly these names and shapes.
-
-    Raises:
-        CheckpointError: Names the first tensor that does not fit.
-    """
-    own = module.state_dict()
-    mend = "; take the weights of this very graph"
-    for name, tensor in own.items():
-        if name not in tensors:
-            raise CheckpointError(f"holds no '{name}', which the graph needs{mend}", Location(str(path)))
-        if isinstance(tensor, Tensor) and tensors[name].shape != tensor.shape:
-            raise CheckpointError(
-                f"'{name}' has shape {list(tensors[name].shape)}, but the graph needs {list(tensor.shape)}{mend}",
-                Location(str(path)),
-            )
-    for name in tensors:
-        if name not in own:
-            raise CheckpointError(f"holds '{name}', which the graph does not have{mend}", Location(str(path)))
-    module.load_state_dict(dict(tensors))
-
-
-def write_history(folder: Path, records: list[dict[str, Any]]) -> None:
-    """Write history.jsonl anew."""
-    write_atomically(folder / HISTORY, "".join(json.dumps(record) + "\n" for record in records).encode())
-
-
-def append_history(folder: Path, record: Mapping[str, Any]) -> None:
-    """Add one line to history.jsonl."""
-    try:
-        with open(folder / HISTORY, "a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(record)) + "\n")
-    except OSError as error:
-        raise TopolearnError(f"cannot write {folder / HISTORY}: {error.strerror}; make room and --resume") from None
-
-
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    """Read history.jsonl."""
-    path = folder / HISTORY
-    try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror}", Location(str(path))) from None
-    except ValueError as error:
-        raise CheckpointError(f"is not one JSON object per line: {error}", Location(str(path))) from None
-    if not all(isinstance(record, dict) for record in records):
-        raise CheckpointError("is not one JSON object per line", Location(str(path)))
-    return records

@@ -46,27 +46,28 @@ def read_learned(run_dir: Path | str) -> Learned:
         CheckpointError: Not the folder of a finished run, or one without the state of its search.
     """
     from topolearn.learners import make_learner
-    from topolearn.runs import folder as checkpoint
     from topolearn.runs.config import read_config
+    from topolearn.runs.folder import CONFIG, GRAPH, SEARCH_STATE, SEARCHED
+    from topolearn.runs.weights import load_into, load_tensors
 
     folder = Path(run_dir)
-    config = read_config(folder / checkpoint.CONFIG)
-    for name in (checkpoint.GRAPH, checkpoint.SEARCHED):
+    config = read_config(folder / CONFIG)
+    for name in (GRAPH, SEARCHED):
         if not (folder / name).is_file():
             raise CheckpointError(f"the run in {folder} has no {name}: it is not finished; go on with --resume")
-    searched, graph = load_graph(folder / checkpoint.SEARCHED), load_graph(folder / checkpoint.GRAPH)
+    searched, graph = load_graph(folder / SEARCHED), load_graph(folder / GRAPH)
     learner = make_learner(config["learner"], searched, config["learner_options"])
     if learner.state_dict():
-        path = folder / checkpoint.SEARCH_STATE
+        path = folder / SEARCH_STATE
         if not path.is_file():
             raise CheckpointError(
-                f"the run in {folder} has no {checkpoint.SEARCH_STATE}, which holds the learner's values; name the"
+                f"the run in {folder} has no {SEARCH_STATE}, which holds the learner's values; name the"
                 " folder of the run that searched"
             )
         start = "learner."
-        tensors = checkpoint.load_tensors(path)
+        tensors = load_tensors(path)
         own = {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
-        checkpoint.load_into(learner, own, path)
+        load_into(learner, own, path)
     values = learner.eval().edge_values().detach().tolist()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run itself has said that a path had to be brought back

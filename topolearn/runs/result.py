@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from topolearn.compiler import Network
 from topolearn.data import DataInfo
-from topolearn.errors import CheckpointError
 from topolearn.files import make_folder, write_atomically
 from topolearn.format import dumps, load_graph
 from topolearn.graph import Graph
 from topolearn.graph.price import Spent
-from topolearn.runs import folder as checkpoint
-from topolearn.runs.config import load_model, read_config, write_config
+from topolearn.runs.config import read_config, write_config
+from topolearn.runs.folder import CLASSES, CONFIG, GRAPH, SEARCHED, WEIGHTS
+from topolearn.runs.history import write_history
+from topolearn.runs.trained import load_model
+from topolearn.runs.weights import save_tensors
 
 if TYPE_CHECKING:
     from topolearn.learners import EdgeLearner
+from topolearn.runs.history import read_closing
 
 
 @dataclass
@@ -65,9 +68,9 @@ class FitResult:
         """Write the artefacts: search.yaml, graph.yaml, weights.safetensors, history.jsonl, config.yaml."""
         target = Path(folder)
         make_folder(target)
-        write_atomically(target / checkpoint.SEARCHED, dumps(self.searched).encode())
-        write_atomically(target / checkpoint.CONFIG, write_config(self.config).encode())
-        checkpoint.write_history(target, self.history)
+        write_atomically(target / SEARCHED, dumps(self.searched).encode())
+        write_atomically(target / CONFIG, write_config(self.config).encode())
+        write_history(target, self.history)
         self.save_model(target)
 
     def save_model(self, folder: Path) -> None:
@@ -77,11 +80,9 @@ class FitResult:
             table = csv.DictWriter(text, list(self.per_class[0]), lineterminator="\n")
             table.writeheader()
             table.writerows(self.per_class)
-            write_atomically(folder / checkpoint.CLASSES, text.getvalue().encode())
-        write_atomically(folder / checkpoint.GRAPH, dumps(self.graph).encode())
-        checkpoint.save_tensors(
-            folder / checkpoint.WEIGHTS, self.model.state_dict(), {"graph": self.graph.name, "format": 1}
-        )
+            write_atomically(folder / CLASSES, text.getvalue().encode())
+        write_atomically(folder / GRAPH, dumps(self.graph).encode())
+        save_tensors(folder / WEIGHTS, self.model.state_dict(), {"graph": self.graph.name, "format": 1})
 
 
 def closing_record(result: FitResult) -> dict[str, Any]:
@@ -104,13 +105,13 @@ def read_result(folder: str | Path) -> FitResult:
         CheckpointError: Not the folder of a finished run.
     """
     path = Path(folder)
-    config = read_config(path / checkpoint.CONFIG)
+    config = read_config(path / CONFIG)
     history, closing = read_closing(path)
     model = load_model(path)
     return FitResult(
         graph=model.graph,
         model=model,
-        searched=load_graph(path / checkpoint.SEARCHED),
+        searched=load_graph(path / SEARCHED),
         learner=None,
         history=history,
         metrics=closing["metrics"],
@@ -123,18 +124,6 @@ def read_result(folder: str | Path) -> FitResult:
         folder=path,
         config=config,
     )
-
-
-def read_closing(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The history of a finished run, and its last record, which has the closing metrics.
-
-    Raises:
-        CheckpointError: A run that is not finished.
-    """
-    history = checkpoint.read_history(folder)
-    if not history or history[-1].get("phase") != "result":
-        raise CheckpointError(f"the run in {folder} is not finished; go on with --resume")
-    return history, history[-1]
 
 
 def describe_data(config: Mapping[str, Any]) -> DataInfo:

@@ -21,8 +21,9 @@ from topolearn.learners import EdgeLearner, learner_class, make_learner
 from topolearn.learners.base import mend_option
 from topolearn.options import validate
 from topolearn.recipes.train_options import TrainOptions
-from topolearn.runs import folder as checkpoint
 from topolearn.runs.config import about_data, read_config
+from topolearn.runs.folder import CONFIG, SEARCH_STATE, SEARCHED
+from topolearn.runs.weights import load_into, load_tensors
 from topolearn.tasks.evaluation import Evaluation, check_fits, check_outputs, default_loss, default_metrics
 from topolearn.tasks.sliding import judged
 
@@ -127,19 +128,19 @@ def load_searched(run_dir: str | Path, settings: Mapping[str, str] | None = None
         OptionError: An unknown option, or one that acts in training only.
     """
     folder = Path(run_dir)
-    config = read_config(folder / checkpoint.CONFIG)
-    path = folder / checkpoint.SEARCH_STATE
+    config = read_config(folder / CONFIG)
+    path = folder / SEARCH_STATE
     if not path.is_file():
         raise CheckpointError(
-            f"the run in {folder} has no {checkpoint.SEARCH_STATE}: it has not ended its search, or learner"
+            f"the run in {folder} has no {SEARCH_STATE}: it has not ended its search, or learner"
             f" '{config['learner']}' has none"
         )
     config["learner_options"] = {**config["learner_options"], **_options(config["learner"], settings or {})}
-    searched = load_graph(folder / checkpoint.SEARCHED)
+    searched = load_graph(folder / SEARCHED)
     learner = make_learner(config["learner"], searched, config["learner_options"])
     config["learner_options"] = learner.options.model_dump()
     net = build(searched, learner)
-    checkpoint.load_into(net, _with_prices(net, checkpoint.load_tensors(path)), path)
+    load_into(net, _with_prices(net, load_tensors(path)), path)
     net.about = about_data(config)
     return SearchedRun(config, learner, net.eval())
 

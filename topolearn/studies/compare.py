@@ -19,12 +19,12 @@ from topolearn.errors import OptionError, TopolearnError, shown
 from topolearn.files import make_folder
 from topolearn.format.tree import Items, Scalar, parse
 from topolearn.format.writer import scalar
-from topolearn.graph import Graph
 from topolearn.learners import learner_class
-from topolearn.recipes.recipe import is_learner_option, learner_of, load_recipe
+from topolearn.recipes import Recipe, RecipeFile, load_recipe
+from topolearn.recipes.recipe_file import is_learner_option, learner_of
 from topolearn.recipes.train_options import TrainOptions
 from topolearn.studies.comparison import Comparison, Failure, Row, RunSummary, clock
-from topolearn.studies.processes import Crew, Task, run_all
+from topolearn.studies.processes import Crew, Job, run_all
 from topolearn.training.prepare import prepare
 
 
@@ -86,12 +86,12 @@ def compare(
     if data_root is not None:
         fixed += ["--data-root", str(data_root)]
     runs = {
-        Task(variant.label(seed), variant.command(seed, board.folder, fixed)): (variant, seed)
+        Job(variant.label(seed), variant.command(seed, board.folder, fixed)): (variant, seed)
         for variant, seed in board.left()
     }
 
-    def ended(task: Task, failure: str | None) -> None:
-        board.note(*runs[task], failure)
+    def ended(job: Job, failure: str | None) -> None:
+        board.note(*runs[job], failure)
 
     try:
         run_all(tuple(runs), crew, say=board.say, ended=ended)
@@ -112,8 +112,7 @@ class Variant:
         recipe: Name or path, as given.
         settings: As of ``topolearn fit --set``.
         place: Its folder, below that of the comparison.
-        graph: Its graph.
-        arguments: What ``fit`` takes besides the graph.
+        file: The recipe, with these settings.
         left_out: Settings of all that its learner has no option for.
     """
 
@@ -121,8 +120,7 @@ class Variant:
     recipe: str
     settings: tuple[tuple[str, str], ...]
     place: Path
-    graph: Graph = field(compare=False, repr=False)
-    arguments: Mapping[str, Any] = field(compare=False, repr=False)
+    file: RecipeFile = field(compare=False, repr=False)
     left_out: tuple[str, ...] = ()
 
     def label(self, seed: int) -> str:
@@ -252,7 +250,8 @@ def _variants(
         texts = _texts(own)
         asked = " ".join([recipe, *texts])
         with _named(asked):
-            read, graph = load_recipe(recipe, settings)
+            read = load_recipe(recipe, settings)
+            read.searched.verify()
         place = Path(*(_file_name(part) for part in (str(read.name), ",".join(texts)) if part))
         if place in taken:
             raise OptionError(
@@ -261,7 +260,7 @@ def _variants(
             )
         taken[place] = asked
         name = " ".join([str(read.name), *texts])
-        yield Variant(name, recipe, tuple(settings.items()), place, graph, read.arguments(), left_out)
+        yield Variant(name, recipe, tuple(settings.items()), place, read, left_out)
 
 
 def _texts(settings: Mapping[str, str]) -> list[str]:
@@ -310,19 +309,23 @@ def _check(board: _Board, device: str, data_root: str | Path | None) -> None:
     """
     loaded: dict[tuple[Any, ...], Data] = {}
 
-    def read(graph: Graph, data: Any, root: str | Path | None, options: TrainOptions) -> Data:
+    def with_data(recipe: Recipe) -> Recipe:
+        """The same request with its data loaded, once for all that read the same."""
+        if not recipe.names_data:
+            return recipe
+        graph, options = recipe.graph, recipe.training
         sizes = tuple(graph.input_size(name) for name in graph.inputs)
         files = (options.crop, options.scale, options.skip_bad)
-        key = (data, graph.task, sizes, options.augment, options.workers, options.train_images, files)
+        key = (recipe.chosen_data, graph.task, sizes, options.augment, options.workers, options.train_images, files)
         if key not in loaded:
-            loaded[key] = read_data(graph, data, root, options)
-        return loaded[key]
+            loaded[key] = read_data(graph, recipe.chosen_data, recipe.data_root, options)
+        return recipe.changed(data=loaded[key])
 
     for variant, seed in itertools.product(board.variants, board.seeds):
-        arguments = {**variant.arguments, "seed": seed}
+        folder = variant.folder(board.folder, seed)
         with _named(variant.name):
-            ready = prepare(variant.graph, **arguments, device=device, data_root=data_root, read=read)
-            finished = ready.is_finished(variant.folder(board.folder, seed), resume=True)
+            asked = Recipe.of(variant.file, seed=seed, device=device, data_root=data_root, out=folder, resume=True)
+            finished = prepare(with_data(asked)).is_finished()
         if finished:
             board.read(variant, seed)
 

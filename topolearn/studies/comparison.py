@@ -14,8 +14,8 @@ from topolearn.files import make_folder, write_atomically
 from topolearn.format import load_graph
 from topolearn.graph import Graph
 from topolearn.report.tables import Figure, Table
-from topolearn.runs import folder as checkpoint
-from topolearn.runs.result import read_closing
+from topolearn.runs.folder import GRAPH, SEARCHED
+from topolearn.runs.history import read_closing
 
 MARKDOWN = "compare.md"
 CSV = "compare.csv"
@@ -77,8 +77,8 @@ class RunSummary:
             seed=seed,
             folder=folder,
             metrics={name: value for name, value in closing["metrics"].items() if name != "loss"},
-            searched=Size.of(load_graph(folder / checkpoint.SEARCHED)),
-            learned=Size.of(load_graph(folder / checkpoint.GRAPH)),
+            searched=Size.of(load_graph(folder / SEARCHED)),
+            learned=Size.of(load_graph(folder / GRAPH)),
             seconds=sum(record.get("seconds", 0.0) for record in history),
         )
 

@@ -1,4 +1,4 @@
-"""Runs of ``topolearn fit`` side by side, each in a process of its own: what befalls one does not touch the others."""
+"""Runs of ``topolearn fit`` side by side, each in its own process: a failure in one does not affect the others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PATIENCE = 30.0
 
 
 @dataclass(frozen=True)
-class Task:
+class Job:
     """A command to run.
 
     Attributes:
@@ -35,7 +35,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Crew:
-    """Where tasks run.
+    """Where jobs run.
 
     Attributes:
         devices: Names of devices, dealt out over the processes in turn.
@@ -49,20 +49,20 @@ class Crew:
 
 
 def run_all(
-    tasks: Sequence[Task], crew: Crew, *, say: Callable[[str], None], ended: Callable[[Task, str | None], None]
+    jobs: Sequence[Job], crew: Crew, *, say: Callable[[str], None], ended: Callable[[Job, str | None], None]
 ) -> None:
-    """Run every task; one that fails leaves the others alone.
+    """Run every job; one that fails leaves the others alone.
 
     Args:
-        tasks: In the order in which they start.
+        jobs: In the order in which they start.
         crew: How many at a time, and where.
-        say: Called with every line that a task prints to stderr, from threads.
-        ended: Called with every task that ended and why it failed, None where it did not.
+        say: Called with every line that a job prints to stderr, from threads.
+        ended: Called with every job that ended and why it failed, None where it did not.
 
     Raises:
-        KeyboardInterrupt: After Ctrl-C or SIGTERM, when every task has stopped.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM, when every job has stopped.
     """
-    waiting = deque(tasks)
+    waiting = deque(jobs)
     running: dict[int, _Process] = {}
     told = False
     with Interrupt() as interrupt:
@@ -80,7 +80,7 @@ def run_all(
                         del running[place]
                         failure = process.failure()
                         if failure is None or not interrupt.asked:
-                            ended(process.task, failure)
+                            ended(process.job, failure)
                 time.sleep(_POLL)
         finally:
             for process in running.values():
@@ -92,10 +92,10 @@ def run_all(
 
 
 class _Process:
-    """A task that runs."""
+    """A job that runs."""
 
-    def __init__(self, task: Task, crew: Crew, place: int, say: Callable[[str], None]) -> None:
-        self.task = task
+    def __init__(self, job: Job, crew: Crew, place: int, say: Callable[[str], None]) -> None:
+        self.job = job
         self.last = ""
         device, environment = _own_device(crew.devices[place % len(crew.devices)])
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -103,7 +103,7 @@ class _Process:
         # The modules that this process has found, and none from the folder it happens to be in (-P).
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         self.popen = subprocess.Popen(
-            [sys.executable, "-P", "-m", "topolearn.studies.worker", *task.arguments, "--device", device],
+            [sys.executable, "-P", "-m", "topolearn.studies.worker", *job.arguments, "--device", device],
             stdin=subprocess.PIPE,  # closes when this process dies, which ends the other one
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -122,7 +122,7 @@ class _Process:
             text = line.rstrip()
             if text:
                 self.last = text
-                say(f"{self.task.label}: {text}")
+                say(f"{self.job.label}: {text}")
 
     def has_ended(self) -> bool:
         """Whether it has; what it printed has then been read."""

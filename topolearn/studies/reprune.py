@@ -16,9 +16,10 @@ from topolearn.device import find_device
 from topolearn.errors import CheckpointError, DataError, TopolearnError
 from topolearn.files import make_folder
 from topolearn.graph import one_level_params
-from topolearn.runs import folder as checkpoint
+from topolearn.runs.folder import SEARCH_STATE, holds_run
 from topolearn.runs.result import FitResult, closing_record, describe_data
 from topolearn.runs.searched import CPU, SearchedRun, load_searched
+from topolearn.runs.weights import save_tensors
 from topolearn.training.phases import recalibrate
 
 
@@ -52,7 +53,7 @@ def reprune(
         OptionError: An unknown option, or one that acts in training only, or a device that cannot be used.
     """
     target, where = Path(out), find_device(device)
-    if checkpoint.holds_run(target):
+    if holds_run(target):
         raise CheckpointError(f"{target} already holds a run; choose another folder with --out")
     run = load_searched(run_dir, settings)
     pruned = prune(run.net)
@@ -78,7 +79,7 @@ def reprune(
     )
     result.history.append(closing_record(result))
     make_folder(target)
-    checkpoint.save_tensors(target / checkpoint.SEARCH_STATE, run.net.state_dict(), {"graph": run.graph.name})
+    save_tensors(target / SEARCH_STATE, run.net.state_dict(), {"graph": run.graph.name})
     result.save(target)
     return result
 

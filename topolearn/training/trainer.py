@@ -15,21 +15,23 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from topolearn.compiler import Network
-from topolearn.compiler.network import compile as build
+from topolearn.compiler import compile as build
 from topolearn.data import Data
 from topolearn.data.seeds import mix
 from topolearn.distributed import ALONE, World
-from topolearn.errors import CheckpointError, Location, TopolearnError, TrainingError
+from topolearn.errors import CheckpointError, TopolearnError, TrainingError
 from topolearn.format import dumps, loads
-from topolearn.graph import Graph
-from topolearn.learners import EdgeLearner, SearchSchedule
-from topolearn.recipes.train_options import TrainOptions
-from topolearn.runs import folder as checkpoint
-from topolearn.tasks.evaluation import Evaluation, Loss, Metric
+from topolearn.learners import SearchSchedule
+from topolearn.runs.checkpoint import Checkpoint, Position, foreign_checkpoint
+from topolearn.runs.folder import STATE
+from topolearn.runs.run_writer import RunWriter
+from topolearn.runs.weights import load_into
+from topolearn.tasks.evaluation import Evaluation, Metric, check_outputs, default_loss, default_metrics
 from topolearn.tasks.sliding import judged
 from topolearn.training.interrupt import Interrupt
 from topolearn.training.optim import load_saved_state, optimizers, saved_state
 from topolearn.training.phases import Scheduled, begin_phase, freeze_affine, recalibrate, settle
+from topolearn.training.prepare import Prepared
 from topolearn.training.progress import Reporter
 from topolearn.training.step import Step, autocast
 
@@ -40,80 +42,49 @@ _CHECK_EVERY = 25
 
 
 @dataclass
-class Position:
-    """How far a run has come.
-
-    Attributes:
-        phase: Number of the phase.
-        epoch: Epochs of the phase that are done.
-        step: Steps of the present epoch that are done.
-        epochs: Epochs done in all phases.
-        settled: Whether the search has ended.
-    """
-
-    phase: int = 0
-    epoch: int = 0
-    step: int = 0
-    epochs: int = 0
-    settled: bool = False
-
-
-@dataclass
 class Trainer:
-    """Trains a network through its phases.
+    """The training loop: takes a network through the phases of a run.
 
     Attributes:
+        ready: What was asked for, the learner, and the plan.
         net: The network; replaced by the pruned one when the search ends.
-        learner: The learner, also after the search.
         data: On the device of the network; this process's part.
-        plan: Phases and epochs.
-        options: Training options.
-        batch_size: Images per step, over all processes.
-        lr: Peak learning rate.
-        seed: Seed.
-        loss: Task loss.
-        metrics: By name.
-        precision: ``float32`` or ``bfloat16`` (autocast).
-        device: Where it runs.
-        reporter: Shows the progress.
-        callbacks: Called with every record of the history.
-        folder: The run's folder, None to write nothing.
+        writer: Writes the run's files.
         world: The processes that train together.
         start: The weights that the run was given to start from, for a phase that starts anew; None for none.
+        callbacks: Called with every record of the history.
         history: Records so far.
         searched_metrics: Metrics of the network at the end of the search.
         per_class: A row of each class, of the last evaluation; empty where the metrics tell none.
+        at: How far the run has come.
     """
 
+    ready: Prepared
     net: Network
-    learner: EdgeLearner
     data: Data
-    plan: tuple[Scheduled, ...]
-    options: TrainOptions
-    batch_size: int
-    lr: float
-    seed: int
-    loss: Loss
-    metrics: Mapping[str, Metric]
-    precision: str
-    device: torch.device
-    reporter: Reporter
-    callbacks: tuple[Callback, ...] = ()
-    folder: Path | None = None
+    writer: RunWriter
     world: World = ALONE
     start: Mapping[str, Tensor] | None = None
+    callbacks: tuple[Callback, ...] = field(init=False)
     history: list[dict[str, Any]] = field(default_factory=list)
     searched_metrics: dict[str, float] = field(default_factory=dict)
     per_class: list[dict[str, Any]] = field(default_factory=list)
+    at: Position = field(default_factory=Position)
 
     def __post_init__(self) -> None:
-        self.at = Position()
+        recipe = self.ready.recipe
+        self.recipe, self.options, self.plan = recipe, recipe.training, self.ready.plan
+        self.learner, self.device = self.ready.learner, self.ready.device
+        self.loss = recipe.loss or default_loss(self.ready.data.info, self.options.label_smoothing)
+        self.metrics = _metrics(self.ready) if recipe.metrics is None else recipe.metrics
+        self.callbacks = recipe.callbacks if self.world.is_main else ()
+        self.reporter = Reporter(0, quiet=recipe.quiet or not self.world.is_main)
         self.optimizers: list[Optimizer] = []
         self.take_step: Step | None = None
-        self.resumed: dict[str, Any] | None = None
+        self.resumed: Checkpoint | None = None
         self.plain_dag: nn.Module | None = None
         self.measured: dict[str, float] | None = None  # of the network as it is; None where it is not known
-        self.steps = self.data.steps(self.batch_size)
+        self.steps = self.data.steps(recipe.batch_size)
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=self.device)
         # Tensor cores read pixel by pixel; on a CPU it depends on the network.
         asked = self.options.channels_last
@@ -131,6 +102,8 @@ class Trainer:
             TrainingError: The loss is no longer finite.
             KeyboardInterrupt: After Ctrl-C, with a checkpoint written.
         """
+        done = self.at.epochs * self.steps + self.at.step
+        self.reporter = Reporter(total_steps(self.plan, self.steps), done, quiet=self.reporter.quiet)
         with Interrupt() as interrupt, self.reporter:
             while self.at.phase < len(self.plan):
                 self.start_phase()
@@ -150,7 +123,7 @@ class Trainer:
             if not phase.search and not self.at.settled:
                 self.end_search()
             if not phase.search:
-                self.net = begin_phase(self.net, phase, mix("phase", self.seed, self.at.phase), self.start)
+                self.net = begin_phase(self.net, phase, mix("phase", self.recipe.seed, self.at.phase), self.start)
                 self.measured = None
         if self.channels_last:
             self.net.to(memory_format=torch.channels_last)
@@ -161,7 +134,7 @@ class Trainer:
             loss=self.loss,
             optimizers=self.optimizers,
             learner=self.learner if phase.search else None,
-            precision=self.precision,
+            precision=self.recipe.precision,
             channels_last=self.channels_last,
             clip_grad_norm=self.options.clip_grad_norm,
             world=self.world,
@@ -180,7 +153,7 @@ class Trainer:
     def make_optimizers(self, scheduled: Scheduled) -> None:
         """Make the optimisers of a phase, in the state that a resumed one was left in."""
         steps = scheduled.epochs * self.steps
-        lr = self.lr * scheduled.phase.lr
+        lr = self.recipe.lr * scheduled.phase.lr
         factors = [scheduled.lr_factor(self.options, step, self.steps) for step in range(steps)]
         if scheduled.phase.search:
             momentum = self.options.momentum if self.options.optimizer == "sgd" else 0.0
@@ -188,10 +161,10 @@ class Trainer:
         self.optimizers = optimizers(self.net, lr, self.options.optimizer, **self.options.optimizer_options())
         if self.resumed is not None:
             try:
-                for optimizer, state in zip(self.optimizers, self.resumed["optimizers"], strict=True):
+                for optimizer, state in zip(self.optimizers, self.resumed.optimizers, strict=True):
                     load_saved_state(optimizer, state)
             except (ValueError, KeyError, TypeError):
-                raise self.foreign_checkpoint() from None
+                raise self.foreign() from None
             self.resumed = None
 
     def run_phase(self, interrupt: Interrupt) -> None:
@@ -215,7 +188,9 @@ class Trainer:
         started = time.perf_counter()
         total = self.epoch_loss if self.at.step else torch.zeros((), dtype=torch.float64, device=self.device)
         first = self.at.step if self.data.mid_epoch_resume else 0
-        batches = self.data.train_batches(self.batch_size, seed=self.seed, epoch=self.at.epochs, first=first)
+        batches = self.data.train_batches(
+            self.recipe.batch_size, seed=self.recipe.seed, epoch=self.at.epochs, first=first
+        )
         self.net.train()
         self.measured = None
         images_seen = 0
@@ -254,7 +229,7 @@ class Trainer:
         number = self.at.epoch * self.steps + self.at.step
         factor = scheduled.lr_factor(self.options, number, self.steps)
         assert self.take_step is not None
-        seed = mix("step", self.seed, self.at.epochs, self.at.step)
+        seed = mix("step", self.recipe.seed, self.at.epochs, self.at.step)
         return self.take_step(images, targets, factor=factor, seed=seed)
 
     def check_finite(self, total: Tensor) -> None:
@@ -270,9 +245,8 @@ class Trainer:
 
     def diverged(self, what: str) -> TrainingError:
         """The error for a run that has no way back but to its last checkpoint."""
-        kept = ""
-        if self.folder is not None and (self.folder / checkpoint.STATE).is_file():
-            kept = f"; the last good checkpoint is in {self.folder / 'checkpoint'}"
+        last = self.writer.last_checkpoint()
+        kept = "" if last is None else f"; the last good checkpoint is in {last}"
         return TrainingError(
             f"{what} in phase '{self.plan[self.at.phase].phase.name}', epoch {self.at.epoch + 1}, step {self.at.step};"
             f" lower 'lr', or set 'clip_grad_norm' or 'warmup_epochs'{kept}"
@@ -285,14 +259,11 @@ class Trainer:
         before = self.net.graph
         if any(item.phase.search for item in self.plan[: self.at.phase + 1]):
             self.searched_metrics = self.evaluate()
-            if self.folder is not None:
-                checkpoint.save_tensors(
-                    self.folder / checkpoint.SEARCH_STATE, self.net.state_dict(), {"graph": before.name}
-                )
+            self.writer.search_ended(self.net)
         self.net = settle(self.net)
         self.measured = None
         if self.learner.recalibrates:
-            recalibrate(self.net, self.data, self.batch_size, mix("recalibrate", self.seed))
+            recalibrate(self.net, self.data, self.recipe.batch_size, mix("recalibrate", self.recipe.seed))
         self.at.settled = True
         graph = self.net.graph
         self.reporter.say(
@@ -306,9 +277,9 @@ class Trainer:
             return self.measured
         self.world.share(self.net.buffers())  # the running statistics of process 0
         self.net.eval()
-        with torch.no_grad(), autocast(self.precision, self.device):
+        with torch.no_grad(), autocast(self.recipe.precision, self.device):
             evaluation = Evaluation(self.loss, self.metrics, self.device, self.world)
-            metrics = evaluation.run(judged(self.net, self.options), self.data.val_batches(self.batch_size))
+            metrics = evaluation.run(judged(self.net, self.options), self.data.val_batches(self.recipe.batch_size))
         self.per_class = evaluation.per_class
         self.measured = metrics
         return metrics
@@ -335,29 +306,29 @@ class Trainer:
         if scheduled.phase.search:
             record |= {name: float(value) for name, value in self.learner.summary().items()}
         self.history.append(record)
-        if self.folder is not None:
-            checkpoint.append_history(self.folder, record)
+        self.writer.epoch(record)
         self.reporter.epoch(record)
         for callback in self.callbacks:
             callback(dict(record))  # their own, the history stays as it is
 
     def save(self) -> None:
         """Write a checkpoint."""
-        if self.folder is None:
+        if self.writer.folder is None:
             return
-        starts_anew = any(item.phase.weights == "fresh" for item in self.plan[self.at.phase + 1 :])
-        state = {
-            "position": vars(self.at).copy(),
-            "graph": dumps(self.net.graph),
-            "network": self.net.state_dict(),
-            "learner": self.learner.state_dict(),
-            "start": self.start if starts_anew else None,
-            "optimizers": [saved_state(optimizer) for optimizer in self.optimizers],
-            "epoch_loss": self.epoch_loss if self.at.step else None,
-            "history": self.history,
-            "searched_metrics": self.searched_metrics,
-        }
-        checkpoint.save_state(self.folder, state)
+        starts_over = any(item.phase.weights == "fresh" for item in self.plan[self.at.phase + 1 :])
+        self.writer.checkpoint(
+            Checkpoint(
+                position=self.at,
+                graph=dumps(self.net.graph),
+                network=self.net.state_dict(),
+                learner=self.learner.state_dict(),
+                optimizers=[saved_state(optimizer) for optimizer in self.optimizers],
+                epoch_loss=self.epoch_loss if self.at.step else None,
+                history=self.history,
+                searched_metrics=self.searched_metrics,
+                start=self.start if starts_over else None,
+            )
+        )
 
     @contextlib.contextmanager
     def broken_off(self, interrupt: Interrupt) -> Iterator[None]:
@@ -373,55 +344,63 @@ class Trainer:
 
     def stop(self) -> None:
         """End an interrupted run."""
-        if self.folder is None:
+        folder = self.writer.folder
+        if folder is None:
             self.reporter.say("interrupted; nothing was saved, because the run has no folder")
         elif self.data.mid_epoch_resume or not self.at.step:
-            self.reporter.say(f"interrupted; go on with --resume ({self.folder})")
+            self.reporter.say(f"interrupted; go on with --resume ({folder})")
         else:
             self.reporter.say(
-                f"interrupted; go on with --resume ({self.folder}), from the end of the last epoch, because a"
+                f"interrupted; go on with --resume ({folder}), from the end of the last epoch, because a"
                 " DataLoader cannot be entered in the middle of one"
             )
         raise KeyboardInterrupt from None
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, checkpoint: Checkpoint) -> None:
         """Take up a run from its checkpoint.
 
         Raises:
             CheckpointError: A checkpoint of another run.
         """
+        self.at = checkpoint.position
+        path = self.folder / STATE
         try:
-            self.at = Position(**state["position"])
             epochs = self.plan[self.at.phase].epochs
             if self.at.settled:
-                graph: Graph = loads(state["graph"], checkpoint.STATE)
-                self.net = build(graph).to(self.device)
-            checkpoint.load_into(self.net, state["network"], self.state_path())
-            checkpoint.load_into(self.learner, state["learner"], self.state_path())
-            self.start = state.get("start", self.start)
-            self.history = list(state["history"])
-            self.searched_metrics = dict(state["searched_metrics"])
+                self.net = build(loads(checkpoint.graph, STATE)).to(self.device)
+            load_into(self.net, checkpoint.network, path)
+            load_into(self.learner, checkpoint.learner, path)
             if self.at.step:
-                self.epoch_loss = state["epoch_loss"].to(self.device)
-        except (KeyError, TypeError, IndexError, AttributeError):
-            raise self.foreign_checkpoint() from None
+                assert checkpoint.epoch_loss is not None
+                self.epoch_loss = checkpoint.epoch_loss.to(self.device)
+        except (TypeError, IndexError, AttributeError, AssertionError):
+            raise self.foreign() from None
+        self.start = self.start if checkpoint.start is None else checkpoint.start
+        self.history, self.searched_metrics = checkpoint.history, checkpoint.searched_metrics
         if self.at.epoch >= epochs:
             self.at = Position(self.at.phase + 1, 0, 0, self.at.epochs, self.at.settled)
         else:
-            self.resumed = state
-        if self.folder is not None:
-            checkpoint.write_history(self.folder, self.history)
+            self.resumed = checkpoint
+        self.writer.resumed(self.history)
 
-    def state_path(self) -> Path:
-        """Where the checkpoint is."""
-        return (self.folder or Path()) / checkpoint.STATE
+    @property
+    def folder(self) -> Path:
+        """The run's folder, where it has one, whichever process writes."""
+        return self.recipe.out or Path()
 
-    def foreign_checkpoint(self) -> CheckpointError:
+    def foreign(self) -> CheckpointError:
         """The error for a checkpoint that is in order, but not this run's."""
-        return CheckpointError(
-            "the checkpoint of another run; put back the one that belongs here, or remove it to start again",
-            Location(str(self.state_path())),
-        )
+        return foreign_checkpoint(self.folder)
+
+
+def _metrics(ready: Prepared) -> Mapping[str, Metric]:
+    """The default metrics; none for what only a loss of the user's own can judge."""
+    info = ready.data.info
+    try:
+        check_outputs(ready.graph, info)
+    except TopolearnError:
+        return {}
+    return default_metrics(info)
 
 
 def total_steps(plan: Iterable[Scheduled], steps: int) -> int:

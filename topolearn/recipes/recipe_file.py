@@ -1,0 +1,217 @@
+"""Recipe files: a graph and how to train it; and the settings of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
+
+from topolearn.errors import OptionError, shown, suggest
+from topolearn.format import library, load_graph
+from topolearn.format.tree import Document, parse, read_text
+from topolearn.format.writer import scalar
+from topolearn.graph import Graph
+from topolearn.learners import LEARNERS, learner_class
+from topolearn.learners.base import mend_option
+from topolearn.options import InvalidOption, tuples, validate
+from topolearn.recipes.train_options import TrainOptions, as_phase
+
+Precision = Literal["auto", "float32", "bfloat16"]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class LearnerSpec(BaseModel):
+    """A learner by name; every other key is an option of it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The learner's options, as given."""
+        return dict(self.model_extra or {})
+
+
+class RecipeFile(BaseModel):
+    """What a recipe file says: a graph and how to train it.
+
+    Attributes:
+        topolearn: Version of the format, 1.
+        name: The recipe's name.
+        graph: Name or path of a graph; in a file, a path is relative to it.
+        graph_set: Dotted path in the graph file -> value, as ``{nodes.head.classes: 10}``.
+        learner: Name, or a mapping of ``name`` and options.
+        data: Name or folder of a data set.
+        epochs: Over all phases.
+        batch_size: Images per step.
+        lr: Peak learning rate of the weights.
+        seed: Seed of everything random.
+        precision: ``auto`` is bfloat16 on a GPU that has it, float32 elsewhere.
+        training: See :class:`topolearn.recipes.train_options.TrainOptions`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    topolearn: Literal[1] = 1
+    name: str | None = None
+    graph: str
+    graph_set: Mapping[str, Any] = Field(default_factory=dict)
+    learner: LearnerSpec = LearnerSpec(name="maskconnect")
+    data: str | None = None
+    epochs: PositiveInt | None = None
+    batch_size: PositiveInt | None = None
+    lr: PositiveFloat | None = None
+    seed: Seed = 0
+    precision: Precision = "auto"
+    training: Mapping[str, Any] = Field(default_factory=dict)
+
+    @field_validator("learner", mode="before")
+    @classmethod
+    def _by_name(cls, learner: Any) -> Any:
+        if not isinstance(learner, str | Mapping | LearnerSpec):
+            raise ValueError("should be the name of a learner, or a mapping of 'name' and options")
+        return LearnerSpec(name=learner) if isinstance(learner, str) else learner
+
+    @cached_property
+    def searched(self) -> Graph:
+        """The graph, with ``graph_set`` applied."""
+        return load_graph(self.graph, {key: scalar(value) for key, value in self.graph_set.items()})
+
+    def settings(self) -> dict[str, Any]:
+        """What the file says of data, length, seed and precision, by name."""
+        values = {key: getattr(self, key) for key in _RUN_KEYS if key != "learner"}
+        return {key: value for key, value in values.items() if value is not None}
+
+
+_RUN_KEYS = ("data", "epochs", "batch_size", "lr", "seed", "precision", "learner")
+
+
+def is_recipe(document: Document) -> bool:
+    """Whether a file is a recipe; graph files have ``nodes``, recipes name a ``graph``."""
+    return "graph" in document.root.values and "nodes" not in document.root.values
+
+
+def open_recipe(name_or_path: str | Path) -> Document:
+    """The parsed graph or recipe file that a name or path means; graphs win over recipes of the same name."""
+    text = str(name_or_path)
+    kind = "models" if text in library.names("models") and text not in library.names("graphs") else "graphs"
+    if Path(text).parent.name == "models":
+        kind = "models"
+    path = library.find(name_or_path, kind)
+    return parse(read_text(path), str(path))
+
+
+def read_recipe(document: Document) -> RecipeFile:
+    """Check a recipe file; its graph is looked for beside it first.
+
+    Raises:
+        FormatError: An unknown key or invalid value, located.
+    """
+    try:
+        recipe = validate(RecipeFile, tuples(document.root.plain()), "a recipe")
+    except InvalidOption as error:
+        place = document.root.keys.get(error.path[0]) if error.path else None
+        value = document.root.values.get(error.path[0]) if error.path else None
+        unknown = error.message.startswith("unknown")
+        raise document.error(place if unknown else value or place, error.message) from None
+    beside = Path(document.file).parent / recipe.graph
+    return recipe.model_copy(update={"graph": str(beside)}) if beside.is_file() else recipe
+
+
+def load_recipe(name_or_path: str | Path, settings: Mapping[str, str]) -> RecipeFile:
+    """A recipe with settings of the command line; it has a name. A graph alone is a recipe of its defaults.
+
+    Args:
+        name_or_path: Of a recipe or a graph.
+        settings: As of :func:`apply_settings`.
+
+    Raises:
+        TopolearnError: A file that cannot be used, or a setting that is none.
+    """
+    document = open_recipe(name_or_path)
+    recipe = apply_settings(_read(document), settings)
+    if recipe.name is not None:
+        return recipe
+    return recipe.model_copy(update={"name": f"{recipe.searched.name}-{recipe.learner.name}"})
+
+
+def _read(document: Document) -> RecipeFile:
+    return read_recipe(document) if is_recipe(document) else RecipeFile(graph=document.file)
+
+
+def apply_settings(recipe: RecipeFile, settings: Mapping[str, str]) -> RecipeFile:
+    """A recipe with ``--set KEY=VALUE`` settings applied.
+
+    A key is one of the recipe's own, an option of the learner, a training option (``phases.NAME``
+    for a phase's share, ``phases.NAME.lr`` and ``phases.NAME.milestones`` for its learning rate), or
+    a path in the graph file, which starts with ``nodes.``, ``inputs.`` …
+
+    Raises:
+        OptionError: A key that is none of these.
+    """
+    values = recipe.model_dump(exclude_none=True)
+    learner, own = recipe.learner.name, recipe.learner.options
+    training: dict[str, Any] = dict(values.get("training", {}))
+    graph_set: dict[str, Any] = dict(values.get("graph_set", {}))
+    if "learner" in settings:
+        learner, own = settings["learner"], {} if settings["learner"] != learner else own
+    options = learner_class(learner).options_type.model_fields
+    for key, text in settings.items():
+        value = tuples(parse(f"value: {text}", f"--set {key}={text}").root.values["value"].plain())
+        head, _, rest = key.partition(".")
+        if key == "learner":
+            continue
+        if key in _RUN_KEYS:
+            values[key] = value
+        elif is_learner_option(key, learner):
+            own[rest or key] = value
+        elif head == "phases" and rest:
+            training["phases"] = _changed_phase(training.get("phases", {}), rest, value)
+        elif key in TrainOptions.model_fields or (head == "training" and rest in TrainOptions.model_fields):
+            training[rest or key] = value
+        elif head in ("nodes", "inputs", "edges", "outputs", "name", "task"):
+            graph_set[key] = value
+        elif any(is_learner_option(key, other) for other in LEARNERS):
+            raise OptionError(f"--set {key}: learner '{learner}' has no such option{mend_option(rest or key, learner)}")
+        else:
+            known = [*_RUN_KEYS, *options, *TrainOptions.model_fields, "nodes.…", "phases.…"]
+            raise OptionError(f"--set {key}: unknown setting{suggest(key, known)}")
+    values |= {"learner": {"name": learner, **own}, "training": training, "graph_set": graph_set}
+    return validate(RecipeFile, values, "--set")
+
+
+def is_learner_option(key: str, learner: str) -> bool:
+    """Whether a key of ``--set`` is an option of this learner."""
+    named, _, option = key.rpartition(".")
+    known = learner_class(learner).options_type.model_fields
+    return option in known and (named == "learner" or (not named and key not in _RUN_KEYS))
+
+
+def learner_of(name_or_path: str | Path, settings: Mapping[str, str]) -> str:
+    """The learner of a recipe or a graph, with settings applied, without reading the graph.
+
+    Raises:
+        TopolearnError: A file that cannot be used.
+    """
+    if "learner" in settings:
+        return settings["learner"]
+    return _read(open_recipe(name_or_path)).learner.name
+
+
+def _changed_phase(phases: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """The phases with ``value`` at ``NAME`` (false: 0, the phase is switched off) or ``NAME.lr``."""
+    if not isinstance(phases, Mapping):
+        raise OptionError(f"'phases' of training is {shown(phases)}, but it should map names of phases to shares")
+    name, _, key = path.partition(".")
+    if isinstance(value, bool):
+        value = float(value)
+    before = as_phase(phases.get(name))
+    if key:
+        return {**phases, name: {**before, key: value}}
+    # A number changes the share and leaves the rest of what the phase has.
+    whole = isinstance(value, Mapping) or not before.keys() - {"share"}
+    return {**phases, name: value if whole else {**before, "share": value}}

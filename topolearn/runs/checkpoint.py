@@ -1,0 +1,133 @@
+"""The checkpoint of a run that is under way: written, read, removed."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from topolearn.errors import CheckpointError, Location
+from topolearn.files import make_folder, write_atomically
+from topolearn.runs.folder import STATE
+
+FORMAT = 1
+"""Version of the checkpoint's layout."""
+
+
+@dataclass
+class Position:
+    """How far a run has come.
+
+    Attributes:
+        phase: Number of the phase.
+        epoch: Epochs of the phase that are done.
+        step: Steps of the present epoch that are done.
+        epochs: Epochs done in all phases.
+        settled: Whether the search has ended.
+    """
+
+    phase: int = 0
+    epoch: int = 0
+    step: int = 0
+    epochs: int = 0
+    settled: bool = False
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a run needs to go on: tensors and plain values, nothing that would have to be unpickled.
+
+    Attributes:
+        position: Where it goes on.
+        graph: Of the network, as YAML.
+        network: The network's state, with the learner's while it searches.
+        learner: The learner's state.
+        optimizers: States as of :func:`topolearn.training.optim.saved_state`.
+        epoch_loss: Sum of the losses of the present epoch; None between epochs.
+        history: Records so far.
+        searched_metrics: Metrics at the end of the search; empty before.
+        start: The weights that the run was given, for a phase to come that starts from them; None for none.
+    """
+
+    position: Position
+    graph: str
+    network: Mapping[str, Any]
+    learner: Mapping[str, Any]
+    optimizers: list[Mapping[str, Any]]
+    epoch_loss: Tensor | None
+    history: list[dict[str, Any]]
+    searched_metrics: dict[str, float]
+    start: Mapping[str, Tensor] | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> Checkpoint | None:
+        """The checkpoint of the run in ``folder``; None where there is none.
+
+        Raises:
+            CheckpointError: It is damaged, of another version, or of another run.
+        """
+        state = load_state(folder)
+        if state is None:
+            return None
+        try:
+            values = {field.name: state[field.name] for field in fields(cls) if field.name != "start"}
+            position = Position(**values.pop("position"))
+            history, metrics = list(values.pop("history")), dict(values.pop("searched_metrics"))
+        except (KeyError, TypeError, ValueError):
+            raise foreign_checkpoint(folder) from None
+        # A checkpoint of before there was a start has none.
+        start = state.get("start")
+        return cls(position=position, history=history, searched_metrics=metrics, start=start, **values)
+
+    def write(self, folder: Path) -> None:
+        """Write it into the folder of the run, over the one before."""
+        state = {field.name: getattr(self, field.name) for field in fields(self)}
+        save_state(folder, {**state, "position": asdict(self.position)})
+
+
+def foreign_checkpoint(folder: Path) -> CheckpointError:
+    """The error for a checkpoint that is in order, but not this run's."""
+    return CheckpointError(
+        "the checkpoint of another run; put back the one that belongs here, or remove it to start again",
+        Location(str(folder / STATE)),
+    )
+
+
+def save_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write tensors and plain values as the checkpoint of a run."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, buffer)
+    make_folder(folder / "checkpoint")
+    write_atomically(folder / STATE, buffer.getvalue())
+
+
+def load_state(folder: Path) -> dict[str, Any] | None:
+    """What :func:`save_state` wrote; None where there is nothing.
+
+    Raises:
+        CheckpointError: It is damaged, or of another version.
+    """
+    path = folder / STATE
+    if not path.is_file():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever the damaged bytes lead to
+        reason = str(error).partition("\n")[0][:120]
+        raise CheckpointError(f"damaged checkpoint ({reason}); remove it to start again", Location(str(path))) from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(
+            "a checkpoint of another version; finish the run with the version that began it", Location(str(path))
+        )
+    return state
+
+
+def remove_state(folder: Path) -> None:
+    """Remove the checkpoint of a finished run."""
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)

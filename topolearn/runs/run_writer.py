@@ -1,0 +1,86 @@
+"""What a run writes into its folder, from its first file to its last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from topolearn.compiler import Network
+from topolearn.files import make_folder, write_atomically
+from topolearn.format import dumps
+from topolearn.graph import Graph
+from topolearn.runs.checkpoint import Checkpoint, remove_state
+from topolearn.runs.config import write_config
+from topolearn.runs.folder import CONFIG, SEARCH_STATE, SEARCHED, STATE, holds_run, tidy
+from topolearn.runs.history import append_history, write_history
+from topolearn.runs.result import FitResult
+from topolearn.runs.weights import save_tensors
+
+
+class RunWriter:
+    """Writes the files of one run; nothing where it has no folder.
+
+    Attributes:
+        folder: The run's folder; None for a run that leaves nothing, and for all but one of several processes.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def begin(self, graph: Graph, config: Mapping[str, Any]) -> Checkpoint | None:
+        """Write the first files of a new run; of one that has been begun, give the checkpoint to go on from.
+
+        Args:
+            graph: The graph that is searched.
+            config: The settings.
+
+        Raises:
+            CheckpointError: A checkpoint that cannot be used.
+        """
+        if self.folder is None:
+            return None
+        if holds_run(self.folder):
+            tidy(self.folder)
+            checkpoint = Checkpoint.read(self.folder)
+            if checkpoint is not None:
+                return checkpoint
+        else:
+            make_folder(self.folder)
+            remove_state(self.folder)
+            write_atomically(self.folder / SEARCHED, dumps(graph).encode())
+            write_atomically(self.folder / CONFIG, write_config(config).encode())
+        write_history(self.folder, [])
+        return None
+
+    def resumed(self, history: list[dict[str, Any]]) -> None:
+        """Let the history end where a checkpoint was written."""
+        if self.folder is not None:
+            write_history(self.folder, history)
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """Add a record to the history."""
+        if self.folder is not None:
+            append_history(self.folder, record)
+
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint."""
+        if self.folder is not None:
+            checkpoint.write(self.folder)
+
+    def search_ended(self, net: Network) -> None:
+        """Keep the network as it was at the end of the search, its learner included."""
+        if self.folder is not None:
+            save_tensors(self.folder / SEARCH_STATE, net.state_dict(), {"graph": net.graph.name})
+
+    def finish(self, result: FitResult) -> None:
+        """Write what the run gave, and remove its checkpoint."""
+        if self.folder is not None:
+            write_history(self.folder, result.history)
+            result.save_model(self.folder)
+            remove_state(self.folder)
+
+    def last_checkpoint(self) -> Path | None:
+        """The folder of the last checkpoint, if there is one."""
+        there = self.folder is not None and (self.folder / STATE).is_file()
+        return self.folder / "checkpoint" if there and self.folder is not None else None

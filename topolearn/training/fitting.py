@@ -1,0 +1,213 @@
+"""``fit``: from a graph to a trained, pruned network."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from topolearn.compiler import Network, load_pretrained
+from topolearn.compiler import compile as build
+from topolearn.data.seeds import global_state_kept
+from topolearn.distributed import World, world_of
+from topolearn.errors import CheckpointError, Location
+from topolearn.graph import Graph, one_level_params
+from topolearn.learners import EdgeLearner
+from topolearn.recipes import Recipe, RecipeFile, TrainOptions
+from topolearn.runs import FitResult, read_result
+from topolearn.runs.config import about_data
+from topolearn.runs.folder import WEIGHTS, claimed, holds_run
+from topolearn.runs.result import closing_record
+from topolearn.runs.run_writer import RunWriter
+from topolearn.runs.weights import load_into, load_tensors
+from topolearn.tasks.evaluation import Loss, Metric
+from topolearn.training.capture import check_capture
+from topolearn.training.memory import kept_memory
+from topolearn.training.prepare import Prepared, prepare
+from topolearn.training.progress import Reporter
+from topolearn.training.tensorboard import tensorboard
+from topolearn.training.trainer import Callback, Trainer
+
+
+def fit(
+    graph: str | Path | Graph | nn.Module | RecipeFile,
+    learner: str | Mapping[str, Any] | EdgeLearner | None = None,
+    data: Any = None,
+    *,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    loss: Loss | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    callbacks: Sequence[Callback] = (),
+    weights: str | Path | None = None,
+    seed: int | None = None,
+    device: str | torch.device = "auto",
+    precision: str = "auto",
+    out: str | Path | None = None,
+    resume: bool = False,
+    training: Mapping[str, Any] | TrainOptions | None = None,
+    data_root: str | Path | None = None,
+    quiet: bool = False,
+    **learner_options: Any,
+) -> FitResult:
+    """Learn which edges of a graph to keep, prune the rest, and train what is left.
+
+    Several processes train together where a launcher (torchrun) or the program has made them a group;
+    see :mod:`topolearn.distributed`.
+
+    Args:
+        graph: Name or path of a graph or recipe, a Graph, or a network whose weights to start from.
+        learner: Name of a learner (``maskconnect`` where neither this nor a recipe says), a mapping of
+            ``name`` and options as in a recipe, or one made for this graph.
+        data: Name of a data set, a folder, or a ``(train, val)`` pair of Datasets or DataLoaders;
+            default: what the graph names, else ``digits``.
+        epochs: In all phases together; the learner's plan deals them out.
+        batch_size: Images per step, over all processes.
+        lr: Peak learning rate of the weights.
+        loss: Function of (outputs, targets); default by task, see
+            :func:`topolearn.tasks.losses.default_loss`.
+        metrics: By name: ``torchmetrics.Metric`` or function of (outputs, targets); default by task,
+            see :func:`topolearn.tasks.evaluation.default_metrics`.
+        callbacks: Called with every record of the history.
+        weights: safetensors file, or the folder of a run, to start from. A phase that trains anew starts from them
+            once more, as far as the pruned network still has what they are for.
+        seed: Of everything random, 0 where not given; equal seeds give equal results.
+        device: ``auto`` is CUDA where there is one; of several processes each takes a GPU of its own.
+        precision: ``float32``, ``bfloat16`` (autocast), ``auto``.
+        out: Folder of the run, which no other may train in meanwhile; None writes nothing.
+        resume: Go on with the run in ``out``; start it where there is none, return its result where
+            it is finished.
+        training: Options of :class:`topolearn.recipes.TrainOptions`.
+        data_root: Where data sets are looked for first.
+        quiet: Show no progress.
+        learner_options: Options of the learner.
+
+    Returns:
+        The learned graph, the trained model, and how it went.
+
+    Raises:
+        TopolearnError: One of its subclasses, for input that cannot be used.
+        KeyboardInterrupt: After Ctrl-C, with a checkpoint in ``out``.
+    """
+    recipe = Recipe.of(**locals())  # all arguments, by name
+    with world_of(recipe.device) as (world, device), contextlib.ExitStack() as claim:
+        ready = prepare(recipe.changed(device=device))
+        check_capture(ready.options, ready.device, world.size, ready.learner if ready.searches else None)
+        if recipe.out is not None:
+            folder = recipe.out
+            world.from_main(lambda: claim.enter_context(claimed(folder)))
+            if world.from_main(ready.is_finished):
+                return read_result(folder)
+        with _surroundings(ready):
+            return _train(ready, world)
+
+
+def _train(ready: Prepared, world: World) -> FitResult:
+    """Train what is ready, from the start or from the checkpoint in its folder."""
+    recipe, learner = ready.recipe, ready.learner
+    net = _network(ready)
+    world.share_state(net)
+    trainer = Trainer(
+        ready=ready,
+        net=net,
+        data=world.divide(ready.data, recipe.batch_size).to(ready.device),
+        writer=RunWriter(recipe.out if world.is_main else None),
+        world=world,
+        start=_weights_of(net) if _starts_over(ready) else None,
+    )
+    for note in ready.data.notes if world.is_main else ():
+        Reporter(0).say(note)  # quiet or not: this is no progress
+    if recipe.out is None or not world.from_main(lambda: holds_run(Path(recipe.out or ""))):
+        world.from_main(learner.check)
+        world.share(learner.buffers())  # what the first process has measured
+    checkpoint = world.from_main(lambda: trainer.writer.begin(ready.graph, ready.config))
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+    with tensorboard(trainer):
+        metrics = trainer.run()
+    trainer.net.about = about_data(ready.config)
+    result = FitResult(
+        graph=trainer.net.graph,
+        model=trainer.net.eval(),
+        searched=ready.graph,
+        learner=learner,
+        history=trainer.history,
+        metrics=metrics,
+        per_class=trainer.per_class,
+        notes=tuple(ready.data.notes),
+        searched_metrics=trainer.searched_metrics,
+        one_level_params=one_level_params(ready.graph, learner.topology()),
+        info=ready.data.info,
+        spent=learner.spent(),
+        folder=recipe.out,
+        config=ready.config,
+    )
+    result.history.append(closing_record(result))
+    world.from_main(lambda: trainer.writer.finish(result))
+    return result
+
+
+def _network(ready: Prepared) -> Network:
+    """The network to search, with the weights that it starts from: given ones, pretrained ones, or random ones."""
+    recipe = ready.recipe
+    torch.manual_seed(recipe.seed)
+    net = build(ready.graph if recipe.start is None else recipe.start, ready.learner).to(ready.device).float()
+    if recipe.weights is not None:
+        _load_weights(net, recipe.weights)
+    elif recipe.start is None:
+        load_pretrained(net)
+    return net
+
+
+def _starts_over(ready: Prepared) -> bool:
+    """Whether a phase starts once more from weights that the run was given."""
+    given = ready.recipe.start is not None or ready.recipe.weights is not None
+    return given and any(item.phase.weights == "fresh" for item in ready.plan)
+
+
+def _weights_of(net: Network) -> dict[str, torch.Tensor]:
+    """A copy of a network's parameters and buffers, without its learner's."""
+    return {name: value.clone() for name, value in net.state_dict().items() if not name.startswith("learner.")}
+
+
+def _load_weights(net: Network, path: Path) -> None:
+    """Start from the weights in a file or a run's folder; the learner keeps its own start."""
+    file = path / WEIGHTS if path.is_dir() else path
+    tensors = load_tensors(file)
+    learner = {f"learner.{name}": value for name, value in net.learner.state_dict().items()} if net.learner else {}
+    plain = {name: value for name, value in tensors.items() if not name.startswith("learner.")}
+    _check_classes(net, plain, file)
+    load_into(net, plain | learner, file)
+
+
+def _check_classes(net: Network, tensors: Mapping[str, torch.Tensor], file: Path) -> None:
+    """Raise where an output's weights are those of a network for another number of classes."""
+    for name, tensor in net.state_dict().items():
+        node = name.removeprefix("nodes.").partition(".")[0]
+        if node not in net.graph.outputs or name not in tensors or not hasattr(net.graph.nodes[node].rule, "classes"):
+            continue
+        theirs, ours = tensors[name].shape, tensor.shape
+        if theirs[:1] != ours[:1] and theirs[1:] == ours[1:]:
+            raise CheckpointError(
+                f"'{name}' is for {theirs[0]} classes, but the graph is for {ours[0]}; set 'nodes.{node}.classes' to"
+                f" {theirs[0]}, or lift the network with --classes {ours[0]}, which starts its last layer anew",
+                Location(str(file)),
+            )
+
+
+@contextlib.contextmanager
+def _surroundings(ready: Prepared) -> Iterator[None]:
+    """What a run changes in its process while it trains: cuDNN, random generators, memory."""
+    before = torch.backends.cudnn.deterministic
+    on_cpu = ready.device.type == "cpu"
+    with global_state_kept(), kept_memory() if on_cpu else contextlib.nullcontext():
+        torch.backends.cudnn.deterministic = ready.options.deterministic
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.deterministic = before
