@@ -29,7 +29,7 @@ from benchmarks.plain import resnet, resnext
 from topolearn.data import Augment, Data, DataInfo, TensorData, load_data
 from topolearn.errors import DataError
 from topolearn.training.memory import kept_memory
-from topolearn.training.step import Step
+from topolearn.training.step import TrainingStep
 
 IMAGES = 50_000
 MODELS = ("plain network", "search")
@@ -96,7 +96,7 @@ def make(side: Side, data: Data, args: argparse.Namespace) -> Callable[[], objec
     if on_gpu:
         net.to(memory_format=torch.channels_last)
     optimizers = topolearn.optimizers(net, lr=0.01, momentum=0.9, weight_decay=1e-4)
-    step = Step(
+    step = TrainingStep(
         net=net,
         loss=lambda outputs, targets: F.cross_entropy(outputs.float(), targets),
         optimizers=optimizers,

@@ -18,7 +18,7 @@ from topolearn.options import validate
 from topolearn.recipes import RecipeFile, TrainOptions, load_recipe
 from topolearn.report import facts
 from topolearn.studies import Comparison
-from topolearn.studies.comparison import Row, RunSummary, Size
+from topolearn.studies.comparison import Row, RunSummary, GraphSize
 from topolearn.training import lr_factor
 from topolearn.training.phases import Scheduled, schedule
 
@@ -89,7 +89,7 @@ def test_the_readme_names_no_recipe_that_is_not_there() -> None:
 
 
 def test_the_measured_table_has_the_columns_that_its_program_writes() -> None:
-    size = Size(1000, 10, 5, 4)
+    size = GraphSize(1000, 10, 5, 4)
     run = RunSummary(0, Path("run"), {"accuracy": 0.5}, size, size, 1.0)
     written = block(Comparison((Row("digits-fixed-prev", (run,)),), (0,), Path("out")), "On a machine")
     old = README[README.index(START) : README.index(END) + len(END)]

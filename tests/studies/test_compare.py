@@ -25,7 +25,7 @@ from topolearn import cli
 from topolearn.errors import TopolearnError
 from topolearn.studies import Comparison
 from topolearn.studies.compare import compare, values
-from topolearn.studies.comparison import COLUMNS, Failure, Row, RunSummary, Size, clock
+from topolearn.studies.comparison import COLUMNS, Failure, Row, RunSummary, GraphSize, clock
 from topolearn.studies.processes import Crew, Task, _own_device, run_all
 
 RECIPE = """
@@ -285,8 +285,8 @@ def test_the_figures_are_those_of_the_runs(again: Path, started: list[str]) -> N
             result = topolearn.runs.read_result(run.folder)
             assert run.folder == Path("out") / "learned" / f"fan_in={k}" / f"seed-{run.seed}"
             assert run.metrics == {"accuracy": result.metrics["accuracy"]}
-            assert run.searched == Size.of(result.searched)
-            assert run.learned == Size.of(result.graph)
+            assert run.searched == GraphSize.of(result.searched)
+            assert run.learned == GraphSize.of(result.graph)
             assert run.seconds == sum(record.get("seconds", 0) for record in result.history) > 0
     assert (again / "out" / "compare.md").read_text() == found.table().markdown() + "\n"
     assert (again / "out" / "compare.csv").read_text() == found.csv()
@@ -419,7 +419,7 @@ def test_why_a_process_failed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def summary(seed: int, accuracy: float, learned: int = 5, seconds: float = 60) -> RunSummary:
-    sizes = Size(1_200_000, 3_000_000, 10, 4), Size(100_000 * learned, 1_000_000, learned, 3)
+    sizes = GraphSize(1_200_000, 3_000_000, 10, 4), GraphSize(100_000 * learned, 1_000_000, learned, 3)
     return RunSummary(seed, Path(f"seed-{seed}"), {"accuracy": accuracy}, *sizes, seconds)
 
 

@@ -24,7 +24,7 @@ from topolearn.learners import EdgeLearner
 from topolearn.runs.folder import CONFIG, SEARCH_STATE
 from topolearn.runs.searched import SearchedRun, load_searched
 from topolearn.runs.weights import save_tensors
-from topolearn.studies.sweep import MAGNITUDE, OWN, RANDOM, Point, Sweep, sweep
+from topolearn.studies.sweep import MAGNITUDE, OWN, RANDOM, SweepPoint, Sweep, sweep
 from topolearn.training import phases
 
 LEARNERS = ("continuous", "sparsemask", "maskconnect")
@@ -200,14 +200,14 @@ class TestZeros:
 
 
 class TestTables:
-    def point(self, order: str, seed: int | None, asked: float | None, removed: float, accuracy: float) -> Point:
-        from topolearn.studies.comparison import Size
+    def point(self, order: str, seed: int | None, asked: float | None, removed: float, accuracy: float) -> SweepPoint:
+        from topolearn.studies.comparison import GraphSize
 
-        size = Size(1000 - round(1000 * removed), 2_000_000, 10, 5)
-        return Point(order, seed, asked, removed, {"loss": 1.0, "accuracy": accuracy}, size)
+        size = GraphSize(1000 - round(1000 * removed), 2_000_000, 10, 5)
+        return SweepPoint(order, seed, asked, removed, {"loss": 1.0, "accuracy": accuracy}, size)
 
     def result(self) -> Sweep:
-        from topolearn.studies.comparison import Size
+        from topolearn.studies.comparison import GraphSize
 
         rows = (
             self.point(MAGNITUDE, None, 0.5, 0.55, 0.9),
@@ -215,7 +215,7 @@ class TestTables:
             self.point(RANDOM, 4, 0.5, 0.6, 0.8),
             self.point(OWN, None, None, 0.25, 0.95),
         )
-        return Sweep("g: continuous", Size(1000, 4_000_000, 20, 8), 12, (0.5,), (0, 4), True, rows)
+        return Sweep("g: continuous", GraphSize(1000, 4_000_000, 20, 8), 12, (0.5,), (0, 4), True, rows)
 
     def test_random_orders_are_one_row(self) -> None:
         table = self.result().table()

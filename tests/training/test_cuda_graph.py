@@ -26,7 +26,7 @@ from topolearn.runs import FitResult
 from topolearn.training import capture, fitting, optimizers
 from topolearn.training.capture import CapturedStep, check_capture
 from topolearn.training.optim import load_saved_state, make_capturable, saved_state
-from topolearn.training.step import Step
+from topolearn.training.step import TrainingStep
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 CAPTURED = TrainOptions(cuda_graph=True)
@@ -72,19 +72,19 @@ def batch(number: int) -> tuple[Tensor, Tensor]:
     return torch.randn(4, 3, 8, 6, generator=drawn), torch.randint(4, (4,), generator=drawn)
 
 
-def make_step(learner: str, *, tensor_rates: bool = False, device: torch.device = CPU, **options: Any) -> Step:
+def make_step(learner: str, *, tensor_rates: bool = False, device: torch.device = CPU, **options: Any) -> TrainingStep:
     """A step of a network that is the same every time."""
     torch.manual_seed(3)
     made = make_learner(learner, graph())
     net = Network(graph(), made).to(device).train()
     found = optimizers(net, 0.05, **options)
-    step = Step(net, F.cross_entropy, found, made)
+    step = TrainingStep(net, F.cross_entropy, found, made)
     if tensor_rates:
         make_capturable(found, device)
     return step
 
 
-def take(step: Step, first: int, count: int = 4) -> list[float]:
+def take(step: TrainingStep, first: int, count: int = 4) -> list[float]:
     device = next(step.net.parameters()).device
     losses = []
     for number in range(first, first + count):
@@ -93,7 +93,7 @@ def take(step: Step, first: int, count: int = 4) -> list[float]:
     return losses
 
 
-def assert_same(first: Step, second: Step, tolerance: float = 0.0) -> None:
+def assert_same(first: TrainingStep, second: TrainingStep, tolerance: float = 0.0) -> None:
     state = second.net.state_dict()
     for name, value in first.net.state_dict().items():
         torch.testing.assert_close(
@@ -103,7 +103,7 @@ def assert_same(first: Step, second: Step, tolerance: float = 0.0) -> None:
 
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_a_draw_made_beforehand_is_the_draw(learner: str) -> None:
-    """Step draws before the forward pass; a loop of one's own leaves it to the forward pass."""
+    """TrainingStep draws before the forward pass; a loop of one's own leaves it to the forward pass."""
     step, own = make_step(learner), make_step(learner)
     assert own.learner is not None
     losses = take(step, 0)
@@ -371,16 +371,16 @@ def test_a_loss_that_waits_is_refused() -> None:
 @pytest.mark.parametrize("learner", LEARNERS)
 @pytest.mark.parametrize("data", ["tensors", "datasets"])
 def test_a_step_waits_for_nothing(data: str, learner: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = Step.__call__
+    taken = TrainingStep.__call__
 
-    def strict(self: Step, *args: Any, **options: Any) -> Tensor:
+    def strict(self: TrainingStep, *args: Any, **options: Any) -> Tensor:
         torch.cuda.set_sync_debug_mode("error")
         try:
             return taken(self, *args, **options)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(Step, "__call__", strict)
+    monkeypatch.setattr(TrainingStep, "__call__", strict)
     assert on_gpu(learner=learner, data=pair(data), epochs=2).metrics
 
 

@@ -24,7 +24,7 @@ COLUMNS = ("recipe", "metrics", "seeds", "parameters", "million MACs", "edges", 
 
 
 @dataclass(frozen=True)
-class Size:
+class GraphSize:
     """A graph in numbers.
 
     Attributes:
@@ -40,7 +40,7 @@ class Size:
     nodes: int
 
     @classmethod
-    def of(cls, graph: Graph) -> Size:
+    def of(cls, graph: Graph) -> GraphSize:
         """The size of ``graph``."""
         return cls(graph.cost.params, graph.cost.macs, len(graph.edges), len(graph.nodes))
 
@@ -61,8 +61,8 @@ class RunSummary:
     seed: int
     folder: Path
     metrics: Mapping[str, float]
-    searched: Size
-    learned: Size
+    searched: GraphSize
+    learned: GraphSize
     seconds: float
 
     @classmethod
@@ -77,8 +77,8 @@ class RunSummary:
             seed=seed,
             folder=folder,
             metrics={name: value for name, value in closing["metrics"].items() if name != "loss"},
-            searched=Size.of(load_graph(folder / SEARCHED)),
-            learned=Size.of(load_graph(folder / GRAPH)),
+            searched=GraphSize.of(load_graph(folder / SEARCHED)),
+            learned=GraphSize.of(load_graph(folder / GRAPH)),
             seconds=sum(record.get("seconds", 0.0) for record in history),
         )
 

@@ -40,7 +40,7 @@ from topolearn.graph.removal import removable, removed_at, removed_share
 from topolearn.learners import EdgeLearner
 from topolearn.report.tables import Figure, Table
 from topolearn.runs.searched import SearchedRun, load_searched
-from topolearn.studies.comparison import Size, mean_and_deviation
+from topolearn.studies.comparison import GraphSize, mean_and_deviation
 from topolearn.training import phases
 from topolearn.training.memory import kept_memory
 from topolearn.training.progress import Reporter
@@ -53,7 +53,7 @@ MAGNITUDE, RANDOM, OWN = "by magnitude", "at random", "the learner's choice"
 
 
 @dataclass(frozen=True)
-class Point:
+class SweepPoint:
     """One pruned network, in numbers.
 
     Attributes:
@@ -70,7 +70,7 @@ class Point:
     asked: float | None
     removed: float
     metrics: Mapping[str, float]
-    size: Size
+    size: GraphSize
 
 
 @dataclass(frozen=True)
@@ -88,19 +88,19 @@ class Sweep:
     """
 
     name: str
-    searched: Size
+    searched: GraphSize
     learnable: int
     shares: tuple[float, ...]
     seeds: tuple[int, ...]
     recalibrated: bool
-    rows: tuple[Point, ...]
+    rows: tuple[SweepPoint, ...]
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the metrics, the one that is drawn first."""
         return tuple(name for name in self.rows[0].metrics if name != "loss")
 
-    def at(self, order: str, asked: float | None) -> tuple[Point, ...]:
+    def at(self, order: str, asked: float | None) -> tuple[SweepPoint, ...]:
         """The points of one order and share: one per seed where it is random."""
         return tuple(point for point in self.rows if (point.order, point.asked) == (order, asked))
 
@@ -187,13 +187,13 @@ class Sweep:
             below=f"share of the {self.learnable:,} learnable edges removed",
         )
 
-    def _panel(self, label: str, value: Callable[[Point], float], height: float = 1.0) -> Panel:
+    def _panel(self, label: str, value: Callable[[SweepPoint], float], height: float = 1.0) -> Panel:
         """One quantity of all points."""
         lines = (self._line(MAGNITUDE, value), self._line(RANDOM, value))
         (own,) = self.at(OWN, None)
         return Panel(label, lines, Mark(OWN, own.removed, value(own)), height)
 
-    def _line(self, order: str, value: Callable[[Point], float]) -> Line:
+    def _line(self, order: str, value: Callable[[SweepPoint], float]) -> Line:
         groups = [self.at(order, share) for share in self.shares]
         several = len(groups[0]) > 1
         return Line(
@@ -259,7 +259,7 @@ def sweep(
         graph, learner, whole = run.graph, run.learner, _whole(run, Path(run_dir))
         if out is not None:
             make_folder(Path(out))  # where that fails, nothing has been computed in vain
-        rows: list[Point] = []
+        rows: list[SweepPoint] = []
         for order, seed, edges in _orders(learner, whole, seeds):
             able = removable(graph, whole.keep, edges)
             for share in wanted:
@@ -268,7 +268,7 @@ def sweep(
         rows.append(judge.point(OWN, None, None, learner.topology()))
     found = Sweep(
         name=f"{graph.name}: {run.config['learner']}",
-        searched=Size.of(graph),
+        searched=GraphSize.of(graph),
         learnable=sum(map(len, graph.candidates.values())),
         shares=wanted,
         seeds=tuple(seeds),
@@ -330,9 +330,9 @@ class _Judge:
     device: torch.device
     recalibrate: bool
     reporter: Reporter
-    known: dict[Any, tuple[dict[str, float], Size]] = field(default_factory=dict)
+    known: dict[Any, tuple[dict[str, float], GraphSize]] = field(default_factory=dict)
 
-    def point(self, order: str, seed: int | None, asked: float | None, topology: Topology) -> Point:
+    def point(self, order: str, seed: int | None, asked: float | None, topology: Topology) -> SweepPoint:
         """What the network that is pruned to a closed topology gives."""
         edges = Alive.of(self.run.graph, topology.keep).edges
         # Orders start alike, and repeat themselves where they end.
@@ -340,14 +340,14 @@ class _Judge:
         if key not in self.known:
             self.known[key] = self._measure(topology)
         metrics, size = self.known[key]
-        point = Point(order, seed, asked, removed_share(self.run.graph, topology.keep), metrics, size)
+        point = SweepPoint(order, seed, asked, removed_share(self.run.graph, topology.keep), metrics, size)
         words = [order if seed is None else f"{order}, seed {seed}", f"{point.removed:.1%} removed"]
         self.reporter.say("  ".join([*words, *(f"{name} {value:.4g}" for name, value in metrics.items())]))
         return point
 
-    def _measure(self, topology: Topology) -> tuple[dict[str, float], Size]:
+    def _measure(self, topology: Topology) -> tuple[dict[str, float], GraphSize]:
         net = prune(self.run.net, topology)
         if self.recalibrate:
             seed = mix("recalibrate", self.run.config.get("seed", 0))
             phases.recalibrate(net, self.data, self.run.config["batch_size"], seed)
-        return self.run.evaluate(net, self.data, self.device), Size.of(net.graph)
+        return self.run.evaluate(net, self.data, self.device), GraphSize.of(net.graph)

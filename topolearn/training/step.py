@@ -28,7 +28,7 @@ def autocast(precision: str, device: torch.device) -> Any:
 
 
 @dataclass
-class Step:
+class TrainingStep:
     """Forward, loss, backward, update of weights and learner.
 
     Attributes:

@@ -33,7 +33,7 @@ from topolearn.training.optim import load_saved_state, optimizers, saved_state
 from topolearn.training.phases import Scheduled, begin_phase, freeze_affine, recalibrate, settle
 from topolearn.training.prepare import Prepared
 from topolearn.training.progress import Reporter
-from topolearn.training.step import Step, autocast
+from topolearn.training.step import TrainingStep, autocast
 
 Callback = Callable[[Mapping[str, Any]], None]
 
@@ -80,7 +80,7 @@ class Trainer:
         self.callbacks = recipe.callbacks if self.world.is_main else ()
         self.reporter = Reporter(0, quiet=recipe.quiet or not self.world.is_main)
         self.optimizers: list[Optimizer] = []
-        self.take_step: Step | None = None
+        self.take_step: TrainingStep | None = None
         self.resumed: Checkpoint | None = None
         self.plain_dag: nn.Module | None = None
         self.measured: dict[str, float] | None = None  # of the network as it is; None where it is not known
@@ -129,7 +129,7 @@ class Trainer:
             self.net.to(memory_format=torch.channels_last)
         freeze_affine(self.net, phase.freeze_affine)
         self.make_optimizers(scheduled)
-        self.take_step = Step(
+        self.take_step = TrainingStep(
             net=self.net,
             loss=self.loss,
             optimizers=self.optimizers,
