@@ -18,7 +18,7 @@ from topolearn.options import validate
 from topolearn.recipes import RecipeFile, TrainOptions, load_recipe
 from topolearn.report import facts
 from topolearn.studies import Comparison
-from topolearn.studies.comparison import Row, RunSummary, GraphSize
+from topolearn.studies.comparison import GraphSize, Row, RunSummary
 from topolearn.training import lr_factor
 from topolearn.training.phases import Scheduled, schedule
 

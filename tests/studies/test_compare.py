@@ -25,8 +25,8 @@ from topolearn import cli
 from topolearn.errors import TopolearnError
 from topolearn.studies import Comparison
 from topolearn.studies.compare import compare, values
-from topolearn.studies.comparison import COLUMNS, Failure, Row, RunSummary, GraphSize, clock
-from topolearn.studies.processes import Crew, Task, _own_device, run_all
+from topolearn.studies.comparison import COLUMNS, Failure, GraphSize, Row, RunSummary, clock
+from topolearn.studies.processes import Crew, Job, _own_device, run_all
 
 RECIPE = """
 topolearn: 1
@@ -88,7 +88,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Labels of the runs that would be started; none is."""
     labels: list[str] = []
 
-    def note(tasks: Sequence[Task], crew: Crew, **_: object) -> None:
+    def note(tasks: Sequence[Job], crew: Crew, **_: object) -> None:
         labels.extend(task.label for task in tasks)
 
     monkeypatch.setattr("topolearn.studies.compare.run_all", note)
@@ -203,7 +203,7 @@ def test_graphs_are_recipes_of_their_defaults(folder: Path, started: list[str]) 
 def test_an_option_of_some_learners_is_set_for_those(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tasks: list[Task] = []
+    tasks: list[Job] = []
     monkeypatch.setattr("topolearn.studies.compare.run_all", lambda given, crew, **_: tasks.extend(given))
     common = {"fan_in": 1, "step": 0.1, "schedule": "step"}
     compare([PREV, LEARNED], settings=common, seeds=[0], out="out", device="cpu")
@@ -223,7 +223,7 @@ def test_an_option_of_some_learners_is_set_for_those(
 
 
 def test_a_recipe_cannot_choose_a_place_outside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tasks: list[Task] = []
+    tasks: list[Job] = []
     monkeypatch.setattr("topolearn.studies.compare.run_all", lambda given, crew, **_: tasks.extend(given))
     for name, place in (("../../up", "_.._up"), ("/etc/x", "_etc_x"), ("...", "_"), ("a b", "a_b")):
         text = (folder / PREV).read_text().replace("name: prev\n", f"name: {json.dumps(name)}\n")
@@ -401,7 +401,7 @@ def test_why_a_process_failed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ended: list[tuple[str, str | None]] = []
 
     def run(*arguments: str) -> None:
-        tasks = [Task("it", arguments)]
+        tasks = [Job("it", arguments)]
         run_all(
             tasks, Crew(("cpu",), 1, 1), say=lambda _: None, ended=lambda task, why: ended.append((task.label, why))
         )

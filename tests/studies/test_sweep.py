@@ -24,7 +24,7 @@ from topolearn.learners import EdgeLearner
 from topolearn.runs.folder import CONFIG, SEARCH_STATE
 from topolearn.runs.searched import SearchedRun, load_searched
 from topolearn.runs.weights import save_tensors
-from topolearn.studies.sweep import MAGNITUDE, OWN, RANDOM, SweepPoint, Sweep, sweep
+from topolearn.studies.sweep import MAGNITUDE, OWN, RANDOM, Sweep, SweepPoint, sweep
 from topolearn.training import phases
 
 LEARNERS = ("continuous", "sparsemask", "maskconnect")

@@ -21,7 +21,6 @@ class Reporter:
     """
 
     def __init__(self, total: int, done: int = 0, *, quiet: bool = False) -> None:
-        self.quiet = quiet
         self.console = Console(stderr=True, quiet=quiet, soft_wrap=True)
         self.total = total
         self.live: Progress | None = None

@@ -78,7 +78,6 @@ class Trainer:
         self.loss = recipe.loss or default_loss(self.ready.data.info, self.options.label_smoothing)
         self.metrics = _metrics(self.ready) if recipe.metrics is None else recipe.metrics
         self.callbacks = recipe.callbacks if self.world.is_main else ()
-        self.reporter = Reporter(0, quiet=recipe.quiet or not self.world.is_main)
         self.optimizers: list[Optimizer] = []
         self.take_step: TrainingStep | None = None
         self.resumed: Checkpoint | None = None
@@ -103,7 +102,8 @@ class Trainer:
             KeyboardInterrupt: After Ctrl-C, with a checkpoint written.
         """
         done = self.at.epochs * self.steps + self.at.step
-        self.reporter = Reporter(total_steps(self.plan, self.steps), done, quiet=self.reporter.quiet)
+        quiet = self.recipe.quiet or not self.world.is_main
+        self.reporter = Reporter(total_steps(self.plan, self.steps), done, quiet=quiet)
         with Interrupt() as interrupt, self.reporter:
             while self.at.phase < len(self.plan):
                 self.start_phase()
