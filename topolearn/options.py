@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_args
+from functools import reduce
+from operator import or_
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -67,7 +71,7 @@ class Described:
     Attributes:
         name: Its name.
         default: As a file has it; None where a value must be given.
-        text: What it means, one paragraph, from the docstring; empty where that says nothing.
+        text: What it means, one paragraph; empty where the model does not say.
     """
 
     name: str
@@ -76,17 +80,56 @@ class Described:
 
 
 def fields(model: type[BaseModel]) -> list[Described]:
-    """The fields of ``model``, as the ``Attributes`` of its docstring and of its bases' have them."""
-    texts: dict[str, str] = {}
-    for each in reversed(model.__mro__):
-        _, _, section = inspect.cleandoc(each.__doc__ or "").partition("\nAttributes:\n")
-        entries = re.split(r"^    (\w+): ", section.partition("\n\n")[0], flags=re.MULTILINE)[1:]
-        texts.update(zip(entries[::2], entries[1::2], strict=True))
+    """The fields of ``model``, for people; a string below each one says what it means."""
     return [
-        Described(name, None if field.is_required() else _in_file(field.get_default(call_default_factory=True)), text)
-        for name, field in model.model_fields.items()
-        for text in (_plain(texts.get(name, "")),)
+        Described(
+            field.name,
+            None if field.default is field.empty else _in_file(field.default),
+            _plain(_meaning(model, field.name)),
+        )
+        for field in parameters(model)
     ]
+
+
+def parameters(model: type[BaseModel]) -> list[inspect.Parameter]:
+    """The fields of ``model`` as keyword parameters of a function, without the limits that it checks."""
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if field.is_required() else field.get_default(call_default_factory=True),
+            annotation=_unlimited(field.annotation),
+        )
+        for name, field in model.model_fields.items()
+    ]
+
+
+def docstring_section(model: type[BaseModel]) -> str:
+    """The fields of ``model`` with their defaults and meaning, as a section of a docstring."""
+    lines = ["Options:"]
+    for field in parameters(model):
+        default = "" if field.default is field.empty else f" (default {field.default!r})"
+        text = f"{field.name}{default}: {_meaning(model, field.name)}"
+        lines.append(textwrap.fill(text, 100, initial_indent="    ", subsequent_indent="        "))
+    return "\n".join(lines)
+
+
+def _meaning(model: type[BaseModel], name: str) -> str:
+    """What a field means; where a class only gives it another default, what it means in the base."""
+    for each in model.__mro__:
+        field = each.model_fields.get(name) if issubclass(each, BaseModel) else None
+        if field is not None and field.description:
+            return field.description
+    return ""
+
+
+def _unlimited(kind: Any) -> Any:
+    """A type without the limits in its ``Annotated`` parts."""
+    if get_origin(kind) is Annotated:
+        return _unlimited(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return reduce(or_, map(_unlimited, get_args(kind)))
+    return kind
 
 
 def _in_file(value: Any) -> str:

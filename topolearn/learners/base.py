@@ -18,9 +18,9 @@ from topolearn.plugins import load_plugins
 
 
 class Options(BaseModel):
-    """Options of a learner; immutable and checked when made."""
+    """Options of a learner; immutable and checked when made. The string below each field says what it means."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
 @dataclass(frozen=True)

@@ -50,25 +50,24 @@ alpha to 0."""
 
 
 class ContinuousOptions(CostOptions):
-    """Options of :class:`Continuous`; ``cost`` and ``budget`` as in :class:`~topolearn.learners.pricing.CostOptions`.
-
-    Attributes:
-        penalty: ``uniform`` or ``adaptive``.
-        penalty_strength: lambda; ``auto``: ``auto_factor`` times the smallest lambda that drives an
-            edge without task gradient from 1 to 0 during the search, (1 - momentum) / sum of rates; at
-            most 0.02.
-        auto_factor: See ``penalty_strength``; None: 10, with a budget 0, for that decides what goes, and a penalty
-            would shrink what stays, too. One beyond what 0.02 leaves room for has a warning.
-        threshold: tau; with a budget, what the budget leaves room for stays whatever its weight.
-        proximal: Apply the penalty by soft-thresholding after each step, which gives exact zeros,
-            instead of adding it to the loss.
-    """
+    """Options of :class:`Continuous`."""
 
     penalty: Literal["uniform", "adaptive"] = "adaptive"
+    """``uniform`` or ``adaptive``."""
     penalty_strength: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """lambda; ``auto``: ``auto_factor`` times the smallest lambda that drives an edge without task gradient from 1 to 0
+    during the search, (1 - momentum) / sum of rates; at most 0.02.
+    """
     auto_factor: Annotated[float, Field(ge=0)] | None = None
+    """See ``penalty_strength``; None: 10, with a budget 0, for that decides what goes, and a penalty would shrink what
+    stays, too. One beyond what 0.02 leaves room for has a warning.
+    """
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """tau; with a budget, what the budget leaves room for stays whatever its weight."""
     proximal: bool = False
+    """Apply the penalty by soft-thresholding after each step, which gives exact zeros, instead of adding it to the
+    loss.
+    """
 
 
 def _enough(schedule: SearchSchedule) -> float:

@@ -18,23 +18,21 @@ from topolearn.options import validate
 
 
 class FixedOptions(Options):
-    """Options of :class:`Fixed`.
-
-    Attributes:
-        rule: ``prev``: one source per node, the one at the node's own position where several nodes
-            have the same candidates, else the latest candidate, but not one of 1 x 1 (``global``) beside others;
-            ``full``: all; ``random``: K distinct candidates, drawn uniformly per node.
-        fan_in: K of ``random``; default: half of the largest candidate set, rounded up.
-        edges: Of ``random``, instead of a fan-in: how many learnable edges are left in all. Edges go in random
-            order, with the nodes that die with them; one is passed over where that would leave fewer, or cut
-            an output off.
-        seed: Seed of ``random``.
-    """
+    """Options of :class:`Fixed`."""
 
     rule: Literal["prev", "full", "random"] = "prev"
+    """``prev``: one source per node, the one at the node's own position where several nodes have the same candidates,
+    else the latest candidate, but not one of 1 x 1 (``global``) beside others; ``full``: all; ``random``: K distinct
+    candidates, drawn uniformly per node.
+    """
     fan_in: Annotated[int, Field(ge=1)] | None = None
+    """K of ``random``; default: half of the largest candidate set, rounded up."""
     edges: Annotated[int, Field(ge=1)] | None = None
+    """Of ``random``, instead of a fan-in: how many learnable edges are left in all. Edges go in random order, with the
+    nodes that die with them; one is passed over where that would leave fewer, or cut an output off.
+    """
     seed: int = 0
+    """Seed of ``random``."""
 
     @model_validator(mode="after")
     def _one_size(self) -> FixedOptions:

@@ -58,25 +58,24 @@ LR_SCALE = 100.0
 
 
 class MaskConnectOptions(Options):
-    """Options of :class:`MaskConnect`.
-
-    Attributes:
-        fan_in: K, at least 1; nodes with fewer candidates keep them all. Default: half of the largest
-            candidate set, rounded up.
-        update: ``balanced`` (ours) or ``literal`` (the paper's); see the module's docstring.
-        step: s of ``balanced`` at the peak of the learning rate: how far one step moves the masks of a
-            node, root mean square over its candidates. Default: 0.03.
-        lr_scale: eta of ``literal`` over the learning rate of the weights. Default: 100. At 1 the masks
-            of a CIFAR ResNet stay within 0.1 of their start and nothing is learned, at 100 they reach 0
-            and 1; on small problems 1 to 10 is right.
-        seed: Seed of the sampling, and of the order that ties are broken in.
-    """
+    """Options of :class:`MaskConnect`."""
 
     fan_in: Annotated[int, Field(ge=1)] | None = None
+    """K, at least 1; nodes with fewer candidates keep them all. Default: half of the largest candidate set, rounded
+    up.
+    """
     update: Literal["balanced", "literal"] = "balanced"
+    """``balanced`` (ours) or ``literal`` (the paper's); see the module's docstring."""
     step: Annotated[float, Field(ge=0, le=1)] | None = None
+    """s of ``balanced`` at the peak of the learning rate: how far one step moves the masks of a node, root mean square
+    over its candidates. Default: 0.03.
+    """
     lr_scale: Annotated[float, Field(ge=0)] | None = None
+    """eta of ``literal`` over the learning rate of the weights. Default: 100. At 1 the masks of a CIFAR ResNet stay
+    within 0.1 of their start and nothing is learned, at 100 they reach 0 and 1; on small problems 1 to 10 is right.
+    """
     seed: int = 0
+    """Seed of the sampling, and of the order that ties are broken in."""
 
     @model_validator(mode="after")
     def _one_rate(self) -> Self:

@@ -35,15 +35,12 @@ MARGIN = 1.1
 
 
 class Budget(Options):
-    """What the learned graph may cost: a share of the searched graph's cost.
-
-    Attributes:
-        macs: Share of its multiply-accumulates.
-        milliseconds: Share of its measured time.
-    """
+    """What the learned graph may cost: a share of the searched graph's cost."""
 
     macs: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of its multiply-accumulates."""
     milliseconds: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of its measured time."""
 
     @model_validator(mode="before")
     @classmethod
@@ -72,16 +69,14 @@ class Budget(Options):
 
 
 class CostOptions(Options):
-    """Options of learners whose penalty may go by cost; a search with either cannot be a CUDA graph.
-
-    Attributes:
-        cost: What weighs the penalty: ``none``; ``macs``; ``milliseconds``, measured on the device of the search.
-        budget: What the learned graph may cost, as ``{macs: 0.5}``: the penalty goes by that cost, the pressure
-            on edges without a place is steered during the search, and the strongest that together fit are kept.
-    """
+    """Options of learners whose penalty may go by cost; a search with either cannot be a CUDA graph."""
 
     cost: Literal["none", "macs", "milliseconds"] = "none"
+    """What weighs the penalty: ``none``; ``macs``; ``milliseconds``, measured on the device of the search."""
     budget: Budget | None = None
+    """What the learned graph may cost, as ``{macs: 0.5}``: the penalty goes by that cost, the pressure on edges without
+    a place is steered during the search, and the strongest that together fit are kept.
+    """
 
     @model_validator(mode="after")
     def _agree(self) -> CostOptions:

@@ -53,27 +53,26 @@ _EPS = 1e-6
 
 
 class SparseMaskOptions(CostOptions):
-    """Options of :class:`SparseMask`; ``cost`` and ``budget`` as in :class:`~topolearn.learners.pricing.CostOptions`.
+    """Options of :class:`SparseMask`.
 
-    Where the penalty goes by cost, the mean of u in CE is weighted by the candidates' prices, so that dear
+    With a penalty by cost, the mean of u in CE is weighted by the candidates' prices, so that dear
     gates are the first to be shut.
-
-    Attributes:
-        penalty_strength: lambda. ``auto``: the larger of the paper's 0.01 and 300 / T * 0.05 / lr for
-            a search of T steps at a peak rate lr (shorter searches need a stronger push).
-        threshold: sigma; with a budget, relative to the widest gate of the same target.
-        noise: Standard deviation of the noise on v.
-        seed: Seed of the noise.
-        merge_duplicates: Whether a decoder stage that reads the same nodes as a deeper one is merged into that.
-        drop_subsets: Whether a decoder stage is dropped whose sources and readers a less deep one has too.
     """
 
     penalty_strength: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """lambda. ``auto``: the larger of the paper's 0.01 and 300 / T * 0.05 / lr for a search of T steps at a peak rate
+    lr (shorter searches need a stronger push).
+    """
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.001
+    """sigma; with a budget, relative to the widest gate of the same target."""
     noise: Annotated[float, Field(ge=0)] = 0.1
+    """Standard deviation of the noise on v."""
     seed: int = 0
+    """Seed of the noise."""
     merge_duplicates: bool = True
+    """Whether a decoder stage that reads the same nodes as a deeper one is merged into that."""
     drop_subsets: bool = True
+    """Whether a decoder stage is dropped whose sources and readers a less deep one has too."""
 
 
 @register_learner("sparsemask")

@@ -30,20 +30,20 @@ class TorchvisionBackbone(NodeOp):
 
     A feature of stride s has ceil(height / s) x ceil(width / s) positions. Where a model rounds down (VGG, DenseNet,
     ConvNeXt), the image is padded with zeros to multiples of the largest stride first, and features are cut.
-
-    Attributes:
-        model: Name in ``torchvision.models`` (``mobilenet_v2``, ``resnet50`` …).
-        features: Name of each feature -> the place in the model it is taken from: a module's dotted
-            path, or a node name of ``torchvision.models.feature_extraction`` (``layer1.2.add``).
-        weights: Name of pretrained weights (``IMAGENET1K_V1``), None for a random start. They are
-            loaded when training starts, never when a network is built or read back.
-        bn_momentum: Momentum of every batch normalisation, None for torchvision's.
     """
 
     model: str
+    """Name in ``torchvision.models`` (``mobilenet_v2``, ``resnet50`` …)."""
     features: Annotated[Mapping[str, str], Field(min_length=1)]
+    """Name of each feature -> the place in the model it is taken from: a module's dotted path, or a node name of
+    ``torchvision.models.feature_extraction`` (``layer1.2.add``).
+    """
     weights: str | None = None
+    """Name of pretrained weights (``IMAGENET1K_V1``), None for a random start. They are loaded when training starts,
+    never when a network is built or read back.
+    """
     bn_momentum: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Momentum of every batch normalisation, None for torchvision's."""
 
     @field_validator("features")
     @classmethod

@@ -38,9 +38,11 @@ OddInt = Annotated[int, Field(gt=0, le=MAX_INT), AfterValidator(_odd)]
 
 
 class Op(BaseModel):
-    """Parameters of an op; immutable and checked when made."""
+    """Parameters of an op; immutable and checked when made. The string below each field says what it means."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
     op_name: ClassVar[str]
 
 

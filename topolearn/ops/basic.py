@@ -12,14 +12,12 @@ from topolearn.ops.shape import Bundle, Cost, Shape, Size, batch_norm_cost
 
 @register_node_op("input")
 class Input(NodeOp):
-    """A tensor that the caller gives.
-
-    Attributes:
-        size: ``(channels, height, width)`` of an image, or ``(features,)`` of a vector. Height and
-            width are the reference for verification and costs; the network takes other sizes too.
-    """
+    """A tensor that the caller gives."""
 
     size: tuple[PositiveInt, ...]
+    """``(channels, height, width)`` of an image, or ``(features,)`` of a vector. Height and width are the reference for
+    verification and costs; the network takes other sizes too.
+    """
 
     @field_validator("size")
     @classmethod
@@ -72,13 +70,10 @@ class Relu(Identity):
 
 @register_node_op("batch_norm")
 class BatchNorm(NodeOp):
-    """Batch normalisation of what the node aggregates; its running statistics belong to the node.
-
-    Attributes:
-        affine: Whether it scales and shifts.
-    """
+    """Batch normalisation of what the node aggregates; its running statistics belong to the node."""
 
     affine: bool = True
+    """Whether it scales and shifts."""
 
     def output(self, x: Shape) -> Shape:
         """The same shape."""
@@ -92,14 +87,11 @@ class BatchNorm(NodeOp):
 
 @register_node_op("feature")
 class Feature(NodeOp):
-    """One named output of a backbone.
-
-    Attributes:
-        name: Which of the backbone's ``features``.
-    """
+    """One named output of a backbone."""
 
     takes_bundle: ClassVar[bool] = True
     name: str
+    """Which of the backbone's ``features``."""
 
     def output(self, x: Bundle) -> Shape:
         """The shape of that feature."""

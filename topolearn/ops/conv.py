@@ -13,24 +13,24 @@ Step = Literal["conv", "sepconv", "bn", "relu", "relu6"]
 class ConvUnit(NodeOp):
     """A k x k convolution with what surrounds it, padded so that the output has ceil(size / stride) positions.
 
-    Attributes:
+    Class attributes:
         layout: The steps in order; a convolution has a bias where no batch normalisation follows.
-        out_channels: Channels of the output.
-        kernel: Odd kernel size.
-        stride: Stride.
-        groups: Groups of the convolution.
-        dilation: Dilation.
-        affine: Whether the batch normalisation scales and shifts.
     """
 
     layout: ClassVar[tuple[Step, ...]] = ()
 
     out_channels: PositiveInt
+    """Channels of the output."""
     kernel: OddInt = 3
+    """Odd kernel size."""
     stride: PositiveInt = 1
+    """Stride."""
     groups: PositiveInt = 1
+    """Groups of the convolution."""
     dilation: PositiveInt = 1
+    """Dilation."""
     affine: bool = True
+    """Whether the batch normalisation scales and shifts."""
 
     @property
     def bias(self) -> bool:

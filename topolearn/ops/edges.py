@@ -53,15 +53,12 @@ def _finer_or_equal(source: Shape, target: Shape) -> bool:
 
 @register_edge_op("align")
 class Align(EdgeOp):
-    """Take every s-th position and add zero channels (He et al. 2016, option A); no parameters.
-
-    Attributes:
-        offset: How many zero channels come before the source's; the rest come after.
-    """
+    """Take every s-th position and add zero channels (He et al. 2016, option A); no parameters."""
 
     positive_linear: ClassVar[bool] = True
 
     offset: NonNegativeInt = 0
+    """How many zero channels come before the source's; the rest come after."""
 
     def step(self, source: Shape, target: Shape) -> int:
         """The subsampling factor s."""
@@ -80,15 +77,12 @@ class Align(EdgeOp):
 
 @register_edge_op("project")
 class Project(EdgeOp):
-    """1x1 convolution without bias, which takes the stride, and batch normalisation.
-
-    Attributes:
-        affine: Whether the batch normalisation scales and shifts.
-    """
+    """1x1 convolution without bias, which takes the stride, and batch normalisation."""
 
     has_parameters: ClassVar[bool] = True
 
     affine: bool = True
+    """Whether the batch normalisation scales and shifts."""
 
     def step(self, source: Shape, target: Shape) -> int:
         """The stride of the convolution."""
@@ -113,17 +107,14 @@ def _resizable(source: Shape, target: Shape, what: str) -> None:
 
 @register_edge_op("resize")
 class Resize(EdgeOp):
-    """Interpolate to the target's height and width; a global source is broadcast.
-
-    Attributes:
-        mode: ``bilinear`` or ``nearest``.
-        align_corners: Whether the corner pixels' centres coincide (bilinear only).
-    """
+    """Interpolate to the target's height and width; a global source is broadcast."""
 
     positive_linear: ClassVar[bool] = True
 
     mode: Literal["bilinear", "nearest"] = "bilinear"
+    """``bilinear`` or ``nearest``."""
     align_corners: bool = True
+    """Whether the corner pixels' centres coincide (bilinear only)."""
 
     def output(self, source: Shape, target: Shape) -> Shape:
         """The target's shape."""
@@ -141,22 +132,20 @@ class ConvResize(EdgeOp):
     """``resize(BN(conv1x1(activation(y))))``: the convolution runs at the source's resolution.
 
     The decoder edge of SparseMask (Wu et al. 2019).
-
-    Attributes:
-        activation: Applied first.
-        batch_norm: Whether a batch normalisation follows the convolution.
-        affine: Whether that scales and shifts.
-        mode: As in ``resize``.
-        align_corners: As in ``resize``.
     """
 
     has_parameters: ClassVar[bool] = True
 
     activation: Literal["none", "relu", "relu6"] = "relu6"
+    """Applied first."""
     batch_norm: bool = True
+    """Whether a batch normalisation follows the convolution."""
     affine: bool = False
+    """Whether that scales and shifts."""
     mode: Literal["bilinear", "nearest"] = "bilinear"
+    """As in ``resize``."""
     align_corners: bool = True
+    """As in ``resize``."""
 
     def output(self, source: Shape, target: Shape) -> Shape:
         """The target's shape."""

@@ -14,17 +14,14 @@ Activation = Literal["none", "relu", "relu6"]
 
 @register_node_op("linear")
 class Linear(NodeOp):
-    """A fully connected layer on a vector.
-
-    Attributes:
-        out_features: Length of the output.
-        bias: Whether it has a bias.
-        activation: What follows it.
-    """
+    """A fully connected layer on a vector."""
 
     out_features: PositiveInt
+    """Length of the output."""
     bias: bool = True
+    """Whether it has a bias."""
     activation: Activation = "none"
+    """What follows it."""
 
     def output(self, x: Shape) -> Shape:
         """A vector."""
@@ -44,17 +41,14 @@ class Linear(NodeOp):
 
 @register_node_op("classifier")
 class Classifier(NodeOp):
-    """Activation, global average pooling, dropout, linear layer: (N, C, H, W) or (N, C) -> (N, classes) logits.
-
-    Attributes:
-        classes: Number of classes.
-        activation: Applied before pooling.
-        dropout: Probability of dropping a channel's mean while training.
-    """
+    """Activation, global average pooling, dropout, linear layer: (N, C, H, W) or (N, C) -> (N, classes) logits."""
 
     classes: PositiveInt
+    """Number of classes."""
     activation: Activation = "none"
+    """Applied before pooling."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability of dropping a channel's mean while training."""
 
     def output(self, x: Shape) -> Shape:
         """A vector of logits."""
@@ -71,14 +65,12 @@ class SegmentationHead(NodeOp):
     """Activation and 1 x 1 convolution with a bias: logits at the input's stride.
 
     The loss and the metrics resize them to the size of the labels.
-
-    Attributes:
-        classes: Number of classes.
-        activation: Applied before the convolution.
     """
 
     classes: PositiveInt
+    """Number of classes."""
     activation: Activation = "relu6"
+    """Applied before the convolution."""
 
     def output(self, x: Shape) -> Shape:
         """One channel per class."""

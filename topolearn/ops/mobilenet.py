@@ -8,23 +8,20 @@ from topolearn.ops.shape import Cost, Shape, Size, batch_norm_cost, conv_cost
 
 @register_node_op("mobilenetv2.inverted_bottleneck")
 class InvertedBottleneck(NodeOp):
-    """1x1 expansion, depthwise k x k, 1x1 projection, BN after each, relu6 after the first two.
-
-    Attributes:
-        out_channels: Channels of the output.
-        expansion: Hidden channels per input channel; at 1 there is no expansion convolution.
-        kernel: Odd kernel size of the depthwise convolution.
-        stride: Stride of the depthwise convolution.
-        shortcut: Add the input where shapes agree; false where the graph's edges are the shortcuts.
-        affine: Whether batch normalisations scale and shift.
-    """
+    """1x1 expansion, depthwise k x k, 1x1 projection, BN after each, relu6 after the first two."""
 
     out_channels: PositiveInt
+    """Channels of the output."""
     expansion: PositiveInt = 6
+    """Hidden channels per input channel; at 1 there is no expansion convolution."""
     kernel: OddInt = 3
+    """Odd kernel size of the depthwise convolution."""
     stride: PositiveInt = 1
+    """Stride of the depthwise convolution."""
     shortcut: bool = True
+    """Add the input where shapes agree; false where the graph's edges are the shortcuts."""
     affine: bool = True
+    """Whether batch normalisations scale and shift."""
 
     def output(self, x: Shape) -> Shape:
         """``out_channels`` at ``stride`` times the input's stride."""

@@ -9,15 +9,12 @@ from topolearn.ops.shape import Cost, Shape, Size
 
 
 class Pool(NodeOp):
-    """Pooling over k x k windows; the output has ceil(size / stride) positions.
-
-    Attributes:
-        kernel: Window size: odd (padded by ``kernel // 2``), or equal to ``stride`` (the last window may be cut).
-        stride: Stride, ``kernel`` where not given.
-    """
+    """Pooling over k x k windows; the output has ceil(size / stride) positions."""
 
     kernel: PositiveInt = 2
+    """Window size: odd (padded by ``kernel // 2``), or equal to ``stride`` (the last window may be cut)."""
     stride: PositiveInt | None = None
+    """Stride, ``kernel`` where not given."""
 
     @model_validator(mode="after")
     def _fits(self) -> Pool:

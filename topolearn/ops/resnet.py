@@ -9,23 +9,20 @@ from topolearn.ops.shape import Cost, Shape, Size, batch_norm_cost, conv_cost
 
 
 class ResidualBlock(NodeOp):
-    """``y = relu(F(x) + shortcut(x))``.
-
-    Attributes:
-        channels: Channels of the output.
-        stride: Stride of the block.
-        shortcut: Used where the shape changes. ``pad``: take every stride-th position and add zero
-            channels (option A, no parameters); ``projection``: 1 x 1 convolution and batch
-            normalisation (option B), the part that ``share`` may name.
-        affine: Whether batch normalisations scale and shift.
-    """
+    """``y = relu(F(x) + shortcut(x))``."""
 
     parts: ClassVar[frozenset[str]] = frozenset({"projection"})
 
     channels: PositiveInt
+    """Channels of the output."""
     stride: PositiveInt = 1
+    """Stride of the block."""
     shortcut: Literal["pad", "projection"] = "pad"
+    """Used where the shape changes. ``pad``: take every stride-th position and add zero channels (option A, no
+    parameters); ``projection``: 1 x 1 convolution and batch normalisation (option B), the part that ``share`` may name.
+    """
     affine: bool = True
+    """Whether batch normalisations scale and shift."""
 
     def projects(self, x: Shape) -> bool:
         """Whether the shortcut has a convolution for this ``x``."""
@@ -62,16 +59,13 @@ class Basic(ResidualBlock):
 
 @register_node_op("resnet.bottleneck")
 class Bottleneck(ResidualBlock):
-    """F = 1x1, 3x3, 1x1 convolutions with BN, relu between; the stride is in the 3x3 (as torchvision's ResNet).
-
-    Attributes:
-        width: Channels of the 3x3 convolution, a quarter of ``channels`` where not given.
-        groups: Groups of the 3x3 convolution.
-    """
+    """F = 1x1, 3x3, 1x1 convolutions with BN, relu between; the stride is in the 3x3 (as torchvision's ResNet)."""
 
     shortcut: Literal["pad", "projection"] = "projection"
     width: PositiveInt | None = None
+    """Channels of the 3x3 convolution, a quarter of ``channels`` where not given."""
     groups: PositiveInt = 1
+    """Groups of the 3x3 convolution."""
 
     @property
     def inner(self) -> int:
@@ -90,17 +84,14 @@ class Bottleneck(ResidualBlock):
 
 
 class ResidualBranch(NodeOp):
-    """F of a residual block alone: the graph's edges are the shortcut, and nothing follows the last BN.
-
-    Attributes:
-        channels: Channels of the output.
-        stride: Stride of the branch.
-        affine: Whether batch normalisations scale and shift.
-    """
+    """F of a residual block alone: the graph's edges are the shortcut, and nothing follows the last BN."""
 
     channels: PositiveInt
+    """Channels of the output."""
     stride: PositiveInt = 1
+    """Stride of the branch."""
     affine: bool = True
+    """Whether batch normalisations scale and shift."""
 
     def output(self, x: Shape) -> Shape:
         """``channels`` at ``stride`` times the input's stride."""
@@ -119,20 +110,18 @@ class BasicBranch(ResidualBranch):
 
 @register_node_op("resnet.bottleneck_branch")
 class BottleneckBranch(ResidualBranch):
-    """1x1, 3x3, 1x1 convolutions with BN, relu between; the branch of ResNet, ResNeXt and RegNet.
-
-    Attributes:
-        width: Channels of the 3x3 convolution.
-        groups: Groups of the 3x3 convolution.
-        dilation: Dilation of the 3x3 convolution, which takes the stride.
-        squeeze: Channels of a squeeze-and-excitation (Hu et al. 2018) before the last convolution, as
-            in RegNet Y; None: there is none.
-    """
+    """1x1, 3x3, 1x1 convolutions with BN, relu between; the branch of ResNet, ResNeXt and RegNet."""
 
     width: PositiveInt
+    """Channels of the 3x3 convolution."""
     groups: PositiveInt = 1
+    """Groups of the 3x3 convolution."""
     dilation: PositiveInt = 1
+    """Dilation of the 3x3 convolution, which takes the stride."""
     squeeze: PositiveInt | None = None
+    """Channels of a squeeze-and-excitation (Hu et al. 2018) before the last convolution, as in RegNet Y; None: there is
+    none.
+    """
 
     def output(self, x: Shape) -> Shape:
         """``channels`` at ``stride`` times the input's stride."""

@@ -26,22 +26,20 @@ class Branch(NodeOp):
     up; so their sum has the variance of a ResNeXt's one branch at the start, whatever s. Measured on
     {20,4,8} with all 8 branches in the first 50 steps (batch 32, learning rate 0.05): the loss starts at 3.3 and falls
     to 3.1; with gamma at 1 it starts at 11.6.
-
-    Attributes:
-        width: Bottleneck width of this branch.
-        out_channels: Channels of the output.
-        stride: Stride of the 3x3 convolution.
-        residual_scale: A number, or ``fan_in`` (see ``topolearn.graph.passes.BindFanIn``).
-        affine: Whether batch normalisations scale and shift.
     """
 
     parts: ClassVar[frozenset[str]] = frozenset({"projection"})
 
     width: PositiveInt
+    """Bottleneck width of this branch."""
     out_channels: PositiveInt
+    """Channels of the output."""
     stride: PositiveInt = 1
+    """Stride of the 3x3 convolution."""
     residual_scale: Annotated[float, Field(gt=0)] | Literal["fan_in"] = 1.0
+    """A number, or ``fan_in`` (see ``topolearn.graph.passes.BindFanIn``)."""
     affine: bool = True
+    """Whether batch normalisations scale and shift."""
 
     @field_validator("residual_scale", mode="before")
     @classmethod

@@ -25,19 +25,18 @@ Milestones = tuple[Annotated[float, Field(gt=0, lt=1)], ...]
 
 
 class PhaseOptions(BaseModel):
-    """How one phase is trained, where it is not as the learner plans it; a number alone is the share.
+    """How one phase is trained, where it is not as the learner plans it; a number alone is the share."""
 
-    Attributes:
-        share: Share of the epochs; 0 skips the phase. None: the plan's.
-        lr: Peak learning rate of the phase over that of the run. None: the plan's.
-        milestones: Of ``step``, as shares of the phase. None: those of all phases.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     share: NonNegativeFloat | None = None
+    """Share of the epochs; 0 skips the phase. None: the plan's."""
     lr: PositiveFloat | None = None
+    """Peak learning rate of the phase over that of the run. None: the plan's."""
     milestones: Milestones | None = None
+    """Of ``step``, as shares of the phase. None: those of all phases."""
 
     @model_validator(mode="before")
     @classmethod
@@ -65,69 +64,72 @@ class PhaseOptions(BaseModel):
 
 
 class TrainOptions(BaseModel):
-    """How the weights are trained; the same for every learner.
+    """How the weights are trained; the same for every learner."""
 
-    Attributes:
-        optimizer: ``sgd`` or ``adamw``.
-        momentum: Of SGD.
-        nesterov: Of SGD.
-        weight_decay: Of all weights; learners decide about their own parameters.
-        schedule: Of the learning rate within each phase: ``cosine`` to 0, ``step`` (a tenth at each
-            milestone), ``poly`` ((1 - t)^power), ``constant``.
-        milestones: Of ``step``, as shares of the phase.
-        power: Of ``poly``.
-        warmup_epochs: Linear warm-up at the start of the first phase.
-        node_lr: Node id, or a range of ids as ``e[1..9]`` -> learning rate of its weights over that of the run.
-        label_smoothing: Of the default loss for classification.
-        clip_grad_norm: Largest norm of the weights' gradient, None for no limit.
-        train_images: Train on so many images only, the same ones for every seed; None for all.
-        augment: Whether training images are augmented, as the data set has it.
-        crop: Of images with masks, (height, width) or both as one number: what is cut out of each for
-            training; None for the size of the graph's input.
-        scale: Smallest and largest factor by which images with masks are scaled before the crop.
-        evaluation: Of images with masks: ``whole`` (each at full size) or ``sliding`` (windows of the
-            crop's size, a third of each shared with the next, their logits averaged).
-        skip_bad: Leave out images with masks that cannot be used, and say so, instead of an error.
-        workers: Processes that load a user's Dataset.
-        phases: Phase name -> share of the epochs, instead of the learner's plan; 0 skips a phase. For
-            the phase's own learning rate too, a mapping of ``share``, ``lr`` and ``milestones``: see
-            :class:`PhaseOptions`.
-        channels_last: Whether images and weights are laid out channels last; None: on CUDA.
-        compile: Whether the network goes through ``torch.compile``.
-        cuda_graph: Whether a step is captured as a CUDA graph and replayed: on a CUDA device, for
-            batches of one size; see :mod:`topolearn.training.capture`.
-        deterministic: Whether CUDA uses deterministic convolutions.
-        evaluate_every: Epochs between evaluations on the validation data; a phase's last epoch has one anyway.
-        checkpoint_steps: Steps between checkpoints, besides those at the end of each epoch; None: no others.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    """``sgd`` or ``adamw``."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of SGD."""
     nesterov: bool = False
+    """Of SGD."""
     weight_decay: NonNegativeFloat = 1e-4
+    """Of all weights; learners decide about their own parameters."""
     schedule: Literal["cosine", "step", "poly", "constant"] = "cosine"
+    """Of the learning rate within each phase: ``cosine`` to 0, ``step`` (a tenth at each milestone), ``poly``
+    ((1 - t)^power), ``constant``.
+    """
     milestones: Milestones = (0.5, 0.75)
+    """Of ``step``, as shares of the phase."""
     power: PositiveFloat = 0.9
+    """Of ``poly``."""
     warmup_epochs: NonNegativeFloat = 0.0
+    """Linear warm-up at the start of the first phase."""
     node_lr: Mapping[str, PositiveFloat] = Field(default_factory=FrozenMap)
+    """Node id, or a range of ids as ``e[1..9]`` -> learning rate of its weights over that of the run."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Of the default loss for classification."""
     clip_grad_norm: PositiveFloat | None = None
+    """Largest norm of the weights' gradient, None for no limit."""
     train_images: PositiveInt | None = None
+    """Train on so many images only, the same ones for every seed; None for all."""
     augment: bool = True
+    """Whether training images are augmented, as the data set has it."""
     crop: tuple[PositiveInt, PositiveInt] | None = None
+    """Of images with masks, (height, width) or both as one number: what is cut out of each for training; None for the
+    size of the graph's input.
+    """
     scale: tuple[PositiveFloat, PositiveFloat] = (0.5, 2.0)
+    """Smallest and largest factor by which images with masks are scaled before the crop."""
     evaluation: Literal["whole", "sliding"] = "whole"
+    """Of images with masks: ``whole`` (each at full size) or ``sliding`` (windows of the crop's size, a third of each
+    shared with the next, their logits averaged).
+    """
     skip_bad: bool = False
+    """Leave out images with masks that cannot be used, and say so, instead of an error."""
     workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that load a user's Dataset."""
     phases: Mapping[str, PhaseOptions] = Field(default_factory=FrozenMap)
+    """Phase name -> share of the epochs, instead of the learner's plan; 0 skips a phase. For the phase's own learning
+    rate too, a mapping of ``share``, ``lr`` and ``milestones``: see :class:`PhaseOptions`.
+    """
     channels_last: bool | None = None
+    """Whether images and weights are laid out channels last; None: on CUDA."""
     compile: bool = False
+    """Whether the network goes through ``torch.compile``."""
     cuda_graph: bool = False
+    """Whether a step is captured as a CUDA graph and replayed: on a CUDA device, for batches of one size; see
+    :mod:`topolearn.training.capture`.
+    """
     deterministic: bool = True
+    """Whether CUDA uses deterministic convolutions."""
     evaluate_every: PositiveInt = 1
+    """Epochs between evaluations on the validation data; a phase's last epoch has one anyway."""
     checkpoint_steps: PositiveInt | None = None
+    """Steps between checkpoints, besides those at the end of each epoch; None: no others."""
 
     @field_validator("milestones", "scale", mode="before")
     @classmethod
