@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+import pydoc
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import pytest
@@ -18,6 +20,8 @@ from topolearn.errors import OptionError
 from topolearn.graph import Graph, Topology
 from topolearn.learners import ALIASES, LEARNERS, Candidates, EdgeLearner, Options, Phase, make_learner
 from topolearn.learners.base import kept
+from topolearn.options import InvalidOption, fields
+from topolearn.recipes import load_recipe
 
 
 def no_choice() -> Graph:
@@ -66,6 +70,29 @@ def test_constructor_and_options_agree(name: str) -> None:
     assert made.options == made.options_type()
     made = LEARNERS[name](vectors())  # type: ignore[call-arg]
     assert made.options == made.options_type()
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_help_and_signature_show_every_option(name: str) -> None:
+    learner = LEARNERS[name]
+    graph, *shown = inspect.signature(learner).parameters.values()
+    assert (graph.name, graph.default) == ("graph", graph.empty)
+    assert {each.name: each.default for each in shown} == dict(learner.options_type())
+    assert {each.kind for each in shown} == {graph.KEYWORD_ONLY}
+    help_text = " ".join(pydoc.plain(pydoc.render_doc(learner)).replace("\n |", "\n").split())
+    assert "Annotated" not in help_text.partition("Method resolution order")[0]
+    for option, described in zip(shown, fields(learner.options_type), strict=True):
+        assert described.text
+        meaning = learner.options_type.model_fields[option.name].description or ""
+        assert f"{option.name} (default {option.default!r}): {' '.join(meaning.split())}" in help_text
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_options_are_checked_by_the_class_too(name: str) -> None:
+    with pytest.raises(InvalidOption, match=f"unknown parameter 'sed' of learner '{name}'; "):
+        LEARNERS[name](vectors(), sed=3)
+    with pytest.raises(TypeError):
+        LEARNERS[name](vectors(), 3)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(
@@ -223,3 +250,73 @@ def test_the_protocol_cannot_be_half_implemented() -> None:
 
     with pytest.raises(TypeError, match="abstract"):
         Half()  # type: ignore[abstract]
+
+
+class DimOptions(Options):
+    """Options of :class:`Dim`."""
+
+    level: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Weight of every candidate, above 0."""
+
+
+@pytest.fixture
+def dim() -> Iterator[type[EdgeLearner]]:
+    """A learner that says nothing about its options but what they are."""
+
+    @learners.register_learner("dim")
+    class Dim(EdgeLearner):
+        """Every candidate at the same weight."""
+
+        options_type = DimOptions
+        options: DimOptions
+
+        def edge_weights(self) -> Tensor:
+            return self.candidates.spread(torch.full((len(self.candidates),), self.options.level))
+
+        def param_groups(self, lr: float) -> list[dict[str, Any]]:
+            return []
+
+        def topology(self) -> Topology:
+            return Topology.of(self.graph, [True] * len(self.graph.edges), self.edge_weights().tolist())
+
+        def phases(self) -> tuple[Phase, ...]:
+            return (Phase("train", 1.0),)
+
+    yield Dim
+    del LEARNERS["dim"]
+
+
+def test_an_option_is_declared_once(dim: type[EdgeLearner], run: Callable[..., tuple[int, str, str]]) -> None:
+    for made in (dim(vectors(), level=0.25), make_learner("dim", vectors(), {"level": 0.25})):
+        assert made.edge_weights().tolist() == [0.25] * 6
+        assert (made.graph, made.fan_in, len(made.candidates)) == (vectors(), None, 6)
+    assert dim(vectors()).options == DimOptions(level=0.5)
+    with pytest.raises(InvalidOption, match=r"'level' of learner 'dim' is 2\.0, but it should be less than"):
+        dim(vectors(), level=2.0)
+    fails("dim", {"level": 0.0}, "'level' of learner 'dim' is 0.0, but it should be greater than 0")
+    fails("dim", {"lvel": 0.5}, "unknown option 'lvel' of learner 'dim'; did you mean 'level'?")
+
+    assert str(inspect.signature(dim)).endswith("*, level: float = 0.5)")
+    assert (dim.__doc__ or "").endswith("Options:\n    level (default 0.5): Weight of every candidate, above 0.\n")
+    _, out, _ = run("list", "learners", "dim")
+    assert out == "Every candidate at the same weight\n\n  level = 0.5\n      Weight of every candidate, above 0.\n"
+    recipe, _ = load_recipe("digits", {"learner": "dim", "level": "0.125"})
+    assert recipe.learner_and_options() == ("dim", {"level": 0.125})
+    status, _, err = run("fit", "digits", "--learner", "dim", "--set", "level=2")
+    assert (status, "'level' of learner 'dim' is 2" in err) == (2, True)
+
+
+def test_a_learner_that_is_not_registered_has_the_name_of_its_class(dim: type[EdgeLearner]) -> None:
+    class Unnamed(EdgeLearner):
+        options_type = DimOptions
+        edge_weights, param_groups = dim.edge_weights, dim.param_groups  # type: ignore[assignment]
+        topology, phases = dim.topology, dim.phases  # type: ignore[assignment]
+
+    with pytest.raises(InvalidOption, match="'level' of learner 'Unnamed' is 'x'"):
+        Unnamed(vectors(), level="x")
+    assert Unnamed.__doc__ is None
+    assert str(inspect.signature(Unnamed)).endswith("level: float = 0.5)")
+
+
+def test_a_learner_with_a_constructor_of_its_own_keeps_its_signature(loudest: type[EdgeLearner]) -> None:
+    assert list(inspect.signature(loudest).parameters) == ["graph", "keep"]

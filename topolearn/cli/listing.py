@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from enum import StrEnum
@@ -158,11 +157,8 @@ _LISTS: dict[Kind, Callable[[], Iterator[tuple[str, str]]]] = {
 
 
 def _summary(thing: Any) -> str:
-    """The first sentence of the docstring, or of the module's where the docstring refers to it."""
-    text = (thing.__doc__ or "").strip()
-    if text.startswith("See the module"):
-        text = (sys.modules[thing.__module__].__doc__ or "").strip()
-    return _sentence(text.partition("\n")[0])
+    """The first sentence of the docstring."""
+    return _sentence((thing.__doc__ or "").strip().partition("\n")[0])
 
 
 def _sentence(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from topolearn.errors import OptionError, suggest
 from topolearn.graph import Graph, Pass, Topology, removal
 from topolearn.graph.price import Spent
+from topolearn.options import docstring_section, parameters, validate
 from topolearn.plugins import load_plugins
 
 
@@ -76,12 +78,17 @@ class EdgeLearner(nn.Module, ABC):
     A *draw* (masks, gate noise) lasts until :meth:`after_step`: repeated calls see the same one. In
     ``eval()`` nothing is drawn.
 
+    A learner declares its options once, as the fields of ``options_type``. The constructor takes them as keywords and
+    checks them; ``help``, ``inspect.signature``, ``topolearn list`` and ``--set`` show or take the same ones. A learner
+    with parameters or buffers extends the constructor: ``def __init__(self, graph, **options)``, which first calls
+    ``super().__init__(graph, **options)``.
+
     Class attributes:
-        learner_name: Name in the registry.
-        options_type: Its options.
+        learner_name: Name in the registry; until it is registered, that of the class.
+        options_type: Its options, none by default.
         shares_optimizer: Whether its parameters go into the weights' optimiser, as groups of their
             own; otherwise plain SGD moves them.
-        recalibrates: Whether the statistics of batch normalisations are computed anew on training data when the
+        recalibrates: Whether the statistics of batch normalisations are computed again on training data when the
             search has ended and the network is pruned.
         prunes_by: Options that decide what is kept of a search that has ended, the others act in training only; None
             where all may.
@@ -92,11 +99,16 @@ class EdgeLearner(nn.Module, ABC):
     Attributes:
         graph: The searched graph.
         options: The checked options.
+        candidates: Where the learnable edges are.
         fan_in: Candidates that each node keeps, None for a method without that limit.
+
+    Raises:
+        OptionError: An unknown option or an invalid value.
     """
 
+    __signature__: ClassVar[inspect.Signature]
     learner_name: ClassVar[str]
-    options_type: ClassVar[type[Options]]
+    options_type: ClassVar[type[Options]] = Options
     shares_optimizer: ClassVar[bool] = False
     recalibrates: ClassVar[bool] = False
     prunes_by: ClassVar[frozenset[str] | None] = None
@@ -104,7 +116,28 @@ class EdgeLearner(nn.Module, ABC):
 
     graph: Graph
     options: Options
-    fan_in: int | None
+    candidates: Candidates
+    fan_in: int | None = None
+
+    def __init__(self, graph: Graph | None = None, **options: Any) -> None:
+        super().__init__()
+        if graph is None:  # a learner with a constructor of its own sets the attributes itself
+            return
+        self.options = validate(self.options_type, options, f"learner '{self.learner_name}'")
+        self.graph = graph
+        self.candidates = Candidates(graph)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Write the options out in the signature and the docstring."""
+        super().__init_subclass__(**kwargs)
+        if not hasattr(cls, "learner_name"):
+            cls.learner_name = cls.__name__
+        own = inspect.signature(cls.__init__).parameters.values()
+        if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in own):
+            graph = inspect.Parameter("graph", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Graph)
+            cls.__signature__ = inspect.Signature([graph, *parameters(cls.options_type)])
+        if cls.__doc__ and cls.options_type.model_fields:
+            cls.__doc__ = f"{inspect.cleandoc(cls.__doc__)}\n\n{docstring_section(cls.options_type)}\n"
 
     @abstractmethod
     def edge_weights(self) -> Tensor:
@@ -129,12 +162,12 @@ class EdgeLearner(nn.Module, ABC):
         """
 
     def begin(self, schedule: SearchSchedule) -> None:
-        """Hear about the search ahead; called before its first step and after a resume."""
+        """Get ready for the search ahead; called before its first step and after a resume."""
 
     def draw(self) -> None:
         """Fill registered buffers with the random numbers of the step ahead, unless that is done.
 
-        Called before the step, outside whatever is captured; :meth:`edge_weights` sees to it elsewhere.
+        Called before the step, outside what is captured; otherwise :meth:`edge_weights` calls it.
         """
 
     def end_draw(self) -> None:

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, final
 
 import torch
 from pydantic import Field
@@ -27,15 +26,13 @@ from topolearn.errors import TrainingError
 from topolearn.graph import Graph, Topology
 from topolearn.graph.price import Spent
 from topolearn.learners.base import (
-    Candidates,
     EdgeLearner,
     Phase,
     SearchSchedule,
     register_learner,
     require_learnable,
 )
-from topolearn.learners.pricing import Budget, CostOptions, Pricing
-from topolearn.options import validate
+from topolearn.learners.pricing import CostOptions, Pricing
 
 REFERENCE_SCHEDULE = SearchSchedule(steps=78_200, total_lr=3_910.0, peak_lr=0.1, momentum=0.9)
 """200 CIFAR epochs at batch 128, cosine from 0.1: what ``auto`` assumes outside :func:`topolearn.fit`."""
@@ -75,9 +72,12 @@ def _enough(schedule: SearchSchedule) -> float:
     return (1 - schedule.momentum) / schedule.total_lr
 
 
+@final
 @register_learner("continuous", "toponet")
 class Continuous(EdgeLearner):
-    """See the module's docstring; options as in :class:`ContinuousOptions`.
+    """Continuous edge weights under a sparsity penalty (TopoNet).
+
+    The formulas and their source are in the module's docstring.
 
     Attributes:
         alpha: (L,) edge weights, at the start those of the graph.
@@ -95,32 +95,9 @@ class Continuous(EdgeLearner):
     options: ContinuousOptions
     scale: Tensor
 
-    def __init__(
-        self,
-        graph: Graph,
-        penalty: str = "adaptive",
-        penalty_strength: float | str = "auto",
-        auto_factor: float | None = None,
-        threshold: float = 0.05,
-        proximal: bool = False,
-        cost: str = "none",
-        budget: Mapping[str, float] | Budget | None = None,
-    ) -> None:
-        super().__init__()
-        given = {
-            "penalty": penalty,
-            "penalty_strength": penalty_strength,
-            "auto_factor": auto_factor,
-            "threshold": threshold,
-            "proximal": proximal,
-            "cost": cost,
-            "budget": budget,
-        }
-        self.options = validate(ContinuousOptions, given, "learner 'continuous'")
-        require_learnable(graph, "continuous")
-        self.graph = graph
-        self.fan_in = None
-        self.candidates = Candidates(graph)
+    def __init__(self, graph: Graph, **options: Any) -> None:
+        super().__init__(graph, **options)
+        require_learnable(graph, self.learner_name)
         self.alpha = nn.Parameter(self.candidates.initial())
         degrees = [len(graph.in_edges(node)) for node in graph.candidates]
         scale = [math.log(degree) if self.options.penalty == "adaptive" else 1.0 for degree in degrees]
@@ -208,7 +185,7 @@ class Continuous(EdgeLearner):
         self.end_draw()
 
     def end_draw(self) -> None:
-        """Set prices and pressure anew where that is due."""
+        """Update prices and pressure when that is due."""
         if self.pricing is not None:
             with torch.no_grad():
                 self.pricing.count(self.alpha)

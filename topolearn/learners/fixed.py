@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, final
 
 import torch
 from pydantic import Field, model_validator
@@ -12,9 +12,8 @@ from torch import Tensor
 from topolearn.errors import OptionError
 from topolearn.graph import Graph, Topology
 from topolearn.graph.price import Alive
-from topolearn.learners.base import Candidates, EdgeLearner, Options, Phase, kept, register_learner, resolve_fan_in
+from topolearn.learners.base import EdgeLearner, Options, Phase, kept, register_learner, resolve_fan_in
 from topolearn.ops import Shape
-from topolearn.options import validate
 
 
 class FixedOptions(Options):
@@ -43,9 +42,10 @@ class FixedOptions(Options):
         return self
 
 
+@final
 @register_learner("fixed")
 class Fixed(EdgeLearner):
-    """A wiring by rule; learns nothing. Options as in :class:`FixedOptions`.
+    """A wiring by rule; learns nothing.
 
     A graph without learnable edges is taken as it is.
 
@@ -58,29 +58,18 @@ class Fixed(EdgeLearner):
     options: FixedOptions
     mask: Tensor
 
-    def __init__(
-        self,
-        graph: Graph,
-        rule: str = "prev",
-        fan_in: int | None = None,
-        edges: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        given = {"rule": rule, "fan_in": fan_in, "edges": edges, "seed": seed}
-        self.options = validate(FixedOptions, given, "learner 'fixed'")
-        self.graph = graph
-        self.candidates = Candidates(graph)
-        if edges is not None:
-            self.fan_in = None
-            chosen = _thin_out(graph, edges, seed)
+    def __init__(self, graph: Graph, **options: Any) -> None:
+        super().__init__(graph, **options)
+        rule, seed = self.options.rule, self.options.seed
+        if self.options.edges is not None:
+            chosen = _thin_out(graph, self.options.edges, seed)
         else:
             self.fan_in = {
                 "prev": min(1, graph.largest_candidate_set),
                 "full": graph.largest_candidate_set,
-                "random": resolve_fan_in(graph, fan_in),
-            }[self.options.rule]
-            chosen = _choose(graph, self.options.rule, self.fan_in, seed)
+                "random": resolve_fan_in(graph, self.options.fan_in),
+            }[rule]
+            chosen = _choose(graph, rule, self.fan_in, seed)
         self.register_buffer("mask", torch.tensor(chosen, dtype=torch.float32), persistent=False)
 
     def edge_weights(self) -> Tensor:

@@ -26,7 +26,7 @@ to 0.9 apart.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, final
 
 import torch
 from pydantic import Field, model_validator
@@ -34,7 +34,6 @@ from torch import Tensor, nn
 
 from topolearn.graph import Graph, Topology
 from topolearn.learners.base import (
-    Candidates,
     EdgeLearner,
     Options,
     Phase,
@@ -44,7 +43,6 @@ from topolearn.learners.base import (
     resolve_fan_in,
 )
 from topolearn.learners.random_state import RandomState
-from topolearn.options import validate
 
 _NEVER = -200.0
 """Stands for log 0: below any log m~ + Gumbel noise (at least -69 - 4), so that entries at 0 come last."""
@@ -86,9 +84,12 @@ class MaskConnectOptions(Options):
         return self
 
 
+@final
 @register_learner("maskconnect")
 class MaskConnect(EdgeLearner):
-    """See the module's docstring; options as in :class:`MaskConnectOptions`.
+    """MaskConnect: binary masks with K active entries per node, sampled while they are learned.
+
+    The formulas and their source are in the module's docstring.
 
     Attributes:
         mask: (L,) real masks m~, 0.5 at the start.
@@ -109,22 +110,11 @@ class MaskConnect(EdgeLearner):
     before: Tensor
     top_ups: Tensor
 
-    def __init__(
-        self,
-        graph: Graph,
-        fan_in: int | None = None,
-        update: str = "balanced",
-        step: float | None = None,
-        lr_scale: float | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        given = {"fan_in": fan_in, "update": update, "step": step, "lr_scale": lr_scale, "seed": seed}
-        self.options = validate(MaskConnectOptions, given, "learner 'maskconnect'")
-        require_learnable(graph, "maskconnect")
-        self.graph = graph
-        self.fan_in = resolve_fan_in(graph, fan_in)
-        self.candidates = Candidates(graph)
+    def __init__(self, graph: Graph, **options: Any) -> None:
+        super().__init__(graph, **options)
+        require_learnable(graph, self.learner_name)
+        seed = self.options.seed
+        self.fan_in = resolve_fan_in(graph, self.options.fan_in)
         self.mask = nn.Parameter(torch.full((len(self.candidates),), 0.5))
         # Random numbers are made outside the part that is compiled, captured or broadcast.
         self.register_buffer("noise", torch.zeros(len(self.candidates)))
@@ -138,7 +128,7 @@ class MaskConnect(EdgeLearner):
         self._pull: Tensor | None = None
 
     def draw(self) -> None:
-        """Fill the noise of the step, and note where its masks stand."""
+        """Fill the noise of the step, and store the masks that it starts from."""
         if self.training and not self.random.drawn:
             mask = self.mask.detach()
             self.random.fill(self.noise, self.random.gumbel(len(self.noise)))
@@ -199,7 +189,7 @@ class MaskConnect(EdgeLearner):
         self.end_draw()
 
     def end_draw(self) -> None:
-        """The next step draws anew."""
+        """End the draw: the next step draws again."""
         self.random.drawn = False
 
     def _balanced(self, gradient: Tensor) -> Tensor:

@@ -194,7 +194,7 @@ class Pricing(nn.Module):
             )
 
     def begin(self, steps: int) -> None:
-        """Hear how many steps the search has; called before its first step and after a resume."""
+        """Get ready for a search of so many steps; called before its first step and after a resume."""
         self._total, self._count = steps, int(self.steps)
         self.check()
         if not self._count:

@@ -17,8 +17,7 @@ form; see :mod:`topolearn.graph.decoder`. A graph without such stages is not cha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, final
 
 import torch
 from pydantic import Field
@@ -36,7 +35,6 @@ from topolearn.graph import (
 )
 from topolearn.graph.price import Spent
 from topolearn.learners.base import (
-    Candidates,
     EdgeLearner,
     Phase,
     SearchSchedule,
@@ -44,9 +42,8 @@ from topolearn.learners.base import (
     register_learner,
     require_learnable,
 )
-from topolearn.learners.pricing import Budget, CostOptions, Pricing
+from topolearn.learners.pricing import CostOptions, Pricing
 from topolearn.learners.random_state import RandomState
-from topolearn.options import validate
 
 _EPS = 1e-6
 """Gates are kept this far from 0 and 1 inside logarithms."""
@@ -75,9 +72,12 @@ class SparseMaskOptions(CostOptions):
     """Whether a decoder stage is dropped whose sources and readers a less deep one has too."""
 
 
+@final
 @register_learner("sparsemask")
 class SparseMask(EdgeLearner):
-    """See the module's docstring; options as in :class:`SparseMaskOptions`.
+    """SparseMask: gates that a loss drives to 0 or 1.
+
+    The formulas and their source are in the module's docstring.
 
     Attributes:
         gate: (L,) the v.
@@ -94,37 +94,12 @@ class SparseMask(EdgeLearner):
     options: SparseMaskOptions
     noise: Tensor
 
-    def __init__(
-        self,
-        graph: Graph,
-        penalty_strength: float | str = "auto",
-        threshold: float = 0.001,
-        noise: float = 0.1,
-        seed: int = 0,
-        cost: str = "none",
-        budget: Mapping[str, float] | Budget | None = None,
-        merge_duplicates: bool = True,
-        drop_subsets: bool = True,
-    ) -> None:
-        super().__init__()
-        given = {
-            "penalty_strength": penalty_strength,
-            "threshold": threshold,
-            "noise": noise,
-            "seed": seed,
-            "cost": cost,
-            "budget": budget,
-            "merge_duplicates": merge_duplicates,
-            "drop_subsets": drop_subsets,
-        }
-        self.options = validate(SparseMaskOptions, given, "learner 'sparsemask'")
-        require_learnable(graph, "sparsemask")
-        self.graph = graph
-        self.fan_in = None
-        self.candidates = Candidates(graph)
+    def __init__(self, graph: Graph, **options: Any) -> None:
+        super().__init__(graph, **options)
+        require_learnable(graph, self.learner_name)
         self.gate = nn.Parameter(torch.ones(len(self.candidates)))
         self.register_buffer("noise", torch.zeros(len(self.candidates)))
-        self.random = RandomState(seed)
+        self.random = RandomState(self.options.seed)
         self.pricing = Pricing.of(graph, self.candidates, self.options, self.options.threshold)
         self.capturable = self.pricing is None  # steering counts the steps, and reads the weights
         self.strength = 0.01 if self.options.penalty_strength == "auto" else float(self.options.penalty_strength)
@@ -186,7 +161,7 @@ class SparseMask(EdgeLearner):
         self.end_draw()
 
     def end_draw(self) -> None:
-        """The next step draws anew; prices and pressure are set anew where that is due."""
+        """End the draw: the next step draws again. Update prices and pressure when that is due."""
         self.random.drawn = False
         if self.pricing is not None:
             with torch.no_grad():
