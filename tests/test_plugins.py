@@ -67,6 +67,29 @@ def test_a_plugin_adds_ops_and_learners(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+OLD = """
+from topolearn_example import First
+from topolearn.learners import register_learner
+
+@register_learner("old")
+class Old(First):
+    def heed_lr(self, lr):
+        pass
+"""
+
+
+def test_a_plugin_with_an_old_method_name_says_the_new_one(tmp_path: Path) -> None:
+    install(tmp_path / "site", "old_example")
+    (tmp_path / "site" / "old_example.py").write_text(OLD)
+    program = "from topolearn.cli import main; import sys; sys.argv = ['topolearn', 'list', 'learners']; main()"
+    done = run(program, tmp_path, tmp_path / "site")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: plug-in 'example' (old_example) cannot be loaded: ValueError: learner 'old' (old_example.Old) has a"
+        " method 'heed_lr', which is now called 'on_learning_rate'; rename it; mend or uninstall it\n"
+    )
+
+
 @pytest.mark.parametrize("value", ["topolearn_missing", "topolearn_example:nothing"])
 def test_a_broken_plugin_is_named(tmp_path: Path, value: str) -> None:
     install(tmp_path / "site", value)

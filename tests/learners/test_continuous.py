@@ -266,10 +266,10 @@ def test_trained_by_the_optimizer_of_the_weights() -> None:
 
 def test_proximal_needs_to_know_the_rate() -> None:
     learner = Continuous(vectors(), proximal=True)
-    with pytest.raises(TrainingError, match=r"topolearn.optimizers, or call learner.heed_lr"):
+    with pytest.raises(TrainingError, match=r"topolearn.optimizers, or call learner.on_learning_rate"):
         learner.after_step()
     assert float(learner.penalty()) == 0.0
-    learner.heed_lr(0.1)
+    learner.on_learning_rate(0.1)
     learner.after_step()
 
 

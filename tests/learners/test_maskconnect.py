@@ -279,7 +279,7 @@ def updated(learner: MaskConnect, gradient: Tensor, lr: float = 0.1, steps: int 
     for _ in range(steps):
         (learner.edge_weights() * gradient).sum().backward()
         optimizer.step()
-        learner.heed_lr(rate)
+        learner.on_learning_rate(rate)
         optimizer.zero_grad()
         learner.after_step()
     return learner.mask.detach()

@@ -320,3 +320,16 @@ def test_a_learner_that_is_not_registered_has_the_name_of_its_class(dim: type[Ed
 
 def test_a_learner_with_a_constructor_of_its_own_keeps_its_signature(loudest: type[EdgeLearner]) -> None:
     assert list(inspect.signature(loudest).parameters) == ["graph", "keep"]
+
+
+def test_an_old_method_name_is_refused() -> None:
+    class Old(learners.Fixed):  # type: ignore[misc]
+        def heed_lr(self, lr: float) -> None:
+            """What it was called."""
+
+    with pytest.raises(
+        ValueError,
+        match=r"learner 'old' \(.*Old\) has a method 'heed_lr', which is now called 'on_learning_rate'; rename it",
+    ):
+        learners.register_learner("old")(Old)
+    assert "old" not in LEARNERS

@@ -164,7 +164,7 @@ def test_penalty_first_or_weights_first_is_the_same_draw(setting: Setting) -> No
 @EACH
 def test_eval_draws_nothing(setting: Setting) -> None:
     learner = setting.make(graph("mixed")).eval()
-    learner.heed_lr(0.0)  # a step that moved nothing
+    learner.on_learning_rate(0.0)  # a step that moved nothing
     before = copy.deepcopy(learner.state_dict())
     first, active = weights(learner), learner.active()
     learner.penalty()
@@ -219,7 +219,7 @@ def test_state_restores_the_learner_and_its_next_draws(setting: Setting, mid_dra
         assert weights(restored) == weights(learner)
         assert penalty_of(restored) == penalty_of(learner)
         for each in (restored, learner):
-            each.heed_lr(0.05)
+            each.on_learning_rate(0.05)
             each.after_step()
     assert restored.topology() == learner.topology()
 

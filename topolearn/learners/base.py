@@ -173,8 +173,11 @@ class EdgeLearner(nn.Module, ABC):
     def end_draw(self) -> None:
         """End the draw; part of :meth:`after_step`, called after one that was replayed on the device."""
 
-    def heed_lr(self, lr: float | Tensor) -> None:
-        """Hear the learning rate of the step just taken; ``topolearn.optimizers`` sees to it.
+    def on_learning_rate(self, lr: float | Tensor) -> None:
+        """Called after each optimiser step, before :meth:`after_step`, with the learning rate of that step.
+
+        The optimisers of ``topolearn.optimizers`` call it; with others, your loop does. The gradients of the step are
+        still there.
 
         Args:
             lr: A number, or a scalar on the device where the step is captured.
@@ -304,6 +307,9 @@ def kept(graph: Graph, chosen: Sequence[bool]) -> list[bool]:
     return keep
 
 
+RENAMED = {"heed_lr": "on_learning_rate"}
+"""Old names of the protocol's methods. Nothing calls them any more, so a learner that still has one is refused."""
+
 LEARNERS: dict[str, type[EdgeLearner]] = {}
 ALIASES: dict[str, str] = {}
 
@@ -311,11 +317,21 @@ _LearnerT = TypeVar("_LearnerT", bound=type[EdgeLearner])
 
 
 def register_learner(name: str, *aliases: str) -> Callable[[_LearnerT], _LearnerT]:
-    """Register a learner class under ``name`` and other names for it."""
+    """Register a learner class under ``name`` and other names for it.
+
+    Raises:
+        ValueError: The name is taken, or a method of the class has a name that nothing calls any more.
+    """
 
     def register(learner: _LearnerT) -> _LearnerT:
         if name in LEARNERS:
             raise ValueError(f"learner '{name}' is already registered by {LEARNERS[name].__module__}")
+        for old, new in RENAMED.items():
+            if hasattr(learner, old):
+                raise ValueError(
+                    f"learner '{name}' ({learner.__module__}.{learner.__qualname__}) has a method '{old}', which is"
+                    f" now called '{new}'; rename it"
+                )
         learner.learner_name = name
         LEARNERS[name] = learner
         ALIASES.update(dict.fromkeys(aliases, name))

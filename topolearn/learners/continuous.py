@@ -163,8 +163,8 @@ class Continuous(EdgeLearner):
         """alpha, at the weights' settings but without weight decay."""
         return [{"params": [self.alpha], "lr": lr, "weight_decay": 0.0}]
 
-    def heed_lr(self, lr: float | Tensor) -> None:
-        """Remember the rate of the step just taken, for soft-thresholding."""
+    def on_learning_rate(self, lr: float | Tensor) -> None:
+        """Called after each optimiser step with its learning rate, which soft-thresholding needs."""
         self._lr = lr
 
     def after_step(self) -> None:
@@ -173,7 +173,7 @@ class Continuous(EdgeLearner):
             if self._lr is None:
                 raise TrainingError(
                     "'proximal' needs to know the learning rate of each step; take the optimisers from"
-                    " topolearn.optimizers, or call learner.heed_lr(lr)"
+                    " topolearn.optimizers, or call learner.on_learning_rate(lr)"
                 )
             # Momentum multiplies a constant gradient's effect by 1 / (1 - momentum).
             amount = self._lr * self.pressure() / (1 - self._momentum)

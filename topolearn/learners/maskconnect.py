@@ -172,8 +172,8 @@ class MaskConnect(EdgeLearner):
             rate = lr * (LR_SCALE if self.options.lr_scale is None else self.options.lr_scale)
         return [{"params": [self.mask], "lr": rate, "momentum": 0.0, "weight_decay": 0.0}]
 
-    def heed_lr(self, lr: float | Tensor) -> None:
-        """Hear the masks' rate of the step just taken; their gradient is still there, and noted too."""
+    def on_learning_rate(self, lr: float | Tensor) -> None:
+        """Called after each optimiser step with the masks' learning rate; also stores their gradient."""
         self._step = lr
         self._pull = None if self.mask.grad is None else self.mask.grad.detach().clone()
 

@@ -72,13 +72,13 @@ def optimizers(
         holder, index = main, len(main.param_groups) - 1
     else:
         holder, index = torch.optim.SGD(groups, lr=lr, fused=fused or None), 0
-    heed_lr = learner.heed_lr
+    on_learning_rate = learner.on_learning_rate
 
-    def tell(optimizer: Optimizer, *_: Any) -> None:
+    def pass_on_rate(optimizer: Optimizer, *_: Any) -> None:
         rate = optimizer.param_groups[index]["lr"]
-        heed_lr(rate if isinstance(rate, Tensor) else float(rate))
+        on_learning_rate(rate if isinstance(rate, Tensor) else float(rate))
 
-    holder.register_step_post_hook(tell)
+    holder.register_step_post_hook(pass_on_rate)
     return [main] if holder is main else [main, holder]
 
 
