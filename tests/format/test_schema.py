@@ -15,6 +15,7 @@ from topolearn.format.patterns import PATTERNS
 from topolearn.format.tree import parse, read_text
 from topolearn.graph import Graph
 from topolearn.ops import EDGE_OPS, NODE_OPS
+from topolearn.options import fields
 
 SCHEMA = schema()
 
@@ -147,6 +148,18 @@ def test_every_op_and_pattern_is_in_it() -> None:
     assert {edge["properties"]["op"]["const"] for edge in edges} == set(EDGE_OPS)
     connects = {edge["properties"]["connect"]["const"] for edge in edges if "connect" in edge["properties"]}
     assert connects == set(PATTERNS)
+
+
+def test_it_says_what_parameters_mean_as_files_have_them() -> None:
+    nodes = {
+        node["properties"]["op"]["const"]: node["properties"]
+        for node in SCHEMA["properties"]["nodes"]["additionalProperties"]["anyOf"]
+    }
+    for name, properties in nodes.items():
+        for field in fields(NODE_OPS[name]):
+            assert properties[field.name]["anyOf"][0]["description"] == field.text
+    momentum = nodes["torchvision.backbone"]["bn_momentum"]["anyOf"][0]["description"]
+    assert momentum == "Momentum of every batch normalisation, null for torchvision's."
 
 
 def test_it_is_json() -> None:

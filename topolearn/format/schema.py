@@ -9,6 +9,7 @@ from topolearn.format.reader import TASKS, VERSION
 from topolearn.graph import AGGREGATES
 from topolearn.ops import EDGE_OPS, NODE_OPS
 from topolearn.ops.base import Op
+from topolearn.options import fields
 
 _ID = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _IDS: dict[str, Any] = {"$ref": "#/$defs/Ids"}
@@ -46,7 +47,11 @@ def schema() -> dict[str, Any]:
 def _fields(op: type[Op], definitions: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     own = op.model_json_schema(ref_template="#/$defs/{model}")
     definitions.update(own.get("$defs", {}))
-    return own.get("properties", {}), own.get("required", [])
+    properties = own.get("properties", {})
+    for field in fields(op):
+        if field.text:
+            properties[field.name]["description"] = field.text
+    return properties, own.get("required", [])
 
 
 def _node(name: str, op: type[Op], definitions: dict[str, Any]) -> dict[str, Any]:
