@@ -13,7 +13,7 @@ from tests.data.toys import fails
 from topolearn.data import Crop, Data, load_data
 from topolearn.data import reading as reading_module
 from topolearn.data.for_graph import read_data
-from topolearn.data.images import ImageFiles, look_at, read_labels
+from topolearn.data.images import ImageFiles, look_at, open_image, read_labels
 from topolearn.data.labels import binary_labels
 from topolearn.errors import DataError
 from topolearn.format import loads
@@ -309,6 +309,29 @@ def test_images_are_upright_as_their_masks_are(tmp_path: Path, orientation: int)
     image, labels = ImageFiles([(path, drawn)], 3, None, resize=False)[0]
     np.testing.assert_array_equal(image.numpy().transpose(1, 2, 0), upright)
     np.testing.assert_array_equal(labels.numpy(), upright[..., 0])
+
+
+@pytest.mark.parametrize("readable", [True, False])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_an_orientation_beside_damaged_metadata(tmp_path: Path, suffix: str, readable: bool) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation], exif[ExifTags.Base.XResolution] = 6, 72.0
+    damaged = bytearray(exif.tobytes())
+    damaged[damaged.index(bytes([1, 26, 0, 5])) + 3] = 2  # the resolution, a fraction, claims to be a text
+    if not readable:
+        damaged[damaged.index(b"MM")] = 0
+    path = tmp_path / f"photo.{suffix}"
+    top_is_white = np.repeat(np.array([[255], [0]], np.uint8), 20, axis=0).repeat(60, axis=1)
+    Image.fromarray(top_is_white).convert("RGB").save(path, exif=bytes(damaged))
+    if readable:
+        with Image.open(path) as stored, pytest.raises(TypeError, match="bad operand"):
+            ImageOps.exif_transpose(stored)
+    height, width = (60, 40) if readable else (40, 60)
+    assert look_at(path) == ((height, width), "RGB")
+    pixels = np.array(open_image(path).convert("L")) > 127
+    assert pixels.shape == (height, width)
+    white = pixels[:, 20:] if readable else pixels[:20]
+    assert white.mean() == 2 * pixels.mean() == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.parametrize("where", ["before the pixels", "behind them", "nowhere"])

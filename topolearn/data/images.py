@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -25,21 +25,8 @@ MODES = {1: "L", 3: "RGB"}
 """Channels -> Pillow's name for such pictures."""
 
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
-
-
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF orientation -> what brings an image upright. Pillow's ``exif_transpose`` also writes the other metadata
-anew, and fails where these are damaged."""
-_FIRST_ON_ITS_SIDE = 5
-"""The EXIF orientation from which on height and width are exchanged."""
+_ON_THEIR_SIDE = frozenset({5, 6, 7, 8})
+"""EXIF orientations in which height and width are exchanged."""
 
 
 def open_image(path: Path, kind: str = "image") -> Image.Image:
@@ -54,8 +41,10 @@ def open_image(path: Path, kind: str = "image") -> Image.Image:
     """
     with _opened(path, kind) as image:
         image.load()
-        turn = _TURNS.get(_orientation(image))
-        return image if turn is None else image.transpose(turn)
+        # Pillow turns the pixels first. Then it rewrites the other metadata, which fails if they are damaged.
+        with suppress(Exception):
+            ImageOps.exif_transpose(image, in_place=True)
+        return image
 
 
 def look_at(path: Path, kind: str = "image") -> tuple[tuple[int, int], str]:
@@ -72,7 +61,7 @@ def look_at(path: Path, kind: str = "image") -> tuple[tuple[int, int], str]:
         size = (image.height, image.width)
         if image.format == "PNG" and not _has_metadata(path):
             return size, image.mode  # Pillow would read all pixels to look behind them
-        return size if _orientation(image) < _FIRST_ON_ITS_SIDE else size[::-1], image.mode
+        return size[::-1] if _is_on_its_side(image) else size, image.mode
 
 
 def _has_metadata(path: Path) -> bool:
@@ -87,13 +76,12 @@ def _has_metadata(path: Path) -> bool:
     return False
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF's, 1 to 8; 1, as stored, where it is missing, damaged or none of these."""
+def _is_on_its_side(image: Image.Image) -> bool:
+    """Whether the EXIF orientation exchanges height and width; not if it is missing or cannot be read."""
     try:
-        found = image.getexif().get(ExifTags.Base.Orientation)
+        return image.getexif().get(ExifTags.Base.Orientation) in _ON_THEIR_SIDE
     except Exception:  # Pillow's readers of metadata raise what they meet
-        return 1
-    return found if found in _TURNS else 1
+        return False
 
 
 @contextmanager
