@@ -10,17 +10,17 @@ import pytest
 from matplotlib import image
 
 from tests.drawing.samples import Drawing
-from topolearn.drawing.curve import Line, Mark, Panel, draw_curves
+from topolearn.drawing.curve import CurvePanel, Line, Mark, draw_curves
 from topolearn.errors import OptionError
 
 X = (0.0, 0.25, 0.5, 1.0)
 FIRST = Line("first", X, (0.9, 0.8, 0.7, 0.1))
 SECOND = Line("second, mean ± std", X, (0.9, 0.7, 0.4, 0.2), spread=(0.0, 0.1, 0.2, 0.05))
-ABOVE = Panel("accuracy", (FIRST, SECOND), Mark("choice", 0.5, 0.9))
-BELOW = Panel("MACs left", (FIRST, replace(SECOND, spread=None)), Mark("choice", 0.5, 0.4), height=0.4)
+ABOVE = CurvePanel("accuracy", (FIRST, SECOND), Mark("choice", 0.5, 0.9))
+BELOW = CurvePanel("MACs left", (FIRST, replace(SECOND, spread=None)), Mark("choice", 0.5, 0.4), height=0.4)
 
 
-def drawing(path: Path, *panels: Panel) -> Drawing:
+def drawing(path: Path, *panels: CurvePanel) -> Drawing:
     draw_curves(panels, path, title="a title", below="share of 8 edges removed")
     return Drawing(path)
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 import topolearn
 from tests.drawing.samples import keep_largest, modules, values_of
-from topolearn.report import Change, Figure, Table, compare, facts, headline, node_table
+from topolearn.report import Change, NumberText, Table, compare, facts, headline, node_table
 
 TABLE = Table(("name", "count", "share"), (("a|b", 12345, 0.5), ("c", None, 0.123456)), "Title", "a note")
 
@@ -61,7 +61,7 @@ def test_before_and_after(change: Change, before: str, after: str, difference: s
     assert table.columns == ("", "before", "after", "change")
     assert table.rows == ((change.name, before, after, difference),)
     assert table.is_numeric(1)
-    assert isinstance(table.rows[0][1], Figure)
+    assert isinstance(table.rows[0][1], NumberText)
 
 
 def test_headings_and_title_of_a_comparison() -> None:

@@ -1,7 +1,7 @@
 """Pictures of graphs, matrices, curves and examples. They know graphs and numbers, never runs."""
 
 from topolearn.drawing.canvas import check_path
-from topolearn.drawing.curve import Line, Mark, Panel, draw_curves
+from topolearn.drawing.curve import CurvePanel, Line, Mark, draw_curves
 from topolearn.drawing.matrix import adjacency
 from topolearn.drawing.palette import MAX_COLOURS, VOID, Colours, class_colours
 from topolearn.drawing.picture import draw
@@ -11,9 +11,9 @@ __all__ = [
     "MAX_COLOURS",
     "VOID",
     "Colours",
+    "CurvePanel",
     "Line",
     "Mark",
-    "Panel",
     "adjacency",
     "check_path",
     "class_colours",

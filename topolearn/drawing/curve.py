@@ -53,7 +53,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Panel:
+class CurvePanel:
     """One quantity.
 
     Attributes:
@@ -69,7 +69,7 @@ class Panel:
     height: float = 1.0
 
 
-def draw_curves(panels: Sequence[Panel], path: Path | str, *, title: str, below: str) -> None:
+def draw_curves(panels: Sequence[CurvePanel], path: Path | str, *, title: str, below: str) -> None:
     """Draw panels over one axis of shares; the legend is in the first.
 
     In an SVG the groups ``line-PANEL-LINE``, ``band-PANEL-LINE`` and ``mark-PANEL`` (numbers from 0) hold what
@@ -107,7 +107,7 @@ def draw_curves(panels: Sequence[Panel], path: Path | str, *, title: str, below:
     save(figure, path)
 
 
-def _draw_panel(axes: Axes, panel: Panel, number: int) -> None:
+def _draw_panel(axes: Axes, panel: CurvePanel, number: int) -> None:
     from matplotlib.ticker import MultipleLocator, PercentFormatter
 
     for place, (line, colour) in enumerate(zip(panel.lines, COLOURS, strict=False)):

@@ -11,12 +11,11 @@ import numpy as np
 
 from topolearn.drawing.canvas import DIM, INK, NEGATIVE, POSITIVE, text_width
 from topolearn.drawing.layout import Point, range_text, stem
+from topolearn.drawing.panels import MatrixPanel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from topolearn.drawing.panels import Panel
 
 WIDTH = 7.6
 """Inches that matrices side by side may take."""
@@ -53,7 +52,7 @@ class _Labels:
         return max((text_width(text, SMALL) for _, text in self.texts), default=0.0)
 
 
-def heatmap(panels: Sequence[Panel], values: Sequence[float], kept: Sequence[bool], title: str) -> Figure:
+def heatmap(panels: Sequence[MatrixPanel], values: Sequence[float], kept: Sequence[bool], title: str) -> Figure:
     """Draw matrices side by side, in as many rows as they need.
 
     Args:
@@ -66,7 +65,9 @@ def heatmap(panels: Sequence[Panel], values: Sequence[float], kept: Sequence[boo
 
 
 class _Painter:
-    def __init__(self, panels: Sequence[Panel], values: Sequence[float], kept: Sequence[bool], title: str) -> None:
+    def __init__(
+        self, panels: Sequence[MatrixPanel], values: Sequence[float], kept: Sequence[bool], title: str
+    ) -> None:
         self.panels = panels
         self.values = values
         self.kept = kept
@@ -160,7 +161,7 @@ class _Painter:
 
     # -- one matrix ----------------------------------------------------------------------------
 
-    def _image(self, figure: Figure, panel: Panel, corner: Point, size: Point) -> None:
+    def _image(self, figure: Figure, panel: MatrixPanel, corner: Point, size: Point) -> None:
         from matplotlib.colors import to_rgb
 
         pixels = np.ones((len(panel.targets), len(panel.sources), 3))
@@ -179,7 +180,7 @@ class _Painter:
         shades = DROPPED if not self.kept[index] else KEPT if value >= 0 else NEGATED
         return _shade(shades, abs(value) / self.largest)
 
-    def _draw_lines(self, page: Axes, panel: Panel, corner: Point) -> None:
+    def _draw_lines(self, page: Axes, panel: MatrixPanel, corner: Point) -> None:
         """Between cells, and stronger ones between stages."""
         from matplotlib.collections import LineCollection
 
@@ -206,7 +207,7 @@ class _Painter:
         """Where the upper left corner of a cell is."""
         return (corner[0] + self.cell * column, corner[1] - self.cell * row)
 
-    def _draw_values(self, page: Axes, panel: Panel, corner: Point) -> None:
+    def _draw_values(self, page: Axes, panel: MatrixPanel, corner: Point) -> None:
         """The values, into cells that have room."""
         if self.cell < NUMBERED or self.count > MAX_NUMBERS or self.largest >= 10:
             return
@@ -243,7 +244,7 @@ class _Painter:
                 va="top",
             )
 
-    def _borders(self, panel: Panel, corner: Point) -> list[Point]:
+    def _borders(self, panel: MatrixPanel, corner: Point) -> list[Point]:
         """Upper left corners of the cells of kept edges."""
         return [self._at(corner, row, column) for (row, column), index in panel.cells.items() if self.kept[index]]
 

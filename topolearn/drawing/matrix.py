@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from topolearn.drawing.canvas import check_path, save
+from topolearn.drawing.heatmap import heatmap
 from topolearn.drawing.panels import panels
 from topolearn.errors import GraphError
 from topolearn.graph import Graph
@@ -45,6 +46,4 @@ def adjacency(
     if len(found) != len(graph.edges):
         raise GraphError(f"{len(found)} values do not fit a graph of {len(graph.edges)} edges")
     left = [value != 0.0 for value in found] if kept is None else list(kept)
-    from topolearn.drawing.heatmap import heatmap
-
     save(heatmap(panels(graph), found, left, title or graph.name), path)

@@ -10,7 +10,7 @@ from topolearn.graph import Graph
 
 
 @dataclass(frozen=True)
-class Panel:
+class MatrixPanel:
     """One matrix: targets (rows) by sources (columns).
 
     Attributes:
@@ -42,7 +42,7 @@ def _text(groups: Sequence[Sequence[str]]) -> str:
     return ", ".join(words) if len(words) < 3 else f"{words[0]} … {words[-1]}"
 
 
-def panels(graph: Graph) -> list[Panel]:
+def panels(graph: Graph) -> list[MatrixPanel]:
     """The matrices that hold all learnable edges of a graph: no two have a source or a target in common.
 
     A complete graph is one; of modules that read the module before only, every two neighbours are one.
@@ -66,13 +66,13 @@ def panels(graph: Graph) -> list[Panel]:
     return [_panel(graph, targets) for targets in together.values()]
 
 
-def _panel(graph: Graph, targets: Sequence[str]) -> Panel:
+def _panel(graph: Graph, targets: Sequence[str]) -> MatrixPanel:
     indices = [index for target in targets for index in graph.candidates[target]]
     used = {graph.edges[index].src for index in indices}
     sources = [name for name in graph.nodes if name in used]
     row, column = ({name: i for i, name in enumerate(names)} for names in (targets, sources))
     cells = {(row[graph.edges[index].dst], column[graph.edges[index].src]): index for index in indices}
-    return Panel(tuple(targets), tuple(sources), cells, _stages(graph, targets), _stages(graph, sources))
+    return MatrixPanel(tuple(targets), tuple(sources), cells, _stages(graph, targets), _stages(graph, sources))
 
 
 def _stages(graph: Graph, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:

@@ -1,6 +1,6 @@
 """Tables and texts about graphs and runs."""
 
 from topolearn.report.summary import facts, headline, node_table
-from topolearn.report.tables import Change, Figure, Table, compare
+from topolearn.report.tables import Change, NumberText, Table, compare
 
-__all__ = ["Change", "Figure", "Table", "compare", "facts", "headline", "node_table"]
+__all__ = ["Change", "NumberText", "Table", "compare", "facts", "headline", "node_table"]

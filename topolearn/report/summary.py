@@ -8,7 +8,7 @@ from topolearn.graph import Graph
 from topolearn.graph.degrees import Degree, degrees
 from topolearn.ops import Bundle, Shape
 from topolearn.ops.shape import Size
-from topolearn.report.tables import Figure, Table
+from topolearn.report.tables import NumberText, Table
 
 
 def facts(graph: Graph) -> dict[str, Any]:
@@ -92,8 +92,8 @@ def node_table(graph: Graph, searched: Graph | None = None, limit: int = 60) -> 
     )
 
 
-def _changed(degree: Degree) -> int | Figure:
-    return degree.after if degree.before == degree.after else Figure(degree.text(" → "))
+def _changed(degree: Degree) -> int | NumberText:
+    return degree.after if degree.before == degree.after else NumberText(degree.text(" → "))
 
 
 def size_text(shape: Shape | Bundle, image: Size) -> str:

@@ -41,7 +41,7 @@ class Table:
     def is_numeric(self, column: int) -> bool:
         """Whether a column holds numbers, which stand flush right; so do the texts of :func:`compare`."""
         values = [row[column] for row in self.rows if row[column] is not None]
-        return bool(values) and all(isinstance(value, (int, float, Figure)) for value in values)
+        return bool(values) and all(isinstance(value, (int, float, NumberText)) for value in values)
 
     def plain(self) -> str:
         """Aligned columns without lines, for pipes and log files."""
@@ -80,7 +80,7 @@ class Table:
         return table
 
 
-class Figure(str):
+class NumberText(str):
     """Text that is a number with its unit, and stands where numbers do."""
 
     __slots__ = ()
@@ -117,20 +117,20 @@ class Change:
     spec: str = ","
     unit: str = ""
 
-    def text(self, value: float | None) -> Figure:
+    def text(self, value: float | None) -> NumberText:
         """A value with its unit."""
-        return Figure(NOTHING if value is None else f"{value:{self.spec}}{self.unit}")
+        return NumberText(NOTHING if value is None else f"{value:{self.spec}}{self.unit}")
 
     @property
-    def change(self) -> Figure:
+    def change(self) -> NumberText:
         """Per cent of what was before; percentage points where the quantity is a share itself."""
         if self.before is None or self.after is None:
-            return Figure("")
+            return NumberText("")
         if self.spec.endswith("%"):
-            return Figure(f"{100 * (self.after - self.before):+.2f} points")
+            return NumberText(f"{100 * (self.after - self.before):+.2f} points")
         if not self.before:
-            return Figure("")
-        return Figure(f"{100 * (self.after / self.before - 1):+.1f}%")
+            return NumberText("")
+        return NumberText(f"{100 * (self.after / self.before - 1):+.1f}%")
 
 
 def compare(

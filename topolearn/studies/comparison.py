@@ -13,7 +13,7 @@ from typing import Any
 from topolearn.files import make_folder, write_atomically
 from topolearn.format import load_graph
 from topolearn.graph import Graph
-from topolearn.report.tables import Figure, Table
+from topolearn.report.tables import NumberText, Table
 from topolearn.runs.folder import GRAPH, SEARCHED
 from topolearn.runs.history import read_closing
 
@@ -168,10 +168,10 @@ class Comparison:
             return [mean_and_deviation(row.metric(name)) for name in self.metrics]
         if column == "seeds":
             done = len(row.runs)
-            return [done if done == len(self.seeds) else Figure(f"{done} of {len(self.seeds)}")]
+            return [done if done == len(self.seeds) else NumberText(f"{done} of {len(self.seeds)}")]
         if not row.runs:
             return [None]
-        return [Figure(_CELLS[column](row.runs))]
+        return [NumberText(_CELLS[column](row.runs))]
 
     def csv(self) -> str:
         """The table for programs: plain numbers, one column each, empty where there is none."""
@@ -204,13 +204,13 @@ class Comparison:
         write_atomically(self.folder / CSV, self.csv().encode())
 
 
-def mean_and_deviation(values: Sequence[float]) -> Figure | None:
+def mean_and_deviation(values: Sequence[float]) -> NumberText | None:
     """Shares as per cent; the sample standard deviation where there are two."""
     if not values:
         return None
     shares = [100 * value for value in values]
     spread = f" ± {statistics.stdev(shares):.2f}" if len(shares) > 1 else ""
-    return Figure(f"{statistics.mean(shares):.2f}{spread}")
+    return NumberText(f"{statistics.mean(shares):.2f}{spread}")
 
 
 def _change(kind: str, spec: str, learned_spec: str, unit: float = 1) -> Callable[[Sequence[RunSummary]], str]:

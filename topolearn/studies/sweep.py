@@ -31,14 +31,14 @@ from topolearn.compiler import prune
 from topolearn.data import Data
 from topolearn.data.seeds import generator, global_state_kept, mix
 from topolearn.device import find_device
-from topolearn.drawing.curve import Line, Mark, Panel, draw_curves
+from topolearn.drawing.curve import CurvePanel, Line, Mark, draw_curves
 from topolearn.errors import OptionError, TrainingError, shown
 from topolearn.files import make_folder, write_atomically
 from topolearn.graph import Topology, removal_order
 from topolearn.graph.price import Alive
 from topolearn.graph.removal import removable, removed_at, removed_share
 from topolearn.learners import EdgeLearner
-from topolearn.report.tables import Figure, Table
+from topolearn.report.tables import NumberText, Table
 from topolearn.runs.searched import SearchedRun, load_searched
 from topolearn.studies.comparison import GraphSize, mean_and_deviation
 from topolearn.training import phases
@@ -127,12 +127,12 @@ class Sweep:
         points = self.at(order, asked)
         sizes = [point.size for point in points]
 
-        def mean(values: Sequence[float], spec: str) -> Figure:
-            return Figure(f"{statistics.mean(values):{spec}}")
+        def mean(values: Sequence[float], spec: str) -> NumberText:
+            return NumberText(f"{statistics.mean(values):{spec}}")
 
         return (
             order,
-            None if asked is None else Figure(f"{100 * asked:g}"),
+            None if asked is None else NumberText(f"{100 * asked:g}"),
             mean([100 * point.removed for point in points], ".1f"),
             *(mean_and_deviation([point.metrics[name] for point in points]) for name in self.metrics),
             mean([size.macs / 1e6 for size in sizes], ",.2f"),
@@ -187,11 +187,11 @@ class Sweep:
             below=f"share of the {self.learnable:,} learnable edges removed",
         )
 
-    def _panel(self, label: str, value: Callable[[SweepPoint], float], height: float = 1.0) -> Panel:
+    def _panel(self, label: str, value: Callable[[SweepPoint], float], height: float = 1.0) -> CurvePanel:
         """One quantity of all points."""
         lines = (self._line(MAGNITUDE, value), self._line(RANDOM, value))
         (own,) = self.at(OWN, None)
-        return Panel(label, lines, Mark(OWN, own.removed, value(own)), height)
+        return CurvePanel(label, lines, Mark(OWN, own.removed, value(own)), height)
 
     def _line(self, order: str, value: Callable[[SweepPoint], float]) -> Line:
         groups = [self.at(order, share) for share in self.shares]
