@@ -7,10 +7,10 @@ stage stands under what has its stride; so inputs and heads are on the left, and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from topolearn.drawing.layout import Band, Box, Layout, Pair, Point, arc, straight
+from topolearn.drawing.layout import Band, Box, Layout, Pair, Point, arc, generations, straight
 from topolearn.graph import Graph
 from topolearn.graph.decoder import decoder_stages
 from topolearn.ops.shape import Bundle, Shape, Stride
@@ -84,13 +84,12 @@ class Decoder:
         )
 
 
-def _leading_to(graph: Graph, targets: Iterable[str]) -> set[str]:
+def _leading_to(graph: Graph, targets: Collection[str]) -> set[str]:
     """The targets and all from which a path leads to one."""
-    leading = set(targets)
-    for edge in reversed(graph.edges):  # canonical order: all out-edges of a target come last
-        if edge.dst in leading:
-            leading.add(edge.src)
-    return leading
+    import networkx as nx
+
+    network = graph.to_networkx()
+    return set(targets).union(*(nx.ancestors(network, target) for target in targets))
 
 
 def _levels(
@@ -213,16 +212,10 @@ class _Arrangement:
             y: Height of the first of each distance.
             up: 1 where the next stands over it, -1 under it.
         """
-        distance = dict.fromkeys(names, 1)
-        for name in names:
-            for near, far in edges:
-                if near == name and far in distance:
-                    distance[far] = max(distance[far], distance[near] + 1)
-        taken: dict[int, int] = {}
-        for name in names:
-            place = taken[distance[name]] = taken.get(distance[name], -1) + 1
-            height = self.boxes[name].height
-            self.centres[name] = (-distance[name] * self.pitch, y + up * place * (height + PAD))
+        within = [pair for pair in edges if set(pair) <= set(names)]
+        for distance, found in enumerate(generations(names, within), start=1):
+            for place, name in enumerate(found):
+                self.centres[name] = (-distance * self.pitch, y + up * place * (self.boxes[name].height + PAD))
 
     # -- edges ---------------------------------------------------------------------------------
 

@@ -118,17 +118,13 @@ def arrange(
 
 
 def generations(nodes: Sequence[str], edges: Sequence[Pair]) -> list[list[str]]:
-    """Nodes by the length of the longest path that leads to them."""
-    depth = dict.fromkeys(nodes, 0)
-    sources: dict[str, list[str]] = {}
-    for src, dst in edges:
-        sources.setdefault(dst, []).append(src)
-    for name in nodes:
-        depth[name] = max((depth[src] + 1 for src in sources.get(name, ())), default=0)
-    layers: list[list[str]] = [[] for _ in range(max(depth.values()) + 1)]
-    for name in nodes:
-        layers[depth[name]].append(name)
-    return layers
+    """Nodes by the length of the longest path that leads to them; those of one length in the order of ``nodes``."""
+    import networkx as nx
+
+    graph: nx.DiGraph[str] = nx.DiGraph(edges)
+    graph.add_nodes_from(nodes)
+    position = {name: index for index, name in enumerate(nodes)}
+    return [sorted(layer, key=position.__getitem__) for layer in nx.topological_generations(graph)]
 
 
 def is_line(layers: Sequence[Sequence[str]], edges: Sequence[Pair]) -> bool:

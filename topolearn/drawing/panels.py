@@ -47,23 +47,14 @@ def panels(graph: Graph) -> list[MatrixPanel]:
 
     A complete graph is one; of modules that read the module before only, every two neighbours are one.
     """
-    # Union-find over targets that have a source in common.
-    parent = {target: target for target in graph.candidates}
+    import networkx as nx
 
-    def root(target: str) -> str:
-        while parent[target] != target:
-            parent[target] = target = parent[parent[target]]
-        return target
-
-    first: dict[str, str] = {}
+    # A node can be a target and a source: as a source it stands in a tuple.
+    links: nx.Graph[str | tuple[str]] = nx.Graph()
     for target, indices in graph.candidates.items():
-        for index in indices:
-            parent[root(target)] = root(first.setdefault(graph.edges[index].src, target))
-    together: dict[str, list[str]] = {}
-    for target in graph.nodes:
-        if target in parent:
-            together.setdefault(root(target), []).append(target)
-    return [_panel(graph, targets) for targets in together.values()]
+        links.add_edges_from((target, (graph.edges[index].src,)) for index in indices)
+    blocks = nx.connected_components(links)
+    return [_panel(graph, [target for target in graph.candidates if target in block]) for block in blocks]
 
 
 def _panel(graph: Graph, targets: Sequence[str]) -> MatrixPanel:
