@@ -13,7 +13,7 @@ from topolearn.learners.continuous import ContinuousOptions
 from topolearn.learners.pricing import Budget
 from topolearn.ops import EDGE_OPS, NODE_OPS
 from topolearn.options import InvalidOption, docstring_section, fields, parameters, validate
-from topolearn.recipes.recipe import Recipe
+from topolearn.recipes import RecipeFile
 from topolearn.recipes.train_options import PhaseOptions, TrainOptions
 
 CASES: list[tuple[type[BaseModel], Mapping[str, Any], tuple[str, ...], str]] = [
@@ -31,13 +31,13 @@ CASES: list[tuple[type[BaseModel], Mapping[str, Any], tuple[str, ...], str]] = [
         "'penalty_strength' of it is -1, but it should be greater than or equal to 0, or 'auto'",
     ),
     (
-        Recipe,
+        RecipeFile,
         {"graph": "x", "learner": 3},
         ("learner",),
         "'learner' of it is 3, but it should be a valid string, or a mapping",
     ),
     # The member that was meant.
-    (Recipe, {"graph": "x", "learner": {"fan_in": 3}}, ("learner", "name"), "it needs 'learner.name'"),
+    (RecipeFile, {"graph": "x", "learner": {"fan_in": 3}}, ("learner", "name"), "it needs 'learner.name'"),
     # Options within options.
     (
         ContinuousOptions,
@@ -79,7 +79,7 @@ CASES: list[tuple[type[BaseModel], Mapping[str, Any], tuple[str, ...], str]] = [
         ("widt",),
         "unknown parameter 'widt' of it; did you mean 'width'?",
     ),
-    (Recipe, {"learner": "fixed"}, ("graph",), "it needs 'graph'"),
+    (RecipeFile, {"learner": "fixed"}, ("graph",), "it needs 'graph'"),
 ]
 
 
@@ -100,7 +100,7 @@ MODELS = {
     "training": TrainOptions,
     "phase": PhaseOptions,
     "recipe": pytest.param(
-        Recipe, marks=pytest.mark.xfail(strict=True, reason="says it in the class's docstring, not below the fields")
+        RecipeFile, marks=pytest.mark.xfail(strict=True, reason="says it in the class's docstring, not below the fields")
     ),
 }
 
