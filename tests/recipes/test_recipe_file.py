@@ -13,7 +13,8 @@ from topolearn.format.tree import parse
 from topolearn.options import validate
 from topolearn.recipes import RecipeFile, TrainOptions, load_recipe
 from topolearn.recipes.recipe_file import apply_settings, is_recipe, open_recipe, read_recipe
-from topolearn.runs.config import compare_config, read_config, write_config
+from topolearn.runs.config import read_config, write_config
+from topolearn.runs.same_run import compare_config
 
 RECIPE = """
 topolearn: 1

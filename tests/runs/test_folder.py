@@ -191,6 +191,10 @@ def test_a_run_begun_before_an_option_existed(finished: Path) -> None:
     path.write_text(config.replace(" node_lr: {},", ""))
     assert run(finished, resume=True).metrics
     fails(finished, "began with training.node_lr.head null, not 0.5", training={"node_lr": {"head": 0.5}})
+    assert " update: balanced," in config
+    path.write_text(config.replace(" update: balanced,", ""))
+    assert run(finished, resume=True).metrics
+    fails(finished, "began with learner_options.update balanced, not literal", update="literal")
 
 
 # -- damage -------------------------------------------------------------------------------------

@@ -61,52 +61,55 @@ class Recipe(BaseModel):
     """A request for a run: everything that :func:`topolearn.fit` was given, complete and checked.
 
     :meth:`Recipe.of` makes one from the arguments of ``fit``, from a recipe file, or from both.
-
-    Attributes:
-        graph: The graph to search.
-        start: A network over it whose weights to start from; None for other weights.
-        learner: A learner's name and options, or a learner made for the graph.
-        data: What to train on, as given; None where nobody said.
-        epochs: Over all phases.
-        batch_size: Images per step, over all processes.
-        lr: Peak learning rate of the weights.
-        seed: Seed of everything random.
-        precision: ``auto``, ``float32`` or ``bfloat16``.
-        training: How the weights are trained.
-        loss: Function of (outputs, targets); None for the task's.
-        metrics: By name; None for the task's.
-        callbacks: Called with every record of the history.
-        weights: A safetensors file, or the folder of a run, to start from; None for other weights.
-        device: Where to run.
-        out: Folder of the run; None writes nothing.
-        resume: Whether to go on with the run in ``out``.
-        data_root: Where data sets are looked for first.
-        quiet: Whether to show no progress.
     """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        arbitrary_types_allowed=True,
     )
 
     graph: InstanceOf[Graph]
+    """The graph to search."""
     start: InstanceOf[Network] | None = None
+    """A network over it whose weights to start from; None for other weights."""
     learner: LearnerSpec | InstanceOf[EdgeLearner]
+    """A learner's name and options, or a learner made for the graph."""
     data: Any = None
+    """What to train on, as given; None where nobody said."""
     epochs: PositiveInt
+    """Over all phases."""
     batch_size: PositiveInt
+    """Images per step, over all processes."""
     lr: PositiveFloat
+    """Peak learning rate of the weights."""
     seed: Seed = 0
+    """Seed of everything random."""
     precision: Precision = "auto"
+    """``auto``, ``float32`` or ``bfloat16``."""
     training: InstanceOf[TrainOptions] = Field(default_factory=TrainOptions)
+    """How the weights are trained."""
     loss: Callable[..., Any] | None = None
+    """Function of (outputs, targets); None for the task's."""
     metrics: Mapping[str, Any] | None = None
+    """By name; None for the task's."""
     callbacks: tuple[Callable[..., Any], ...] = ()
+    """Called with every record of the history."""
     weights: Path | None = None
+    """A safetensors file, or the folder of a run, to start from; None for other weights."""
     device: Any = "auto"
+    """Where to run."""
     out: Path | None = None
+    """Folder of the run; None writes nothing."""
     resume: bool = False
+    """Whether to go on with the run in ``out``."""
     data_root: str | Path | None = None
+    """Where data sets are looked for first."""
     quiet: bool = False
+    """Whether to show no progress."""
 
     @field_validator("callbacks", mode="before")
     @classmethod

@@ -37,37 +37,36 @@ class LearnerSpec(BaseModel):
 
 
 class RecipeFile(BaseModel):
-    """What a recipe file says: a graph and how to train it.
+    """What a recipe file says: a graph and how to train it."""
 
-    Attributes:
-        topolearn: Version of the format, 1.
-        name: The recipe's name.
-        graph: Name or path of a graph; in a file, a path is relative to it.
-        graph_set: Dotted path in the graph file -> value, as ``{nodes.head.classes: 10}``.
-        learner: Name, or a mapping of ``name`` and options.
-        data: Name or folder of a data set.
-        epochs: Over all phases.
-        batch_size: Images per step.
-        lr: Peak learning rate of the weights.
-        seed: Seed of everything random.
-        precision: ``auto`` is bfloat16 on a GPU that has it, float32 elsewhere.
-        training: See :class:`topolearn.recipes.train_options.TrainOptions`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     topolearn: Literal[1] = 1
+    """Version of the format, 1."""
     name: str | None = None
+    """The recipe's name."""
     graph: str
+    """Name or path of a graph; in a file, a path is relative to it."""
     graph_set: Mapping[str, Any] = Field(default_factory=dict)
+    """Dotted path in the graph file -> value, as ``{nodes.head.classes: 10}``."""
     learner: LearnerSpec = LearnerSpec(name="maskconnect")
+    """Name, or a mapping of ``name`` and options."""
     data: str | None = None
+    """Name or folder of a data set."""
     epochs: PositiveInt | None = None
+    """Over all phases."""
     batch_size: PositiveInt | None = None
+    """Images per step."""
     lr: PositiveFloat | None = None
+    """Peak learning rate of the weights."""
     seed: Seed = 0
+    """Seed of everything random."""
     precision: Precision = "auto"
+    """``auto`` is bfloat16 on a GPU that has it, float32 elsewhere."""
     training: Mapping[str, Any] = Field(default_factory=dict)
+    """See :class:`topolearn.recipes.train_options.TrainOptions`."""
 
     @field_validator("learner", mode="before")
     @classmethod

@@ -17,8 +17,8 @@ from topolearn.format.ranges import RangeError, expand
 from topolearn.graph import Graph
 from topolearn.learners import EdgeLearner
 from topolearn.recipes import Recipe, TrainOptions
-from topolearn.runs.config import holds_this_run
 from topolearn.runs.folder import is_finished
+from topolearn.runs.same_run import holds_this_run
 from topolearn.tasks.evaluation import check_fits, check_outputs
 from topolearn.training.phases import Scheduled, schedule
 

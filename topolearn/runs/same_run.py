@@ -1,0 +1,80 @@
+"""Whether a folder holds the run that is asked for, and not another one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from topolearn.errors import CheckpointError
+from topolearn.format import load_graph
+from topolearn.format.tree import parse
+from topolearn.format.writer import scalar
+from topolearn.graph import Graph
+from topolearn.learners import learner_class
+from topolearn.recipes.train_options import TrainOptions, as_phase
+from topolearn.runs.config import read_config, write_config
+from topolearn.runs.folder import CONFIG, SEARCHED, holds_run
+
+_MAY_CHANGE = ("training.workers", "training.checkpoint_steps")
+"""Settings without a say in what comes out of a run."""
+
+
+def compare_config(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path, within: str = "") -> None:
+    """Raise where a run's settings differ from those it began with."""
+    for key in {**old, **new}:
+        name, was, wanted = f"{within}{key}", old.get(key), new.get(key)
+        if within == "training.phases.":  # a number is short for the share
+            was, wanted = as_phase(was), as_phase(wanted)
+        if isinstance(was, Mapping) and isinstance(wanted, Mapping):
+            compare_config(was, wanted, folder, f"{name}.")
+        elif was != wanted and name not in _MAY_CHANGE:
+            raise CheckpointError(
+                f"the run in {folder} began with {name} {scalar(was)}, not {scalar(wanted)};"
+                " resume it with the same settings, or choose another folder"
+            )
+
+
+def holds_this_run(folder: Path, graph: Graph, config: Mapping[str, Any], *, resume: bool) -> bool:
+    """Whether ``folder`` holds a run, which is then this one.
+
+    Args:
+        folder: Any folder; it need not be there.
+        graph: The graph that is to be searched.
+        config: The settings.
+        resume: Whether a run may be there.
+
+    Raises:
+        CheckpointError: A run that is not to be resumed, or another one.
+    """
+    if not holds_run(folder):
+        return False
+    if not resume:
+        raise CheckpointError(f"{folder} already holds a run; give --resume, or choose another folder with --out")
+    began_with = read_config(folder / CONFIG)
+    before = load_graph(folder / SEARCHED)
+    if before != graph:
+        raise CheckpointError(
+            f"the run in {folder} searches graph '{before.name}', which is not this graph '{graph.name}'; choose"
+            " another folder with --out"
+        )
+    compare_config(_normal(began_with), _normal(config), folder)
+    return True
+
+
+def _normal(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as it reads back from its file, without the library's version.
+
+    A run that was begun before the library had an option has what is its default now.
+    """
+    options = learner_class(config["learner"]).options_type.model_fields
+    defaults = {
+        "training": TrainOptions().model_dump(),
+        "learner_options": {name: field.get_default() for name, field in options.items() if not field.is_required()},
+    }
+    complete = dict(config)
+    for key, known in defaults.items():
+        given = config.get(key)
+        complete[key] = {**known, **(given if isinstance(given, Mapping) else {})}
+    plain = parse(write_config(complete), "config").root.plain()
+    return {key: value for key, value in plain.items() if key != "topolearn"}
