@@ -27,7 +27,7 @@ from benchmarks.machine import describe
 from topolearn.compiler import Network
 from topolearn.recipes import Recipe
 from topolearn.runs import FitResult
-from topolearn.tasks.evaluation import Evaluation, default_loss, default_metrics
+from topolearn.tasks import Evaluation, task_of
 from topolearn.training.phases import recalibrate
 from topolearn.training.prepare import prepare
 
@@ -99,7 +99,8 @@ class Demonstration:
         """Of a network as it is, but for its batch statistics, on the validation images."""
         data = prepare(Recipe.of(net, **self.settings(FIXED))).data
         recalibrate(net, data, 128, self.seed)
-        evaluation = Evaluation(default_loss(data.info), default_metrics(data.info), torch.device("cpu"))
+        task = task_of(data.info.task)
+        evaluation = Evaluation(task.loss(data.info), task.metrics(data.info), torch.device("cpu"))
         return evaluation.run(net.eval(), data.val_batches(500))["accuracy"]
 
 

@@ -18,6 +18,7 @@ from topolearn.data.labels import binary_labels
 from topolearn.errors import DataError
 from topolearn.format import loads
 from topolearn.recipes.train_options import TrainOptions
+from topolearn.task_kinds import kind_of
 
 CROP = Crop(size=(8, 8))
 
@@ -153,7 +154,7 @@ def with_palette(path: Path, numbers: list[list[int]], palette: list[int]) -> Pa
 def test_palettes_of_masks_of_one_channel(tmp_path: Path, numbers: list[list[int]], palette: list[int]) -> None:
     path = with_palette(tmp_path / "mask.png", numbers, palette)
     image = picture(tmp_path / "image.png", size=(2, 2))
-    files = ImageFiles([(image, path)], 3, None, resize=False, labels=binary_labels("saliency"))
+    files = ImageFiles([(image, path)], 3, None, resize=False, labels=binary_labels(kind_of("saliency")))
     assert files[0][1].tolist() == [[0, 1], [1, 0]]
 
 

@@ -20,7 +20,7 @@ from topolearn.errors import ExportError
 from topolearn.format import load_graph
 from topolearn.graph import Edge, Graph, Node
 from topolearn.onnx import open_session, parity
-from topolearn.onnx.wrappers import Baked, Labels
+from topolearn.onnx.wrappers import Baked, ClassMap
 from topolearn.tasks.losses import fit_to_labels
 from topolearn.tasks.pixels import Segmentation
 
@@ -109,7 +109,7 @@ def test_float16_and_fixed_sizes(tmp_path: Path) -> None:
 def test_more_classes_than_a_byte_holds() -> None:
     for classes, dtype in ((256, torch.uint8), (257, torch.int64)):
         graph = maps(classes)
-        assert Labels(Baked(network(graph), [1.0, 1.0]), graph)(images(1, 4, 4)).dtype == dtype
+        assert ClassMap(Baked(network(graph), [1.0, 1.0]), graph)(images(1, 4, 4)).dtype == dtype
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_class_that_is_not_the_best_fails_loudly(wrong: str) -> None:
 
 
 def test_a_file_of_other_classes_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Labels, "forward", lambda self, *x: self.logits(*x).argmin(1).to(torch.uint8))
+    monkeypatch.setattr(ClassMap, "forward", lambda self, *x: self.logits(*x).argmin(1).to(torch.uint8))
     with pytest.raises(ExportError, match="output 'logits' of the ONNX model differs from PyTorch by"):
         topolearn.export_onnx(network(maps()), tmp_path / "net.onnx", dynamic=(), output="argmax")
     assert list(tmp_path.iterdir()) == []

@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.data.toys import info
-from topolearn.tasks.edge_detection import Edges, f_measure, matches, thinned
-from topolearn.tasks.evaluation import Evaluation, default_metrics
-from topolearn.tasks.losses import default_loss
+from topolearn.tasks import Evaluation, Loss, task_of
+from topolearn.tasks.edge_detection import EdgeDetection, f_measure, matches, thinned
 from topolearn.tasks.pixels import Saliency, Segmentation
 
 CPU = torch.device("cpu")
@@ -29,9 +28,13 @@ def of_one_channel(task: str) -> Any:
     return info(task=task, classes=("yes",), ignore_index=VOID)
 
 
+def loss_of(data: Any) -> Loss:
+    return task_of(data.task).loss(data)
+
+
 def evaluate(batches: list[tuple[Tensor, Tensor]], data: Any) -> dict[str, float]:
     """The batches' images are the network's outputs."""
-    return Evaluation(default_loss(data), default_metrics(data), CPU).run(lambda outputs: outputs, batches)
+    return Evaluation(loss_of(data), task_of(data.task).metrics(data), CPU).run(lambda outputs: outputs, batches)
 
 
 # -- segmentation -------------------------------------------------------------------------------
@@ -59,7 +62,7 @@ def test_one_confusion_matrix_by_hand() -> None:
 @pytest.mark.parametrize("task", ["segmentation", "saliency", "edges"])
 def test_the_loss_of_bfloat16_logits_is_computed_in_float32(task: str) -> None:
     classes = ("a", "b", "c") if task == "segmentation" else (task,)
-    loss = default_loss(info(task=task, classes=classes, ignore_index=VOID))
+    loss = loss_of(info(task=task, classes=classes, ignore_index=VOID))
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, len(classes), 5, 4, generator=generator).bfloat16()
     targets = torch.randint(2, (2, 9, 7), generator=generator)
@@ -79,8 +82,8 @@ def test_binary_cross_entropy_by_hand() -> None:
     logits = torch.tensor([logit(0.9), logit(0.2), logit(0.6), logit(0.5)]).view(1, 1, 2, 2)
     labels = torch.tensor([1, 0, 1, VOID]).view(1, 2, 2)
     expected = -(math.log(0.9) + math.log(0.8) + math.log(0.6)) / 3
-    assert float(default_loss(of_one_channel("saliency"))(logits, labels)) == pytest.approx(expected)
-    nothing = default_loss(of_one_channel("saliency"))(logits.requires_grad_(), torch.full((1, 2, 2), VOID))
+    assert float(loss_of(of_one_channel("saliency"))(logits, labels)) == pytest.approx(expected)
+    nothing = loss_of(of_one_channel("saliency"))(logits.requires_grad_(), torch.full((1, 2, 2), VOID))
     assert float(nothing.detach()) == 0
 
 
@@ -118,7 +121,7 @@ def test_balanced_cross_entropy_by_hand() -> None:
     logits = torch.tensor([[0.9, 0.2, 0.4, 0.3, 0.5], [0.7] * 5]).logit().view(2, 1, 1, 5)
     labels = torch.tensor([[1, 0, 0, 0, VOID], [0] * 5]).view(2, 1, 5)
     first = -(3 / 4 * math.log(0.9) + 1 / 4 * (math.log(0.8) + math.log(0.6) + math.log(0.7)))
-    assert float(default_loss(of_one_channel("edges"))(logits, labels)) == pytest.approx(first / 9)
+    assert float(loss_of(of_one_channel("edges"))(logits, labels)) == pytest.approx(first / 9)
 
 
 def brute_force(detected: np.ndarray, truth: np.ndarray, distance: float) -> int:
@@ -174,7 +177,7 @@ def test_ods_and_ois_by_hand() -> None:
     # at .3. Second: its edge found at .3 alone, a false one at .2.
     scores = [line(10, 0.9) + line(30, 0.3), line(20, 0.3) + line(5, 0.2)]
     truths = [line(11), line(20)]
-    metric = Edges(VOID, tolerance=0.03, thresholds=9)
+    metric = EdgeDetection(VOID, tolerance=0.03, thresholds=9)
     assert metric.thresholds[0] == 0.1
     clipped = torch.from_numpy(np.stack(scores)).clamp(1e-6, 1 - 1e-6)
     # 0.3 and 0.2 are thresholds themselves: a little more leaves no doubt about rounding.
@@ -186,7 +189,7 @@ def test_ods_and_ois_by_hand() -> None:
 
 
 def test_an_image_without_an_edge_is_best_without_a_detection() -> None:
-    metric = Edges(VOID, tolerance=0.03, thresholds=9)
+    metric = EdgeDetection(VOID, tolerance=0.03, thresholds=9)
     scores = torch.from_numpy(np.stack([line(10, 0.9), line(20, 0.35)])).clamp(1e-6, 1 - 1e-6)
     metric.update(scores.logit()[:, None], torch.from_numpy(np.stack([line(10), 0 * line(10)])).long())
     assert metric.compute() == {"ods": 1.0, "ois": 1.0}
@@ -202,6 +205,6 @@ def test_detections_where_the_label_is_not_known_do_not_count() -> None:
 
 
 def test_no_edge_at_all() -> None:
-    metric = Edges(VOID)
+    metric = EdgeDetection(VOID)
     metric.update(torch.full((1, 1, 8, 8), -9.0), torch.zeros(1, 8, 8, dtype=torch.int64))
     assert metric.compute() == {"ods": 0.0, "ois": 0.0}

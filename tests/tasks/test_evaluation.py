@@ -16,14 +16,8 @@ from tests.training.runs import SEGMENTATION, graph
 from topolearn.errors import DataError, OptionError
 from topolearn.format import loads
 from topolearn.graph import Graph
-from topolearn.tasks.evaluation import (
-    Evaluation,
-    check_fits,
-    check_outputs,
-    default_loss,
-    default_metrics,
-    fit_to_labels,
-)
+from topolearn.tasks import Evaluation, Loss, check_fits, task_of
+from topolearn.tasks.losses import fit_to_labels
 
 CPU = torch.device("cpu")
 
@@ -32,9 +26,15 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def loss_of(data: Any, label_smoothing: float = 0.0) -> Loss:
+    return task_of(data.task).loss(data, label_smoothing)
+
+
 def evaluate(batches: list[tuple[Tensor, Tensor]], data: Any, **metrics: Any) -> dict[str, float]:
     """The batches' images are the network's outputs."""
-    return Evaluation(default_loss(data), metrics or default_metrics(data), CPU).run(lambda outputs: outputs, batches)
+    return Evaluation(loss_of(data), metrics or task_of(data.task).metrics(data), CPU).run(
+        lambda outputs: outputs, batches
+    )
 
 
 # -- losses -------------------------------------------------------------------------------------
@@ -44,14 +44,14 @@ def test_cross_entropy_by_hand() -> None:
     logits, targets = torch.tensor([[2.0, 0.0, 1.0, 0.0], [0.0, 3.0, 0.0, 0.0]]), torch.tensor([2, 1])
     first = -math.log(math.e / (math.e**2 + 1 + math.e + 1))
     second = -math.log(math.e**3 / (math.e**3 + 3))
-    assert float(default_loss(info())(logits, targets)) == pytest.approx((first + second) / 2)
+    assert float(loss_of(info())(logits, targets)) == pytest.approx((first + second) / 2)
 
 
 def test_label_smoothing() -> None:
     logits, targets = numbers(5, 4), torch.tensor([0, 1, 2, 3, 0])
     smooth = F.one_hot(targets, 4) * 0.9 + 0.1 / 4
     expected = -(smooth * logits.log_softmax(1)).sum(1).mean()
-    torch.testing.assert_close(default_loss(info(), 0.1)(logits, targets), expected)
+    torch.testing.assert_close(loss_of(info(), 0.1)(logits, targets), expected)
 
 
 def test_pixels_without_a_label_do_not_count() -> None:
@@ -60,15 +60,15 @@ def test_pixels_without_a_label_do_not_count() -> None:
     targets[0, :2] = 255
     known = targets != 255
     expected = F.cross_entropy(logits.movedim(1, -1)[known], targets[known])
-    torch.testing.assert_close(default_loss(data)(logits, targets), expected)
+    torch.testing.assert_close(loss_of(data)(logits, targets), expected)
     smooth = F.cross_entropy(logits.movedim(1, -1)[known], targets[known], label_smoothing=0.2)
-    torch.testing.assert_close(default_loss(data, 0.2)(logits, targets), smooth)
+    torch.testing.assert_close(loss_of(data, 0.2)(logits, targets), smooth)
 
 
 def test_a_batch_without_any_label_has_loss_0() -> None:
     data = info(task="segmentation", ignore_index=255)
     logits = numbers(2, 4, 3, 3).requires_grad_()
-    loss = default_loss(data)(logits, torch.full((2, 3, 3), 255))
+    loss = loss_of(data)(logits, torch.full((2, 3, 3), 255))
     loss.backward()
     assert float(loss.detach()) == 0
     assert logits.grad is not None
@@ -90,7 +90,7 @@ def test_coarse_maps_are_resized_to_the_labels() -> None:
 
 def test_loss_is_in_float32_under_autocast() -> None:
     logits, targets = numbers(4, 4).bfloat16(), torch.tensor([0, 1, 2, 3])
-    assert default_loss(info())(logits, targets).dtype == torch.float32
+    assert loss_of(info())(logits, targets).dtype == torch.float32
 
 
 # -- metrics ------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_metrics_that_are_no_number(metric: Any, text: str) -> None:
 
 
 def test_data_without_classes_have_no_default_metrics() -> None:
-    assert default_metrics(info(task="regression", classes=())) == {}
+    assert task_of("regression").metrics(info(task="regression", classes=())) == {}
 
 
 # -- what fits what -----------------------------------------------------------------------------
@@ -180,10 +180,10 @@ def two_outputs() -> Graph:
 
 def test_data_that_fit() -> None:
     check_fits(graph(), info())
-    check_outputs(graph(), info())
+    task_of("classification").check_outputs(graph(), info())
     segmentation = info((3, 8, 8), "segmentation", classes=("x", "y", "z"))
     check_fits(loads(SEGMENTATION), segmentation)
-    check_outputs(loads(SEGMENTATION), segmentation)
+    task_of("segmentation").check_outputs(loads(SEGMENTATION), segmentation)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +232,6 @@ def test_data_that_do_not_go_in(wanted: Graph, data: Any, texts: list[str]) -> N
 )
 def test_outputs_that_cannot_be_judged(wanted: Graph, data: Any, error: type[Exception], texts: list[str]) -> None:
     with pytest.raises(error) as caught:
-        check_outputs(wanted, data)
+        task_of(data.task).check_outputs(wanted, data)
     assert all(text in str(caught.value) for text in texts)
     assert "\n" not in str(caught.value)

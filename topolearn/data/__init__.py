@@ -1,7 +1,7 @@
 """Data for training: built-in sets, folders, and a user's own Datasets and DataLoaders."""
 
 from topolearn.data.augment import Augment, Crop
-from topolearn.data.base import BINARY, DENSE, Data, DataInfo
+from topolearn.data.base import Data, DataInfo
 from topolearn.data.datasets import DatasetData
 from topolearn.data.load import load_data
 from topolearn.data.loaders import LoaderData
@@ -9,9 +9,7 @@ from topolearn.data.named_images import DATASETS
 from topolearn.data.tensors import TensorData
 
 __all__ = [
-    "BINARY",
     "DATASETS",
-    "DENSE",
     "Augment",
     "Crop",
     "Data",

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor
 
-from topolearn.data.base import DENSE, Batch, DataInfo
+from topolearn.data.base import Batch, DataInfo
 from topolearn.data.seeds import generator
 from topolearn.errors import DataError
 
@@ -44,7 +44,7 @@ class Augment(BaseModel):
                 f"'pad: {self.pad}' with 'fill: reflect' needs images larger than {self.pad} pixels, but those of "
                 f"'{info.name}' are {height}x{width}"
             )
-        if self.pad and self.fill == "zero" and info.task in DENSE and info.ignore_index is None:
+        if self.pad and self.fill == "zero" and info.kind.is_dense and info.ignore_index is None:
             raise DataError(
                 f"'pad: {self.pad}' leaves a border without a label, and '{info.name}' has no label to ignore; "
                 "use 'fill: reflect'"
@@ -146,7 +146,7 @@ class Crop(BaseModel):
         Raises:
             DataError: Masks that have no label to ignore.
         """
-        if info.task in DENSE and info.ignore_index is None:
+        if info.kind.is_dense and info.ignore_index is None:
             raise DataError(f"a crop can leave a border without a label, and '{info.name}' has no label to ignore")
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:

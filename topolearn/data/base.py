@@ -12,19 +12,13 @@ from torch import Tensor
 
 from topolearn.data.seeds import generator
 from topolearn.errors import DataError
+from topolearn.task_kinds import TaskKind, kind_of
 
 Batch = tuple[Tensor, Tensor]
 """Images (N, C, H, W) float32, normalised; targets int64, (N,) or (N, H, W)."""
 
 IGNORE = 255
 """The label of pixels that count neither in the loss nor in the metrics."""
-
-
-BINARY = {"saliency": "salient", "edges": "edge"}
-"""Tasks of one channel, whose masks are 0 or 1, with the name of what is 1."""
-
-DENSE = frozenset({"segmentation", *BINARY})
-"""Tasks whose targets are masks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +46,14 @@ class DataInfo:
     ignore_index: int | None = None
 
     @property
+    def kind(self) -> TaskKind:
+        """What the targets of the task are."""
+        return kind_of(self.task)
+
+    @property
     def labels(self) -> int:
         """How many values a target can have, the ignored one aside; 0 where that is not known."""
-        return 2 if self.task in BINARY else len(self.classes)
+        return 2 if self.kind.is_binary else len(self.classes)
 
 
 class Data(ABC):

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
-from topolearn.data.base import BINARY, DENSE, IGNORE, DataInfo
+from topolearn.data.base import IGNORE, DataInfo
 from topolearn.data.items import highest_label
 from topolearn.errors import DataError
+from topolearn.task_kinds import kind_of
 
 
 def describe(
@@ -37,12 +38,12 @@ def describe(
         DataError: A target that does not fit the task, or no way to tell the classes.
     """
     task = task or _task(target)
-    if task == "classification" and (target.ndim or target.is_floating_point()):
+    kind = kind_of(task)
+    if kind.target == "label" and (target.ndim or target.is_floating_point()):
         raise DataError(
-            f"classification needs one whole number per image, but the target is {tuple(target.shape)} of "
-            f"{target.dtype}"
+            f"{task} needs one whole number per image, but the target is {tuple(target.shape)} of {target.dtype}"
         )
-    if task in DENSE and (target.shape != image.shape[1:] or target.is_floating_point()):
+    if kind.is_dense and (target.shape != image.shape[1:] or target.is_floating_point()):
         raise DataError(
             f"{task} needs masks (H, W) = {tuple(image.shape[1:])} of labels, but the target is "
             f"{tuple(target.shape)} of {target.dtype}"
@@ -52,8 +53,8 @@ def describe(
     while isinstance(base, Subset):
         base = base.dataset
     names: tuple[str, ...] = ()
-    if task in BINARY:
-        names = (BINARY[task],)
+    if kind.is_binary:
+        names = (kind.positive,)
         if bool((target == IGNORE).any()) and not bool((target == 1).any()):
             raise DataError(
                 f"masks for {task} hold 1 where it is, 0 where not and {IGNORE} where that is not known, but the first"
@@ -68,7 +69,7 @@ def describe(
         size=(channels, height, width),
         mean=(0.0,) * channels,
         std=(1.0,) * channels,
-        ignore_index=IGNORE if task in DENSE else None,
+        ignore_index=IGNORE if kind.is_dense else None,
     )
 
 

@@ -10,9 +10,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
-from topolearn.data.base import DENSE
 from topolearn.data.images import SUFFIXES
 from topolearn.errors import DataError
+from topolearn.task_kinds import kind_of
 
 LAYOUTS = (
     "train/CLASS/*.png and val/CLASS/*.png, CLASS/*.png, or with masks train/*.png and trainannot/*.png, "
@@ -72,7 +72,7 @@ def find_files(folder: Path, task: str | None, val_split: str | None) -> ClassFi
     """
     home, masks_of = _layout(folder)
     found = "classification" if masks_of is None else "segmentation"
-    if task is not None and (task in DENSE) != (masks_of is not None):
+    if task is not None and kind_of(task).is_dense != (masks_of is not None):
         raise DataError(f"the folder '{folder}' is laid out for {found}, but the task is {task}; it may be {LAYOUTS}")
     splits = [home / "train", _val_folder(home, val_split)] if (home / "train").is_dir() else [home]
     if len(splits) == 1 and val_split is not None:

@@ -11,6 +11,7 @@ from topolearn.data.images import ImageFiles, open_image
 from topolearn.data.masks import load_masks
 from topolearn.data.reading import Reading, data_from
 from topolearn.errors import DataError
+from topolearn.task_kinds import kind_of
 
 
 def load_folder(
@@ -57,6 +58,7 @@ def load_folder(
     train, val = (
         ImageFiles(part, channels, size, resize=reading.size is not None) for part in (files.train, files.val)
     )
-    info = DataInfo(name, "classification", files.classes, (channels, *size), mean=(), std=())
+    own = task if task is not None and kind_of(task).target == "label" else "classification"
+    info = DataInfo(name, own, files.classes, (channels, *size), mean=(), std=())
     augment = Augment() if augment is None else augment
     return data_from(train, val, info, augment=augment, workers=reading.workers, one_size=True)

@@ -7,11 +7,12 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Subset
 
-from topolearn.data import DENSE, Augment, Crop, Data, load_data
+from topolearn.data import Augment, Crop, Data, load_data
 from topolearn.errors import OptionError
 from topolearn.graph import Graph
 from topolearn.ops import Shape
 from topolearn.recipes.train_options import TrainOptions
+from topolearn.task_kinds import dense_tasks, kind_of
 
 
 def crop_size(graph: Graph, options: TrainOptions) -> tuple[int, int]:
@@ -33,14 +34,14 @@ def read_data(graph: Graph, data: Any, root: str | Path | None, options: TrainOp
     size = graph.input_size(graph.inputs[0])
     settings: dict[str, Any] = {"task": graph.task, "root": root, "workers": options.workers}
     from_files = isinstance(data, str | Path)
-    if graph.task in DENSE:
+    if kind_of(graph.task).is_dense:
         # A pair of Datasets has its own transforms, unless a crop is asked for.
         if from_files or options.crop is not None:
             settings["augment"] = training_crop(graph, options)
         if from_files:
             settings |= {"channels": size[0] if size[0] in (1, 3) else None, "skip_bad": options.skip_bad}
     elif (given := _of_masks(options)) is not None:
-        raise OptionError(f"'{given}' is for {', '.join(sorted(DENSE))}, but graph '{graph.name}' is for {graph.task}")
+        raise OptionError(f"'{given}' is for {', '.join(dense_tasks())}, but graph '{graph.name}' is for {graph.task}")
     else:
         settings["size"] = size[1:] if len(size) == 3 else None
         if not options.augment and from_files:  # a user's own sets have none but theirs

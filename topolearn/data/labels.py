@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from topolearn.data.base import BINARY, IGNORE
+from topolearn.data.base import IGNORE
 from topolearn.errors import DataError
+from topolearn.task_kinds import TaskKind
 
 IGNORED_NAMES = frozenset({"void", "unlabelled", "unlabeled", "ignore", "ignored"})
 """Names in ``classes.txt`` of labels that count neither in the loss nor in the metrics."""
@@ -82,14 +83,14 @@ def named_labels(names: Mapping[int, str], where: str, classes: int | None = Non
     return Labels(tuple(kept.values()), table)
 
 
-def binary_labels(task: str) -> Labels:
+def binary_labels(kind: TaskKind) -> Labels:
     """Labels for a task of one channel, from grey masks.
 
-    From half of white on it is yes, black is no. In between it is no for saliency; for edges, where
-    such a grey says that few of those who drew the edges saw one there, it is ignored (as in HED, Xie
+    From half of white on it is yes, black is no. In between it is no or, if ``kind.ignores_grey``, ignored:
+    in edge detection such a grey says that few of those who drew the edges saw one there (as in HED, Xie
     & Tu 2015). A mask that holds 0 and 1 alone has the labels themselves.
     """
     table = np.zeros(256, np.int16)
-    table[1:128] = IGNORE if task == "edges" else 0
+    table[1:128] = IGNORE if kind.ignores_grey else 0
     table[128:] = 1
-    return Labels((BINARY[task],), table, binary=True)
+    return Labels((kind.positive,), table, binary=True)

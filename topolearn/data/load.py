@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 
 from topolearn.data.augment import Augment, Crop
-from topolearn.data.base import DENSE, Data
+from topolearn.data.base import Data
 from topolearn.data.datasets import DatasetData
 from topolearn.data.folders import load_folder
 from topolearn.data.loaders import LoaderData
@@ -17,11 +17,11 @@ from topolearn.data.reading import Reading
 from topolearn.data.roots import find_folder, roots
 from topolearn.errors import DataError, suggest
 
-Pair = tuple[Dataset[Any], Dataset[Any]] | tuple[DataLoader[Any], DataLoader[Any]]
+TrainAndVal = tuple[Dataset[Any], Dataset[Any]] | tuple[DataLoader[Any], DataLoader[Any]]
 
 
 def load_data(
-    data: str | Path | Pair | Data,
+    data: str | Path | TrainAndVal | Data,
     *,
     task: str | None = None,
     root: str | Path | None = None,
@@ -57,7 +57,8 @@ def load_data(
         DataError: Data that do not exist, cannot be read, or are for another task.
     """
     if isinstance(data, Data):
-        return _for_task(data, task)
+        _check_task(data.info.name, data.info.task, task)
+        return data
     if isinstance(data, str | Path):
         return _from_files(data, root, task, augment, classes, val_split, Reading(channels, size, workers, skip_bad))
     if not isinstance(data, tuple | list) or len(data) != 2:
@@ -92,21 +93,18 @@ def _from_files(
         return load_folder(folder, task=task, classes=classes, augment=augment, val_split=val_split, reading=reading)
     if val_split is not None:
         raise DataError(f"'{name}' has one set to validate on; 'val_split' is for folders")
+    _check_task(name, "segmentation" if name in MASK_SETS else "classification", task)
     if name in MASK_SETS:
-        if task not in (None, "segmentation"):
-            raise DataError(f"'{name}' is for segmentation, but the task is {task}; use other data")
         return MASK_SETS[name](root, augment, reading)
     if isinstance(augment, Crop):
-        if task in DENSE:
-            raise DataError(f"'{name}' is for classification, but the task is {task}; use other data")
         raise DataError(f"'{name}' has images without masks; a crop is for those with, or for Datasets")
-    return _for_task(IMAGE_SETS[name](root, augment), task)
+    return IMAGE_SETS[name](root, augment)
 
 
-def _for_task(data: Data, task: str | None) -> Data:
-    if task not in (None, data.info.task):
-        raise DataError(f"'{data.info.name}' is for {data.info.task}, but the task is {task}; use other data")
-    return data
+def _check_task(name: str, own: str, task: str | None) -> None:
+    """Raise where data for the task ``own`` are asked for another."""
+    if task not in (None, own):
+        raise DataError(f"'{name}' is for {own}, but the task is {task}; use other data")
 
 
 def _folder(data: str | Path, root: str | Path | None) -> Path:

@@ -10,17 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from topolearn.data.augment import Augment, Crop
-from topolearn.data.base import BINARY, IGNORE, Data, DataInfo
+from topolearn.data.base import IGNORE, Data, DataInfo
 from topolearn.data.folder_layout import NAMED, MaskFiles
 from topolearn.data.images import MODES, ImageFiles, differ, look_at, no_mask, open_image, read_labels
 from topolearn.data.labels import Labels, binary_labels, named_labels
 from topolearn.data.reading import Reading, data_from, in_threads
 from topolearn.errors import DataError
+from topolearn.task_kinds import kind_of
 
 _MASK_MODES = ("1", "L", "P", "I", "I;16")
 _GREY = ("1", "L")
 
-Pair = tuple[Path, Path]
+ImageAndMask = tuple[Path, Path]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class _Look:
         fault: Why the two cannot be used, None where they can.
     """
 
-    pair: Pair
+    pair: ImageAndMask
     size: tuple[int, int] = (0, 0)
     mode: str = ""
     values: frozenset[int] | None = None
@@ -69,11 +70,12 @@ def load_masks(
         DataError: A file that cannot be used, by name, and how many there are.
     """
     reading = reading or Reading()
-    unnamed = task not in BINARY and not files.names and classes is None
+    kind = kind_of(task)
+    unnamed = not kind.is_binary and not files.names and classes is None
     train = _looked_at(files.train, in_full=reading.skip_bad or unnamed)
-    val = _looked_at(files.val, in_full=reading.skip_bad, labels=task not in BINARY)
-    if task in BINARY:
-        labels = binary_labels(task)
+    val = _looked_at(files.val, in_full=reading.skip_bad, labels=not kind.is_binary)
+    if kind.is_binary:
+        labels = binary_labels(kind)
     else:
         labels = named_labels(files.names or _numbers(train, classes), where, classes)
     notes = list(files.notes)
@@ -105,7 +107,7 @@ def load_masks(
     return data
 
 
-def _looked_at(pairs: Sequence[Pair], *, in_full: bool, labels: bool = False) -> list[_Look]:
+def _looked_at(pairs: Sequence[ImageAndMask], *, in_full: bool, labels: bool = False) -> list[_Look]:
     """A look at each pair: at the start of the files, at all labels too, or in full.
 
     A wrong label among the validation images would be met when an epoch has gone into training.
@@ -113,7 +115,7 @@ def _looked_at(pairs: Sequence[Pair], *, in_full: bool, labels: bool = False) ->
     return in_threads(_read if in_full else _read_labels if labels else _glance, pairs)
 
 
-def _glance(pair: Pair) -> _Look:
+def _glance(pair: ImageAndMask) -> _Look:
     """What the start of the files tells."""
     image, mask = pair
     try:
@@ -132,7 +134,7 @@ def _glance(pair: Pair) -> _Look:
     return _Look(pair, size, mode)
 
 
-def _read_labels(pair: Pair) -> _Look:
+def _read_labels(pair: ImageAndMask) -> _Look:
     """What the start of the image and the whole mask tell."""
     look = _glance(pair)
     if look.fault is not None:
@@ -144,7 +146,7 @@ def _read_labels(pair: Pair) -> _Look:
     return _Look(pair, look.size, look.mode, frozenset(values.tolist()))
 
 
-def _read(pair: Pair) -> _Look:
+def _read(pair: ImageAndMask) -> _Look:
     """What the whole files tell."""
     look = _read_labels(pair)
     if look.fault is None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from topolearn.data.augment import Augment, Crop, Finish
-from topolearn.data.base import DENSE, Batch, Data, DataInfo, Part, full_batches, picked, sent, shuffled
+from topolearn.data.base import Batch, Data, DataInfo, Part, full_batches, picked, sent, shuffled
 from topolearn.errors import DataError
 
 
@@ -104,7 +104,7 @@ def _check(info: DataInfo, images: Tensor, targets: Tensor, what: str) -> None:
             f"(N, {', '.join(map(str, info.size))}) of torch.uint8"
         )
     shape, dtype = (len(images),), torch.int64
-    if info.task in DENSE:
+    if info.kind.is_dense:
         shape, dtype = (len(images), *info.size[1:]), torch.uint8
     if targets.shape != shape or targets.dtype != dtype:
         raise DataError(

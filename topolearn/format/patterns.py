@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-Pair = tuple[str, str]
+Ends = tuple[str, str]
 
 
 class Pattern(BaseModel):
@@ -29,7 +29,7 @@ class Pattern(BaseModel):
         return ()
 
     @abstractmethod
-    def pairs(self) -> Iterator[Pair]:
+    def pairs(self) -> Iterator[Ends]:
         """The edges."""
 
     @property
@@ -58,7 +58,7 @@ class Chain(OverNodes):
 
     pattern_name = "chain"
 
-    def pairs(self) -> Iterator[Pair]:
+    def pairs(self) -> Iterator[Ends]:
         """N - 1 edges."""
         return zip(self.nodes, self.nodes[1:], strict=False)
 
@@ -73,7 +73,7 @@ class Complete(OverNodes):
 
     pattern_name = "complete"
 
-    def pairs(self) -> Iterator[Pair]:
+    def pairs(self) -> Iterator[Ends]:
         """N (n - 1) / 2 edges."""
         return ((src, dst) for j, dst in enumerate(self.nodes) for src in self.nodes[:j])
 
@@ -91,7 +91,7 @@ class Bipartite(Pattern):
     sources: Annotated[tuple[str, ...], Field(min_length=1, alias="from")]
     targets: Annotated[tuple[str, ...], Field(min_length=1, alias="to")]
 
-    def pairs(self) -> Iterator[Pair]:
+    def pairs(self) -> Iterator[Ends]:
         """len(from) * len(to) edges."""
         return ((src, dst) for dst in self.targets for src in self.sources)
 
@@ -126,7 +126,7 @@ class Layers(OverNodes):
             raise ValueError(f"must be less than the {nodes:,} nodes, which make one layer of that width")
         return width
 
-    def pairs(self) -> Iterator[Pair]:
+    def pairs(self) -> Iterator[Ends]:
         """The edges, by target."""
         for start in range(self.width, len(self.nodes), self.width):
             before = self.nodes[start - self.width : start]
@@ -156,7 +156,7 @@ class Residual(OverNodes):
 
     interval: Annotated[int, Field(gt=0)]
 
-    def pairs(self) -> Iterator[Pair]:
+    def pairs(self) -> Iterator[Ends]:
         """The edges, by target."""
         for j in range(1, len(self.nodes)):
             sources = range(0, j, self.interval) if (j - 1) % self.interval == 0 else (j - 1,)
@@ -204,7 +204,7 @@ class Random(OverNodes):
             raise ValueError(f"k must be at most the {inner} nodes between input and output")
         return self
 
-    def pairs(self) -> Iterator[Pair]:
+    def pairs(self) -> Iterator[Ends]:
         """The edges, by source."""
         import networkx as nx
 
@@ -264,7 +264,7 @@ class FullyDenseDecoder(Pattern):
         """The stages."""
         return self.stages
 
-    def pairs(self) -> Iterator[Pair]:
+    def pairs(self) -> Iterator[Ends]:
         """The edges by target, the deepest first."""
         for stage in reversed(range(len(self.stages))):
             for src in (*self.features[stage:], *self.pooled, *reversed(self.stages[stage + 1 :])):

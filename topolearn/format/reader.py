@@ -16,13 +16,12 @@ from topolearn.ops import EDGE_OPS, NODE_OPS, Shape, edge_op
 from topolearn.ops.base import MAX_INT
 from topolearn.options import InvalidOption, validate
 from topolearn.plugins import load_plugins
+from topolearn.task_kinds import DEFAULT_TASK, TASK_KINDS
 
 VERSION = 1
 """Version of the file format, the value of the key ``topolearn``."""
 MAX_EDGES = 5_000_000
 """Most edges a graph file may make."""
-TASKS = ("classification", "segmentation", "saliency", "edges")
-"""What a network can be trained for."""
 
 _TOP = ("topolearn", "name", "task", "data", "inputs", "nodes", "edges", "outputs")
 _NODE_KEYS = ("op", "aggregate", "input", "share")
@@ -58,9 +57,9 @@ class _Reader:
         if version != VERSION:
             raise self.fail(root.values["topolearn"], f"written in format version {version}, but this reads {VERSION}")
         name = self.scalar(self.need(root, "name", "the file"), str, "a name")
-        task = self.scalar(root.values["task"], str, "a task") if "task" in root.values else TASKS[0]
-        if task not in TASKS:
-            raise self.fail(root.values["task"], f"unknown task '{task}'{suggest(task, TASKS)}")
+        task = self.scalar(root.values["task"], str, "a task") if "task" in root.values else DEFAULT_TASK
+        if task not in TASK_KINDS:
+            raise self.fail(root.values["task"], f"unknown task '{task}'{suggest(task, TASK_KINDS)}")
         data = self.scalar(root.values["data"], str, "a data set's name") if "data" in root.values else None
         for key, value in self.fields(self.need(root, "inputs", "the file"), "inputs").items():
             self.add_node(

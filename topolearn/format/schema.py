@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from topolearn.format.patterns import PATTERNS
-from topolearn.format.reader import TASKS, VERSION
+from topolearn.format.reader import VERSION
 from topolearn.graph import AGGREGATES
 from topolearn.ops import EDGE_OPS, NODE_OPS
 from topolearn.ops.base import Op
 from topolearn.options import fields
+from topolearn.task_kinds import TASK_KINDS
 
 _ID = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _IDS: dict[str, Any] = {"$ref": "#/$defs/Ids"}
@@ -28,7 +29,7 @@ def schema() -> dict[str, Any]:
         "properties": {
             "topolearn": {"const": VERSION},
             "name": {"type": "string"},
-            "task": {"enum": list(TASKS)},
+            "task": {"enum": list(TASK_KINDS)},
             "data": {"type": "string"},
             "inputs": {
                 "type": "object",

@@ -13,6 +13,7 @@ from topolearn.frozen import EMPTY, FrozenMap
 from topolearn.ops import EdgeOp, NodeOp, Shape, ShapeError, Size, edge_op, node_op
 from topolearn.ops.basic import Input
 from topolearn.ops.shape import Bundle, Stride
+from topolearn.task_kinds import DEFAULT_TASK
 
 AGGREGATES = ("sum", "mean", "normalised", "concat")
 """How a node combines what its in-edges bring."""
@@ -108,7 +109,7 @@ class Wiring:
     nodes: Mapping[str, Node]
     edges: tuple[Edge, ...]
     outputs: tuple[str, ...]
-    task: str = "classification"
+    task: str = DEFAULT_TASK
     data: str | None = None
 
     def __post_init__(self) -> None:

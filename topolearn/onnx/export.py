@@ -26,7 +26,7 @@ from topolearn.graph import Graph
 from topolearn.onnx.fold import fold_batch_norm, fold_edge_weights, fold_stage_norms
 from topolearn.onnx.parity import DTYPES, compare, examples, reason
 from topolearn.onnx.runtime import require_provider
-from topolearn.onnx.wrappers import Baked, Labels
+from topolearn.onnx.wrappers import Baked, ClassMap
 from topolearn.ops import Shape
 
 METADATA_KEY = "topolearn"
@@ -126,7 +126,7 @@ def export_onnx(
     left = fold_edge_weights(folded, weights)
     fold_stage_norms(folded, left)
     baked, truth = Baked(folded, left), Baked(original, weights)
-    made, wanted = (Labels(baked, net.graph), Labels(truth, net.graph)) if output == "argmax" else (baked, truth)
+    made, wanted = (ClassMap(baked, net.graph), ClassMap(truth, net.graph)) if output == "argmax" else (baked, truth)
     proto = _convert(made.to(DTYPES[precision]).eval(), net, precision, axes)
     about = {
         "version": __version__,
@@ -192,7 +192,7 @@ def _quietly() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _convert(model: Baked | Labels, net: Network, precision: str, dynamic: tuple[str, ...]) -> Any:
+def _convert(model: Baked | ClassMap, net: Network, precision: str, dynamic: tuple[str, ...]) -> Any:
     # Exported with a batch of 1 the batch would be taken for a constant.
     inputs = examples(net.graph, 2 if "batch" in dynamic else 1, 1.0, 1.0, DTYPES[precision])
     try:

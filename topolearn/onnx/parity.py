@@ -12,7 +12,7 @@ from torch import Tensor
 from topolearn.errors import ExportError
 from topolearn.graph import Graph
 from topolearn.onnx.runtime import open_session
-from topolearn.onnx.wrappers import Baked, Labels
+from topolearn.onnx.wrappers import Baked, ClassMap
 from topolearn.ops import Shape
 
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2}
@@ -40,7 +40,7 @@ def examples(graph: Graph, batch: int, height: float, width: float, dtype: torch
 
 
 def compare(
-    data: bytes, original: Baked | Labels, graph: Graph, precision: str, dynamic: tuple[str, ...], provider: str
+    data: bytes, original: Baked | ClassMap, graph: Graph, precision: str, dynamic: tuple[str, ...], provider: str
 ) -> dict[tuple[int, ...], float]:
     """Compare a file with the network it came from, at two sizes where axes are dynamic.
 
@@ -70,7 +70,7 @@ def compare(
         full = [x.float() for x in inputs]
         try:
             with torch.no_grad():
-                wanted = original.logits(*full) if isinstance(original, Labels) else original(*full)
+                wanted = original.logits(*full) if isinstance(original, ClassMap) else original(*full)
             found = session.run(None, feeds)
         except Exception as error:  # ONNX Runtime's errors have no common base
             sizes = ", ".join(f"{name} {' x '.join(map(str, x.shape))}" for name, x in feeds.items())
@@ -78,7 +78,7 @@ def compare(
                 f"the network cannot be run with dynamic {', '.join(dynamic)} at {sizes}: {reason(error)}"
             ) from error
         worst = 0.0
-        measure = _shortfall if isinstance(original, Labels) else _difference
+        measure = _shortfall if isinstance(original, ClassMap) else _difference
         for name, theirs, ours in zip(
             graph.outputs, found, wanted if isinstance(wanted, tuple) else (wanted,), strict=True
         ):

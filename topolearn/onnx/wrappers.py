@@ -12,6 +12,7 @@ from topolearn.compiler.modules.base import resize
 from topolearn.errors import ExportError
 from topolearn.graph import Graph
 from topolearn.ops import Shape
+from topolearn.task_kinds import kind_of
 
 
 @final
@@ -35,7 +36,7 @@ class Baked(nn.Module):
 
 
 @final
-class Labels(nn.Module):
+class ClassMap(nn.Module):
     """The class of every pixel of the image, from a network that gives one map of logits.
 
     Raises:
@@ -46,7 +47,7 @@ class Labels(nn.Module):
         super().__init__()
         shape = graph.shapes[graph.outputs[0]]
         assert isinstance(shape, Shape)
-        if graph.task != "segmentation" or len(graph.outputs) > 1 or not shape.is_map or shape.channels < 2:
+        if kind_of(graph.task).target != "mask" or len(graph.outputs) > 1 or not shape.is_map or shape.channels < 2:
             given = " and ".join(str(graph.shapes[name]) for name in graph.outputs)
             raise ExportError(
                 f"output 'argmax' is the class of every pixel, but graph '{graph.name}' is for {graph.task} and gives"

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from topolearn.data import BINARY, DENSE, Data, DataInfo
+from topolearn.data import Data, DataInfo
 from topolearn.device import find_device
 from topolearn.drawing.canvas import check_path
 from topolearn.drawing.palette import VOID, Colours
@@ -23,6 +23,8 @@ from topolearn.runs.config import read_config
 from topolearn.runs.folder import CONFIG
 from topolearn.runs.searched import find_data, train_options
 from topolearn.runs.trained import load_model
+from topolearn.task_kinds import dense_tasks, kind_of
+from topolearn.tasks import LabelMap, ScoreMap, task_of
 from topolearn.tasks.losses import fit_to_labels
 from topolearn.tasks.sliding import judged
 
@@ -73,8 +75,8 @@ def draw_examples(
     path, folder = Path(path), Path(run_dir)
     check_path(path)
     net, where = load_model(folder), find_device(device)
-    if net.graph.task not in DENSE:
-        known = ", ".join(sorted(DENSE))
+    if not kind_of(net.graph.task).is_dense:
+        known = ", ".join(dense_tasks())
         raise OptionError(f"the run in {folder} is for {net.graph.task}; pictures of examples are for {known}")
     config = read_config(folder / CONFIG)
     found = find_data(config, net.graph, data, data_root)
@@ -128,10 +130,12 @@ def _example(info: DataInfo, image: Tensor, truth: Tensor, logits: Tensor, colou
     mean, std = (np.array(values).reshape(-1, 1, 1) for values in (info.mean, info.std))
     photo = _bytes(np.moveaxis(image.numpy() * std + mean, 0, -1))
     labels = truth.numpy()
-    if info.task in BINARY:
-        known, probable = (_bytes(values[..., None]) for values in ((labels == 1) * 1.0, logits[0].sigmoid().numpy()))
+    answer = task_of(info.task).answer(logits, info)
+    if isinstance(answer, ScoreMap):
+        known, probable = (_bytes(values[..., None]) for values in ((labels == 1) * 1.0, answer.scores.numpy()))
         return Example((photo, known, probable), frozenset())
-    predicted = logits.argmax(0).numpy()
+    assert isinstance(answer, LabelMap)
+    predicted = answer.labels.numpy()
     shown = frozenset(np.unique(np.concatenate([labels.ravel(), predicted.ravel()])).tolist())
     return Example((photo, colours[labels], colours[predicted]), shown)
 

@@ -21,7 +21,7 @@ from pydantic import (
 )
 from torch import Tensor
 
-from topolearn.data import DENSE, DataInfo
+from topolearn.data import DataInfo
 from topolearn.data.augment import Augment, Finish
 from topolearn.data.images import MODES
 from topolearn.device import find_device
@@ -33,10 +33,10 @@ from topolearn.runs.config import read_config
 from topolearn.runs.folder import CONFIG
 from topolearn.runs.searched import train_options
 from topolearn.runs.trained import load_model
+from topolearn.task_kinds import TASK_KINDS, kind_of
+from topolearn.tasks import Answer, LabelMap, task_of
 from topolearn.tasks.losses import resized
 from topolearn.tasks.sliding import judged, sliding
-
-TASKS = ("classification", *sorted(DENSE))
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -71,7 +71,7 @@ class About(BaseModel):
 
     @model_validator(mode="after")
     def _labels_are_masks(self) -> About:
-        if self.output == "argmax" and self.task != "segmentation":
+        if self.output == "argmax" and kind_of(self.task).target != "mask":
             raise ValueError(f"'output' is argmax, which is for segmentation, but the task is {self.task}")
         return self
 
@@ -111,19 +111,15 @@ class Model:
         A class is told from an image of the size that training saw. For a class of every pixel an image
         keeps its own size, as in evaluation, where the network can be given that.
         """
-        wanted = (height, width) if self.info.task in DENSE else self.info.size[1:]
+        wanted = (height, width) if self.info.kind.is_dense else self.info.size[1:]
         return self.takes[0] or wanted[0], self.takes[1] or wanted[1]
 
-    def __call__(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
-        """What the network says of an image.
+    def __call__(self, pixels: Tensor, size: tuple[int, int]) -> Answer:
+        """What the network says of an image; maps have the size of the image itself.
 
         Args:
             pixels: (1, C, h, w) uint8, of a size that it takes.
             size: (H, W) of the image itself.
-
-        Returns:
-            Classification: (classes,) probabilities. Segmentation: (H, W) classes. Saliency and edges:
-            (H, W) probabilities.
 
         Raises:
             DataError: The network cannot take such an image, or makes infinities or NaN of it.
@@ -131,19 +127,15 @@ class Model:
         """
         image, _ = Finish(self.info, Augment())(pixels, torch.zeros(1))
         given = self.network(image)
-        dense = self.info.task in DENSE
-        if given.ndim != (3 if self.labels else 4 if dense else 2) or len(given) != 1:
+        if given.ndim != (3 if self.labels else 4 if self.info.kind.is_dense else 2) or len(given) != 1:
             raise ExportError(f"'{self.info.name}' gives {tuple(given.shape)}, which does not fit {self.info.task}")
         if not bool(torch.isfinite(given).all()):
             raise DataError("the network gives infinite values or NaN")
         if self.labels:
             labels = given[:, None].float()
-            return torch.nn.functional.interpolate(labels, size, mode="nearest-exact")[0, 0].long()
-        given = given.float()
-        if not dense:
-            return given[0].softmax(0)
-        logits = resized(given, size)[0]
-        return logits.max(0).indices if self.info.task == "segmentation" else logits[0].sigmoid()
+            return LabelMap(torch.nn.functional.interpolate(labels, size, mode="nearest-exact")[0, 0].long())
+        logits = given.float() if given.ndim == 2 else resized(given.float(), size)
+        return task_of(self.info.task).answer(logits[0], self.info)
 
 
 def load(source: str | Path, *, device: str | torch.device = "auto", provider: str = "cpu") -> Model:
@@ -167,8 +159,8 @@ def load(source: str | Path, *, device: str | torch.device = "auto", provider: s
     else:
         raise CheckpointError(f"there is no '{path}'; name the folder of a finished run, or an ONNX file")
     info = model.info
-    if info.task not in TASKS:
-        raise DataError(f"'{path}' is for {info.task}; what can be predicted is {', '.join(TASKS)}")
+    if info.task not in TASK_KINDS:
+        raise DataError(f"'{path}' is for {info.task}; what can be predicted is {', '.join(sorted(TASK_KINDS))}")
     if info.size[0] not in MODES:
         raise DataError(f"'{path}' takes images of {info.size[0]} channels; files of images give 1 or 3")
     return model
@@ -190,7 +182,7 @@ def _from_run(folder: Path, device: torch.device) -> Model:
     except ValidationError as error:
         raise CheckpointError(f"is damaged ({_first(error)})", Location(str(folder / CONFIG))) from None
     net = net.to(device)
-    run = judged(net, train_options(config)) if about.task in DENSE else net
+    run = judged(net, train_options(config)) if kind_of(about.task).is_dense else net
 
     def network(image: Tensor) -> Tensor:
         try:
@@ -227,7 +219,7 @@ def _from_onnx(path: Path, provider: str) -> Model:
         return torch.from_numpy(given)
 
     network, windows = whole, about.windows
-    if windows is not None and about.task in DENSE and about.output == "logits" and height is None and width is None:
+    if windows is not None and info.kind.is_dense and about.output == "logits" and height is None and width is None:
 
         def network(image: Tensor) -> Tensor:
             return sliding(whole, image, windows)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from topolearn.data import BINARY, DENSE
 from topolearn.data.images import MODES
 from topolearn.drawing.palette import MAX_COLOURS
 from topolearn.errors import DataError, OptionError
@@ -22,6 +21,7 @@ from topolearn.files import write_atomically
 from topolearn.prediction import pictures
 from topolearn.prediction.inputs import Skipped, find, passed_over, pixels, read
 from topolearn.prediction.model import Model, load
+from topolearn.tasks import Answer, ClassShares, LabelMap, ScoreMap
 
 MASKS, OVERLAYS, LEGEND, TABLE = "masks", "overlays", "legend.svg", "predictions.csv"
 """What the output folder holds: of dense tasks the first two, of segmentation the third too; of classification the
@@ -106,7 +106,7 @@ def predict(
     asked = [images] if isinstance(images, str | Path) else images
     files = find(asked)
     model = source if isinstance(source, Model) else load(source, device=device, provider=provider)
-    if model.info.task in DENSE:
+    if model.info.kind.is_dense:
         _check_names(files, target)
     result = Predictions(model.info.task)
     writer = _Writer(model, target)
@@ -146,30 +146,33 @@ class _Writer:
 
     def __init__(self, model: Model, out: Path) -> None:
         self.model, self.out = model, out
-        self.task, self.classes = model.info.task, list(model.info.classes)
+        self.classes = list(model.info.classes)
         self.colours = pictures.colours_of(self.classes)
         self.modes: Counter[str] = Counter()
         self.resized = 0
+        self.answer: Answer | None = None  # the latest; all are of one type
 
     def __call__(self, path: Path, image: Image.Image, mode: str) -> Prediction:
         own = (image.height, image.width)
         seen = self.model.size_of(*own)
         try:
-            found = self.model(pixels(image, seen), own)
+            answer = self.model(pixels(image, seen), own)
         except DataError as error:
             raise DataError(f"the image '{path}' cannot be predicted: {error.message}") from None
         self.modes[mode] += mode != image.mode
-        self.resized += seen != own and self.task in DENSE
-        if self.task == "classification":
-            return Prediction(path, self._shares(found))
+        self.resized += seen != own and self.model.info.kind.is_dense
+        self.answer = answer
+        match answer:
+            case ClassShares(found):
+                return Prediction(path, self._shares(found))
+            case LabelMap(found):
+                labels, shares = self._labels(found)
+                drawn = pictures.mask(labels, self.colours), pictures.overlay_classes(image, labels, self.colours)
+            case ScoreMap(name, found):
+                scores = found.numpy()
+                shares = ((name, float((scores >= _SURE).mean())),)
+                drawn = pictures.grey(scores), pictures.overlay_map(image, scores)
         names = [self.out / folder / f"{path.stem}.png" for folder in (MASKS, OVERLAYS)]
-        if self.task == "segmentation":
-            labels, shares = self._labels(found)
-            drawn = pictures.mask(labels, self.colours), pictures.overlay_classes(image, labels, self.colours)
-        else:
-            scores = found.numpy()
-            shares = ((BINARY[self.task], float((scores >= _SURE).mean())),)
-            drawn = pictures.grey(scores), pictures.overlay_map(image, scores)
         return Prediction(path, shares, tuple(map(pictures.save, drawn, names)))
 
     def _labels(self, found: Tensor) -> tuple[NDArray[np.uint8], tuple[tuple[str, float], ...]]:
@@ -205,14 +208,21 @@ class _Writer:
     def close(self, done: Sequence[Prediction]) -> list[Path]:
         """Write what is of all images together."""
         self.out.mkdir(parents=True, exist_ok=True)
-        if self.task == "segmentation":
-            write_atomically(self.out / LEGEND, pictures.legend(self.classes, self.colours))
-            return [self.out / LEGEND]
-        if self.task != "classification":
-            return []
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(["image", "class", "probability"])
-        table.writerows([str(each.image), name, f"{share:.6f}"] for each in done for name, share in each.shares[:TOP])
-        write_atomically(self.out / TABLE, text.getvalue().encode())
-        return [self.out / TABLE]
+        match self.answer:
+            case LabelMap():
+                path, content = self.out / LEGEND, pictures.legend(self.classes, self.colours)
+            case ClassShares():
+                path, content = self.out / TABLE, _table(done)
+            case _:
+                return []
+        write_atomically(path, content)
+        return [path]
+
+
+def _table(done: Sequence[Prediction]) -> bytes:
+    """The likeliest classes of every image, as CSV."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["image", "class", "probability"])
+    table.writerows([str(each.image), name, f"{share:.6f}"] for each in done for name, share in each.shares[:TOP])
+    return text.getvalue().encode()

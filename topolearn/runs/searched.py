@@ -24,7 +24,7 @@ from topolearn.recipes.train_options import TrainOptions
 from topolearn.runs.config import about_data, read_config
 from topolearn.runs.folder import CONFIG, SEARCH_STATE, SEARCHED
 from topolearn.runs.weights import load_into, load_tensors
-from topolearn.tasks.evaluation import Evaluation, check_fits, check_outputs, default_loss, default_metrics
+from topolearn.tasks import Evaluation, check_fits, task_of
 from topolearn.tasks.sliding import judged
 
 CPU = torch.device("cpu")
@@ -81,8 +81,8 @@ class SearchedRun:
         self, net: Network, data: Data, device: torch.device = CPU
     ) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """As :meth:`evaluate`, and what the metrics say of each class, as :class:`FitResult` has it."""
-        loss = default_loss(data.info, self.options.label_smoothing)
-        evaluation = Evaluation(loss, default_metrics(data.info), device)
+        task = task_of(data.info.task)
+        evaluation = Evaluation(task.loss(data.info, self.options.label_smoothing), task.metrics(data.info), device)
         net.eval()
         with torch.no_grad():
             metrics = evaluation.run(judged(net, self.options), data.val_batches(self.config["batch_size"]))
@@ -105,7 +105,7 @@ def find_data(config: Mapping[str, Any], graph: Graph, given: Any = None, root: 
     name = config["data"]
     data = read_data(graph, name if given is None else given, root, train_options(config))
     check_fits(graph, data.info)
-    check_outputs(graph, data.info)
+    task_of(graph.task).check_outputs(graph, data.info)
     if given is None and data.info.classes != tuple(config["classes"]):
         raise DataError(f"the data found as '{name}' have other classes than the run's; give the right --data-root")
     return data

@@ -1,5 +1,24 @@
-"""What each task trains and judges by: losses, metrics, and what data and outputs must be."""
+"""One object per task: loss, metrics, what a network must give, and what its output means.
 
-from topolearn.tasks.evaluation import Evaluation, Loss, Metric, default_loss, default_metrics
+A new task is an entry in :data:`topolearn.task_kinds.TASK_KINDS`, which says what its targets are, and an
+object in :data:`TASKS`.
+"""
 
-__all__ = ["Evaluation", "Loss", "Metric", "default_loss", "default_metrics"]
+from topolearn.tasks.base import Answer, ClassShares, LabelMap, Loss, Metric, ScoreMap, Task
+from topolearn.tasks.checks import check_fits
+from topolearn.tasks.evaluation import Evaluation
+from topolearn.tasks.table import TASKS, task_of
+
+__all__ = [
+    "TASKS",
+    "Answer",
+    "ClassShares",
+    "Evaluation",
+    "LabelMap",
+    "Loss",
+    "Metric",
+    "ScoreMap",
+    "Task",
+    "check_fits",
+    "task_of",
+]

@@ -21,7 +21,7 @@ Mask = NDArray[np.bool_]
 
 
 @final
-class Edges(Metric):
+class EdgeDetection(Metric):
     """``ods`` and ``ois``: F-measures at one threshold for the set, and at the best one of each image.
 
     The scores are thinned to ridges of a pixel (:func:`thinned`), and at each threshold detected

@@ -24,7 +24,7 @@ from topolearn.runs.folder import WEIGHTS, claimed, holds_run
 from topolearn.runs.result import closing_record
 from topolearn.runs.run_writer import RunWriter
 from topolearn.runs.weights import load_into, load_tensors
-from topolearn.tasks.evaluation import Loss, Metric
+from topolearn.tasks import Loss, Metric
 from topolearn.training.capture import check_capture
 from topolearn.training.memory import kept_memory
 from topolearn.training.prepare import Prepared, prepare
@@ -69,10 +69,9 @@ def fit(
         epochs: In all phases together; the learner's plan deals them out.
         batch_size: Images per step, over all processes.
         lr: Peak learning rate of the weights.
-        loss: Function of (outputs, targets); default by task, see
-            :func:`topolearn.tasks.losses.default_loss`.
-        metrics: By name: ``torchmetrics.Metric`` or function of (outputs, targets); default by task,
-            see :func:`topolearn.tasks.evaluation.default_metrics`.
+        loss: Function of (outputs, targets); default by task, see :mod:`topolearn.tasks`.
+        metrics: By name: ``torchmetrics.Metric`` or function of (outputs, targets); default by task, see
+            :mod:`topolearn.tasks`.
         callbacks: Called with every record of the history.
         weights: safetensors file, or the folder of a run, to start from. A phase that trains anew starts from them
             once more, as far as the pruned network still has what they are for.

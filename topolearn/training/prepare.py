@@ -19,7 +19,7 @@ from topolearn.learners import EdgeLearner
 from topolearn.recipes import Recipe, TrainOptions
 from topolearn.runs.folder import is_finished
 from topolearn.runs.same_run import holds_this_run
-from topolearn.tasks.evaluation import check_fits, check_outputs
+from topolearn.tasks import check_fits, task_of
 from topolearn.training.phases import Scheduled, schedule
 
 
@@ -92,7 +92,7 @@ def _read(recipe: Recipe) -> Data:
         data = read_data(graph, recipe.chosen_data, recipe.data_root, recipe.training)
         check_fits(graph, data.info)
         if recipe.loss is None:
-            check_outputs(graph, data.info)
+            task_of(data.info.task).check_outputs(graph, data.info)
     except DataError as error:
         if recipe.names_data:
             raise

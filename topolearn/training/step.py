@@ -17,7 +17,7 @@ from topolearn.data.seeds import mix
 from topolearn.distributed import ALONE, World
 from topolearn.errors import OptionError, shown
 from topolearn.learners import EdgeLearner
-from topolearn.tasks.evaluation import Loss
+from topolearn.tasks import Loss
 from topolearn.training.capture import CapturedStep
 from topolearn.training.optim import Rates, make_capturable
 

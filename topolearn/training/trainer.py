@@ -26,7 +26,7 @@ from topolearn.runs.checkpoint import Checkpoint, Position, foreign_checkpoint
 from topolearn.runs.folder import STATE
 from topolearn.runs.run_writer import RunWriter
 from topolearn.runs.weights import load_into
-from topolearn.tasks.evaluation import Evaluation, Metric, check_outputs, default_loss, default_metrics
+from topolearn.tasks import Evaluation, Metric, task_of
 from topolearn.tasks.sliding import judged
 from topolearn.training.interrupt import Interrupt
 from topolearn.training.optim import load_saved_state, optimizers, saved_state
@@ -75,7 +75,8 @@ class Trainer:
         recipe = self.ready.recipe
         self.recipe, self.options, self.plan = recipe, recipe.training, self.ready.plan
         self.learner, self.device = self.ready.learner, self.ready.device
-        self.loss = recipe.loss or default_loss(self.ready.data.info, self.options.label_smoothing)
+        info = self.ready.data.info
+        self.loss = recipe.loss or task_of(info.task).loss(info, self.options.label_smoothing)
         self.metrics = _metrics(self.ready) if recipe.metrics is None else recipe.metrics
         self.callbacks = recipe.callbacks if self.world.is_main else ()
         self.optimizers: list[Optimizer] = []
@@ -396,11 +397,12 @@ class Trainer:
 def _metrics(ready: Prepared) -> Mapping[str, Metric]:
     """The default metrics; none for what only a loss of the user's own can judge."""
     info = ready.data.info
+    task = task_of(info.task)
     try:
-        check_outputs(ready.graph, info)
+        task.check_outputs(ready.graph, info)
     except TopolearnError:
         return {}
-    return default_metrics(info)
+    return task.metrics(info)
 
 
 def total_steps(plan: Iterable[Scheduled], steps: int) -> int:

@@ -1,0 +1,60 @@
+"""What each task is: the kind of its targets. What it trains and judges by is in :mod:`topolearn.tasks`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class TaskKind:
+    """What a task's targets are.
+
+    Attributes:
+        name: Its name in graph files, configs and messages.
+        target: ``label`` is one class per image, ``mask`` one class per pixel, ``binary_mask`` yes or no
+            per pixel. ``other`` is a user's own task, with targets that are passed on as they are.
+        positive: What a pixel of a binary mask that is 1 is called; empty for other targets.
+        ignores_grey: Whether dark greys in the file of a binary mask count as unknown; otherwise they are no.
+    """
+
+    name: str
+    target: Literal["label", "mask", "binary_mask", "other"]
+    positive: str = ""
+    ignores_grey: bool = False
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether there is a target for every pixel."""
+        return self.target in ("mask", "binary_mask")
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the network gives one channel, and targets are 0 or 1."""
+        return self.target == "binary_mask"
+
+
+DEFAULT_TASK = "classification"
+"""The task of a graph file that names none."""
+
+TASK_KINDS: Mapping[str, TaskKind] = {
+    kind.name: kind
+    for kind in (
+        TaskKind(DEFAULT_TASK, "label"),
+        TaskKind("segmentation", "mask"),
+        TaskKind("saliency", "binary_mask", positive="salient"),
+        TaskKind("edges", "binary_mask", positive="edge", ignores_grey=True),
+    )
+}
+"""Name -> what a network can be trained for."""
+
+
+def kind_of(task: str) -> TaskKind:
+    """The kind of a task; one that is not in the table is a user's own."""
+    return TASK_KINDS.get(task) or TaskKind(task, "other")
+
+
+def dense_tasks() -> list[str]:
+    """Names of the tasks that have a target for every pixel, sorted."""
+    return sorted(kind.name for kind in TASK_KINDS.values() if kind.is_dense)

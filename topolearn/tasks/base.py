@@ -1,0 +1,111 @@
+"""What every task says: its loss, its metrics, what a network for it must give, and what that output means."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from topolearn.data import DataInfo
+from topolearn.errors import DataError, OptionError
+from topolearn.graph import Graph
+from topolearn.ops import Shape
+
+Loss = Callable[[Any, Tensor], Tensor]
+"""(outputs, targets) -> a number to make small."""
+
+Metric = Callable[[Any, Tensor], Any]
+"""A ``torchmetrics.Metric``, or a function of (outputs, targets)."""
+
+
+@dataclass(frozen=True)
+class ClassShares:
+    """How probable each class is for an image.
+
+    Attributes:
+        shares: (classes,) probabilities.
+    """
+
+    shares: Tensor
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """The class of each pixel.
+
+    Attributes:
+        labels: (H, W) int64.
+    """
+
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class ScoreMap:
+    """How probable it is for each pixel that it is something.
+
+    Attributes:
+        name: What that is.
+        scores: (H, W) probabilities.
+    """
+
+    name: str
+    scores: Tensor
+
+
+Answer = ClassShares | LabelMap | ScoreMap
+"""What a network says of one image. Prediction writes a table, coloured masks or grey masks of it."""
+
+
+class Task(ABC):
+    """What a task trains and judges by, and what its networks' outputs mean.
+
+    What its targets are is in :data:`topolearn.task_kinds.TASK_KINDS`.
+
+    Class attributes:
+        head: The op that its graphs end in, for errors.
+    """
+
+    head: ClassVar[str]
+
+    @abstractmethod
+    def loss(self, info: DataInfo, label_smoothing: float = 0.0) -> Loss:
+        """The loss of (logits, targets), in float32; maps of logits are resized to the labels first."""
+
+    @abstractmethod
+    def metrics(self, info: DataInfo) -> dict[str, Metric]:
+        """Name -> metric. One that gives several numbers names them itself."""
+
+    @abstractmethod
+    def answer(self, logits: Tensor, info: DataInfo) -> Answer:
+        """What the logits of one image mean: (classes,), or (channels, H, W) of the image's size."""
+
+    def check_outputs(self, graph: Graph, info: DataInfo) -> None:
+        """Check that loss and metrics can judge what comes out of a graph.
+
+        Raises:
+            OptionError: Several outputs, or data without classes; only a loss of the user's own fits these.
+            DataError: An output of another kind than the task's, or of another number of classes than the data's.
+        """
+        if len(graph.outputs) > 1:
+            raise OptionError(
+                f"graph '{graph.name}' has the outputs {', '.join(graph.outputs)}; give a 'loss' of (outputs, targets),"
+                " in which the outputs are a dict by node id"
+            )
+        if not info.classes:
+            raise OptionError(f"data '{info.name}' has no classes; give a 'loss' of (outputs, targets)")
+        output = f"output '{graph.outputs[0]}' of graph '{graph.name}'"
+        shape = graph.shapes[graph.outputs[0]]
+        assert isinstance(shape, Shape)
+        if shape.is_map != info.kind.is_dense:
+            raise DataError(
+                f"{info.task} cannot be learned from {output}, which is {shape}; end the graph in a {self.head}"
+            )
+        if shape.channels != len(info.classes):
+            raise DataError(
+                f"data '{info.name}' has {len(info.classes)} classes, but {output} has {shape.channels}; set"
+                f" 'nodes.{graph.outputs[0]}.classes' to {len(info.classes)}"
+            )

@@ -1,0 +1,38 @@
+"""Classification: one class per image."""
+
+from __future__ import annotations
+
+from typing import ClassVar, final
+
+from torch import Tensor
+
+from topolearn.data import DataInfo
+from topolearn.tasks.base import ClassShares, Loss, Metric, Task
+from topolearn.tasks.losses import cross_entropy
+
+
+@final
+class ClassificationTask(Task):
+    """Cross entropy of (N, classes) logits, and accuracy.
+
+    A user's own task is judged by these too, where its data have classes.
+    """
+
+    head: ClassVar[str] = "classifier"
+
+    def loss(self, info: DataInfo, label_smoothing: float = 0.0) -> Loss:
+        """Cross entropy."""
+        return cross_entropy(info.ignore_index, label_smoothing)
+
+    def metrics(self, info: DataInfo) -> dict[str, Metric]:
+        """``accuracy``; nothing for data without classes."""
+        if not info.classes:
+            return {}
+        from torchmetrics.classification import MulticlassAccuracy
+
+        classes = max(2, len(info.classes))
+        return {"accuracy": MulticlassAccuracy(num_classes=classes, ignore_index=info.ignore_index, average="micro")}
+
+    def answer(self, logits: Tensor, info: DataInfo) -> ClassShares:
+        """The softmax of (classes,) logits."""
+        return ClassShares(logits.softmax(0))
