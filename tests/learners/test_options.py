@@ -300,8 +300,8 @@ def test_an_option_is_declared_once(dim: type[EdgeLearner], run: Callable[..., t
     assert (dim.__doc__ or "").endswith("Options:\n    level (default 0.5): Weight of every candidate, above 0.\n")
     _, out, _ = run("list", "learners", "dim")
     assert out == "Every candidate at the same weight\n\n  level = 0.5\n      Weight of every candidate, above 0.\n"
-    recipe, _ = load_recipe("digits", {"learner": "dim", "level": "0.125"})
-    assert recipe.learner_and_options() == ("dim", {"level": 0.125})
+    learner = load_recipe("digits", {"learner": "dim", "level": "0.125"}).learner
+    assert (learner.name, learner.options) == ("dim", {"level": 0.125})
     status, _, err = run("fit", "digits", "--learner", "dim", "--set", "level=2")
     assert (status, "'level' of learner 'dim' is 2" in err) == (2, True)
 
