@@ -93,7 +93,27 @@ def fit(
         TopolearnError: One of its subclasses, for input that cannot be used.
         KeyboardInterrupt: After Ctrl-C, with a checkpoint in ``out``.
     """
-    recipe = Recipe.of(**locals())  # all arguments, by name
+    recipe = Recipe.of(
+        graph,
+        learner,
+        data,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        loss=loss,
+        metrics=metrics,
+        callbacks=callbacks,
+        weights=weights,
+        seed=seed,
+        device=device,
+        precision=precision,
+        out=out,
+        resume=resume,
+        training=training,
+        data_root=data_root,
+        quiet=quiet,
+        learner_options=learner_options,
+    )
     with world_of(recipe.device) as (world, device), contextlib.ExitStack() as claim:
         ready = prepare(recipe.changed(device=device))
         check_capture(ready.options, ready.device, world.size, ready.learner if ready.searches else None)
