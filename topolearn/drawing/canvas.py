@@ -10,6 +10,7 @@ from topolearn.errors import OptionError
 from topolearn.files import write_atomically
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _METADATA: dict[str, dict[str, Any]] = {
@@ -56,3 +57,9 @@ def text_width(text: str, size: float) -> float:
     if not text.strip():
         return 0.0
     return float(TextPath((0, 0), text, size=size).get_extents().max[0]) / 72
+
+
+def write(page: Axes, x: float, y: float, text: str, size: float) -> float:
+    """Write a text of a legend to the right of (``x``, ``y``), in inches; return where it ends."""
+    page.text(x, y, text, fontsize=size, color=DIM, va="center_baseline")
+    return x + text_width(text, size)

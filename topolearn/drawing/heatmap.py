@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from topolearn.drawing.canvas import DIM, INK, NEGATIVE, POSITIVE, text_width
+from topolearn.drawing.canvas import DIM, INK, NEGATIVE, POSITIVE, text_width, write
 from topolearn.drawing.layout import Point, range_text, stem
 from topolearn.drawing.panels import MatrixPanel
 
@@ -34,6 +35,7 @@ MAX_NUMBERS = 400
 """Most values that are written."""
 MARGIN = 0.22
 
+_Floats = npt.NDArray[np.float64]
 _Shades = tuple[str, str, str]
 KEPT: _Shades = ("#cfe2fd", POSITIVE, "#0b3d91")
 NEGATED: _Shades = ("#fde0cc", NEGATIVE, "#7a2d04")
@@ -84,6 +86,10 @@ class _Painter:
             + ("; dark lines part stages" if staged else ""),
         )
         self.cell = self._cell()
+        signed, size = np.array(values), np.abs(values) / self.largest
+        by_sign = np.where(signed[:, None] >= 0, _colours(KEPT, size), _colours(NEGATED, size))
+        self.colours = np.where(np.array(kept)[:, None], by_sign, _colours(DROPPED, size))
+        """(E, 3) red, green, blue of every edge."""
 
     def _cell(self) -> float:
         """Side of a cell: large where all matrices fit beside each other, else two inches for the largest."""
@@ -120,7 +126,7 @@ class _Painter:
         borders = []
         for panel, rows, columns, (x, y) in zip(self.panels, left, under, places, strict=True):
             corner = (MARGIN + x + indent, height - 0.7 - y - head)  # upper left
-            self._image(figure, panel, corner, (width, height))
+            self._draw_image(page, panel, corner)
             self._draw_lines(page, panel, corner)
             self._draw_values(page, panel, corner)
             self._draw_names(page, rows, columns, corner, cell * len(panel.targets))
@@ -131,7 +137,7 @@ class _Painter:
         for i, text in enumerate(self.heading):
             style: dict[str, Any] = {"fontweight": "bold", "color": INK} if i == 0 else {"color": DIM}
             page.text(MARGIN, height - 0.26 - 0.2 * i, text, fontsize=FONT + 2 - 1.5 * i, va="center", **style)
-        self._legend(figure, page, (width, height))
+        self._draw_legend(page)
         page.set_xlim(0, width)
         page.set_ylim(0, height)
         return figure
@@ -161,24 +167,12 @@ class _Painter:
 
     # -- one matrix ----------------------------------------------------------------------------
 
-    def _image(self, figure: Figure, panel: MatrixPanel, corner: Point, size: Point) -> None:
-        from matplotlib.colors import to_rgb
-
+    def _draw_image(self, page: Axes, panel: MatrixPanel, corner: Point) -> None:
         pixels = np.ones((len(panel.targets), len(panel.sources), 3))
-        for (row, column), index in panel.cells.items():
-            pixels[row, column] = to_rgb(self._colour(index))
-        (x, y), (width, height) = corner, size
-        wide, tall = self.cell * len(panel.sources), self.cell * len(panel.targets)
-        axes = figure.add_axes((x / width, (y - tall) / height, wide / width, tall / height))
-        axes.axis("off")
-        axes.set_zorder(-1)  # below lines and numbers
-        # 'none' puts the very pixels into an SVG, one per cell.
-        axes.imshow(pixels, aspect="auto", interpolation="none")
-
-    def _colour(self, index: int) -> str:
-        value = self.values[index]
-        shades = DROPPED if not self.kept[index] else KEPT if value >= 0 else NEGATED
-        return _shade(shades, abs(value) / self.largest)
+        rows, columns = zip(*panel.cells, strict=True)
+        pixels[rows, columns] = self.colours[list(panel.cells.values())]
+        right, bottom = self._at(corner, *pixels.shape[:2])
+        _show(page, pixels, (corner[0], right, bottom, corner[1]))
 
     def _draw_lines(self, page: Axes, panel: MatrixPanel, corner: Point) -> None:
         """Between cells, and stronger ones between stages."""
@@ -211,10 +205,8 @@ class _Painter:
         """The values, into cells that have room."""
         if self.cell < NUMBERED or self.count > MAX_NUMBERS or self.largest >= 10:
             return
-        from matplotlib.colors import to_rgb
-
         for (row, column), index in panel.cells.items():
-            red, green, blue = to_rgb(self._colour(index))
+            red, green, blue = self.colours[index]
             dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.55
             page.text(
                 *self._at(corner, row + 0.5, column + 0.5),
@@ -268,28 +260,18 @@ class _Painter:
 
     # -- legend --------------------------------------------------------------------------------
 
-    def _legend(self, figure: Figure, page: Axes, size: Point) -> None:
+    def _draw_legend(self, page: Axes) -> None:
         """A bar of shades for each kind of edge, from 0 to the largest value."""
-        from matplotlib.colors import to_rgb
-
         x, y = MARGIN, 0.3
         word = "kept" if self.left < self.count else "value"
         kinds = [(word, KEPT)] if self.positive else []
         kinds += [(f"{word}, negative", NEGATED)] if self.negative else []
         kinds += [("dropped", DROPPED)] if self.left < self.count else []
         for word, shades in kinds:
-            x = self._legend_text(page, x, y, f"{word}  0")
-            pixels = np.array([[to_rgb(_shade(shades, step / 63)) for step in range(64)]])
-            bar = figure.add_axes((x / size[0], (y - 0.05) / size[1], 0.55 / size[0], 0.1 / size[1]))
-            bar.axis("off")
-            bar.imshow(pixels, aspect="auto", interpolation="none")
+            x = write(page, x, y, f"{word}  0", FONT) + 0.06
+            _show(page, _colours(shades, np.linspace(0, 1, 64))[None], (x, x + 0.55, y - 0.05, y + 0.05))
             sign = "−" if shades is NEGATED else ""
-            x = self._legend_text(page, x + 0.6, y, f"{sign}{self.largest:.3g}") + 0.14
-
-    @staticmethod
-    def _legend_text(page: Axes, x: float, y: float, text: str) -> float:
-        page.text(x, y, text, fontsize=FONT, color=DIM, va="center_baseline")
-        return x + text_width(text, FONT) + 0.06
+            x = write(page, x + 0.6, y, f"{sign}{self.largest:.3g}", FONT) + 0.2
 
 
 def number(value: float) -> str:
@@ -298,13 +280,18 @@ def number(value: float) -> str:
     return f"{'−' if value < 0 else ''}{text.removeprefix('0')}"
 
 
-def _shade(shades: _Shades, share: float) -> str:
-    """The colour at ``share`` of the way from small to large."""
-    from matplotlib.colors import to_hex, to_rgb
+def _colours(shades: _Shades, shares: _Floats) -> _Floats:
+    """(..., 3) the colours at ``shares`` of the way from small to large."""
+    from matplotlib.colors import LinearSegmentedColormap
 
-    low, middle, high = (np.array(to_rgb(shade)) for shade in shades)
-    mixed = low + (middle - low) * share * 2 if share < 0.5 else middle + (high - middle) * (share * 2 - 1)
-    return str(to_hex(mixed))
+    colours: _Floats = LinearSegmentedColormap.from_list("shades", shades)(shares)[..., :3]
+    return colours
+
+
+def _show(page: Axes, pixels: _Floats, extent: tuple[float, float, float, float]) -> None:
+    """Put (H, W, 3) pixels, each a rectangle, where left, right, bottom and top are ``extent``."""
+    # 'none' puts the very pixels into an SVG, one per cell.
+    page.imshow(pixels, extent=extent, aspect="auto", interpolation="none", zorder=-1)
 
 
 def _flow(sizes: Sequence[Point]) -> tuple[list[Point], float, float]:
