@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topolearn.drawing.canvas import DIM, INK, POSITIVE, check_path, save, text_width
+from topolearn.drawing.canvas import DIM, INK, POSITIVE, check_path, save, text_width, write
 from topolearn.drawing.decoder_layout import arrange_decoder
 from topolearn.drawing.layout import Box, Layout, Point, arrange, range_text, stem
 from topolearn.drawing.scene import FAMILIES, GONE, Scene
@@ -129,43 +129,42 @@ class _Painter:
         from matplotlib.figure import Figure
 
         layout, runs = self.layout, self._runs()
+        figure = Figure(facecolor="white")
+        # One unit of both is an inch, of the page from its lower left corner, of the axes as in the layout.
+        page, axes = (figure.add_axes((0.0, 0.0, 1.0, 1.0)) for _ in range(2))
         beside = 0.1 if self.scene.rows else 0.0
         names = max((text_width(range_text(run), FONT - 1) for run in runs), default=0.0) * bool(beside) + beside
         counts = max((text_width(self._count(run), FONT - 1) for run in runs), default=0.0) * bool(beside) + beside
         drawing = layout.high[0] - layout.low[0] + names + counts
-        wide = max(
-            drawing,
-            *(text_width(line, FONT + (3.5 if i == 0 else 0.5)) for i, line in enumerate(self.heading)),
-            self._legend_width(),
-        )
+        legend = self._draw_legend(page)
+        heading = (text_width(line, FONT + (3.5 if i == 0 else 0.5)) for i, line in enumerate(self.heading))
+        wide = max(drawing, legend, *heading)
         tall = layout.high[1] - layout.low[1]
         captions = 0.3 if runs and not self.scene.rows else 0.0
         above, below = 0.34 + 0.19 * len(self.heading), 0.5 + LINE + captions
         width, height = wide + 2 * MARGIN, tall + above + below
-        figure = Figure(figsize=(width, height), facecolor="white")
-        axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-        # One unit of the axes is an inch. Rows stand in the middle of what is written above and below.
-        left = layout.low[0] - names - MARGIN - ((wide - drawing) / 2 if self.scene.rows else 0.0)
-        bottom = layout.low[1] - below
-        axes.axis("off")
+        figure.set_size_inches(width, height)
         self._draw_bands(axes)
         self._draw_edges(axes)
         self._draw_boxes(axes)
         self._draw_dots(axes)
         self._draw_captions(axes, runs)
         for index, line in enumerate(self.heading):
-            axes.text(
-                left + MARGIN,
-                bottom + height - MARGIN - 0.2 * index - (0.05 if index else 0.0),
+            page.text(
+                MARGIN,
+                height - MARGIN - 0.2 * index - (0.05 if index else 0.0),
                 line,
                 fontsize=FONT + (3 if index == 0 else 0.5),
                 fontweight="bold" if index == 0 else "normal",
                 color=INK if index == 0 else DIM,
                 va="center",
             )
-        self._draw_legend(axes, left + MARGIN, bottom + 0.2)
-        axes.set_xlim(left, left + width)
-        axes.set_ylim(bottom, bottom + height)
+        # Rows stand in the middle of what is written above and below.
+        left = layout.low[0] - names - MARGIN - ((wide - drawing) / 2 if self.scene.rows else 0.0)
+        for part, (x, y) in ((page, (0.0, 0.0)), (axes, (left, layout.low[1] - below))):
+            part.axis("off")
+            part.set_xlim(x, x + width)
+            part.set_ylim(y, y + height)
         return figure
 
     def _draw_bands(self, axes: Axes) -> None:
@@ -312,27 +311,25 @@ class _Painter:
 
     # -- legend --------------------------------------------------------------------------------
 
-    def _draw_legend(self, axes: Axes, x: float, y: float) -> None:
-        """Two lines: kinds of nodes, kinds of edges."""
+    def _draw_legend(self, page: Axes) -> float:
+        """Draw two lines, kinds of nodes and kinds of edges; return the width of the longer one."""
         from matplotlib.lines import Line2D
 
-        left, upper = x, y + LINE
+        x, y = MARGIN, 0.2 + LINE
         for name, fill, outline in self.scene.node_kinds():
-            self._legend_box(axes, x, upper, 0.14, fill, outline)
-            x = self._legend_text(axes, x + 0.2, upper, name)
+            self._legend_box(page, x, y, 0.14, fill, outline)
+            x = write(page, x + 0.2, y, name, FONT - 1) + 0.16
         if self.ends:
             wide = _label_width(*SAMPLE)
-            self._legend_box(axes, x, upper, wide, "white", DIM)
+            self._legend_box(page, x, y, wide, "white", DIM)
             for text, along, size, colour in _label(*SAMPLE, wide):
-                axes.text(
-                    x + wide / 2 + along, upper, text, fontsize=size, color=colour, ha="center", va="center_baseline"
-                )
-            self._legend_text(axes, x + wide + 0.06, upper, self._degree_words())
-        x = left
+                page.text(x + wide / 2 + along, y, text, fontsize=size, color=colour, ha="center", va="center_baseline")
+            x = write(page, x + wide + 0.06, y, self._degree_words(), FONT - 1) + 0.16
+        end, x, y = x, MARGIN, 0.2
         for label, colour, width, long in self._edge_samples():
-            line = Line2D([x, x + long], [y, y], color=colour, linewidth=width, solid_capstyle="round")
-            axes.add_line(line)
-            x = self._legend_text(axes, x + long + 0.06 * bool(long), y, label)
+            page.add_line(Line2D([x, x + long], [y, y], color=colour, linewidth=width, solid_capstyle="round"))
+            x = write(page, x + long + 0.06 * bool(long), y, label, FONT - 1) + 0.16
+        return max(end, x) - MARGIN
 
     def _degree_words(self) -> str:
         alone = self.scene.searched is None or self.scene.decoder is not None
@@ -355,14 +352,3 @@ class _Painter:
         tall = 0.1 if width < 0.2 else 0.18
         style = "round,pad=0,rounding_size=0.03"
         axes.add_patch(FancyBboxPatch((x, y - tall / 2), width, tall, boxstyle=style, fc=fill, ec=outline, lw=0.8))
-
-    def _legend_text(self, axes: Axes, x: float, y: float, text: str) -> float:
-        axes.text(x, y, text, fontsize=FONT - 1, color=DIM, va="center_baseline")
-        return x + text_width(text, FONT - 1) + 0.16
-
-    def _legend_width(self) -> float:
-        nodes = [(name, 0.2) for name, _, _ in self.scene.node_kinds()]
-        if self.ends:
-            nodes.append((self._degree_words(), _label_width(*SAMPLE) + 0.06))
-        edges = [(label, long + 0.06) for label, _, _, long in self._edge_samples()]
-        return max(sum(text_width(label, FONT - 1) + icon + 0.16 for label, icon in row) for row in (nodes, edges))

@@ -54,17 +54,17 @@ def _figure(
 
     column = (WIDTH - 2 * MARGIN - (len(headings) - 1) * GAP) / len(headings)
     heights = [column * min(TALLEST, row[0].shape[0] / row[0].shape[1]) for row in rows]
-    lines = _lines([name for name, _ in legend])
-    tall = MARGIN + HEADING + sum(heights) + GAP * (len(heights) - 1) + MARGIN + LINE * len(lines)
-    figure = Figure(figsize=(WIDTH, tall), facecolor="white")
+    figure = Figure(facecolor="white")
     page = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    page.axis("off")
-    page.set_xlim(0, WIDTH)
-    page.set_ylim(tall, 0)
     for place, heading in enumerate(headings):
         x = MARGIN + place * (column + GAP)
         page.text(x, MARGIN + 0.06, heading, fontsize=FONT + 1, fontweight="bold", color=INK, va="center_baseline")
     top = MARGIN + HEADING
+    tall = _draw_legend(page, legend, top + sum(heights) + GAP * (len(heights) - 1)) + MARGIN
+    figure.set_size_inches(WIDTH, tall)
+    page.axis("off")
+    page.set_xlim(0, WIDTH)
+    page.set_ylim(tall, 0)
     for number, (row, height) in enumerate(zip(rows, heights, strict=True)):
         for place, picture in enumerate(row):
             width = min(column, height * picture.shape[1] / picture.shape[0])
@@ -74,35 +74,20 @@ def _figure(
             shown = axes.imshow(picture, aspect="auto")
             shown.set_gid(f"{headings[place]}-{number}")
         top += height + GAP
-    for number, line in enumerate(lines):
-        _draw_line(page, [legend[i] for i in line], top + LINE * number + 0.12)
     return figure
 
 
-def _lines(names: Sequence[str]) -> list[list[int]]:
-    """Places of the names that stand in each line of the legend."""
-    lines: list[list[int]] = []
-    x = WIDTH
-    for place, name in enumerate(names):
-        width = _width(name)
-        if x + width > WIDTH - MARGIN:
-            lines.append([])
-            x = MARGIN
-        lines[-1].append(place)
-        x += width
-    return lines
-
-
-def _width(name: str) -> float:
-    return SWATCH + 0.06 + text_width(name, FONT) + 0.14
-
-
-def _draw_line(page: Axes, entries: Sequence[tuple[str, Colours]], y: float) -> None:
+def _draw_legend(page: Axes, legend: Sequence[tuple[str, Colours]], top: float) -> float:
+    """Draw names and their colours in lines, from ``top`` downwards; return where they end."""
     from matplotlib.patches import Rectangle
 
-    x = MARGIN
-    for name, colour in entries:
+    x, y = WIDTH, top + GAP + 0.12 - LINE
+    for name, colour in legend:
+        width = SWATCH + 0.06 + text_width(name, FONT) + 0.14
+        if x + width > WIDTH - MARGIN:
+            x, y = MARGIN, y + LINE
         square = (x, y - SWATCH / 2)
         page.add_patch(Rectangle(square, SWATCH, SWATCH, facecolor=tuple(colour / 255), edgecolor=DIM, linewidth=0.5))
         page.text(x + SWATCH + 0.06, y, name, fontsize=FONT, color=DIM, va="center", parse_math=False)
-        x += _width(name)
+        x += width
+    return y - 0.12 - GAP + LINE
