@@ -34,7 +34,7 @@ def load_folder(
             ``unlabelled`` there, and 255, are ignored; every other needs a name.
         task: None for ``classification`` or ``segmentation``, whichever the folder is laid out for.
         classes: Number of classes of masks without a ``classes.txt``; None for all that occur.
-        augment: None for none of images with classes, flips of images with masks.
+        augment: None for the default: none for class folders, random flips for folders with masks.
         val_split: Name of the subfolder to validate on; None for ``val``, else ``test``.
         reading: How the files are read; None for its defaults. Images without a size to resize to
             must agree, except for masks with a :class:`Crop`.

@@ -56,8 +56,8 @@ class ContinuousOptions(CostOptions):
     during the search, (1 - momentum) / sum of rates; at most 0.02.
     """
     auto_factor: Annotated[float, Field(ge=0)] | None = None
-    """See ``penalty_strength``; None: 10, with a budget 0, for that decides what goes, and a penalty would shrink what
-    stays, too. One beyond what 0.02 leaves room for has a warning.
+    """See ``penalty_strength``. None: 10; 0 when a budget is given: the budget decides what is removed, and a penalty
+    would also shrink what stays. A factor beyond what 0.02 leaves room for gives a warning.
     """
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.05
     """tau; with a budget, what the budget leaves room for stays whatever its weight."""
