@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import networkx as nx
-import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "topolearn"
@@ -85,6 +84,8 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
     ("_version", "the version", ""),
 )
 
+ALLOWED = {name: set(others.split()) for name, _, others in ROOMS}
+
 EXCEPTIONS = {
     # A convenience that outside programs call: the IR itself knows no files.
     ("topolearn.graph.ir", "topolearn.format"),
@@ -102,7 +103,7 @@ NAMED = {
 """Modules that another one names in a string instead of importing them."""
 
 LARGEST = 0.15
-"""Share of the lines that no room exceeds by much."""
+"""Largest share of the lines that one room may hold."""
 
 
 def modules() -> dict[str, Path]:
@@ -131,6 +132,8 @@ def imports(module: str) -> Iterator[str]:
             if isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names if alias.name.partition(".")[0] == "topolearn")
             elif isinstance(node, ast.ImportFrom):
+                # The stubs of lazy packages import from beside them; no other file may.
+                assert node.level == 0 or (node.level == 1 and source == stub), f"{source} has a relative import"
                 start = f"{module}.{node.module or ''}".rstrip(".") if node.level else node.module or ""
                 if start.partition(".")[0] == "topolearn":
                     inner = (f"{start}.{alias.name}" for alias in node.names)
@@ -142,43 +145,38 @@ def arrows() -> set[tuple[str, str]]:
     return {(module, other) for module in MODULES for other in imports(module) if other != module}
 
 
-def own_files(module: str) -> list[ast.stmt]:
+def statements(module: str) -> list[ast.stmt]:
     """The statements of a module, without its docstring."""
     body = ast.parse(MODULES[module].read_text(encoding="utf-8")).body
     return body[1:] if body and isinstance(body[0], ast.Expr) else body
 
 
-@pytest.fixture(scope="module")
-def allowed() -> dict[str, set[str]]:
-    return {name: set(others.split()) for name, _, others in ROOMS}
+def test_every_file_is_in_a_room() -> None:
+    assert {room(module) for module in MODULES} == {"__main__", *ALLOWED}
 
 
-def test_every_file_is_in_a_room(allowed: dict[str, set[str]]) -> None:
-    assert {room(module) for module in MODULES} == {"__main__", *allowed}
-
-
-def test_the_table_runs_from_top_to_bottom(allowed: dict[str, set[str]]) -> None:
+def test_the_table_runs_from_top_to_bottom() -> None:
     order = [name for name, _, _ in ROOMS]
     for place, name in enumerate(order):
-        assert allowed[name] <= set(order[place + 1 :]), f"'{name}' imports from a room above"
+        assert ALLOWED[name] <= set(order[place + 1 :]), f"'{name}' imports from a room above"
 
 
-def test_a_room_imports_from_those_below_only(allowed: dict[str, set[str]]) -> None:
+def test_a_room_imports_from_those_below_only() -> None:
     wrong = {
         (module, other)
         for module, other in arrows() - EXCEPTIONS
-        if room(module) in allowed and room(other) != room(module) and room(other) not in allowed[room(module)]
+        if room(module) in ALLOWED and room(other) != room(module) and room(other) not in ALLOWED[room(module)]
     }
     assert not wrong, "a room imports from one that the table does not allow it"
 
 
-def test_the_table_allows_no_more_than_there_is(allowed: dict[str, set[str]]) -> None:
-    found: dict[str, set[str]] = {name: set() for name in allowed}
+def test_the_table_allows_no_more_than_there_is() -> None:
+    found: dict[str, set[str]] = {name: set() for name in ALLOWED}
     for module, other in arrows() - EXCEPTIONS:
-        if room(module) in allowed and room(other) != room(module):
+        if room(module) in ALLOWED and room(other) != room(module):
             found[room(module)].add(room(other))
     assert {name: sorted(others) for name, others in found.items()} == {
-        name: sorted(others) for name, others in allowed.items()
+        name: sorted(others) for name, others in ALLOWED.items()
     }
 
 
@@ -192,8 +190,18 @@ def test_no_circle_of_imports() -> None:
     assert not circles
 
 
-def test_no_import_hides_in_a_string() -> None:
-    """A module that is named in a string escapes the table: there are these, and no others."""
+def test_only_named_modules_are_imported_by_their_names() -> None:
+    """An import that is no import statement escapes the table: only a module of :data:`NAMED` may be loaded so."""
+    importers = {"import_module", "__import__", "find_spec", "load_module", "runpy"}
+    for module in MODULES:
+        text = MODULES[module].read_text(encoding="utf-8")
+        used = {node.attr for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)}
+        used |= {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
+        assert not used & importers or module in {namer for namer, _ in NAMED}, f"{module} imports by a name"
+
+
+def test_no_module_is_named_in_a_string() -> None:
+    """There are those of :data:`NAMED`, and no others."""
     found = set()
     for module in MODULES:
         for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
@@ -215,7 +223,7 @@ def test_a_folder_hands_names_on_and_nothing_else() -> None:
     for module, path in MODULES.items():
         if path.name != "__init__.py":
             continue
-        for statement in own_files(module):
+        for statement in statements(module):
             names_it = isinstance(statement, ast.Assign) and "__all__" in ast.unparse(statement.targets[0])
             text = ast.unparse(statement)
             assert names_it or isinstance(statement, ast.Import | ast.ImportFrom), f"{module} does more: {text[:80]}"
@@ -235,7 +243,7 @@ def test_files_in_different_rooms_have_different_names() -> None:
 
 def public_types(module: str) -> Iterator[str]:
     """Names of classes and of types that a module defines for others."""
-    for statement in own_files(module):
+    for statement in statements(module):
         names = [statement.name] if isinstance(statement, ast.ClassDef) else []
         if isinstance(statement, ast.Assign):
             names = [target.id for target in statement.targets if isinstance(target, ast.Name)]
@@ -258,8 +266,8 @@ OTHER_TESTS = {
 }
 
 
-def test_the_tests_mirror_the_package(allowed: dict[str, set[str]]) -> None:
+def test_the_tests_mirror_the_package() -> None:
     folders = {path.parent.name for path in (ROOT / "tests").rglob("test_*.py")} - {"tests"}
-    assert folders <= {*allowed, *OTHER_TESTS}
+    assert folders <= {*ALLOWED, *OTHER_TESTS}
     packages = {room(module) for module, path in MODULES.items() if path.name == "__init__.py"} - {"topolearn"}
     assert packages <= folders

@@ -107,11 +107,12 @@ def show(
 
 def _draw(name: str, shown: Graph, searched: Graph | None, output: Path, matrix: bool) -> None:
     from topolearn.drawing import adjacency, draw
-    from topolearn.runs import read_learned
 
     if not matrix:
         draw(shown, output, searched)
     elif is_run(name):
+        from topolearn.runs import read_learned
+
         learned = read_learned(name)
         adjacency(learned.searched, output, learned.values, learned.kept, learned.title)
     else:
@@ -152,9 +153,6 @@ def schema() -> None:
 
     load_plugins()
     print(json.dumps(graph_schema(), indent=2))
-
-
-# -- shared by commands ------------------------------------------------------------------------
 
 
 # -- running -----------------------------------------------------------------------------------

@@ -22,11 +22,15 @@ from topolearn.ops.backbone import TorchvisionBackbone
 
 
 class WeightSource(Protocol):
-    """Who gives a network its edge weights, as a module inside it: :class:`topolearn.learners.EdgeLearner` does."""
+    """What gives a network its edge weights, as a module inside it: :class:`topolearn.learners.EdgeLearner` does."""
 
     @property
     def graph(self) -> Graph:
         """The graph whose edges these are."""
+
+    @property
+    def fan_in(self) -> int | None:
+        """Candidates that each node keeps; None for no such limit."""
 
     def edge_weights(self) -> Tensor:
         """(E,) what the forward pass multiplies with."""
@@ -87,7 +91,7 @@ class Network(nn.Module):
 
     def __init__(self, graph: Graph, learner: WeightSource | None = None, *, reference: bool = False) -> None:
         super().__init__()
-        graph = BindFanIn(getattr(learner, "fan_in", None))(graph).verify()
+        graph = BindFanIn(None if learner is None else learner.fan_in)(graph).verify()
         if learner is not None:
             _check_learner(learner, graph)
         self.graph = graph

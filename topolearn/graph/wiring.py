@@ -89,8 +89,7 @@ class Edge:
 class Wiring:
     """The nodes of a network in topological order, and its edges by destination, then source.
 
-    What they must be for a network, and what they cost, is said in the files above; :class:`~topolearn.graph.ir.Graph`
-    puts it all together.
+    The base of :class:`~topolearn.graph.ir.Graph`, which adds that it can be verified, priced and written.
 
     The constructor brings nodes and edges into canonical order (inputs first, then Kahn's algorithm,
     ties by declaration), so that edge i is entry i of every vector of E edge weights. A graph with a cycle

@@ -2,5 +2,5 @@
 
 import lazy_loader as lazy
 
-# Resolved on first use, so that `load_model` needs no code of the search.
+# Resolved on first use, so that `topolearn list` reads the options of training without torch.
 __getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

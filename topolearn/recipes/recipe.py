@@ -17,6 +17,7 @@ from topolearn.graph import Graph
 from topolearn.learners import EdgeLearner, learner_class, make_learner
 from topolearn.options import validate
 from topolearn.recipes.recipe_file import (
+    DEFAULT_LEARNER,
     LearnerSpec,
     Precision,
     RecipeFile,
@@ -29,31 +30,30 @@ from topolearn.recipes.train_options import TrainOptions
 
 DEFAULT_DATA = "digits"
 """What a graph is trained on that names no data, where nobody says."""
-DEFAULT_LEARNER = "maskconnect"
 
 
 @dataclass(frozen=True)
-class Length:
-    """Default length of a run."""
+class Defaults:
+    """What a run has where nobody says: its length, the size of a batch, and the learning rate."""
 
     epochs: int
     batch_size: int
     lr: float
 
 
-LENGTHS = {
-    "digits": Length(epochs=40, batch_size=64, lr=0.1),
-    "cifar10": Length(epochs=164, batch_size=128, lr=0.1),
-    "cifar100": Length(epochs=164, batch_size=128, lr=0.1),
-    "cifar100-coarse": Length(epochs=164, batch_size=128, lr=0.1),
-    "fashion_mnist": Length(epochs=40, batch_size=128, lr=0.1),
-    "voc": Length(epochs=50, batch_size=16, lr=0.05),
-    "voc-train": Length(epochs=50, batch_size=16, lr=0.05),
-    "ade20k": Length(epochs=120, batch_size=16, lr=0.05),
+DEFAULTS = {
+    "digits": Defaults(epochs=40, batch_size=64, lr=0.1),
+    "cifar10": Defaults(epochs=164, batch_size=128, lr=0.1),
+    "cifar100": Defaults(epochs=164, batch_size=128, lr=0.1),
+    "cifar100-coarse": Defaults(epochs=164, batch_size=128, lr=0.1),
+    "fashion_mnist": Defaults(epochs=40, batch_size=128, lr=0.1),
+    "voc": Defaults(epochs=50, batch_size=16, lr=0.05),
+    "voc-train": Defaults(epochs=50, batch_size=16, lr=0.05),
+    "ade20k": Defaults(epochs=120, batch_size=16, lr=0.05),
 }
 """By data set: the CIFAR figures are the ResNet recipe's (He et al. 2016), those of VOC and ADE20K the
 ones of SparseMask (Wu et al. 2019), the others ours."""
-OTHER_LENGTH = Length(epochs=30, batch_size=32, lr=0.05)
+OTHER_DEFAULTS = Defaults(epochs=30, batch_size=32, lr=0.05)
 """For data of any other name, and data without one."""
 
 
@@ -119,6 +119,8 @@ class Recipe(BaseModel):
     @field_validator("out", mode="before")
     @classmethod
     def _folder(cls, out: Any) -> Any:
+        if not isinstance(out, str | Path):
+            raise OptionError(f"'out' is the folder of the run, not {shown(out)}")
         return Path(out)
 
     @field_validator("weights", mode="before")
@@ -141,8 +143,8 @@ class Recipe(BaseModel):
     ) -> Recipe:
         """The request that arguments of :func:`topolearn.fit` make.
 
-        What is given wins over what a recipe file says; what neither says has its default, the length of the run by
-        the data.
+        What is given wins over what a recipe file says; what neither says has its default, which for the
+        length of the run depends on the data.
 
         Args:
             graph: As of ``fit``; or a recipe file that has been read.
@@ -160,21 +162,25 @@ class Recipe(BaseModel):
         check_functions(values.get("loss"), values.get("metrics"), values.get("callbacks", ()))
         if values.get("resume") and "out" not in values:
             raise OptionError("'resume' needs the folder of the run; give it as 'out'")
-        written = {} if file is None else file.settings()
-        data = data if data is not None else written.pop("data", None)
-        named = next((each for each in (data, searched.data, DEFAULT_DATA) if each is not None), None)
-        length = LENGTHS.get(named, OTHER_LENGTH) if isinstance(named, str) else OTHER_LENGTH
         if values.get("precision") == "auto":
             del values["precision"]  # the recipe's
-        chosen = {**vars(length), **written, **values}
-        chosen["learner"] = _learner(file, learner, dict(learner_options or {}), searched)
-        chosen["training"] = _training(file, training)
-        return validate(cls, {"graph": searched, "start": start, "data": data, **chosen}, "fit")
+        written = {} if file is None else file.settings()
+        if data is not None:
+            written["data"] = data
+        named = _first(written.get("data"), searched.data, DEFAULT_DATA)
+        usual = DEFAULTS.get(named, OTHER_DEFAULTS) if isinstance(named, str) else OTHER_DEFAULTS
+        own = {
+            "graph": searched,
+            "start": start,
+            "learner": _learner(file, learner, dict(learner_options or {}), searched),
+            "training": _training(file, training),
+        }
+        return validate(cls, {**vars(usual), **written, **values, **own}, "fit")
 
     @property
     def chosen_data(self) -> Any:
         """What is trained on: as given, else what the graph names, else :data:`DEFAULT_DATA`."""
-        return next(each for each in (self.data, self.graph.data, DEFAULT_DATA) if each is not None)
+        return _first(self.data, self.graph.data, DEFAULT_DATA)
 
     @property
     def names_data(self) -> bool:
@@ -202,8 +208,13 @@ class Recipe(BaseModel):
         """What differs from the defaults."""
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
-            if value is not field.get_default(call_default_factory=True) and value != field.default:
+            if value != field.get_default(call_default_factory=True):
                 yield name, value
+
+
+def _first(*values: Any) -> Any:
+    """The first that is given."""
+    return next(value for value in values if value is not None)
 
 
 def _graph(

@@ -23,6 +23,9 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
+DEFAULT_LEARNER = "maskconnect"
+
+
 class LearnerSpec(BaseModel):
     """A learner by name; every other key is an option of it."""
 
@@ -51,7 +54,7 @@ class RecipeFile(BaseModel):
     """Name or path of a graph; in a file, a path is relative to it."""
     graph_set: Mapping[str, Any] = Field(default_factory=dict)
     """Dotted path in the graph file -> value, as ``{nodes.head.classes: 10}``."""
-    learner: LearnerSpec = LearnerSpec(name="maskconnect")
+    learner: LearnerSpec = LearnerSpec(name=DEFAULT_LEARNER)
     """Name, or a mapping of ``name`` and options."""
     data: str | None = None
     """Name or folder of a data set."""

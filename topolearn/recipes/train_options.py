@@ -91,7 +91,7 @@ class TrainOptions(BaseModel):
     node_lr: Mapping[str, PositiveFloat] = Field(default_factory=FrozenMap)
     """Node id, or a range of ids as ``e[1..9]`` -> learning rate of its weights over that of the run."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Of the default loss for classification."""
+    """Of the default loss for classification and segmentation."""
     clip_grad_norm: PositiveFloat | None = None
     """Largest norm of the weights' gradient, None for no limit."""
     train_images: PositiveInt | None = None

@@ -10,6 +10,10 @@ from topolearn.errors import CheckpointError
 from topolearn.format import load_graph
 from topolearn.graph import Graph
 from topolearn.graph.price import Alive
+from topolearn.learners import make_learner
+from topolearn.runs.config import read_config
+from topolearn.runs.folder import CONFIG, GRAPH, SEARCH_STATE, SEARCHED
+from topolearn.runs.weights import load_into, load_tensors
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,6 @@ def read_learned(run_dir: Path | str) -> Learned:
     Raises:
         CheckpointError: Not the folder of a finished run, or one without the state of its search.
     """
-    from topolearn.learners import make_learner
-    from topolearn.runs.config import read_config
-    from topolearn.runs.folder import CONFIG, GRAPH, SEARCH_STATE, SEARCHED
-    from topolearn.runs.weights import load_into, load_tensors
-
     folder = Path(run_dir)
     config = read_config(folder / CONFIG)
     for name in (GRAPH, SEARCHED):

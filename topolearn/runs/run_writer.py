@@ -82,5 +82,6 @@ class RunWriter:
 
     def last_checkpoint(self) -> Path | None:
         """The folder of the last checkpoint, if there is one."""
-        there = self.folder is not None and (self.folder / STATE).is_file()
-        return self.folder / "checkpoint" if there and self.folder is not None else None
+        if self.folder is None or not (self.folder / STATE).is_file():
+            return None
+        return (self.folder / STATE).parent

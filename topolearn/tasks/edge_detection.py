@@ -96,7 +96,7 @@ def f_measure(matched: int, detected: int, labelled: int) -> float:
 
 def matches(detected: Mask, truth: Mask, distance: float) -> int:
     """How many pixels of two maps (H, W) can be matched one to one, at most ``distance`` apart."""
-    # SciPy comes with scikit-learn; it is imported where edges are measured only.
+    # SciPy is imported only where edges are measured.
     from scipy.sparse import csr_array  # type: ignore[import-untyped]
     from scipy.sparse.csgraph import maximum_bipartite_matching  # type: ignore[import-untyped]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,6 @@ from topolearn.tasks import Loss, Metric
 from topolearn.training.capture import check_capture
 from topolearn.training.memory import kept_memory
 from topolearn.training.prepare import Prepared, prepare
-from topolearn.training.progress import Reporter
 from topolearn.training.tensorboard import tensorboard
 from topolearn.training.trainer import Callback, Trainer
 
@@ -73,8 +73,8 @@ def fit(
         metrics: By name: ``torchmetrics.Metric`` or function of (outputs, targets); default by task, see
             :mod:`topolearn.tasks`.
         callbacks: Called with every record of the history.
-        weights: safetensors file, or the folder of a run, to start from. A phase that trains anew starts from them
-            once more, as far as the pruned network still has what they are for.
+        weights: safetensors file, or the folder of a run, to start from. A phase that starts from fresh weights
+            starts from these again; those of removed parts are left out.
         seed: Of everything random, 0 where not given; equal seeds give equal results.
         device: ``auto`` is CUDA where there is one; of several processes each takes a GPU of its own.
         precision: ``float32``, ``bfloat16`` (autocast), ``auto``.
@@ -140,8 +140,9 @@ def _train(ready: Prepared, world: World) -> FitResult:
         start=_weights_of(net) if _starts_over(ready) else None,
     )
     for note in ready.data.notes if world.is_main else ():
-        Reporter(0).say(note)  # quiet or not: this is no progress
-    if recipe.out is None or not world.from_main(lambda: holds_run(Path(recipe.out or ""))):
+        print(note, file=sys.stderr)  # quiet or not: this is no progress
+    folder = recipe.out
+    if folder is None or not world.from_main(lambda: holds_run(folder)):
         world.from_main(learner.check)
         world.share(learner.buffers())  # what the first process has measured
     checkpoint = world.from_main(lambda: trainer.writer.begin(ready.graph, ready.config))
@@ -163,7 +164,7 @@ def _train(ready: Prepared, world: World) -> FitResult:
         one_level_params=one_level_params(ready.graph, learner.topology()),
         info=ready.data.info,
         spent=learner.spent(),
-        folder=recipe.out,
+        folder=folder,
         config=ready.config,
     )
     result.history.append(closing_record(result))

@@ -28,11 +28,10 @@ class Prepared:
     """A run that has been checked and can start.
 
     Attributes:
-        recipe: What was asked for; its precision is a certain one.
+        recipe: What was asked for; device and precision are certain ones.
         learner: Made for the graph.
         data: As the graph wants them, on the CPU.
         plan: Phases and epochs.
-        device: Where it runs.
         config: What config.yaml says.
     """
 
@@ -40,13 +39,18 @@ class Prepared:
     learner: EdgeLearner
     data: Data
     plan: tuple[Scheduled, ...]
-    device: torch.device
     config: dict[str, Any]
 
     @property
     def graph(self) -> Graph:
         """The graph to be searched."""
         return self.recipe.graph
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        device: torch.device = self.recipe.device
+        return device
 
     @property
     def options(self) -> TrainOptions:
@@ -77,12 +81,12 @@ def prepare(recipe: Recipe) -> Prepared:
         TopolearnError: One of its subclasses, for what cannot be used.
     """
     device = find_device(recipe.device)
-    recipe = recipe.changed(precision=usual_precision(recipe.precision, device))
+    recipe = recipe.changed(device=device, precision=usual_precision(recipe.precision, device))
     learner = recipe.make_learner()
     plan = schedule(learner, recipe.epochs, recipe.training.phases)
     _check_node_lr(recipe.graph, recipe.training.node_lr)
     data = _read(recipe)
-    return Prepared(recipe, learner, data, plan, device, _config(recipe, learner, data.info))
+    return Prepared(recipe, learner, data, plan, _config(recipe, learner, data.info))
 
 
 def _read(recipe: Recipe) -> Data:

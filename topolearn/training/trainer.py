@@ -358,13 +358,13 @@ class Trainer:
         raise KeyboardInterrupt from None
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take up a run from its checkpoint.
+        """Take up the run in the recipe's folder from its checkpoint.
 
         Raises:
             CheckpointError: A checkpoint of another run.
         """
         self.at = checkpoint.position
-        path = self.folder / STATE
+        path = self.checkpointed / STATE
         try:
             epochs = self.plan[self.at.phase].epochs
             if self.at.settled:
@@ -385,13 +385,14 @@ class Trainer:
         self.writer.resumed(self.history)
 
     @property
-    def folder(self) -> Path:
-        """The run's folder, where it has one, whichever process writes."""
-        return self.recipe.out or Path()
+    def checkpointed(self) -> Path:
+        """The folder of a run that has a checkpoint, whichever process writes."""
+        assert self.recipe.out is not None
+        return self.recipe.out
 
     def foreign(self) -> CheckpointError:
         """The error for a checkpoint that is in order, but not this run's."""
-        return foreign_checkpoint(self.folder)
+        return foreign_checkpoint(self.checkpointed)
 
 
 def _metrics(ready: Prepared) -> Mapping[str, Metric]:
