@@ -46,12 +46,12 @@ def check_compiled(device: str, backend: str, graph: Graph) -> None:
     eager = toys.build(graph).to(device)
     captured = topolearn.compile(eager)
     captured.__dict__["dag"] = torch.compile(captured.dag, fullgraph=True, backend=backend)
-    inputs = {"image": toys.examples(graph)["image"].to(device)}
+    inputs = {name: x.to(device) for name, x in toys.examples(graph).items()}
     weights = toys.edge_weights(graph, torch.float32).to(device)
     toys.assert_equal(toys.step(captured, inputs, weights), toys.step(eager, inputs, weights), 1e-5)
 
 
-@pytest.mark.parametrize("make", [tiny, siblings])
+@pytest.mark.parametrize("make", [tiny, siblings, toys.two_heads])
 def test_dynamo_captures_one_whole_graph(make: Callable[[], Graph]) -> None:
     check_compiled("cpu", "aot_eager", make())
 

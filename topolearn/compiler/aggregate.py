@@ -233,6 +233,27 @@ def weighted_sum(ys: Sequence[Tensor], row: Tensor | None, numbers: Sequence[flo
     return torch.zeros_like(ys[0], dtype=dtype) if out is None else out
 
 
+def mix(matrix: Tensor, y: Tensor, x: Tensor | None = None) -> Tensor:
+    """``x + matrix y`` over the branch axis: (T, S) times (N, S, C, H, W), as (N, T, C, H, W).
+
+    So all that one tensor of siblings brings to others is one product: ``x_t = sum_s m_ts y_s``. The gradient of the
+    matrix is dense, entries at 0 included.
+
+    The matrix is expanded before it is cast, so that its gradient is summed up in its own precision.
+    """
+    targets, sources = matrix.shape
+    if y.is_contiguous():
+        rows = y.flatten(2)
+        product = torch.bmm(matrix.expand(rows.shape[0], targets, sources).to(y.dtype), rows)
+        product = product.view(y.shape[0], targets, *y.shape[2:])
+    else:  # channels last: the branches of a pixel stand together
+        by_pixel = y.permute(0, 3, 4, 1, 2)
+        rows = by_pixel.flatten(0, 2)
+        product = torch.bmm(matrix.expand(rows.shape[0], targets, sources).to(y.dtype), rows)
+        product = product.view(*by_pixel.shape[:3], targets, -1).permute(0, 3, 4, 1, 2)
+    return product if x is None else x + product
+
+
 def _inner(y: Tensor, grad: Tensor) -> Tensor:
     """<y, grad>, accumulated in float32 at least."""
     alike = y.stride() == grad.stride() and y.dtype == grad.dtype

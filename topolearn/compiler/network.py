@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from topolearn.compiler.dag import DAG, Outputs
 from topolearn.compiler.modules import BatchNorm, ModuleTable, backbone, build_edge, build_node
-from topolearn.compiler.plan import edge_key
+from topolearn.compiler.plan import edge_key, ends
 from topolearn.compiler.reference import ReferenceDAG
 from topolearn.errors import GraphError, OptionError, TopolearnError
 from topolearn.graph import BindFanIn, Graph, KeepEdges, RemoveIdleRelus, Topology, apply_passes
-from topolearn.graph.wiring import edge_target
 from topolearn.ops import Bundle, Shape
 from topolearn.ops.backbone import TorchvisionBackbone
 
@@ -106,12 +105,10 @@ class Network(nn.Module):
         self.edges = ModuleTable()
         for edge in graph.edges:
             if edge.rule.has_parameters:
-                source = graph.shapes[edge.src]
-                assert isinstance(source, Shape)
                 key = edge_key(edge)
                 if key in self.edges:
                     raise GraphError(f"two edges are both called '{key}'; rename a node so that no id holds '__'")
-                self.edges[key] = build_edge(edge.rule, source, edge_target(source, graph.nodes[edge.dst]))
+                self.edges[key] = build_edge(edge.rule, *ends(graph, edge))
         self._divide = MeanDivisor(graph)
         self._frozen: tuple[float, ...] | None = None
         self._effective: tuple[float, ...] | None = None

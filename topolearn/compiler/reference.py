@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from topolearn.compiler.dag import Inputs, Outputs, Weights
 from topolearn.compiler.modules import build_edge
 from topolearn.compiler.modules.base import Modules
-from topolearn.compiler.plan import depths, edge_key
+from topolearn.compiler.plan import depths, edge_key, ends
 from topolearn.graph import Graph
-from topolearn.graph.wiring import edge_target
-from topolearn.ops import Shape
 
 
 class ReferenceDAG(nn.Module):
@@ -52,9 +50,7 @@ class ReferenceDAG(nn.Module):
         terms = []
         for i in graph.in_edges(node_id):
             edge = graph.edges[i]
-            source = graph.shapes[edge.src]
-            assert isinstance(source, Shape)
-            target = edge_target(source, node)
+            source, target = ends(graph, edge)
             brought = y[edge.src]
             if edge.op != "identity":
                 carry = (

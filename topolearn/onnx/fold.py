@@ -11,8 +11,8 @@ from torch.nn.utils import fuse_conv_bn_eval
 from topolearn.compiler import Network
 from topolearn.compiler.modules import ConvUnit
 from topolearn.compiler.modules.edges import ConvResize
-from topolearn.compiler.plan import Fan, NodeStep, edge_key, make_plan
-from topolearn.graph import Edge
+from topolearn.compiler.plan import edge_key, shared_parts
+from topolearn.graph import Edge, Node
 from topolearn.ops import edges
 from topolearn.ops.basic import BatchNorm
 
@@ -100,38 +100,25 @@ def fold_edge_weights(net: Network, weights: list[float]) -> list[float]:
     Returns:
         (E,) the weights that are left to apply.
     """
-    plan = make_plan(net.graph)
     left = list(weights)
-    starts, start = [], 0
-    for degree in plan.in_degrees:
-        starts.append(start)
-        start += degree
-    modules: dict[int, str] = {}
-    for d in (d for level in plan.levels for step in level for d in step.derive):
-        if isinstance(d, Fan):
-            modules.update(zip(d.slots, d.modules, strict=True))
-        elif d.module is not None:
-            modules[d.slot] = d.module
-    for level in plan.levels:
-        for step in level:
-            assert isinstance(step, NodeStep)  # no siblings are planned here
-            if step.feature is None:
-                _fold_node(net, step, starts[step.row], left, modules)
+    for node in net.graph.nodes.values():
+        if node.op != "input" and not node.rule.takes_bundle:
+            _fold_node(net, node, left)
     return left
 
 
-def _fold_node(net: Network, step: NodeStep, start: int, left: list[float], modules: dict[int, str]) -> None:
-    for offset, slot in enumerate(step.sources):
-        weight = left[start + offset]
-        if slot in modules and weight not in (0.0, 1.0):
-            scale = getattr(net.edges[modules[slot]], "scale_output", None)
-            if scale is not None and scale(weight):
-                left[start + offset] = 1.0
-    row = range(start, start + len(step.sources))
+def _fold_node(net: Network, node: Node, left: list[float]) -> None:
+    graph = net.graph
+    row = graph.in_edges(node.id)
+    for i in row:
+        if graph.edges[i].rule.has_parameters and left[i] not in (0.0, 1.0):
+            scale = getattr(net.edges[edge_key(graph.edges[i])], "scale_output", None)
+            if scale is not None and scale(left[i]):
+                left[i] = 1.0
     common = {left[i] for i in row if left[i] != 0.0}
-    if len(common) != 1 or common == {1.0} or step.aggregate == "normalised" or step.shared:
+    if len(common) != 1 or common == {1.0} or node.aggregate == "normalised" or shared_parts(graph, node.id):
         return
-    module: nn.Module = net.nodes[step.node]
+    module: nn.Module = net.nodes[node.id]
     scale = getattr(module, "scale_input", None)
     if scale is not None and scale(common.pop()):
         for i in row:

@@ -1,0 +1,8 @@
+"""From a graph to a plan: the plain one, and passes that make it faster and leave alone what it computes."""
+
+from topolearn.compiler.lowering.fans import make_fans
+from topolearn.compiler.lowering.late_resizes import resize_late
+from topolearn.compiler.lowering.plain import make_plan, plain_plan
+from topolearn.compiler.lowering.siblings import Siblings, find_siblings, merge_siblings
+
+__all__ = ["Siblings", "find_siblings", "make_fans", "make_plan", "merge_siblings", "plain_plan", "resize_late"]
