@@ -32,7 +32,7 @@ def finished_run(folder: Path, masks: list[float]) -> Path:
 
     from topolearn.runs.config import write_config
     from topolearn.runs.folder import CONFIG, GRAPH, SEARCH_STATE, SEARCHED
-    from topolearn.runs.weights import save_tensors
+    from topolearn.runs.tensor_files import save_tensors
 
     searched = loads(
         "topolearn: 1\nname: tiny\ninputs: {image: [3, 8, 8]}\nnodes:\n  a[1..2]: {op: relu}\n  b: {op: relu}\n"

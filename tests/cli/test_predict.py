@@ -18,7 +18,7 @@ from topolearn.format import loads
 from topolearn.onnx import open_session
 from topolearn.runs import folder as run_folder
 from topolearn.runs.config import write_config
-from topolearn.runs.weights import save_tensors
+from topolearn.runs.tensor_files import save_tensors
 
 Run = Callable[..., tuple[int, str, str]]
 

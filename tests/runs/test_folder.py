@@ -25,7 +25,7 @@ from topolearn.runs import folder as run_folder
 from topolearn.runs import read_result
 from topolearn.runs.checkpoint import load_state, save_state
 from topolearn.runs.folder import STATE
-from topolearn.runs.weights import load_tensors, save_tensors
+from topolearn.runs.tensor_files import load_tensors, save_tensors
 
 ARTEFACTS = ["config.yaml", "graph.yaml", "history.jsonl", "search.safetensors", "search.yaml", "weights.safetensors"]
 

@@ -16,7 +16,7 @@ from topolearn.errors import CheckpointError, OptionError
 from topolearn.runs import FitResult, read_learned, read_result
 from topolearn.runs.folder import SEARCH_STATE
 from topolearn.runs.searched import load_searched
-from topolearn.runs.weights import load_tensors
+from topolearn.runs.tensor_files import load_tensors
 from topolearn.studies.delivery import draw_run
 from topolearn.studies.reprune import reprune
 from topolearn.studies.sweep import OWN, sweep

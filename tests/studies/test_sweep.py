@@ -23,7 +23,7 @@ from topolearn.graph.price import Alive
 from topolearn.learners import EdgeLearner
 from topolearn.runs.folder import CONFIG, SEARCH_STATE
 from topolearn.runs.searched import SearchedRun, load_searched
-from topolearn.runs.weights import save_tensors
+from topolearn.runs.tensor_files import save_tensors
 from topolearn.studies.sweep import MAGNITUDE, OWN, RANDOM, Sweep, SweepPoint, sweep
 from topolearn.training import phases
 

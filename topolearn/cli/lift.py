@@ -40,7 +40,7 @@ def lift(
     from topolearn import dump_graph
     from topolearn import lift as run
     from topolearn.report import facts
-    from topolearn.runs.weights import save_tensors
+    from topolearn.runs.tensor_files import save_tensors
 
     net = run(model, weights, size=sides, classes=classes)
     tensors = output.with_suffix(".safetensors")

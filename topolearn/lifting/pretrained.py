@@ -13,7 +13,7 @@ from torchvision.models import WeightsEnum
 from topolearn.compiler.modules.backbone import hub_file
 from topolearn.errors import CheckpointError, LiftError, Location, OptionError, shown, suggest
 from topolearn.lifting.source import LIFTED, NO_GRAPH
-from topolearn.runs.weights import load_tensors
+from topolearn.runs.tensor_files import load_tensors
 
 CLASSES = 1000
 """Classes of a network by name, where nothing says otherwise: ImageNet's."""

@@ -13,7 +13,7 @@ from topolearn.graph.price import Alive
 from topolearn.learners import make_learner
 from topolearn.runs.config import read_config
 from topolearn.runs.folder import CONFIG, GRAPH, SEARCH_STATE, SEARCHED
-from topolearn.runs.weights import load_into, load_tensors
+from topolearn.runs.tensor_files import load_into, load_tensors
 
 
 @dataclass(frozen=True)

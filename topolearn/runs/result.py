@@ -18,8 +18,8 @@ from topolearn.graph.price import Spent
 from topolearn.runs.config import read_config, write_config
 from topolearn.runs.folder import CLASSES, CONFIG, GRAPH, SEARCHED, WEIGHTS
 from topolearn.runs.history import read_closing, write_history
+from topolearn.runs.tensor_files import save_tensors
 from topolearn.runs.trained import load_model
-from topolearn.runs.weights import save_tensors
 
 if TYPE_CHECKING:
     from topolearn.learners import EdgeLearner

@@ -15,7 +15,7 @@ from topolearn.runs.config import write_config
 from topolearn.runs.folder import CONFIG, SEARCH_STATE, SEARCHED, STATE, holds_run, tidy
 from topolearn.runs.history import append_history, write_history
 from topolearn.runs.result import FitResult
-from topolearn.runs.weights import save_tensors
+from topolearn.runs.tensor_files import save_tensors
 
 
 class RunWriter:

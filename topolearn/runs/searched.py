@@ -23,7 +23,7 @@ from topolearn.options import validate
 from topolearn.recipes.train_options import TrainOptions
 from topolearn.runs.config import about_data, read_config
 from topolearn.runs.folder import CONFIG, SEARCH_STATE, SEARCHED
-from topolearn.runs.weights import load_into, load_tensors
+from topolearn.runs.tensor_files import load_into, load_tensors
 from topolearn.tasks import Evaluation, check_fits, task_of
 from topolearn.tasks.sliding import judged
 

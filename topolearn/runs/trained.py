@@ -10,7 +10,7 @@ from topolearn.errors import CheckpointError
 from topolearn.format import load_graph
 from topolearn.runs.config import about_data, read_config
 from topolearn.runs.folder import CONFIG, GRAPH, WEIGHTS
-from topolearn.runs.weights import load_into, load_tensors
+from topolearn.runs.tensor_files import load_into, load_tensors
 
 
 def load_model(run_dir: str | Path) -> Network:

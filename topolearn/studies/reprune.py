@@ -19,7 +19,7 @@ from topolearn.graph import one_level_params
 from topolearn.runs.folder import SEARCH_STATE, holds_run
 from topolearn.runs.result import FitResult, closing_record, describe_data
 from topolearn.runs.searched import CPU, SearchedRun, load_searched
-from topolearn.runs.weights import save_tensors
+from topolearn.runs.tensor_files import save_tensors
 from topolearn.training.phases import recalibrate
 
 

@@ -24,7 +24,7 @@ from topolearn.runs.config import about_data
 from topolearn.runs.folder import WEIGHTS, claimed, holds_run
 from topolearn.runs.result import closing_record
 from topolearn.runs.run_writer import RunWriter
-from topolearn.runs.weights import load_into, load_tensors
+from topolearn.runs.tensor_files import load_into, load_tensors
 from topolearn.tasks import Loss, Metric
 from topolearn.training.capture import check_capture
 from topolearn.training.memory import kept_memory

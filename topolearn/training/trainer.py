@@ -25,7 +25,7 @@ from topolearn.learners import SearchSchedule
 from topolearn.runs.checkpoint import Checkpoint, Position, foreign_checkpoint
 from topolearn.runs.folder import STATE
 from topolearn.runs.run_writer import RunWriter
-from topolearn.runs.weights import load_into
+from topolearn.runs.tensor_files import load_into
 from topolearn.tasks import Evaluation, Metric, task_of
 from topolearn.tasks.sliding import judged
 from topolearn.training.interrupt import Interrupt
