@@ -27,7 +27,8 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
     (
         "topolearn",
         "the public names, each loaded on first use",
-        "studies training lifting runs onnx learners compiler format graph errors _version",
+        "studies training prediction lifting runs tasks data recipes onnx learners compiler format graph errors"
+        " _version",
     ),
     (
         "studies",

@@ -1,4 +1,12 @@
+from . import data as data
+from . import errors as errors
 from . import learners as learners
+from . import prediction as prediction
+from . import recipes as recipes
+from . import runs as runs
+from . import studies as studies
+from . import tasks as tasks
+from . import training as training
 from ._version import __version__ as __version__
 from .compiler import Network as Network
 from .compiler import compile as compile

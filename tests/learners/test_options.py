@@ -323,13 +323,23 @@ def test_a_learner_with_a_constructor_of_its_own_keeps_its_signature(loudest: ty
 
 
 def test_an_old_method_name_is_refused() -> None:
-    class Old(learners.Fixed):  # type: ignore[misc]
-        def heed_lr(self, lr: float) -> None:
-            """What it was called."""
+    """Registered or not: nothing would call it."""
+    message = r"learner 'Old' of .* has a method 'heed_lr', which is now called 'on_learning_rate'; rename it"
+    with pytest.raises(ValueError, match=message):
 
-    with pytest.raises(
-        ValueError,
-        match=r"learner 'old' \(.*Old\) has a method 'heed_lr', which is now called 'on_learning_rate'; rename it",
-    ):
-        learners.register_learner("old")(Old)
-    assert "old" not in LEARNERS
+        class Old(EdgeLearner):
+            def heed_lr(self, lr: float) -> None:
+                """What it was called."""
+
+
+def test_a_signature_has_what_the_constructor_names_and_the_options(dim: type[EdgeLearner]) -> None:
+    class Mine(dim):  # type: ignore[misc,valid-type]
+        def __init__(self, graph: Graph, mine: int = 1, **options: Any) -> None:
+            super().__init__(graph, **options)
+
+    class Closed(dim):  # type: ignore[misc,valid-type]
+        def __init__(self, graph: Graph, level: float = 0.25) -> None:
+            super().__init__(graph, level=level)
+
+    assert list(inspect.signature(Mine).parameters) == ["graph", "mine", "level"]
+    assert inspect.signature(Closed).parameters["level"].default == 0.25

@@ -10,6 +10,7 @@ import pytest
 
 import topolearn
 
+ROOMS = ("data", "errors", "learners", "prediction", "recipes", "runs", "studies", "tasks", "training")
 STUB = Path(topolearn.__file__).with_suffix(".pyi")
 
 
@@ -21,7 +22,7 @@ def public() -> dict[str, str]:
 
 
 def test_all_is_what_the_stub_says() -> None:
-    assert sorted(topolearn.__all__) == sorted(["learners", "__version__", *public()])
+    assert sorted(topolearn.__all__) == sorted([*ROOMS, "__version__", *public()])
 
 
 @pytest.mark.parametrize("name", topolearn.__all__)

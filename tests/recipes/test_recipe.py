@@ -91,3 +91,8 @@ def test_what_cannot_be_called(loss: Any, metrics: Any, callbacks: Any, text: st
     with pytest.raises(OptionError) as caught:
         check_functions(loss, metrics, callbacks)
     assert text in str(caught.value)
+
+
+def test_an_option_called_as_a_learner_is() -> None:
+    with pytest.raises(OptionError, match="unknown option 'name' of learner 'maskconnect'; known: fan_in"):
+        Recipe.of("digits", learner_options={"name": "x"})

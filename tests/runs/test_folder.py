@@ -21,6 +21,7 @@ import topolearn
 from tests.data.toys import toy
 from tests.training.runs import ROOT, Stopping, assert_same, graph, run
 from topolearn.errors import CheckpointError, TopolearnError
+from topolearn.learners import Fixed
 from topolearn.runs import folder as run_folder
 from topolearn.runs import read_result
 from topolearn.runs.checkpoint import load_state, save_state
@@ -195,6 +196,15 @@ def test_a_run_begun_before_an_option_existed(finished: Path) -> None:
     path.write_text(config.replace(" update: balanced,", ""))
     assert run(finished, resume=True).metrics
     fails(finished, "began with learner_options.update balanced, not literal", update="literal")
+
+
+def test_a_run_of_a_learner_that_is_not_registered(tmp_path: Path) -> None:
+    class Own(Fixed):  # type: ignore[misc]
+        learner_name = "own"
+
+    begun = run(tmp_path / "run", Own(graph()), epochs=1)
+    assert run(tmp_path / "run", Own(graph()), epochs=1, resume=True).metrics == begun.metrics
+    fails(tmp_path / "run", "began with learner own, not fixed", learner="fixed", epochs=1)
 
 
 # -- damage -------------------------------------------------------------------------------------

@@ -72,6 +72,10 @@ class SearchSchedule:
     momentum: float
 
 
+RENAMED = {"heed_lr": "on_learning_rate"}
+"""Old names of the protocol's methods. Nothing calls them any more, so a learner that still has one is refused."""
+
+
 class EdgeLearner(nn.Module, ABC):
     """Decides about the learnable edges of one graph.
 
@@ -128,14 +132,23 @@ class EdgeLearner(nn.Module, ABC):
         self.candidates = Candidates(graph)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Write the options out in the signature and the docstring."""
+        """Write the options out in the signature and the docstring; refuse old names of methods."""
         super().__init_subclass__(**kwargs)
         if not hasattr(cls, "learner_name"):
             cls.learner_name = cls.__name__
-        own = inspect.signature(cls.__init__).parameters.values()
+        for old, new in RENAMED.items():
+            if hasattr(cls, old):
+                raise ValueError(
+                    f"learner '{cls.__name__}' of {cls.__module__} has a method '{old}', which is now called '{new}';"
+                    " rename it"
+                )
+        own = list(inspect.signature(cls.__init__).parameters.values())[1:]
         if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in own):
-            graph = inspect.Parameter("graph", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Graph)
-            cls.__signature__ = inspect.Signature([graph, *parameters(cls.options_type)])
+            named = [parameter for parameter in own if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+            named[0] = named[0].replace(default=inspect.Parameter.empty, annotation=Graph)
+            names = {parameter.name for parameter in named}
+            own = [*named, *(each for each in parameters(cls.options_type) if each.name not in names)]
+        cls.__signature__ = inspect.Signature(own)
         if cls.__doc__ and cls.options_type.model_fields:
             cls.__doc__ = f"{inspect.cleandoc(cls.__doc__)}\n\n{docstring_section(cls.options_type)}\n"
 
@@ -307,9 +320,6 @@ def kept(graph: Graph, chosen: Sequence[bool]) -> list[bool]:
     return keep
 
 
-RENAMED = {"heed_lr": "on_learning_rate"}
-"""Old names of the protocol's methods. Nothing calls them any more, so a learner that still has one is refused."""
-
 LEARNERS: dict[str, type[EdgeLearner]] = {}
 ALIASES: dict[str, str] = {}
 
@@ -320,18 +330,12 @@ def register_learner(name: str, *aliases: str) -> Callable[[_LearnerT], _Learner
     """Register a learner class under ``name`` and other names for it.
 
     Raises:
-        ValueError: The name is taken, or a method of the class has a name that nothing calls any more.
+        ValueError: The name is taken.
     """
 
     def register(learner: _LearnerT) -> _LearnerT:
         if name in LEARNERS:
             raise ValueError(f"learner '{name}' is already registered by {LEARNERS[name].__module__}")
-        for old, new in RENAMED.items():
-            if hasattr(learner, old):
-                raise ValueError(
-                    f"learner '{name}' ({learner.__module__}.{learner.__qualname__}) has a method '{old}', which is"
-                    f" now called '{new}'; rename it"
-                )
         learner.learner_name = name
         LEARNERS[name] = learner
         ALIASES.update(dict.fromkeys(aliases, name))

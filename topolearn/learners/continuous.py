@@ -77,7 +77,7 @@ def _enough(schedule: SearchSchedule) -> float:
 class Continuous(EdgeLearner):
     """Continuous edge weights under a sparsity penalty (TopoNet).
 
-    The formulas and their source are in the module's docstring.
+    The formulas and their source: ``help("topolearn.learners.continuous")``.
 
     Attributes:
         alpha: (L,) edge weights, at the start those of the graph.

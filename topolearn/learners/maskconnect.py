@@ -89,7 +89,7 @@ class MaskConnectOptions(Options):
 class MaskConnect(EdgeLearner):
     """MaskConnect: binary masks with K active entries per node, sampled while they are learned.
 
-    The formulas and their source are in the module's docstring.
+    The formulas and their source: ``help("topolearn.learners.maskconnect")``.
 
     Attributes:
         mask: (L,) real masks m~, 0.5 at the start.

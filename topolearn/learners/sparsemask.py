@@ -77,7 +77,7 @@ class SparseMaskOptions(CostOptions):
 class SparseMask(EdgeLearner):
     """SparseMask: gates that a loss drives to 0 or 1.
 
-    The formulas and their source are in the module's docstring.
+    The formulas and their source: ``help("topolearn.learners.sparsemask")``.
 
     Attributes:
         gate: (L,) the v.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PositiveFloat, PositiveInt, field_validator
 from torch import nn
@@ -15,6 +16,7 @@ from topolearn.errors import OptionError, shown
 from topolearn.format import load_graph
 from topolearn.graph import Graph
 from topolearn.learners import EdgeLearner, learner_class, make_learner
+from topolearn.learners.base import mend_option
 from topolearn.options import validate
 from topolearn.recipes.recipe_file import (
     DEFAULT_LEARNER,
@@ -94,7 +96,7 @@ class Recipe(BaseModel):
     """How the weights are trained."""
     loss: Callable[..., Any] | None = None
     """Function of (outputs, targets); None for the task's."""
-    metrics: Mapping[str, Any] | None = None
+    metrics: Mapping[Any, Any] | None = None
     """By name; None for the task's."""
     callbacks: tuple[Callable[..., Any], ...] = ()
     """Called with every record of the history."""
@@ -104,11 +106,11 @@ class Recipe(BaseModel):
     """Where to run."""
     out: Path | None = None
     """Folder of the run; None writes nothing."""
-    resume: bool = False
+    resume: Annotated[bool, Field(strict=False)] = False
     """Whether to go on with the run in ``out``."""
-    data_root: str | Path | None = None
+    data_root: Any = None
     """Where data sets are looked for first."""
-    quiet: bool = False
+    quiet: Annotated[bool, Field(strict=False)] = False
     """Whether to show no progress."""
 
     @field_validator("callbacks", mode="before")
@@ -119,7 +121,7 @@ class Recipe(BaseModel):
     @field_validator("out", mode="before")
     @classmethod
     def _folder(cls, out: Any) -> Any:
-        if not isinstance(out, str | Path):
+        if not isinstance(out, str | os.PathLike):
             raise OptionError(f"'out' is the folder of the run, not {shown(out)}")
         return Path(out)
 
@@ -159,7 +161,7 @@ class Recipe(BaseModel):
         """
         file, start, searched = _graph(graph)
         values = {key: value for key, value in given.items() if value is not None}
-        check_functions(values.get("loss"), values.get("metrics"), values.get("callbacks", ()))
+        check_functions(given.get("loss"), given.get("metrics"), given.get("callbacks", ()))
         if values.get("resume") and "out" not in values:
             raise OptionError("'resume' needs the folder of the run; give it as 'out'")
         if values.get("precision") == "auto":
@@ -259,6 +261,8 @@ def _learner(
             spec = LearnerSpec(name=given)
     else:
         raise OptionError(f"a learner is given by name, or made for the graph, but this is {shown(given)}")
+    if "name" in options:  # else it would be taken for the learner's
+        raise OptionError(f"unknown option 'name' of learner '{spec.name}'{mend_option('name', spec.name)}")
     return LearnerSpec(name=spec.name, **spec.options | options)
 
 

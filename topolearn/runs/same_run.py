@@ -11,7 +11,7 @@ from topolearn.format import load_graph
 from topolearn.format.tree import parse
 from topolearn.format.writer import scalar
 from topolearn.graph import Graph
-from topolearn.learners import learner_class
+from topolearn.learners import EdgeLearner
 from topolearn.recipes.train_options import TrainOptions, as_phase
 from topolearn.runs.config import read_config, write_config
 from topolearn.runs.folder import CONFIG, SEARCHED, holds_run
@@ -35,13 +35,16 @@ def compare_config(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path,
             )
 
 
-def holds_this_run(folder: Path, graph: Graph, config: Mapping[str, Any], *, resume: bool) -> bool:
+def holds_this_run(
+    folder: Path, graph: Graph, config: Mapping[str, Any], learner: EdgeLearner, *, resume: bool
+) -> bool:
     """Whether ``folder`` holds a run, which is then this one.
 
     Args:
         folder: Any folder; it need not be there.
         graph: The graph that is to be searched.
         config: The settings.
+        learner: The learner.
         resume: Whether a run may be there.
 
     Raises:
@@ -58,23 +61,24 @@ def holds_this_run(folder: Path, graph: Graph, config: Mapping[str, Any], *, res
             f"the run in {folder} searches graph '{before.name}', which is not this graph '{graph.name}'; choose"
             " another folder with --out"
         )
-    compare_config(_normal(began_with), _normal(config), folder)
+    compare_config(_normal(began_with, learner), _normal(config, learner), folder)
     return True
 
 
-def _normal(config: Mapping[str, Any]) -> dict[str, Any]:
+def _normal(config: Mapping[str, Any], learner: EdgeLearner) -> dict[str, Any]:
     """A config as it reads back from its file, without the library's version.
 
     A run that was begun before the library had an option has what is its default now.
     """
-    options = learner_class(config["learner"]).options_type.model_fields
-    defaults = {
-        "training": TrainOptions().model_dump(),
-        "learner_options": {name: field.get_default() for name, field in options.items() if not field.is_required()},
-    }
+    defaults: dict[str, dict[str, Any]] = {"training": TrainOptions().model_dump()}
+    if config["learner"] == learner.learner_name:
+        known = {name: field for name, field in type(learner.options).model_fields.items() if not field.is_required()}
+        defaults["learner_options"] = {
+            name: field.get_default(call_default_factory=True) for name, field in known.items()
+        }
     complete = dict(config)
-    for key, known in defaults.items():
+    for key, usual in defaults.items():
         given = config.get(key)
-        complete[key] = {**known, **(given if isinstance(given, Mapping) else {})}
+        complete[key] = {**usual, **(given if isinstance(given, Mapping) else {})}
     plain = parse(write_config(complete), "config").root.plain()
     return {key: value for key, value in plain.items() if key != "topolearn"}

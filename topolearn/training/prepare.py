@@ -71,7 +71,8 @@ class Prepared:
         folder = self.recipe.out
         if folder is None:
             return False
-        return holds_this_run(folder, self.graph, self.config, resume=self.recipe.resume) and is_finished(folder)
+        resume = self.recipe.resume
+        return holds_this_run(folder, self.graph, self.config, self.learner, resume=resume) and is_finished(folder)
 
 
 def prepare(recipe: Recipe) -> Prepared:

@@ -18,8 +18,8 @@ def resize_late(plan: Plan) -> Plan:
     and one resizing per target does for all its sources. Where one source goes to more targets of a shape than there
     are sources, it is still resized once, and read by all.
     """
-    sources: defaultdict[Kind, set[Value]] = defaultdict(set)
-    targets: defaultdict[Kind, set[str]] = defaultdict(set)
+    sources: defaultdict[ResizeKind, set[Value]] = defaultdict(set)
+    targets: defaultdict[ResizeKind, set[str]] = defaultdict(set)
     for step in plan.sums:
         for value in step.sources:
             kind = _kind(value)
@@ -34,11 +34,11 @@ def resize_late(plan: Plan) -> Plan:
     return plan.replace_sums(put_off)
 
 
-Kind = tuple[Resize, tuple[Shape, Shape], bool]
+ResizeKind = tuple[Resize, tuple[Shape, Shape], bool]
 """What resizings that one can do for have in common; those of fans' branches, which one step reads, are apart."""
 
 
-def _kind(value: Value) -> Kind | None:
+def _kind(value: Value) -> ResizeKind | None:
     if not isinstance(value, Derivation) or not isinstance(value.rule, Resize):
         return None
     return value.rule, value.shapes, isinstance(value.source, FanBranch)
