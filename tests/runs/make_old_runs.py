@@ -1,7 +1,7 @@
 """Make the run folders in ``old/``: of each recipe a finished run, and the same run stopped on the way.
 
 Those in ``old/0.1.0`` were written by topolearn 0.1.0 (commit 2e3235c; format 1 of checkpoints and of weights), with
-PyTorch 2.14.1 on a CPU. They are there for later versions to be tested with, so no later version may write them anew:
+PyTorch 2.14.1 on a CPU. They are there for later versions to be tested with, so no later version may overwrite them:
 run this with that very version, in a copy of it. A version that writes other files gets a folder of its own, with
 copies of the recipes:
 
@@ -129,7 +129,7 @@ def main() -> None:
     print(f"topolearn {topolearn.__version__} of {topolearn.__file__} writes {folder}")
     recipes = [path for path in sorted(folder.glob("*.yaml")) if path.name != "tiny.yaml"]
     if not recipes or any(path.is_dir() for path in folder.iterdir()):
-        raise SystemExit(f"{folder} has no recipes, or runs already; remove those to make them anew")
+        raise SystemExit(f"{folder} has no recipes, or runs already; remove those to make them again")
     for recipe in recipes:
         make(recipe)
 

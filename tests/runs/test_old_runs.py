@@ -37,7 +37,7 @@ FILES_OF_FIXED = {
 # One machine gives the same bits. Others were measured by the kernels that PyTorch has for them: for SSE, AVX2 and
 # AVX-512, with and without oneDNN, with one thread and two.
 ROUNDING: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
-"""In one pass through a network, even where batch statistics are computed anew before it: 6e-8."""
+"""In one pass through a network, even where batch statistics are computed again before it: 6e-8."""
 DRIFT: dict[str, Any] = {"rtol": 0.0, "atol": 1e-3}
 """In the weights after the up to 36 steps that a stopped run still takes: 4e-7, in one run 1.3e-4. What is kept was
 always the same; the closest decision is between two masks that are 0.13 apart."""
