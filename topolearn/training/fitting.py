@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from topolearn.tasks import Loss, Metric
 from topolearn.training.capture import check_capture
 from topolearn.training.memory import kept_memory
 from topolearn.training.prepare import Prepared, prepare
+from topolearn.training.progress import Reporter
 from topolearn.training.tensorboard import tensorboard
 from topolearn.training.trainer import Callback, Trainer
 
@@ -140,7 +140,7 @@ def _train(ready: Prepared, world: World) -> FitResult:
         start=_weights_of(net) if _starts_over(ready) else None,
     )
     for note in ready.data.notes if world.is_main else ():
-        print(note, file=sys.stderr)  # quiet or not: this is no progress
+        Reporter(0).say(note)  # quiet or not, because it is no progress; file names lose their control characters
     folder = recipe.out
     if folder is None or not world.from_main(lambda: holds_run(folder)):
         world.from_main(learner.check)
