@@ -14,13 +14,14 @@ class TaskKind:
     Attributes:
         name: Its name in graph files, configs and messages.
         target: ``label`` is one class per image, ``mask`` one class per pixel, ``binary_mask`` yes or no
-            per pixel. ``other`` is a user's own task, with targets that are passed on as they are.
+            per pixel, ``token`` the next token at each place of a text. ``other`` is a user's own task, with targets
+            that are passed on as they are.
         positive: What a pixel of a binary mask that is 1 is called; empty for other targets.
         ignores_grey: Whether dark greys in the file of a binary mask count as unknown; otherwise they are no.
     """
 
     name: str
-    target: Literal["label", "mask", "binary_mask", "other"]
+    target: Literal["label", "mask", "binary_mask", "token", "other"]
     positive: str = ""
     ignores_grey: bool = False
 
@@ -28,6 +29,11 @@ class TaskKind:
     def is_dense(self) -> bool:
         """Whether there is a target for every pixel."""
         return self.target in ("mask", "binary_mask")
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the data are text."""
+        return self.target == "token"
 
     @property
     def is_binary(self) -> bool:
@@ -45,6 +51,7 @@ TASK_KINDS: Mapping[str, TaskKind] = {
         TaskKind("segmentation", "mask"),
         TaskKind("saliency", "binary_mask", positive="salient"),
         TaskKind("edges", "binary_mask", positive="edge", ignores_grey=True),
+        TaskKind("next_token", "token"),
     )
 }
 """Name -> what a network can be trained for."""

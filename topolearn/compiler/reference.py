@@ -47,6 +47,8 @@ class ReferenceDAG(nn.Module):
         graph, node = self.graph, self.graph.nodes[node_id]
         if node.rule.takes_bundle:
             return y[graph.edges[graph.in_edges(node_id)[0]].src][node.params["name"]]
+        if node.rule.takes_ids:
+            return y[graph.edges[graph.in_edges(node_id)[0]].src]
         terms = []
         for i in graph.in_edges(node_id):
             edge = graph.edges[i]
@@ -62,7 +64,8 @@ class ReferenceDAG(nn.Module):
                 weight = (weight if edge.learnable else weight.detach()).to(brought.dtype)
             terms.append(weight * brought)
         if node.aggregate == "concat":
-            return torch.cat(terms, 1)
+            assert node.input is not None
+            return torch.cat(terms, node.input.channel_axis)
         total = sum(terms[1:], start=terms[0])
         return self.nodes[node_id].aggregate(total) if node.aggregate == "normalised" else total  # type: ignore[operator]
 

@@ -21,7 +21,7 @@ from topolearn.ops.edges import Resize
 
 
 def step_input(plan: Plan, turn: Turn) -> StepInput:
-    """How a step takes its input: (N, C, H, W) or (N, C), with a branch axis where it has siblings."""
+    """How a step takes its input: (N, C, H, W), (N, C) or (N, T, C), with a branch axis where it has siblings."""
     step, graph = turn.step, plan.graph
     node = graph.nodes[step.nodes[0]]
     if node.rule.takes_bundle:
@@ -32,7 +32,11 @@ def step_input(plan: Plan, turn: Turn) -> StepInput:
     else:
         learnable = tuple(edge.learnable for edge in plan.in_edges(step))
         edges = InEdges(turn.row, tuple(graph.in_edges(node.id)), turn.reads, learnable)
-        found = ConcatInput(edges) if node.aggregate == "concat" else SumInput(step, edges)
+        assert node.input is not None
+        axis = node.input.channel_axis
+        found = ConcatInput(edges, axis) if node.aggregate == "concat" else SumInput(step, edges)
+    if node.rule.takes_ids:  # ids are no numbers to multiply
+        return SingleInput(turn.reads[0], (), found)
     if not plan.takes_as_is(step):
         return found
     return SingleInput(turn.reads[0], [graph.in_edges(name)[0] for name in step.nodes], found)
@@ -77,18 +81,21 @@ class SingleInput:
 class ConcatInput:
     """What in-edges bring, one after another along the channels; they are never learnable."""
 
-    def __init__(self, edges: InEdges) -> None:
+    def __init__(self, edges: InEdges, axis: int) -> None:
         self.edges = edges
+        self.axis = axis
 
     def take(self, run: Run) -> Tensor:
-        """(N, C, H, W) with the channels of all."""
+        """(N, C, H, W) or (N, T, C) with the channels of all."""
         row, numbers = run.weights.of(self.edges)
         ys = run.brought(self.edges)
         if numbers is not None:
-            return torch.cat([y if number == 1.0 else y * number for y, number in zip(ys, numbers, strict=True)], 1)
+            return torch.cat(
+                [y if number == 1.0 else y * number for y, number in zip(ys, numbers, strict=True)], self.axis
+            )
         assert row is not None
         weights = row.detach().unbind()
-        return torch.cat([y * weight.to(y.dtype) for y, weight in zip(ys, weights, strict=True)], 1)
+        return torch.cat([y * weight.to(y.dtype) for y, weight in zip(ys, weights, strict=True)], self.axis)
 
 
 @final
@@ -113,7 +120,7 @@ class SumInput:
         self.groups = sorted(groups, key=lambda group: -group.coarseness)
 
     def take(self, run: Run) -> Tensor:
-        """(N, C, H, W) or (N, C) the sum."""
+        """(N, C, H, W), (N, C) or (N, T, C) the sum."""
         groups, done = self.groups, []
         waiting, *sums = [group.add(run) for group in groups]
         for coarse, fine, part in zip(groups, groups[1:], sums, strict=False):

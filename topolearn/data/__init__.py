@@ -7,6 +7,7 @@ from topolearn.data.load import load_data
 from topolearn.data.loaders import LoaderData
 from topolearn.data.named_images import DATASETS
 from topolearn.data.tensors import TensorData
+from topolearn.data.text import TextData, TextFormat
 
 __all__ = [
     "DATASETS",
@@ -17,5 +18,7 @@ __all__ = [
     "DatasetData",
     "LoaderData",
     "TensorData",
+    "TextData",
+    "TextFormat",
     "load_data",
 ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from topolearn.errors import DataError
 from topolearn.task_kinds import TaskKind, kind_of
 
 Batch = tuple[Tensor, Tensor]
-"""Images (N, C, H, W) float32, normalised; targets int64, (N,) or (N, H, W)."""
+"""Images (N, C, H, W) float32, normalised; targets int64, (N,) or (N, H, W). Of text, ids (N, T) and the next ones."""
 
 IGNORE = 255
 """The label of pixels that count neither in the loss nor in the metrics."""
@@ -28,22 +28,26 @@ class DataInfo:
     Attributes:
         name: The set's name.
         task: ``classification`` (one class per image), ``segmentation`` (one class per pixel),
-            ``saliency`` or ``edges`` (yes or no per pixel); a user's own data may have another,
+            ``saliency`` or ``edges`` (yes or no per pixel), ``next_token``; a user's own data may have another,
             with targets that are passed on as they are.
-        classes: Names of the classes; of a task of one channel, its one name.
-        size: (channels, height, width) of an image; of the first one, where they differ.
+        classes: Names of the classes; of a task of one channel, its one name; none of text.
+        size: (channels, height, width) of an image; of the first one, where they differ. (tokens,) of a text's context.
         mean: Per channel, of pixel values in [0, 1].
         std: Per channel, of pixel values in [0, 1].
         ignore_index: The label that counts neither in the loss nor in the metrics.
+        vocabulary: Of text: all ids of tokens are below this number.
+        content: Of text: what tells it from another, as its length and its hash.
     """
 
     name: str
     task: str
     classes: tuple[str, ...]
-    size: tuple[int, int, int]
+    size: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     ignore_index: int | None = None
+    vocabulary: int = 0
+    content: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def kind(self) -> TaskKind:
@@ -68,8 +72,8 @@ class Data(ABC):
 
     Attributes:
         info: What the data set is.
-        train_size: Number of training images.
-        val_size: Number of validation images.
+        train_size: Number of training images; of text, of contexts that follow one another.
+        val_size: Number of validation images, or contexts.
         notes: What was converted or skipped when the files were read, a sentence each.
     """
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Subset
 
-from topolearn.data import Augment, Crop, Data, load_data
+from topolearn.data import Augment, Crop, Data, TextFormat, load_data
 from topolearn.errors import OptionError
 from topolearn.graph import Graph
 from topolearn.ops import Shape
@@ -31,6 +31,8 @@ def crop_size(graph: Graph, options: TrainOptions) -> tuple[int, int]:
 
 def read_data(graph: Graph, data: Any, root: str | Path | None, options: TrainOptions) -> Data:
     """The data, as the graph wants them."""
+    if kind_of(graph.task).is_text:
+        return _read_text(graph, data, root, options)
     size = graph.input_size(graph.inputs[0])
     settings: dict[str, Any] = {"task": graph.task, "root": root, "workers": options.workers}
     from_files = isinstance(data, str | Path)
@@ -53,6 +55,24 @@ def read_data(graph: Graph, data: Any, root: str | Path | None, options: TrainOp
         # Only the labels that were met have been counted; the graph knows of rarer ones.
         source = load_data(data, classes=shape.channels, **settings)
     return source if options.train_images is None else source.first_images(options.train_images)
+
+
+def _read_text(graph: Graph, data: Any, root: str | Path | None, options: TrainOptions) -> Data:
+    """Text, in contexts as long as the graph's input."""
+    if (given := _of_images(options)) is not None:
+        raise OptionError(f"'{given}' is for images, but graph '{graph.name}' is for {graph.task}")
+    length = graph.input_rule(graph.inputs[0]).length
+    if length is None:
+        raise OptionError(
+            f"graph '{graph.name}' is for {graph.task}, but its input '{graph.inputs[0]}' is no sequence; declare it as"
+            " {length: 128, vocabulary: 256}"
+        )
+    return load_data(data, task=graph.task, root=root, text=TextFormat(length, options.steps_per_epoch))
+
+
+def _of_images(options: TrainOptions) -> str | None:
+    """An option that has another value than its default, and acts on images alone."""
+    return _of_masks(options) or ("train_images" if options.train_images is not None else None)
 
 
 def _of_masks(options: TrainOptions) -> str | None:

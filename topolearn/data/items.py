@@ -90,7 +90,7 @@ def deep(image: Image.Image) -> bool:
     return image.mode[0] in "IF"
 
 
-def check_size(images: Tensor, size: tuple[int, int, int], what: str) -> None:
+def check_size(images: Tensor, size: tuple[int, ...], what: str) -> None:
     """Check that a batch has images (N, C, H, W) of the set's size.
 
     Raises:

@@ -15,7 +15,9 @@ from topolearn.data.loaders import LoaderData
 from topolearn.data.named_images import DATASETS, IMAGE_SETS, MASK_SETS
 from topolearn.data.reading import Reading
 from topolearn.data.roots import find_folder, roots
+from topolearn.data.text import TEXT_SETS, TextFormat, text_in, text_of_ids
 from topolearn.errors import DataError, suggest
+from topolearn.task_kinds import kind_of
 
 TrainAndVal = tuple[Dataset[Any], Dataset[Any]] | tuple[DataLoader[Any], DataLoader[Any]]
 
@@ -32,14 +34,16 @@ def load_data(
     val_split: str | None = None,
     workers: int = 0,
     skip_bad: bool = False,
+    text: TextFormat | None = None,
 ) -> Data:
     """Load data.
 
     Args:
         data: A name of :data:`DATASETS`, a folder (its path, or its name in one of the folders of
-            data sets), a (train, val) pair of Datasets or of DataLoaders, or Data, returned as is.
-        task: ``classification``, ``segmentation``, ``saliency`` or ``edges``; None for what the data
-            are for, which of masks is segmentation.
+            data sets), a text file, a (train, val) pair of Datasets, of DataLoaders or of the ids of a tokenizer's
+            tokens, or Data, returned as is.
+        task: ``classification``, ``segmentation``, ``saliency``, ``edges`` or ``next_token``; None for what the data
+            are for, which of masks is segmentation, and of text the next token.
         root: Folder of data sets to look in first; then TOPOLEARN_DATA, ``./data`` and
             ``~/.cache/topolearn``.
         augment: Of training batches; None for the set's own: see each set, a pair has none. With a
@@ -52,6 +56,7 @@ def load_data(
         workers: Processes that load the items of a pair of Datasets or of a large folder.
         skip_bad: Whether images with masks that cannot be used are left out; ``notes`` of the data
             then says how many, and names them.
+        text: How text is cut; None for contexts of 64 tokens.
 
     Raises:
         DataError: Data that do not exist, cannot be read, or are for another task.
@@ -59,6 +64,8 @@ def load_data(
     if isinstance(data, Data):
         _check_task(data.info.name, data.info.task, task)
         return data
+    if _is_text(data, task):
+        return _text(data, root, text or TextFormat(length=64), task)
     if isinstance(data, str | Path):
         return _from_files(data, root, task, augment, classes, val_split, Reading(channels, size, workers, skip_bad))
     if not isinstance(data, tuple | list) or len(data) != 2:
@@ -75,6 +82,34 @@ def load_data(
     if any(loaders):
         raise DataError("data is a pair of a Dataset and a DataLoader; give two of a kind")
     return DatasetData(train, val, task=task, classes=classes, augment=augment, workers=workers)  # type: ignore[arg-type]
+
+
+def _is_text(data: Any, task: str | None) -> bool:
+    """Whether data are text: because they are by name, because the task says so, or because it is a .txt file."""
+    if isinstance(data, str) and data in DATASETS:
+        return data in TEXT_SETS
+    return (task is not None and kind_of(task).is_text) or (isinstance(data, str | Path) and _is_text_file(Path(data)))
+
+
+def _is_text_file(path: Path) -> bool:
+    return path.suffix == ".txt" and path.expanduser().is_file()
+
+
+def _text(data: Any, root: str | Path | None, form: TextFormat, task: str | None) -> Data:
+    """A text that is known by name, a file, a folder, or a pair of ids."""
+    _check_task(data if isinstance(data, str | Path) else "text", "next_token", task)
+    if isinstance(data, str) and data in TEXT_SETS:
+        return TEXT_SETS[data](root, form)
+    if isinstance(data, tuple | list) and len(data) == 2:
+        train, val = data
+        return text_of_ids(train, val, form)
+    if not isinstance(data, str | Path):
+        raise DataError(
+            f"data is a {type(data).__name__}, but for next_token must be a text file, a folder of .txt files, or a"
+            " pair (train, val) of ids"
+        )
+    path = Path(data).expanduser()
+    return text_in(path if path.is_file() else _folder(data, root), form)
 
 
 def _from_files(
@@ -101,7 +136,7 @@ def _from_files(
     return IMAGE_SETS[name](root, augment)
 
 
-def _check_task(name: str, own: str, task: str | None) -> None:
+def _check_task(name: str | Path, own: str, task: str | None) -> None:
     """Raise where data for the task ``own`` are asked for another."""
     if task not in (None, own):
         raise DataError(f"'{name}' is for {own}, but the task is {task}; use other data")

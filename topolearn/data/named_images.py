@@ -18,6 +18,7 @@ from topolearn.data.raw_files import pickled_array, pickled_texts, read_idx, rea
 from topolearn.data.reading import Reading
 from topolearn.data.roots import find_set
 from topolearn.data.tensors import TensorData, mean_and_std
+from topolearn.data.text import TEXT_SETS
 from topolearn.errors import DataError
 
 Split = tuple[Tensor, Tensor]
@@ -189,5 +190,5 @@ IMAGE_SETS: dict[str, Callable[[str | Path | None, Augment | None], Data]] = {
 }
 """Name -> loader, called with the folder to look in first and the augmentation (None: the set's own)."""
 
-DATASETS: Mapping[str, Callable[..., Data]] = {**IMAGE_SETS, **MASK_SETS}
+DATASETS: Mapping[str, Callable[..., Data]] = {**IMAGE_SETS, **MASK_SETS, **TEXT_SETS}
 """All sets that are known by name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -62,9 +63,7 @@ class _Reader:
             raise self.fail(root.values["task"], f"unknown task '{task}'{suggest(task, TASK_KINDS)}")
         data = self.scalar(root.values["data"], str, "a data set's name") if "data" in root.values else None
         for key, value in self.fields(self.need(root, "inputs", "the file"), "inputs").items():
-            self.add_node(
-                key, root.values["inputs"], Node(key.text, "input", FrozenMap({"size": self.plain_list(value)}))
-            )
+            self.add_node(key, value, Node(key.text, "input", self.input_params(value)))
         for key, value in self.fields(self.need(root, "nodes", "the file"), "nodes").items():
             self.read_nodes(key, value)
         for entry in self.items(self.need(root, "edges", "the file"), "edges"):
@@ -121,18 +120,54 @@ class _Reader:
             )
         return tree.items
 
+    def input_params(self, tree: Tree) -> FrozenMap:
+        """An image or a vector by its size, a sequence by its length and what stands at each place."""
+        if isinstance(tree, Fields):
+            self.known_keys(tree, ("length", "vocabulary", "channels"), "an input")
+            return FrozenMap(tree.plain())
+        if not isinstance(tree, Items):
+            raise self.fail(
+                tree, "an input is a list, as [3, 32, 32], or a sequence, as {length: 128, vocabulary: 256}"
+            )
+        size = tree.plain()
+        if len(size) == 3 and size[:2] == [1, 1] and isinstance(size[2], int) and size[2] > 1:
+            self.hint(tree, f"an image one pixel high; a sequence is written {{length: {size[2]}, channels: 1}}")
+        return FrozenMap({"size": size})
+
+    def hint(self, tree: Tree, message: str) -> None:
+        """Warn of what is valid, but hardly meant."""
+        warnings.warn(f"{self.document.at(tree)}: {message}", stacklevel=2)
+
     def input_shape(self, tree: Tree) -> Shape:
         spec = self.as_fields(tree, "'input'", "{channels: 16, stride: 1}")
-        self.known_keys(spec, ("channels", "stride"), "'input'")
-        channels = self.scalar(self.need(spec, "channels", "'input'"), int, "a number of channels")
+        self.known_keys(spec, ("channels", "stride", "length", "vocabulary"), "'input'")
+        if "length" in spec.values:
+            return self.sequence_shape(spec)
+        channels = self.count(spec, "channels", "'input'")
         stride_tree = self.need(spec, "stride", "'input'")
         stride = stride_tree.plain()
         whole = isinstance(stride, int) and not isinstance(stride, bool) and 0 < stride <= MAX_INT
         if not whole and stride not in ("global", None):
             raise self.fail(stride_tree, f"a stride is a positive number, 'global' or null, not {shown(stride)}")
-        if not 0 < channels <= MAX_INT:
-            raise self.fail(spec.values["channels"], f"channels must be from 1 to {MAX_INT}")
         return Shape(channels, stride)
+
+    def sequence_shape(self, spec: Fields) -> Shape:
+        """The declared shape of tokens: ``{channels, length}``, of ids ``{length, vocabulary}``."""
+        ids = "vocabulary" in spec.values
+        for key in ("stride", "channels") if ids else ("stride",):
+            if key in spec.values:
+                raise self.fail(spec.keys[key], f"'input' has a 'length', so it takes no '{key}'")
+        length = self.count(spec, "length", "'input'")
+        if ids:
+            return Shape(1, None, length, self.count(spec, "vocabulary", "'input'"))
+        return Shape(self.count(spec, "channels", "'input'"), length=length)
+
+    def count(self, spec: Fields, key: str, what: str) -> int:
+        """A positive whole number."""
+        number = self.scalar(self.need(spec, key, what), int, f"a number for '{key}'")
+        if not 0 < number <= MAX_INT:
+            raise self.fail(spec.values[key], f"{key} must be from 1 to {MAX_INT}")
+        return number
 
     # -- edges ---------------------------------------------------------------------------------
 
@@ -250,11 +285,6 @@ class _Reader:
         if not isinstance(tree, Items):
             raise self.fail(tree, f"'{what}' is a list")
         return tree.items
-
-    def plain_list(self, tree: Tree) -> list[Any]:
-        if not isinstance(tree, Items):
-            raise self.fail(tree, "an input's size is a list, as [3, 32, 32]")
-        return tree.plain()
 
     def scalar(self, tree: Tree, kind: type[T], what: str) -> T:
         value = tree.plain()

@@ -13,6 +13,7 @@ from topolearn.options import fields
 from topolearn.task_kinds import TASK_KINDS
 
 _ID = r"^[A-Za-z_][A-Za-z0-9_]*$"
+_COUNT = {"type": "integer", "minimum": 1}
 _IDS: dict[str, Any] = {"$ref": "#/$defs/Ids"}
 
 
@@ -35,7 +36,7 @@ def schema() -> dict[str, Any]:
                 "type": "object",
                 "minProperties": 1,
                 "propertyNames": {"pattern": _ID},
-                "additionalProperties": {"type": "array", "items": {"type": "integer", "minimum": 1}},
+                "additionalProperties": {"anyOf": [{"type": "array", "items": _COUNT}, *_sequences()]},
             },
             "nodes": {"type": "object", "additionalProperties": {"anyOf": nodes}},
             "edges": {"type": "array", "items": {"anyOf": _edges(definitions)}},
@@ -43,6 +44,19 @@ def schema() -> dict[str, Any]:
         },
         "$defs": definitions,
     }
+
+
+def _sequences() -> list[dict[str, Any]]:
+    """Forms of a sequence: of token ids, of vectors."""
+    return [
+        {
+            "type": "object",
+            "required": ["length", each],
+            "additionalProperties": False,
+            "properties": {"length": _COUNT, each: _COUNT},
+        }
+        for each in ("vocabulary", "channels")
+    ]
 
 
 def _fields(op: type[Op], definitions: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -58,12 +72,13 @@ def _fields(op: type[Op], definitions: dict[str, Any]) -> tuple[dict[str, Any], 
 def _node(name: str, op: type[Op], definitions: dict[str, Any]) -> dict[str, Any]:
     properties, required = _fields(op, definitions)
     stride = {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "global"}, {"type": "null"}]}
-    declared: dict[str, Any] = {
+    on_image = {
         "type": "object",
         "required": ["channels", "stride"],
         "additionalProperties": False,
-        "properties": {"channels": {"type": "integer", "minimum": 1}, "stride": stride},
+        "properties": {"channels": _COUNT, "stride": stride},
     }
+    declared: dict[str, Any] = {"anyOf": [on_image, *_sequences()]}
     values = {
         **properties,
         "aggregate": {"enum": list(AGGREGATES)},

@@ -12,6 +12,7 @@ from typing import Any
 from topolearn.format.reader import VERSION
 from topolearn.format.tree import resolve
 from topolearn.graph import Edge, Graph, Node
+from topolearn.ops import Shape
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*\Z")
 _YAML_1_1_WORDS = frozenset({"y", "n", "yes", "no", "on", "off"})
@@ -19,7 +20,7 @@ _YAML_1_1_WORDS = frozenset({"y", "n", "yes", "no", "on", "off"})
 
 def dumps(graph: Graph) -> str:
     """The canonical explicit form of ``graph``; reading it gives an equal graph."""
-    inputs = ", ".join(f"{name}: {scalar(graph.input_size(name))}" for name in graph.inputs)
+    inputs = ", ".join(f"{name}: {scalar(graph.input_rule(name).spec)}" for name in graph.inputs)
     lines = [f"topolearn: {VERSION}", f"name: {scalar(graph.name)}", f"task: {scalar(graph.task)}"]
     if graph.data is not None:
         lines.append(f"data: {scalar(graph.data)}")
@@ -36,10 +37,19 @@ def _node(node: Node) -> str:
     if node.aggregate != node.rule.aggregate:
         fields["aggregate"] = node.aggregate
     if node.input is not None:
-        fields["input"] = {"channels": node.input.channels, "stride": node.input.stride}
+        fields["input"] = _shape(node.input)
     if node.share:
         fields["share"] = node.share
     return f"  {node.id}: {scalar(fields)}"
+
+
+def _shape(shape: Shape) -> dict[str, Any]:
+    """A node's declared input."""
+    if shape.is_ids:
+        return {"length": shape.length, "vocabulary": shape.vocabulary}
+    if shape.is_tokens:
+        return {"channels": shape.channels, "length": shape.length}
+    return {"channels": shape.channels, "stride": shape.stride}
 
 
 def _edges(graph: Graph) -> list[str]:

@@ -112,7 +112,7 @@ def _offset_sum(
             source_id = f"{edge.src}_to_{node.id}"
             while source_id in graph.nodes or source_id in nodes:
                 source_id += "_"
-            nodes[source_id] = Node(source_id, "identity", input=Shape(source.channels, node.input.stride))
+            nodes[source_id] = Node(source_id, "identity", input=node.input.with_channels(source.channels))
             edges.append(replace(edge, dst=source_id, weight=1.0))
         placed.append(Edge(source_id, node.id, "align", FrozenMap({"offset": offsets[i]}), False, edge.weight))
     op = "identity" if node.op == "concat" else node.op

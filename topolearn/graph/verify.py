@@ -27,6 +27,8 @@ def verify(graph: Wiring) -> None:
     _check_nodes(graph)
     _check_paths(graph)
     _check_shapes(graph)
+    _check_ids_are_embedded(graph)
+    _check_class_tokens(graph)
     _check_sharing(graph)
 
 
@@ -90,6 +92,12 @@ def _check_nodes(graph: Wiring) -> None:
             _check_feature(graph, node, incoming)
         elif node.input is None:
             raise GraphError(f"node '{node.id}' declares no input; call declare_inputs() first", node=node.id)
+        elif node.aggregate == "normalised" and node.input.is_tokens:
+            raise GraphError(
+                f"node '{node.id}': 'aggregate: normalised' is for feature maps, because batch statistics over tokens"
+                " would let each see later ones; use 'sum' or 'mean'",
+                node=node.id,
+            )
         if rule.aggregate == "concat" and node.aggregate != "concat":
             raise GraphError(f"node '{node.id}': op '{node.op}' needs 'aggregate: concat'", node=node.id)
 
@@ -140,6 +148,52 @@ def _check_shapes(graph: Wiring) -> None:
                     f" {channels}",
                     node=node.id,
                 )
+
+
+def _check_ids_are_embedded(graph: Wiring) -> None:
+    """Ids are no numbers to add up: only an op that takes ids reads them, and nothing else."""
+    ids = {name for name, shape in graph.shapes.items() if isinstance(shape, Shape) and shape.is_ids}
+    for edge in (edge for edge in graph.edges if edge.src in ids) if ids else ():
+        where, rule = f"edge {edge.src} -> {edge.dst}", rule_of(graph.nodes[edge.dst])
+        if not rule.takes_ids:
+            raise GraphError(
+                f"{where}: '{rule.op_name}' cannot take ids of tokens; put a node 'embedding' between",
+                edge=(edge.src, edge.dst),
+            )
+        if len(graph.in_edges(edge.dst)) > 1 or edge.learnable or edge.weight != 1.0:
+            raise GraphError(
+                f"{where}: node '{edge.dst}' takes ids of tokens from one node, over a plain, fixed edge",
+                edge=(edge.src, edge.dst),
+            )
+
+
+def _check_class_tokens(graph: Wiring) -> None:
+    """What reads a class token must have one in its input, and nothing causal may come between."""
+    rules = {name: rule_of(node) for name, node in graph.nodes.items()}
+    if not any(rule.adds_class_token or rule.reads_class_token for rule in rules.values()):
+        return
+    having: dict[str, str] = {}  # node whose output begins with a class token -> where that comes from
+    for node in graph.nodes.values():
+        rule = rules[node.id]
+        sources = [graph.edges[i].src for i in graph.in_edges(node.id)]
+        origin = next((having[name] for name in sources if name in having), None)
+        if rule.reads_class_token and origin is None:
+            raise GraphError(
+                f"node '{node.id}' reads a class token, but its input has none; say 'class_token: true' in the"
+                " 'patch_embedding', or use 'mode: mean'",
+                node=node.id,
+            )
+        if rule.sight == "earlier" and origin is not None:
+            raise GraphError(
+                f"node '{node.id}' is causal, so the class token of '{origin}', which comes first, would see no other"
+                " token; say 'causal: false', or do without the class token",
+                node=node.id,
+            )
+        shape = graph.shapes[node.id]
+        if rule.adds_class_token:
+            having[node.id] = node.id
+        elif origin is not None and isinstance(shape, Shape) and shape.is_tokens:
+            having[node.id] = origin
 
 
 EdgeKind = tuple[str, FrozenMap, int, int, bool]
@@ -224,10 +278,23 @@ def declare_inputs(graph: WiringT) -> WiringT:
             node = replace(node, input=_default_input(node, edges, sources))
         nodes[node.id] = node
         if sources or isinstance(rule, Input) or node.input is not None:
+            node = nodes[node.id] = _sized(graph, node)
             shapes[node.id] = output_shape(graph, node, sources)
         else:
             raise GraphError(f"node '{node.id}' has no in-edge; connect it or remove it", node=node.id)
     return graph.replace(nodes=nodes)
+
+
+def _sized(graph: Wiring, node: Node) -> Node:
+    """The node with what its op takes from the size of the image as parameters."""
+    if node.input is None:
+        return node
+    rule = rule_of(node)
+    try:
+        sized = rule.sized(node.input, graph.image)
+    except ShapeError as error:
+        raise GraphError(f"node '{node.id}': {error}", node=node.id) from None
+    return node if sized == rule else replace(node, params=FrozenMap(sized.model_dump(exclude_unset=True)))
 
 
 def _default_input(node: Node, edges: Sequence[Edge], sources: Sequence[Shape | Bundle]) -> Shape:
@@ -241,7 +308,11 @@ def _default_input(node: Node, edges: Sequence[Edge], sources: Sequence[Shape | 
             )
         shapes.append(source)
     channels = [shape.channels for shape in shapes]
-    return Shape(sum(channels) if node.aggregate == "concat" else max(channels), _largest_stride(shapes))
+    total = sum(channels) if node.aggregate == "concat" else max(channels)
+    lengths = [shape for shape in shapes if shape.length is not None]
+    if lengths:
+        return max(lengths, key=lambda shape: shape.length or 0).with_channels(total)
+    return Shape(total, _largest_stride(shapes))
 
 
 def _largest_stride(shapes: Sequence[Shape]) -> Stride:

@@ -148,7 +148,7 @@ class Wiring:
 
     @cached_property
     def image(self) -> Size:
-        """Height and width of the first image input; (1, 1) where all inputs are vectors."""
+        """Height and width of the first image input; (1, 1) where there is none."""
         if not self.image_inputs:
             return (1, 1)
         _, height, width = self.input_size(self.image_inputs[0])
@@ -160,10 +160,17 @@ class Wiring:
         return tuple(name for name in self.inputs if len(self.input_size(name)) == 3)
 
     def input_size(self, name: str) -> tuple[int, ...]:
-        """(channels, height, width) or (features,) of the input ``name``."""
+        """The shape of one tensor for the input ``name``.
+
+        (channels, height, width), (features,), (tokens, channels), or (tokens,) of ids.
+        """
+        return self.input_rule(name).shape
+
+    def input_rule(self, name: str) -> Input:
+        """The op of the input ``name``, which says what is given to it."""
         rule = self.nodes[name].rule
         assert isinstance(rule, Input)
-        return rule.size
+        return rule
 
     @cached_property
     def shapes(self) -> Mapping[str, Shape | Bundle]:
@@ -256,25 +263,25 @@ def rule_of(node: Node) -> NodeOp:
 def edge_target(source: Shape, target: Node) -> Shape:
     """The shape that an edge from ``source`` must bring: the declared input, or its share of a concat."""
     assert target.input is not None
-    return Shape(source.channels, target.input.stride) if target.aggregate == "concat" else target.input
+    return target.input.with_channels(source.channels) if target.aggregate == "concat" else target.input
 
 
 def output_shape(graph: Wiring, node: Node, sources: Sequence[Shape | Bundle]) -> Shape | Bundle:
     """Shape of the node's output; raises GraphError where the op cannot take its input."""
     rule = rule_of(node)
     if isinstance(rule, Input):
-        return rule.output(Shape(rule.size[0], _input_stride(graph, node.id, rule.size)))
+        return rule.output(Shape(rule.shape[-1], _input_stride(graph, node.id, rule.size or ())))
     x: Shape | Bundle | None = sources[0] if rule.takes_bundle and sources else node.input
     if x is None:
         raise GraphError(f"node '{node.id}' declares no input; call declare_inputs() first", node=node.id)
     try:
-        return rule.output(x)
+        return rule.sized(x, graph.image).output(x)
     except ShapeError as error:
         raise GraphError(f"node '{node.id}': {error}", node=node.id) from None
 
 
 def _input_stride(graph: Wiring, name: str, size: tuple[int, ...]) -> Stride:
-    if len(size) == 1:
+    if len(size) != 3:
         return None
     height, width = graph.image
     stride = max(1, round(height / size[1]))

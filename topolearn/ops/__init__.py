@@ -1,6 +1,6 @@
 """The vocabulary of graphs: node ops and edge ops, found by name."""
 
-from topolearn.ops import backbone, basic, conv, edges, head, mobilenet, pool, resnet, resnext
+from topolearn.ops import backbone, basic, conv, edges, head, mobilenet, pool, resnet, resnext, tokens, transformer
 from topolearn.ops.base import (
     EDGE_OPS,
     NODE_OPS,
@@ -38,4 +38,6 @@ __all__ = [
     "register_node_op",
     "resnet",
     "resnext",
+    "tokens",
+    "transformer",
 ]

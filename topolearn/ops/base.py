@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -37,6 +37,10 @@ PositiveInt = Annotated[int, Field(gt=0, le=MAX_INT)]
 OddInt = Annotated[int, Field(gt=0, le=MAX_INT), AfterValidator(_odd)]
 
 
+Sight = Literal["itself", "earlier", "all"]
+"""Which tokens a token depends on: its own place alone, those before it too, or all."""
+
+
 class Op(BaseModel):
     """Parameters of an op; immutable and checked when made. The string below each field says what it means."""
 
@@ -53,9 +57,11 @@ class NodeOp(Op):
         takes_bundle: Reads the named outputs of a backbone rather than one tensor.
         aggregate: The ``aggregate`` of a node that does not say one.
         parts: Names of the submodules that ``share`` may put into a group.
+        takes_ids: Reads ids of tokens, from one node over a plain edge.
     """
 
     takes_bundle: ClassVar[bool] = False
+    takes_ids: ClassVar[bool] = False
     aggregate: ClassVar[str] = "sum"
     parts: ClassVar[frozenset[str]] = frozenset()
 
@@ -70,6 +76,33 @@ class NodeOp(Op):
     @abstractmethod
     def cost(self, x: Any, image: Size) -> Cost:
         """Cost for an aggregated input of shape ``x`` and a graph input of ``image`` pixels."""
+
+    def sized(self, x: Any, image: Size) -> NodeOp:
+        """The op with what it takes from the size of the image filled in; itself where that is nothing.
+
+        Args:
+            x: Shape of the aggregated input.
+            image: Height and width of the graph's image.
+
+        Raises:
+            ShapeError: It was made for an image of another size.
+        """
+        return self
+
+    @property
+    def sight(self) -> Sight:
+        """Which tokens of a sequence a token of the output depends on."""
+        return "itself"
+
+    @property
+    def adds_class_token(self) -> bool:
+        """Whether it puts a token in front that stands for the whole sequence."""
+        return False
+
+    @property
+    def reads_class_token(self) -> bool:
+        """Whether it needs such a token in its input."""
+        return False
 
     def part_cost(self, part: str, x: Shape, image: Size) -> Cost:
         """Cost of one of ``parts``; contained in :meth:`cost`. Zero where this ``x`` needs no such part."""
@@ -168,3 +201,24 @@ def need_map(x: Shape, what: str) -> None:
     """Require height and width."""
     if not x.is_map:
         raise ShapeError(f"{what} needs a feature map, but its input is {x}")
+
+
+def need_tokens(x: Shape, what: str) -> None:
+    """Require a sequence of vectors."""
+    if not x.is_tokens or x.is_ids:
+        raise ShapeError(f"{what} needs tokens, but its input is {x}{_to_tokens(x)}")
+
+
+def _to_tokens(x: Shape) -> str:
+    if x.is_ids:
+        return "; put a node 'embedding' before it"
+    return "; put a node 'patch_embedding' before it" if x.is_map else ""
+
+
+def need_vector_or_map(x: Shape, what: str) -> None:
+    """Require anything but a sequence."""
+    if x.is_tokens:
+        raise ShapeError(
+            f"{what} needs a feature map or a vector, but its input is {x}; put a node 'token_pool' before it, or use"
+            " 'token_head'"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from topolearn.ops.base import NodeOp, PositiveInt, ShapeError, need_map, register_node_op
 from topolearn.ops.shape import Bundle, Cost, Shape, Size, batch_norm_cost
@@ -12,22 +12,54 @@ from topolearn.ops.shape import Bundle, Cost, Shape, Size, batch_norm_cost
 
 @register_node_op("input")
 class Input(NodeOp):
-    """A tensor that the caller gives."""
+    """A tensor that the caller gives: an image, a vector, token ids, or a sequence of vectors."""
 
-    size: tuple[PositiveInt, ...]
+    size: tuple[PositiveInt, ...] | None = None
     """``(channels, height, width)`` of an image, or ``(features,)`` of a vector. Height and width are the reference for
     verification and costs; the network takes other sizes too.
     """
+    length: PositiveInt | None = None
+    """Of a sequence: number of tokens T. It is the reference for costs, and the largest where positions are learned."""
+    vocabulary: PositiveInt | None = None
+    """Of a sequence of token ids, (N, T) int64: each is below this number."""
+    channels: PositiveInt | None = None
+    """Of a sequence of vectors, (N, T, channels)."""
 
     @field_validator("size")
     @classmethod
-    def _image_or_vector(cls, size: tuple[int, ...]) -> tuple[int, ...]:
-        if len(size) not in (1, 3):
+    def _image_or_vector(cls, size: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if size is not None and len(size) not in (1, 3):
             raise ValueError("must be [channels, height, width] or [features]")
         return size
 
+    @model_validator(mode="after")
+    def _one_kind(self) -> Input:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if given not in (["size"], ["length", "vocabulary"], ["length", "channels"]):
+            raise ValueError(
+                "should be [channels, height, width], [features], {length: 128, vocabulary: 256} or {length: 128,"
+                " channels: 8}"
+            )
+        return self
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one input's tensor, without the batch."""
+        if self.size is not None:
+            return self.size
+        assert self.length is not None
+        return (self.length,) if self.channels is None else (self.length, self.channels)
+
+    @property
+    def spec(self) -> tuple[int, ...] | dict[str, int]:
+        """What a graph file says of it."""
+        return self.size or self.model_dump(exclude_none=True)
+
     def output(self, x: Shape) -> Shape:
         """Its shape; ``x`` holds the stride that the graph found for it."""
+        if self.length is not None:
+            return Shape(self.channels or 1, None, self.length, self.vocabulary)
+        assert self.size is not None
         return Shape(self.size[0], x.stride)
 
     def cost(self, x: Shape, image: Size) -> Cost:

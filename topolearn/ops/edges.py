@@ -12,11 +12,25 @@ from topolearn.ops.shape import Cost, Shape, Size, batch_norm_cost, conv_cost
 
 def _subsampling(source: Shape, target: Shape, what: str) -> int:
     """How many positions of ``source`` there are to one of ``target``, per axis."""
-    if source.stride == target.stride:
+    if source.grid == target.grid:
         return 1
     if isinstance(source.stride, int) and isinstance(target.stride, int) and target.stride % source.stride == 0:
         return target.stride // source.stride
-    raise ShapeError(f"'{what}' cannot bring {source} to {target}; use 'resize' or 'conv_resize'")
+    instead = "use 'resize' or 'conv_resize'" if source.is_map and target.is_map else _between(source, target)
+    raise ShapeError(f"'{what}' cannot bring {source} to {target}; {instead}")
+
+
+def _between(source: Shape, target: Shape) -> str:
+    """What to do where no edge op leads from one kind of grid to another."""
+    if source.is_ids:
+        return "put a node 'embedding' between"
+    if source.is_map and target.is_tokens:
+        return "put a node 'patch_embedding' between"
+    if source.is_tokens and target.is_vector:
+        return "put a node 'token_pool' between"
+    if source.is_tokens and target.is_tokens and source.length != target.length:
+        return "make the lengths agree"
+    return "make the shapes agree"
 
 
 @register_edge_op("identity")
@@ -33,8 +47,10 @@ class Identity(EdgeOp):
 
 
 def _mend(source: Shape, target: Shape) -> str:
-    if source.stride is None or target.stride is None:
-        return "make the shapes agree"
+    if source.grid == target.grid and source.is_tokens and source.channels < target.channels:
+        return "use the edge op 'align' (no parameters)"
+    if not source.is_map or not target.is_map:
+        return _between(source, target)
     same_channels = source.channels == target.channels
     if _finer_or_equal(source, target):
         return (
@@ -67,6 +83,8 @@ class Align(EdgeOp):
     def output(self, source: Shape, target: Shape) -> Shape:
         """The target's shape."""
         self.step(source, target)
+        if source.is_ids:
+            raise ShapeError(f"'align' needs channels, but the source gives {source}; {_between(source, target)}")
         if self.offset + source.channels > target.channels:
             raise ShapeError(
                 f"'align' cannot bring {source.channels} channels"

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from topolearn.ops.base import NodeOp, PositiveInt, ShapeError, need_map, register_node_op
-from topolearn.ops.shape import Cost, Shape, Size, conv_cost
+from topolearn.ops.base import NodeOp, PositiveInt, ShapeError, need_map, need_vector_or_map, register_node_op
+from topolearn.ops.shape import Cost, Shape, Size, conv_cost, linear_cost
 
 Activation = Literal["none", "relu", "relu6"]
 
@@ -25,14 +25,14 @@ class Linear(NodeOp):
 
     def output(self, x: Shape) -> Shape:
         """A vector."""
-        if x.is_map:
-            raise ShapeError(f"'linear' needs a vector, but its input is {x}; use 'classifier' on a feature map")
+        if not x.is_vector:
+            instead = "use 'classifier' on a feature map" if x.is_map else "use 'token_head' on tokens"
+            raise ShapeError(f"'linear' needs a vector, but its input is {x}; {instead}")
         return Shape(self.out_features, None)
 
     def cost(self, x: Shape, image: Size) -> Cost:
         """Weights and bias."""
-        weights = x.channels * self.out_features
-        return Cost(weights + (self.out_features if self.bias else 0), weights)
+        return linear_cost(x.channels, self.out_features, bias=self.bias)
 
     def non_negative(self, x: bool) -> bool:
         """Where it has an activation."""
@@ -52,12 +52,12 @@ class Classifier(NodeOp):
 
     def output(self, x: Shape) -> Shape:
         """A vector of logits."""
+        need_vector_or_map(x, "'classifier'")
         return Shape(self.classes, None)
 
     def cost(self, x: Shape, image: Size) -> Cost:
         """The linear layer."""
-        weights = x.channels * self.classes
-        return Cost(weights + self.classes, weights)
+        return linear_cost(x.channels, self.classes, bias=True)
 
 
 @register_node_op("segmentation_head")

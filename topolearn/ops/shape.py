@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Stride = int | Literal["global"] | None
-"""Stride relative to the graph's first input; ``"global"``: 1 x 1 whatever the input; None: no spatial axes."""
+"""Stride relative to the graph's first image; ``"global"``: 1 x 1 whatever the image; None: no height and width."""
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -15,19 +15,58 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The shape of one tensor.
+    """The shape of one tensor: channels on a grid, which is an image's, a sequence of tokens, or a single position.
 
-    ``stride`` an integer s: (N, channels, ceil(H/s), ceil(W/s)) for an input of H x W pixels;
-    ``"global"``: (N, channels, 1, 1); None: (N, channels).
+    Attributes:
+        channels: Number of channels; 1 for token ids.
+        stride: An integer s: (N, channels, ceil(H/s), ceil(W/s)) for an image of H x W pixels; ``"global"``:
+            (N, channels, 1, 1); None: (N, channels), or tokens where there is a ``length``.
+        length: Number of tokens T, whatever ``stride`` says: (N, T, channels).
+        vocabulary: The tensor holds ids of tokens, (N, T) int64, each below this number.
     """
 
     channels: int
     stride: Stride = 1
+    length: int | None = None
+    vocabulary: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.length is not None:
+            object.__setattr__(self, "stride", None)
 
     @property
     def is_map(self) -> bool:
         """Whether the tensor has height and width."""
         return self.stride is not None
+
+    @property
+    def is_tokens(self) -> bool:
+        """Whether the tensor is a sequence, of vectors or of ids."""
+        return self.length is not None
+
+    @property
+    def is_ids(self) -> bool:
+        """Whether the tensor holds ids of tokens."""
+        return self.vocabulary is not None
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether the tensor has a single position and no axis for it."""
+        return not self.is_map and not self.is_tokens
+
+    @property
+    def grid(self) -> tuple[Stride, int | None, int | None]:
+        """Everything but the channels: tensors on equal grids can be added up where their channels agree."""
+        return (self.stride, self.length, self.vocabulary)
+
+    @property
+    def channel_axis(self) -> int:
+        """The axis of the tensor that its channels are on."""
+        return 2 if self.is_tokens else 1
+
+    def with_channels(self, channels: int) -> Shape:
+        """Other channels on the same grid."""
+        return replace(self, channels=channels)
 
     def size(self, image: Size) -> Size:
         """Height and width of this tensor for an input of ``image`` pixels."""
@@ -37,6 +76,8 @@ class Shape:
 
     def area(self, image: Size) -> int:
         """Number of positions of this tensor for an input of ``image`` pixels."""
+        if self.length is not None:
+            return self.length
         height, width = self.size(image)
         return height * width
 
@@ -45,6 +86,10 @@ class Shape:
         return self.stride * stride if isinstance(self.stride, int) else self.stride
 
     def __str__(self) -> str:
+        if self.vocabulary is not None:
+            return f"{self.length} ids of a vocabulary of {self.vocabulary}"
+        if self.length is not None:
+            return f"{self.length} tokens of {self.channels} channels"
         if self.stride is None:
             return f"a vector of {self.channels}"
         where = "1 x 1" if self.stride == "global" else f"stride {self.stride}"
@@ -79,7 +124,7 @@ class Cost:
 
     Attributes:
         params: Number of parameters.
-        macs: Multiply-accumulates of convolutions and linear layers.
+        macs: Multiply-accumulates of convolutions, linear layers and the two products of attention.
     """
 
     params: int = 0
@@ -93,6 +138,12 @@ def conv_cost(channels: int, out: Shape, image: Size, *, kernel: int = 1, groups
     """Cost of a 2-d convolution from ``channels`` to ``out``."""
     weights = kernel * kernel * (channels // groups) * out.channels
     return Cost(weights + (out.channels if bias else 0), weights * out.area(image))
+
+
+def linear_cost(channels: int, out: int, positions: int = 1, *, bias: bool = False) -> Cost:
+    """Cost of a linear layer from ``channels`` to ``out`` at each of ``positions``."""
+    weights = channels * out
+    return Cost(weights + (out if bias else 0), weights * positions)
 
 
 def batch_norm_cost(channels: int, *, affine: bool = True) -> Cost:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +29,7 @@ from topolearn.recipes.recipe_file import (
     read_recipe,
 )
 from topolearn.recipes.train_options import TrainOptions
+from topolearn.task_kinds import kind_of
 
 DEFAULT_DATA = "digits"
 """What a graph is trained on that names no data, where nobody says."""
@@ -36,11 +37,12 @@ DEFAULT_DATA = "digits"
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a run has where nobody says: its length, the size of a batch, and the learning rate."""
+    """What a run has where nobody says: its length, the size of a batch, the learning rate, settings of training."""
 
     epochs: int
     batch_size: int
     lr: float
+    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 DEFAULTS = {
@@ -55,6 +57,21 @@ DEFAULTS = {
 }
 """By data set: the CIFAR figures are the ResNet recipe's (He et al. 2016), those of VOC and ADE20K the
 ones of SparseMask (Wu et al. 2019), the others ours."""
+TEXT_DEFAULTS = Defaults(
+    epochs=12,
+    batch_size=32,
+    lr=2e-3,
+    training={
+        "optimizer": "adamw",
+        "betas": (0.9, 0.95),
+        "weight_decay": 0.1,
+        "decay": "matrices",
+        "warmup_epochs": 1.0,
+        "lr_floor": 0.1,
+        "clip_grad_norm": 1.0,
+    },
+)
+"""For text of any name: 1,200 steps, with the optimiser of GPT-3 (Brown et al. 2020) at a rate for small networks."""
 OTHER_DEFAULTS = Defaults(epochs=30, batch_size=32, lr=0.05)
 """For data of any other name, and data without one."""
 
@@ -170,12 +187,12 @@ class Recipe(BaseModel):
         if data is not None:
             written["data"] = data
         named = _first(written.get("data"), searched.data, DEFAULT_DATA)
-        usual = DEFAULTS.get(named, OTHER_DEFAULTS) if isinstance(named, str) else OTHER_DEFAULTS
+        usual = _usual(named, searched)
         own = {
             "graph": searched,
             "start": start,
             "learner": _learner(file, learner, dict(learner_options or {}), searched),
-            "training": _training(file, training),
+            "training": _training(usual, file, training),
         }
         return validate(cls, {**vars(usual), **written, **values, **own}, "fit")
 
@@ -208,9 +225,9 @@ class Recipe(BaseModel):
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         """What differs from the defaults."""
-        for name, field in type(self).model_fields.items():
+        for name, known in type(self).model_fields.items():
             value = getattr(self, name)
-            if value != field.get_default(call_default_factory=True):
+            if value != known.get_default(call_default_factory=True):
                 yield name, value
 
 
@@ -266,12 +283,20 @@ def _learner(
     return LearnerSpec(name=spec.name, **spec.options | options)
 
 
-def _training(file: RecipeFile | None, given: Mapping[str, Any] | TrainOptions | None) -> TrainOptions:
+def _usual(data: Any, graph: Graph) -> Defaults:
+    """What a run has where nobody says, which depends on the data, and for text on the task."""
+    if kind_of(graph.task).is_text:
+        return TEXT_DEFAULTS
+    return DEFAULTS.get(data, OTHER_DEFAULTS) if isinstance(data, str) else OTHER_DEFAULTS
+
+
+def _training(usual: Defaults, file: RecipeFile | None, given: Mapping[str, Any] | TrainOptions | None) -> TrainOptions:
     if isinstance(given, TrainOptions):
         return given
     if given is not None and not isinstance(given, Mapping):
         raise OptionError(f"'training' is a mapping of options, as {{'schedule': 'step'}}, not {shown(given)}")
-    return validate(TrainOptions, {**({} if file is None else file.training), **(given or {})}, "training")
+    settings = {**usual.training, **({} if file is None else file.training), **(given or {})}
+    return validate(TrainOptions, settings, "training")
 
 
 def check_functions(loss: Any, metrics: Any, callbacks: Any) -> None:

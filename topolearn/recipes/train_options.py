@@ -21,6 +21,7 @@ from pydantic import (
 from topolearn.errors import suggest
 from topolearn.frozen import FrozenMap
 
+Share = Annotated[float, Field(ge=0, lt=1)]
 Milestones = tuple[Annotated[float, Field(gt=0, lt=1)], ...]
 
 
@@ -76,18 +77,26 @@ class TrainOptions(BaseModel):
     """Of SGD."""
     nesterov: bool = False
     """Of SGD."""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """Of AdamW: how much of the mean gradient and of the mean squared gradient stays from step to step."""
     weight_decay: NonNegativeFloat = 1e-4
-    """Of all weights; learners decide about their own parameters."""
+    """Of the weights that ``decay`` names; learners decide about their own parameters."""
+    decay: Literal["all", "matrices"] = "all"
+    """What decays: ``all`` weights, or ``matrices``: those with two axes or more, so no scale, shift or bias."""
     schedule: Literal["cosine", "step", "poly", "constant"] = "cosine"
-    """Of the learning rate within each phase: ``cosine`` to 0, ``step`` (a tenth at each milestone), ``poly``
-    ((1 - t)^power), ``constant``.
+    """Of the learning rate within each phase: ``cosine`` to ``lr_floor``, ``step`` (a tenth at each milestone),
+    ``poly`` ((1 - t)^power), ``constant``.
     """
+    lr_floor: Share = 0.0
+    """Of ``cosine``: where it ends, as a share of the peak."""
     milestones: Milestones = (0.5, 0.75)
     """Of ``step``, as shares of the phase."""
     power: PositiveFloat = 0.9
     """Of ``poly``."""
     warmup_epochs: NonNegativeFloat = 0.0
     """Linear warm-up at the start of the first phase."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """The same in steps; None: as ``warmup_epochs`` says."""
     node_lr: Mapping[str, PositiveFloat] = Field(default_factory=FrozenMap)
     """Node id, or a range of ids as ``e[1..9]`` -> learning rate of its weights over that of the run."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -96,6 +105,8 @@ class TrainOptions(BaseModel):
     """Largest norm of the weights' gradient, None for no limit."""
     train_images: PositiveInt | None = None
     """Train on so many images only, the same ones for every seed; None for all."""
+    steps_per_epoch: PositiveInt = 100
+    """Steps of an epoch of text, which has no length of its own. Images are all seen once per epoch."""
     augment: bool = True
     """Whether training images are augmented, as the data set has it."""
     crop: tuple[PositiveInt, PositiveInt] | None = None
@@ -131,7 +142,7 @@ class TrainOptions(BaseModel):
     checkpoint_steps: PositiveInt | None = None
     """Steps between checkpoints, besides those at the end of each epoch; None: no others."""
 
-    @field_validator("milestones", "scale", mode="before")
+    @field_validator("milestones", "scale", "betas", mode="before")
     @classmethod
     def _tuple(cls, given: Any) -> Any:
         return tuple(given) if isinstance(given, list) else given
@@ -169,8 +180,10 @@ class TrainOptions(BaseModel):
 
     def optimizer_options(self) -> dict[str, Any]:
         """Keyword arguments for :func:`topolearn.optimizers`."""
-        own = {"momentum": self.momentum, "nesterov": self.nesterov} if self.optimizer == "sgd" else {}
-        return {"node_lr": self.node_lr, "weight_decay": self.weight_decay, **own}
+        own: dict[str, Any] = {"momentum": self.momentum, "nesterov": self.nesterov}
+        if self.optimizer == "adamw":
+            own = {"betas": self.betas}
+        return {"node_lr": self.node_lr, "decay": self.decay, "weight_decay": self.weight_decay, **own}
 
 
 def as_phase(given: Any) -> Mapping[str, Any]:

@@ -127,13 +127,16 @@ def read_result(folder: str | Path) -> FitResult:
 
 def describe_data(config: Mapping[str, Any]) -> DataInfo:
     """The data a run was trained on, as its config has them."""
-    size = next(iter(config["input_size"].values()))
+    spec: Any = next(iter(config["input_size"].values()))
+    is_text = isinstance(spec, Mapping)
     return DataInfo(
         name=config["data"],
         task=config["task"],
         classes=config["classes"],
-        size=size,
+        size=(spec["length"],) if is_text else spec,
         mean=config["mean"],
         std=config["std"],
         ignore_index=config.get("ignore_index"),
+        vocabulary=spec.get("vocabulary", 0) if is_text else 0,
+        content=config.get("content", {}),
     )

@@ -16,7 +16,7 @@ from topolearn.recipes.train_options import TrainOptions, as_phase
 from topolearn.runs.config import read_config, write_config
 from topolearn.runs.folder import CONFIG, SEARCHED, holds_run
 
-_MAY_CHANGE = ("training.workers", "training.checkpoint_steps")
+_MAY_CHANGE = ("training.workers", "training.checkpoint_steps", "content.python")
 """Settings without a say in what comes out of a run."""
 
 

@@ -316,7 +316,8 @@ def _check(board: _Board, device: str, data_root: str | Path | None) -> None:
         graph, options = recipe.graph, recipe.training
         sizes = tuple(graph.input_size(name) for name in graph.inputs)
         files = (options.crop, options.scale, options.skip_bad)
-        key = (recipe.chosen_data, graph.task, sizes, options.augment, options.workers, options.train_images, files)
+        amounts = (options.train_images, options.steps_per_epoch)
+        key = (recipe.chosen_data, graph.task, sizes, options.augment, options.workers, amounts, files)
         if key not in loaded:
             loaded[key] = read_data(graph, recipe.chosen_data, recipe.data_root, options)
         return recipe.changed(data=loaded[key])

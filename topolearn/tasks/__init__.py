@@ -4,7 +4,7 @@ A new task is an entry in :data:`topolearn.task_kinds.TASK_KINDS`, which says wh
 object in :data:`TASKS`.
 """
 
-from topolearn.tasks.base import Answer, ClassShares, LabelMap, Loss, Metric, ScoreMap, Task
+from topolearn.tasks.base import Answer, ClassShares, LabelMap, Loss, Metric, NextToken, ScoreMap, Task
 from topolearn.tasks.checks import check_fits
 from topolearn.tasks.evaluation import Evaluation
 from topolearn.tasks.table import TASKS, task_of
@@ -17,6 +17,7 @@ __all__ = [
     "LabelMap",
     "Loss",
     "Metric",
+    "NextToken",
     "ScoreMap",
     "Task",
     "check_fits",

@@ -56,8 +56,19 @@ class ScoreMap:
     scores: Tensor
 
 
-Answer = ClassShares | LabelMap | ScoreMap
-"""What a network says of one image. Prediction writes a table, coloured masks or grey masks of it."""
+@dataclass(frozen=True)
+class NextToken:
+    """How probable each token is to come next.
+
+    Attributes:
+        shares: (vocabulary,) probabilities.
+    """
+
+    shares: Tensor
+
+
+Answer = ClassShares | LabelMap | ScoreMap | NextToken
+"""What a network says of one input. Prediction writes a table, coloured or grey masks, or text of it."""
 
 
 class Task(ABC):
@@ -81,7 +92,26 @@ class Task(ABC):
 
     @abstractmethod
     def answer(self, logits: Tensor, info: DataInfo) -> Answer:
-        """What the logits of one image mean: (classes,), or (channels, H, W) of the image's size."""
+        """What the logits of one input mean: (classes,), (channels, H, W) of the image's size, or (T, vocabulary)."""
+
+    def check_inputs(self, graph: Graph, info: DataInfo) -> None:
+        """Check that images can go into a graph of one input.
+
+        Raises:
+            DataError: An input of another kind, or of another number of channels.
+        """
+        name = graph.inputs[0]
+        if name not in graph.image_inputs:
+            raise DataError(
+                f"data '{info.name}' has images, but input '{name}' of graph '{graph.name}' takes {graph.shapes[name]};"
+                " train it in a loop of your own, with topolearn.optimizers"
+            )
+        channels = graph.input_size(name)[0]
+        if channels != info.size[0]:
+            raise DataError(
+                f"data '{info.name}' has {info.size[0]} channels, but input '{name}' of graph"
+                f" '{graph.name}' takes {channels}; change 'inputs' in the graph"
+            )
 
     def check_outputs(self, graph: Graph, info: DataInfo) -> None:
         """Check that loss and metrics can judge what comes out of a graph.
@@ -90,17 +120,10 @@ class Task(ABC):
             OptionError: Several outputs, or data without classes; only a loss of the user's own fits these.
             DataError: An output of another kind than the task's, or of another number of classes than the data's.
         """
-        if len(graph.outputs) > 1:
-            raise OptionError(
-                f"graph '{graph.name}' has the outputs {', '.join(graph.outputs)}; give a 'loss' of (outputs, targets),"
-                " in which the outputs are a dict by node id"
-            )
+        output, shape = one_output(graph)
         if not info.classes:
             raise OptionError(f"data '{info.name}' has no classes; give a 'loss' of (outputs, targets)")
-        output = f"output '{graph.outputs[0]}' of graph '{graph.name}'"
-        shape = graph.shapes[graph.outputs[0]]
-        assert isinstance(shape, Shape)
-        if shape.is_map != info.kind.is_dense:
+        if shape.is_tokens or shape.is_map != info.kind.is_dense:
             raise DataError(
                 f"{info.task} cannot be learned from {output}, which is {shape}; end the graph in a {self.head}"
             )
@@ -109,3 +132,19 @@ class Task(ABC):
                 f"data '{info.name}' has {len(info.classes)} classes, but {output} has {shape.channels}; set"
                 f" 'nodes.{graph.outputs[0]}.classes' to {len(info.classes)}"
             )
+
+
+def one_output(graph: Graph) -> tuple[str, Shape]:
+    """A graph's only output: what to call it in errors, and its shape.
+
+    Raises:
+        OptionError: There are several.
+    """
+    if len(graph.outputs) > 1:
+        raise OptionError(
+            f"graph '{graph.name}' has the outputs {', '.join(graph.outputs)}; give a 'loss' of (outputs, targets),"
+            " in which the outputs are a dict by node id"
+        )
+    shape = graph.shapes[graph.outputs[0]]
+    assert isinstance(shape, Shape)
+    return f"output '{graph.outputs[0]}' of graph '{graph.name}'", shape

@@ -5,6 +5,7 @@ from __future__ import annotations
 from topolearn.data import DataInfo
 from topolearn.errors import DataError
 from topolearn.graph import Graph
+from topolearn.tasks.table import task_of
 
 
 def check_fits(graph: Graph, info: DataInfo) -> None:
@@ -19,14 +20,4 @@ def check_fits(graph: Graph, info: DataInfo) -> None:
             f"graph '{graph.name}' has the inputs {', '.join(graph.inputs)}, but data have one; train it in a loop of"
             " your own, with topolearn.optimizers"
         )
-    size = graph.input_size(graph.inputs[0])
-    if len(size) != 3:
-        raise DataError(
-            f"data '{info.name}' has images, but input '{graph.inputs[0]}' of graph '{graph.name}' takes vectors; train"
-            " it in a loop of your own, with topolearn.optimizers"
-        )
-    if size[0] != info.size[0]:
-        raise DataError(
-            f"data '{info.name}' has {info.size[0]} channels, but input '{graph.inputs[0]}' of graph"
-            f" '{graph.name}' takes {size[0]}; change 'inputs' in the graph"
-        )
+    task_of(info.task).check_inputs(graph, info)

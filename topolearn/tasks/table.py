@@ -8,12 +8,14 @@ from topolearn.task_kinds import DEFAULT_TASK
 from topolearn.tasks.base import Task
 from topolearn.tasks.classification import ClassificationTask
 from topolearn.tasks.dense import EdgeDetectionTask, SaliencyTask, SegmentationTask
+from topolearn.tasks.next_token import NextTokenTask
 
 TASKS: Mapping[str, Task] = {
     DEFAULT_TASK: ClassificationTask(),
     "segmentation": SegmentationTask(),
     "saliency": SaliencyTask(),
     "edges": EdgeDetectionTask(),
+    "next_token": NextTokenTask(),
 }
 """Name -> what a task of :data:`topolearn.task_kinds.TASK_KINDS` does."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ def optimizers(
     lr: float,
     name: str = "sgd",
     node_lr: Mapping[str, float] | None = None,
+    decay: Literal["all", "matrices"] = "all",
     **options: Any,
 ) -> list[Optimizer]:
     """Optimisers of a network: one for the weights, one for the learner where it wants its own.
@@ -37,6 +38,7 @@ def optimizers(
         name: ``sgd`` (momentum 0.9 where not given) or ``adamw``.
         node_lr: Node id, or a range of ids -> the rate of its weights over ``lr``; ids that the network does
             not have, as those of a node that was pruned, mean nothing.
+        decay: What ``weight_decay`` acts on: ``all`` weights, or ``matrices``, those with two axes or more.
         options: Keyword arguments of the torch optimiser of the weights.
 
     Returns:
@@ -60,18 +62,19 @@ def optimizers(
     if fused:
         options.setdefault("fused", True)
     try:
-        main = _OPTIMIZERS[name](_groups(net, weights, lr, node_lr or {}), lr=lr, **options)
+        groups = _groups(net, weights, lr, node_lr or {})
+        main = _OPTIMIZERS[name](_decaying(groups) if decay == "matrices" else groups, lr=lr, **options)
     except (TypeError, ValueError) as error:
         raise OptionError(f"optimizer '{name}': {error}") from None
-    groups = [] if learner is None else learner.param_groups(lr)
-    if learner is None or not groups:
+    own_groups = [] if learner is None else learner.param_groups(lr)
+    if learner is None or not own_groups:
         return [main]
     if learner.shares_optimizer:
-        for group in groups:
+        for group in own_groups:
             main.add_param_group(group)
         holder, index = main, len(main.param_groups) - 1
     else:
-        holder, index = torch.optim.SGD(groups, lr=lr, fused=fused or None), 0
+        holder, index = torch.optim.SGD(own_groups, lr=lr, fused=fused or None), 0
     on_learning_rate = learner.on_learning_rate
 
     def pass_on_rate(optimizer: Optimizer, *_: Any) -> None:
@@ -93,6 +96,16 @@ def _groups(
         {"params": [p for p in weights if factor_of.get(id(p)) == factor], "lr": lr * factor}
         for factor in dict.fromkeys(factor_of.values())
     ]
+
+
+def _decaying(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same groups, each divided into the weights that decay and those that do not."""
+    divided = []
+    for group in groups:
+        matrices = [p for p in group["params"] if p.dim() >= 2]
+        others = [p for p in group["params"] if p.dim() < 2]
+        divided += [{**group, "params": matrices}, {**group, "params": others, "weight_decay": 0.0}]
+    return [group for group in divided if group["params"]]
 
 
 def _fused(weights: Sequence[Tensor]) -> bool:
@@ -173,7 +186,7 @@ def lr_factor(
         return (step + 1) / warmup
     t = min(1.0, (step - warmup) / max(1, steps - warmup))
     if options.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * t))
+        return options.lr_floor + (1 - options.lr_floor) * 0.5 * (1 + math.cos(math.pi * t))
     if options.schedule == "step":
         passed = options.milestones if milestones is None else milestones
         return 0.1 ** sum(t >= milestone for milestone in passed)

@@ -52,7 +52,8 @@ class Scheduled:
             step: Steps of the phase that were taken.
             steps: Steps per epoch.
         """
-        warmup = round(options.warmup_epochs * steps) if self.opens else 0
+        asked = round(options.warmup_epochs * steps) if options.warmup_steps is None else options.warmup_steps
+        warmup = asked if self.opens else 0
         return lr_factor(options, self.before * steps + step, self.span * steps, warmup, self.milestones)
 
 

@@ -137,10 +137,11 @@ def _config(recipe: Recipe, learner: EdgeLearner, info: DataInfo) -> dict[str, A
         "learner": learner.learner_name,
         "learner_options": learner.options.model_dump(),
         "data": info.name,
-        "input_size": {name: graph.input_size(name) for name in graph.inputs},
+        "input_size": {name: graph.input_rule(name).spec for name in graph.inputs},
         "mean": info.mean,
         "std": info.std,
         "classes": info.classes,
         "ignore_index": info.ignore_index,
         "training": recipe.training.model_dump(),
+        **({"content": dict(info.content)} if info.content else {}),
     }

@@ -1,6 +1,6 @@
 """The modules of every op family, found by the op's class."""
 
-from topolearn.compiler.modules import backbone, blocks, edges, nodes
+from topolearn.compiler.modules import backbone, blocks, edges, nodes, tokens, transformer
 from topolearn.compiler.modules.base import (
     BatchNorm,
     ConvUnit,
@@ -25,4 +25,6 @@ __all__ = [
     "edges",
     "nodes",
     "stackable",
+    "tokens",
+    "transformer",
 ]

@@ -12,10 +12,10 @@ from topolearn.ops.shape import Size
 
 
 def pad_and_subsample(x: Tensor, channels: int, step: int, offset: int = 0) -> Tensor:
-    """Every ``step``-th position of (…, C, H, W), zero channels added up to ``channels``; likewise (N, C)."""
+    """Every ``step``-th position of (…, C, H, W), zero channels added up to ``channels``; so with (N, C), (N, T, C)."""
     if step != 1:
         x = x[..., ::step, ::step]
-    behind = 0 if x.dim() == 2 else 2
+    behind = 2 if x.dim() > 3 else 0
     after = channels - offset - x.shape[-1 - behind]
     if offset == 0 and after == 0:
         return x

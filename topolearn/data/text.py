@@ -1,0 +1,294 @@
+"""Text as data: bytes, or ids of a tokenizer of your own; contexts drawn from it, and what comes next at each place."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import platform
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from topolearn.data.base import Batch, Data, DataInfo, Part, sent
+from topolearn.data.roots import roots
+from topolearn.data.seeds import generator
+from topolearn.errors import DataError
+
+PIECE = 10_000
+"""Bytes that stay together when a text is divided into training and validation."""
+HELD_OUT = 0.05
+"""Share of the pieces that is held out for validation."""
+MOST_VALIDATED = 2**20
+"""Most tokens that are predicted in one evaluation; of a larger text, contexts evenly spaced are."""
+LARGEST = 2**32
+"""Most bytes of a text, which is held in memory."""
+BYTES = 256
+"""Vocabulary of bytes."""
+
+_LEFT_OUT = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
+"""Folders of the standard library that ``python-source`` leaves out."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextFormat:
+    """How a text is cut for a network.
+
+    Attributes:
+        length: Tokens of a context, as many as the graph's input declares.
+        steps: Training batches of an epoch.
+    """
+
+    length: int
+    steps: int = 100
+
+
+@final
+class TextData(Data):
+    """Contexts of a text, and at each place the token that comes next.
+
+    A training batch holds contexts that begin at random places; which ones is a function of seed and epoch alone.
+    Validation takes contexts one after another, each place once.
+
+    Args:
+        info: What the text is.
+        train: (n,) ids of the training text, as small a whole number as you like.
+        val: (n,) ids of the validation text.
+        form: How it is cut.
+
+    Raises:
+        DataError: A text that is shorter than a context.
+    """
+
+    mid_epoch_resume: ClassVar[bool] = True
+
+    def __init__(self, info: DataInfo, train: Tensor, val: Tensor, form: TextFormat) -> None:
+        for what, text in (("training", train), ("validation", val)):
+            if len(text) <= form.length:
+                raise DataError(
+                    f"the {what} text of '{info.name}' has {len(text):,} tokens, but needs a context of {form.length}"
+                    " and the one that comes next; give a longer text, or set a smaller 'length' of the graph's input"
+                )
+        self.info = info
+        self.form = form
+        self._train = train
+        self._val = val
+        contexts = (len(val) - 1) // form.length
+        self.val_size = min(contexts, max(1, MOST_VALIDATED // form.length))
+        self.train_size = (len(train) - 1) // form.length
+        self._starts = torch.arange(self.val_size) * contexts // self.val_size * form.length
+        self._device = torch.device("cpu")
+        self._part = Part()
+
+    def steps(self, batch_size: int) -> int:
+        """Training batches of an epoch, which a text says by itself nothing about: as many as asked for."""
+        return self.form.steps
+
+    def train_batches(self, batch_size: int, *, seed: int, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """See :meth:`Data.train_batches`."""
+        room = len(self._train) - self.form.length  # places where a context can begin
+        starts = torch.randint(room, (self.form.steps, batch_size), generator=generator("text", seed, epoch))
+        mine = self._part.of(batch_size)
+        for step in range(first, self.form.steps):
+            yield self._batch(self._train, starts[step, mine])
+
+    def val_batches(self, batch_size: int) -> Iterator[Batch]:
+        """See :meth:`Data.val_batches`."""
+        for starts in torch.split(self._starts, batch_size):
+            mine = self._part.of(len(starts))
+            if mine.stop > mine.start:
+                yield self._batch(self._val, starts[mine])
+
+    def _batch(self, text: Tensor, starts: Tensor) -> Batch:
+        """(N, T) ids, and (N, T) those that come next."""
+        places = starts[:, None] + torch.arange(self.form.length + 1)
+        ids = sent(text[places].long(), self._device)
+        return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+
+    def to(self, device: torch.device | str) -> TextData:
+        """The same data with batches on ``device``; the text stays where it is."""
+        other = copy.copy(self)
+        other._device = torch.device(device)
+        return other
+
+    def part(self, rank: int, ranks: int) -> TextData:
+        """See :meth:`Data.part`."""
+        other = copy.copy(self)
+        other._part = Part(rank, ranks)
+        return other
+
+    def first_images(self, count: int) -> TextData:
+        """Not for text.
+
+        Raises:
+            DataError: Always.
+        """
+        raise DataError(f"'train_images' is for images, but '{self.info.name}' is text; give a shorter file")
+
+
+def divided(text: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """The training and the validation part of a text: cut into pieces, shuffled with seed 0, the last 5 % held out.
+
+    Pieces have 10,000 bytes; those of a short text are smaller, so that a twentieth can be held out, but long enough
+    for a context and what comes next.
+
+    Args:
+        text: (n,) the text.
+        length: Tokens of a context.
+    """
+    size = max(min(PIECE, len(text) // 20), length + 1)
+    pieces = torch.split(text, size)
+    order = torch.randperm(len(pieces), generator=torch.Generator().manual_seed(0)).tolist()
+    held = max(1, round(HELD_OUT * len(pieces)))
+    shuffled = [pieces[number] for number in order]
+    if len(shuffled) < 2:
+        return text, text[:0]
+    return torch.cat(shuffled[:-held]), torch.cat(shuffled[-held:])
+
+
+def text_of_bytes(name: str, content: bytes, form: TextFormat, about: Mapping[str, Any]) -> TextData:
+    """Data of a text's bytes.
+
+    Args:
+        name: What to call it.
+        content: The bytes.
+        form: How it is cut.
+        about: What else tells this text from another.
+
+    Raises:
+        DataError: An empty text, or one that is shorter than a context.
+    """
+    if not content:
+        raise DataError(f"'{name}' is empty; give a file with text in it")
+    least = 2 * (form.length + 1)
+    if len(content) < least:
+        raise DataError(
+            f"'{name}' has {len(content):,} bytes; training and validation need a context of {form.length} and the byte"
+            f" that comes next each, {least:,} in all; give a longer text, or set a smaller 'length' of the graph's"
+            " input"
+        )
+    text = torch.from_numpy(np.frombuffer(content, np.uint8).copy())
+    known = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), **about}
+    info = DataInfo(name, "next_token", (), (form.length,), (), (), vocabulary=int(text.max()) + 1, content=known)
+    return TextData(info, *divided(text, form.length), form)
+
+
+def python_source(root: str | Path | None, form: TextFormat) -> TextData:
+    """The source of the running Python's standard library: its .py files without tests, in the order of their paths.
+
+    It differs between versions of Python: compare figures of one hash only.
+
+    Args:
+        root: Not used; the files come with Python.
+        form: How it is cut.
+
+    Raises:
+        DataError: This Python has no source files.
+    """
+    home = Path(sysconfig.get_path("stdlib"))
+    paths = sorted(_below(home, ".py", _LEFT_OUT), key=lambda path: path.relative_to(home).as_posix())
+    if not paths:
+        raise DataError(f"this Python has no source of its standard library in '{home}'; give a text of your own")
+    return text_of_bytes("python-source", _content(paths), form, {"python": platform.python_version()})
+
+
+def text_in(path: Path, form: TextFormat) -> TextData:
+    """Data of a text file, or of all .txt files in a folder and below it, in the order of their paths.
+
+    Raises:
+        DataError: No such file, none in the folder, or one that cannot be read or is too short.
+    """
+    if path.is_file():
+        return text_of_bytes(str(path), _content([path]), form, {})
+    paths = sorted(_below(path, ".txt", frozenset()), key=lambda each: each.relative_to(path).as_posix())
+    if not paths:
+        raise DataError(f"there is no .txt file in '{path}'; give a text file, or a folder of .txt files")
+    data = text_of_bytes(str(path), _content(paths), form, {})
+    others = sum(len(files) for _, _, files in os.walk(path)) - len(paths)
+    if others:
+        data.notes = (f"read {len(paths):,} .txt files of '{path}'; not looked at: {others:,} other files",)
+    return data
+
+
+def text_set(root: str | Path | None, form: TextFormat) -> TextData:
+    """A text of your own: ``text.txt``, or the .txt files of a folder ``text``, where data sets are looked for.
+
+    Args:
+        root: Looked in first; may be the text file itself, or a folder of .txt files.
+        form: How it is cut.
+
+    Raises:
+        DataError: There is none.
+    """
+    if root is not None:
+        given = Path(root).expanduser()
+        if given.is_file() or (given.is_dir() and any(given.glob("*.txt")) and not (given / "text.txt").is_file()):
+            return text_in(given, form)
+    places = [base / name for base in roots(root) for name in ("text.txt", "text")]
+    found = next((place for place in places if place.exists()), None)
+    if found is None:
+        looked = ", ".join(f"'{place}'" for place in places)
+        raise DataError(f"there is no text in {looked}; give --data FILE.txt, or a folder of .txt files")
+    return text_in(found, form)
+
+
+def text_of_ids(train: Any, val: Any, form: TextFormat) -> TextData:
+    """Data of ids that a tokenizer of your own gave.
+
+    Args:
+        train: (n,) whole numbers from 0, a tensor or an array.
+        val: The same for validation.
+        form: How they are cut.
+
+    Raises:
+        DataError: Something else, or fewer than a context.
+    """
+    parts = [_ids(given, what) for given, what in ((train, "the training text"), (val, "the validation text"))]
+    largest = max(int(part.max()) for part in parts)
+    info = DataInfo("text", "next_token", (), (form.length,), (), (), vocabulary=largest + 1)
+    return TextData(info, parts[0], parts[1], form)
+
+
+def _ids(given: Any, what: str) -> Tensor:
+    ids = torch.as_tensor(given) if isinstance(given, Tensor | np.ndarray) else None
+    if ids is None or ids.ndim != 1 or ids.is_floating_point() or ids.dtype == torch.bool or not len(ids):
+        shape = f"{tuple(given.shape)} of {given.dtype}" if hasattr(given, "shape") else f"a {type(given).__name__}"
+        raise DataError(f"{what} is {shape}, but must be one axis of whole numbers, the ids of its tokens")
+    if int(ids.min()) < 0:
+        raise DataError(f"{what} has the id {int(ids.min())}, but ids start at 0")
+    return ids.cpu()
+
+
+def _below(home: Path, suffix: str, left_out: frozenset[str]) -> Iterator[Path]:
+    """Files of a suffix in a folder and below it."""
+    for folder, inner, names in os.walk(home):
+        inner[:] = [name for name in inner if name not in left_out]
+        yield from (Path(folder) / name for name in names if name.endswith(suffix))
+
+
+def _content(paths: Iterable[Path]) -> bytes:
+    """The bytes of all files, one after another."""
+    parts: list[bytes] = []
+    size = 0
+    for path in paths:
+        try:
+            size += path.stat().st_size
+            if size > LARGEST:
+                raise DataError(f"the text is larger than {LARGEST:,} bytes at '{path}'; give less of it")
+            parts.append(path.read_bytes())
+        except OSError as error:
+            raise DataError(f"'{path}' cannot be read: {error.strerror or error}") from None
+    return b"".join(parts)
+
+
+TEXT_SETS: dict[str, Callable[[str | Path | None, TextFormat], TextData]] = {
+    "python-source": python_source,
+    "text": text_set,
+}
+"""Name -> loader of texts, called with the folder to look in first and how the text is cut."""

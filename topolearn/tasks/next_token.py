@@ -1,0 +1,118 @@
+"""Next-token prediction: at each place of a text, which token comes next."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Metric as TorchMetric
+
+from topolearn.data import DataInfo
+from topolearn.errors import DataError
+from topolearn.graph import Graph
+from topolearn.ops import Shape
+from topolearn.tasks.base import Loss, Metric, NextToken, Task, one_output
+
+
+@final
+class TextScores(TorchMetric):
+    """``bits_per_byte`` and ``accuracy`` of next tokens over a whole text.
+
+    Bits per byte are the cross entropy in bits; of tokens that are no bytes, bits per token.
+    """
+
+    full_state_update = False
+    nats: Tensor
+    right: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, dtype in (("nats", torch.float64), ("right", torch.int64), ("count", torch.int64)):
+            self.add_state(name, torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Count a batch: (N, T, V) logits, (N, T) ids."""
+        rows, ids = logits.flatten(0, 1).float(), targets.flatten()
+        self.nats += F.cross_entropy(rows, ids, reduction="none").double().sum()
+        self.right += (rows.argmax(1) == ids).sum()
+        self.count += len(ids)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Both numbers."""
+        count = self.count.clamp(min=1)
+        return {"bits_per_byte": self.nats / count / math.log(2), "accuracy": self.right / count}
+
+
+@final
+class NextTokenTask(Task):
+    """Which token comes next, at each place: cross entropy of (N, T, vocabulary) logits."""
+
+    head: ClassVar[str] = "token_head"
+
+    def loss(self, info: DataInfo, label_smoothing: float = 0.0) -> Loss:
+        """Cross entropy in nats per token, a mean over all places."""
+
+        def loss(logits: Tensor, targets: Tensor) -> Tensor:
+            return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), label_smoothing=label_smoothing)
+
+        return loss
+
+    def metrics(self, info: DataInfo) -> dict[str, Metric]:
+        """``bits_per_byte`` and ``accuracy``."""
+        return {"text": TextScores()}
+
+    def answer(self, logits: Tensor, info: DataInfo) -> NextToken:
+        """The softmax of the last token's (vocabulary,) logits."""
+        return NextToken(logits[-1].softmax(0))
+
+    def check_inputs(self, graph: Graph, info: DataInfo) -> None:
+        """Check that the text can go into a graph.
+
+        Raises:
+            DataError: Another input than ids, or a vocabulary smaller than the text's.
+        """
+        name = graph.inputs[0]
+        shape = graph.shapes[name]
+        assert isinstance(shape, Shape)
+        if shape.vocabulary is None:
+            raise DataError(
+                f"'{info.name}' is text, but input '{name}' of graph '{graph.name}' takes {shape}; declare"
+                f" 'inputs: {{{name}: {{length: {info.size[0]}, vocabulary: 256}}}}'"
+            )
+        if info.vocabulary > shape.vocabulary:
+            raise DataError(
+                f"'{info.name}' holds the token {info.vocabulary - 1}, but input '{name}' of graph '{graph.name}' has a"
+                f" vocabulary of {shape.vocabulary}; set 'inputs.{name}.vocabulary' to at least {info.vocabulary}"
+            )
+
+    def check_outputs(self, graph: Graph, info: DataInfo) -> None:
+        """Check that each place of the output scores every token, and sees no later one.
+
+        Raises:
+            OptionError: Several outputs; only a loss of the user's own fits these.
+            DataError: An output of another kind, or of another number of scores than the vocabulary; or a node that
+                looks ahead.
+        """
+        output, shape = one_output(graph)
+        source = graph.shapes[graph.inputs[0]]
+        assert isinstance(source, Shape)
+        if not shape.is_tokens:
+            raise DataError(
+                f"{info.task} cannot be learned from {output}, which is {shape}; end the graph in a {self.head}"
+            )
+        if source.vocabulary is not None and shape.channels != source.vocabulary:
+            raise DataError(
+                f"input '{graph.inputs[0]}' of graph '{graph.name}' has a vocabulary of {source.vocabulary}, but"
+                f" {output} has {shape.channels} classes; set 'nodes.{graph.outputs[0]}.classes' to"
+                f" {source.vocabulary}"
+            )
+        for node in graph.nodes.values():
+            if node.rule.sight == "all":
+                raise DataError(
+                    f"node '{node.id}' of graph '{graph.name}' sees later tokens, which are to be predicted; say"
+                    f" 'causal: true', for all such nodes"
+                )
