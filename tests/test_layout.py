@@ -68,7 +68,7 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
         "export, parity and provider checks, latency",
         "compiler format graph ops files task_kinds errors _version",
     ),
-    ("learners", "one file per method, the rules, the protocol", "compiler graph ops options plugins errors"),
+    ("learners", "one file per method, the rules, the protocol", "compiler graph options plugins errors"),
     ("compiler", "Graph -> Network: plan, aggregation, the modules of each op, the reference", "graph ops errors"),
     ("format", "YAML <-> Graph", "graph ops files options plugins task_kinds errors frozen"),
     ("drawing", "pictures of graphs, matrices, curves, examples; never of runs", "graph ops files errors"),

@@ -101,7 +101,7 @@ edges:
   - {from: image, to: "a[1..2]"}
   - {connect: chain, nodes: [a1, b, ["c[1..2]"]], op: project, learnable: true, weight: 0.5}
   - {connect: random, nodes: [a1, b, out], model: er, p: 0.5, seed: 1}
-  - {connect: bipartite, from: a1, to: [b], op: align, offset: 1}
+  - {connect: bipartite, from: a1, to: [b], op: align, offset: 1, learnable: true, start: chain}
   - {connect: layers, nodes: ["a[1..2]", "c[1..2]"], width: 2, op: project}
   - {into: {out: [b, c1: 0.5]}}
 outputs: out
@@ -128,6 +128,7 @@ def test_macros_are_valid() -> None:
         ("connect: chain", "connect: line"),
         ("op: project", "op: align, affine: true"),
         ("width: 2", "width: 0"),
+        ("start: chain", "start: full"),
         ("op: align, offset", "op: identity, offset"),
         ("model: er", "model: xx"),
         ("learnable: true", "learnable: 1"),

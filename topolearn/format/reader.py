@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from topolearn.errors import FormatError, GraphError, TopolearnError, shown, suggest
@@ -12,7 +13,7 @@ from topolearn.format.patterns import PATTERNS, Pattern
 from topolearn.format.ranges import MAX_IDS, RangeError, expand, is_range
 from topolearn.format.tree import Document, Fields, Items, Scalar, Tree
 from topolearn.frozen import EMPTY, FrozenMap
-from topolearn.graph import Edge, Graph, Node
+from topolearn.graph import Edge, Graph, Node, chain_edges
 from topolearn.ops import EDGE_OPS, NODE_OPS, Shape, edge_op
 from topolearn.ops.base import MAX_INT
 from topolearn.options import InvalidOption, validate
@@ -26,7 +27,9 @@ MAX_EDGES = 5_000_000
 
 _TOP = ("topolearn", "name", "task", "data", "inputs", "nodes", "edges", "outputs")
 _NODE_KEYS = ("op", "aggregate", "input", "share")
-_EDGE_KEYS = ("op", "learnable", "weight")
+_EDGE_KEYS = ("op", "learnable", "weight", "start")
+STARTS = ("chain",)
+"""Values of the key ``start`` of edges."""
 
 T = TypeVar("T")
 
@@ -50,6 +53,7 @@ class _Reader:
         self.params: dict[FrozenMap, FrozenMap] = {}
         self.edges: list[Edge] = []
         self.edge_places: list[Tree] = []
+        self.starts: dict[tuple[str, str], Tree] = {}
 
     def graph(self) -> Graph:
         root = self.document.root
@@ -69,9 +73,10 @@ class _Reader:
         for entry in self.items(self.need(root, "edges", "the file"), "edges"):
             self.read_edges(entry)
         outputs = self.ids(self.need(root, "outputs", "the file"))
-        return self.located(
+        graph = self.located(
             lambda: Graph(name, self.nodes, tuple(self.edges), tuple(outputs), task, data).declare_inputs().verify()
         )
+        return self.started(graph) if self.starts else graph
 
     # -- nodes ---------------------------------------------------------------------------------
 
@@ -189,6 +194,7 @@ class _Reader:
             self.scalar(entry.values["learnable"], bool, "true or false") if "learnable" in entry.values else False
         )
         weight = self.weight(entry.values["weight"]) if "weight" in entry.values else 1.0
+        start = self.start(entry, learnable) if "start" in entry.values else None
         given = {
             name: value.plain() for name, value in entry.values.items() if name not in own and name not in _EDGE_KEYS
         }
@@ -200,10 +206,16 @@ class _Reader:
                 raise self.fail(entry, f"more than {MAX_EDGES:,} edges")
             self.edges.append(Edge(src, dst, op, params, learnable, weight))
             self.edge_places.append(place)
+            if start is not None:
+                self.starts[src, dst] = start
 
         if "into" in entry.values:
-            for src, dst, place, own_weight in self.explicit(entry.values["into"], weight):
-                add(src, dst, place, own_weight)
+            for src, dst, place, number in self.explicit(entry.values["into"]):
+                if number is not None and start is not None:
+                    raise self.fail(
+                        number, f"'start: {start.plain()}' gives '{src}' its weight; drop this one, or 'start'"
+                    )
+                add(src, dst, place, weight if number is None else self.weight(number))
         elif "connect" in entry.values:
             for src, dst in self.pattern(entry):
                 add(src, dst, entry, weight)
@@ -216,16 +228,16 @@ class _Reader:
                 for src in sources:
                     add(src, dst, entry, weight)
 
-    def explicit(self, tree: Tree, weight: float) -> Iterator[tuple[str, str, Tree, float]]:
-        """Edges grouped by target: ``block8: [block1, block3: 0.7]``."""
+    def explicit(self, tree: Tree) -> Iterator[tuple[str, str, Tree, Tree | None]]:
+        """Edges grouped by target, ``block8: [block1, block3: 0.7]``: both ends, the place, the weight if given."""
         groups = self.as_fields(tree, "'into'", "{block8: [block1, block3: 0.7]}")
         for key, value in groups.values.items():
             for item in self.items(value, key):
                 if isinstance(item, Scalar):
-                    yield item.text, key, item, weight
+                    yield item.text, key, item, None
                 elif isinstance(item, Fields):
                     for src, number in item.values.items():
-                        yield src, key, item.keys[src], self.weight(number)
+                        yield src, key, item.keys[src], number
                 else:
                     raise self.fail(item, "a source is an id, or an id with its weight, as 'block3: 0.7'")
 
@@ -256,6 +268,35 @@ class _Reader:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
             raise self.fail(tree, f"a weight is a number, not {shown(value)}")
         return float(value)
+
+    def start(self, entry: Fields, learnable: bool) -> Tree:
+        """The value of ``start``, which stands for weights that only the whole graph can tell."""
+        tree = entry.values["start"]
+        value = self.scalar(tree, str, "a start, as chain")
+        if value not in STARTS:
+            raise self.fail(tree, f"unknown start '{value}'{suggest(value, STARTS)}")
+        if "weight" in entry.values:
+            raise self.fail(entry.keys["start"], "'start' gives these edges their weights; drop it, or 'weight'")
+        if not learnable:
+            raise self.fail(entry.keys["start"], "'start' is for learnable edges; add 'learnable: true', or drop it")
+        return tree
+
+    def started(self, graph: Graph) -> Graph:
+        """The verified graph with the weights that ``start: chain`` stands for."""
+        chain = set(chain_edges(graph).values())
+        edges = list(graph.edges)
+        for i, edge in enumerate(edges):
+            place = self.starts.get((edge.src, edge.dst))
+            if place is None:
+                continue
+            if graph.nodes[edge.dst].aggregate == "mean":
+                raise self.fail(
+                    place,
+                    f"node '{edge.dst}' takes the mean, whose divisor counts the candidates that 'start: chain' sets to"
+                    " 0; use 'aggregate: sum' there",
+                )
+            edges[i] = replace(edge, weight=1.0 if i in chain else 0.0)
+        return graph.replace(edges=tuple(edges))
 
     # -- parts ---------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from topolearn.format.patterns import PATTERNS
-from topolearn.format.reader import VERSION
+from topolearn.format.reader import STARTS, VERSION
 from topolearn.graph import AGGREGATES
 from topolearn.ops import EDGE_OPS, NODE_OPS
 from topolearn.ops.base import Op
@@ -97,7 +97,11 @@ def _node(name: str, op: type[Op], definitions: dict[str, Any]) -> dict[str, Any
 
 
 def _edges(definitions: dict[str, Any]) -> list[dict[str, Any]]:
-    common: dict[str, Any] = {"learnable": {"type": "boolean"}, "weight": {"type": "number"}}
+    start = {
+        "enum": list(STARTS),
+        "description": "Instead of 'weight': 1 for the candidate that continues the chain, 0 for the others.",
+    }
+    common: dict[str, Any] = {"learnable": {"type": "boolean"}, "weight": {"type": "number"}, "start": start}
     into: dict[str, Any] = {
         "type": "object",
         "additionalProperties": {

@@ -1,5 +1,6 @@
 """The IR: graphs, their verification, topologies, and passes over them. Imports no torch."""
 
+from topolearn.graph.chain import chain_edges
 from topolearn.graph.cost import GraphCost
 from topolearn.graph.decoder import DropSubsetNodes, FinaliseDecoder, MergeDuplicateNodes
 from topolearn.graph.ir import Graph
@@ -36,6 +37,7 @@ __all__ = [
     "Topology",
     "UnitWeights",
     "apply_passes",
+    "chain_edges",
     "one_level_params",
     "removal_order",
     "without",

@@ -63,7 +63,8 @@ class Edge:
         op: Name of a registered edge op.
         params: The op's parameters, as written.
         learnable: Whether a learner decides about this edge.
-        weight: The edge's value without a learner.
+        weight: The edge's value without a learner, and where the learner ``continuous`` starts it; the other learners
+            start from constants of their own.
     """
 
     src: str

@@ -10,10 +10,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from topolearn.errors import OptionError
-from topolearn.graph import Graph, Topology
+from topolearn.graph import Graph, Topology, chain_edges
 from topolearn.graph.price import Alive
 from topolearn.learners.base import EdgeLearner, Options, Phase, kept, register_learner, resolve_fan_in
-from topolearn.ops import Shape
 
 
 class FixedOptions(Options):
@@ -96,29 +95,15 @@ class Fixed(EdgeLearner):
 
 def _choose(graph: Graph, rule: str, fan_in: int, seed: int) -> list[bool]:
     """(L,) the candidates that ``rule`` picks."""
-    sources = {node: tuple(graph.edges[i].src for i in indices) for node, indices in graph.candidates.items()}
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for node, names in sources.items():
-        groups.setdefault(names, []).append(node)
-    generator = random.Random(seed)
-    chosen: list[bool] = []
-    for node, names in sources.items():
-        picked = set(range(len(names)))
-        if rule == "prev":
-            siblings = groups[names]
-            maps = [place for place, name in enumerate(names) if not _is_global(graph, name)]
-            position = siblings.index(node) if len(siblings) > 1 else (maps or range(len(names)))[-1]
-            picked = {min(position, len(names) - 1)}
-        elif rule == "random":
-            picked = set(generator.sample(range(len(names)), min(fan_in, len(names))))
-        chosen += [position in picked for position in range(len(names))]
-    return chosen
-
-
-def _is_global(graph: Graph, name: str) -> bool:
-    """Whether a node gives one value per channel for the whole image, which alone would make a decoder blind."""
-    shape = graph.shapes[name]
-    return isinstance(shape, Shape) and shape.stride == "global"
+    groups = graph.candidates.values()
+    if rule == "prev":
+        chosen = set(chain_edges(graph).values())
+    elif rule == "random":
+        generator = random.Random(seed)
+        chosen = {i for group in groups for i in generator.sample(group, min(fan_in, len(group)))}
+    else:
+        chosen = {i for group in groups for i in group}
+    return [i in chosen for group in groups for i in group]
 
 
 def _thin_out(graph: Graph, count: int, seed: int) -> list[bool]:

@@ -92,7 +92,7 @@ class MaskConnect(EdgeLearner):
     The formulas and their source: ``help("topolearn.learners.maskconnect")``.
 
     Attributes:
-        mask: (L,) real masks m~, 0.5 at the start.
+        mask: (L,) real masks m~, 0.5 at the start; the graph's weights of learnable edges are not used.
         top_ups: How many times a node had fewer than K entries above 0, the rest being drawn
             uniformly from its other candidates.
 

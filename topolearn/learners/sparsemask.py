@@ -80,7 +80,7 @@ class SparseMask(EdgeLearner):
     The formulas and their source: ``help("topolearn.learners.sparsemask")``.
 
     Attributes:
-        gate: (L,) the v.
+        gate: (L,) the v, 1 at the start; the graph's weights of learnable edges are not used.
         strength: lambda.
 
     Raises:
