@@ -20,11 +20,12 @@ GRAPH_EDGES = {("recipes/recipe_file.py", "edges")}
 
 
 def test_the_table() -> None:
-    assert list(TASK_KINDS) == ["classification", "segmentation", "saliency", "edges"]
+    assert list(TASK_KINDS) == ["classification", "segmentation", "saliency", "edges", "next_token"]
     assert all(name == kind.name for name, kind in TASK_KINDS.items())
-    assert [kind.is_dense for kind in TASK_KINDS.values()] == [False, True, True, True]
-    assert [kind.is_binary for kind in TASK_KINDS.values()] == [False, False, True, True]
-    assert [kind.positive for kind in TASK_KINDS.values()] == ["", "", "salient", "edge"]
+    assert [kind.is_dense for kind in TASK_KINDS.values()] == [False, True, True, True, False]
+    assert [kind.is_binary for kind in TASK_KINDS.values()] == [False, False, True, True, False]
+    assert [kind.positive for kind in TASK_KINDS.values()] == ["", "", "salient", "edge", ""]
+    assert [kind.is_text for kind in TASK_KINDS.values()] == [False, False, False, False, True]
     assert dense_tasks() == ["edges", "saliency", "segmentation"]
 
 

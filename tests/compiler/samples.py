@@ -7,7 +7,10 @@ from typing import Any
 from topolearn.graph import Edge, Graph, Node
 from topolearn.ops import Shape
 
-SIZE = (3, 9, 7)
+SIZE = (3, 9, 15)
+IDS = Shape(1, None, 5, 7)
+"""Five tokens of a vocabulary of seven."""
+TOKENS = Shape(4, length=5)
 
 # op, its parameters, the shape that the node takes
 NODES: list[tuple[str, dict[str, Any], Shape]] = [
@@ -50,6 +53,26 @@ NODES: list[tuple[str, dict[str, Any], Shape]] = [
     ("classifier", {"classes": 5, "activation": "relu", "dropout": 0.5}, Shape(4, 2)),
     ("classifier", {"classes": 5, "activation": "relu6"}, Shape(4, None)),
     ("segmentation_head", {"classes": 5}, Shape(4, 2)),
+    ("embedding", {"channels": 6}, IDS),
+    ("embedding", {"channels": 6, "positions": "rotary", "dropout": 0.5}, IDS),
+    ("patch_embedding", {"channels": 6, "patch": 1, "size": (5, 8), "bias": False}, Shape(4, 2)),
+    (
+        "patch_embedding",
+        {"channels": 6, "patch": 3, "size": (9, 15), "positions": "rotary", "bias": False},
+        Shape(3, 1),
+    ),
+    ("patch_embedding", {"channels": 6, "patch": 3, "size": (9, 15), "class_token": True}, Shape(3, 1)),
+    ("layer_norm", {}, TOKENS),
+    ("layer_norm", {"norm": "rms"}, TOKENS),
+    ("token_head", {"classes": 5}, TOKENS),
+    ("token_head", {"classes": 5, "norm": "none", "bias": False}, TOKENS),
+    ("token_pool", {}, TOKENS),
+    ("transformer.attention", {"heads": 2, "causal": True, "layers": 3}, TOKENS),
+    ("transformer.attention", {"heads": 1, "positions": "rotary", "bias": False, "dropout": 0.5}, TOKENS),
+    ("transformer.mlp", {"width": 5, "norm": "rms", "dropout": 0.5}, TOKENS),
+    ("transformer.block", {"heads": 2, "causal": True, "bias": False, "layers": 3}, TOKENS),
+    ("transformer.block", {"heads": 2, "positions": "rotary", "norm": "rms"}, TOKENS),
+    ("concat", {}, TOKENS),
 ]
 
 # op, its parameters, the shape of the source's output, the shape that it must bring
@@ -58,6 +81,7 @@ EDGES: list[tuple[str, dict[str, Any], Shape, Shape]] = [
     ("align", {}, Shape(4, 1), Shape(8, 4)),
     ("align", {"offset": 2}, Shape(4, 2), Shape(8, 2)),
     ("align", {"offset": 1}, Shape(4, None), Shape(6, None)),
+    ("align", {"offset": 1}, TOKENS, Shape(8, length=5)),
     ("project", {}, Shape(4, 1), Shape(2, 4)),
     ("project", {"affine": False}, Shape(4, "global"), Shape(6, "global")),
     ("resize", {}, Shape(4, 4), Shape(4, 1)),
@@ -77,7 +101,11 @@ EDGE_IDS = [f"{op}-{i}" for i, (op, *_) in enumerate(EDGES)]
 
 
 def source_of(shape: Shape, name: str) -> tuple[list[Node], list[Edge]]:
-    """Nodes from the input ``image`` (or ``facts``, for a vector) to a node ``name`` of this shape."""
+    """Nodes from the input ``image`` (or ``facts``, for a vector, ``ids``, for tokens) to a node of this shape."""
+    if shape.is_ids:
+        return [], []
+    if shape.is_tokens:
+        return [Node(name, "embedding", {"channels": shape.channels})], [Edge("ids", name)]
     if shape.stride is None:
         return [Node(name, "linear", {"out_features": shape.channels})], [Edge("facts", name)]
     if shape.stride == "global":
@@ -96,7 +124,11 @@ def combined(name: str, pieces: list[tuple[list[Node], list[Edge], str]]) -> Gra
     """One graph of several pieces, each with an output."""
     nodes = [node for piece, _, _ in pieces for node in piece]
     edges = [edge for _, piece, _ in pieces for edge in piece]
-    inputs = [Node("image", "input", {"size": SIZE}), Node("facts", "input", {"size": (4,)})]
+    inputs = [
+        Node("image", "input", {"size": SIZE}),
+        Node("facts", "input", {"size": (4,)}),
+        Node("ids", "input", {"length": 5, "vocabulary": 7}),
+    ]
     read = {edge.src for edge in edges}
     outputs = tuple(output for _, _, output in pieces)
     given = [node for node in inputs if node.id in read]
@@ -108,6 +140,8 @@ def node_piece(number: int) -> tuple[list[Node], list[Edge], str]:
     op, params, x = NODES[number]
     name, source = f"node{number}", f"source{number}"
     nodes, edges = source_of(x, source)
+    if x.is_ids:
+        return [Node(name, op, params, "sum", x)], [Edge("ids", name)], name
     node = Node(name, op, params, "concat" if op == "concat" else "sum", x)
     return [*nodes, node], [*edges, Edge(source, name, learnable=op != "concat")], name
 
@@ -141,8 +175,7 @@ def sample(name: str) -> Graph:
     return make(number)
 
 
-def everything() -> Graph:
-    """All samples side by side."""
-    return combined(
-        "everything", [*(node_piece(i) for i in range(len(NODES))), *(edge_piece(i) for i in range(len(EDGES)))]
-    )
+def everything(without: str | None = None) -> Graph:
+    """All samples side by side, but for those of one op."""
+    nodes = [node_piece(i) for i, (op, *_) in enumerate(NODES) if op != without]
+    return combined("everything", [*nodes, *(edge_piece(i) for i in range(len(EDGES)))])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import topolearn
 from topolearn.compiler import Network
+from topolearn.compiler.modules.transformer import Attention
 from topolearn.graph import Edge, Graph, Node
 from topolearn.ops import Shape
 
@@ -170,6 +171,10 @@ def examples(
     numbers = torch.Generator().manual_seed(seed)
     given = {}
     for name in graph.inputs:
+        vocabulary = graph.input_rule(name).vocabulary
+        if vocabulary is not None:
+            given[name] = torch.randint(vocabulary, (batch, *graph.input_size(name)), generator=numbers)
+            continue
         channels, *size = graph.input_size(name)
         size = [min(length, side or length) for length in size]
         given[name] = torch.randn(batch, channels, *size, generator=numbers, dtype=torch.float64).to(dtype)
@@ -215,7 +220,7 @@ def loss_of(outputs: dict[str, Tensor], names: tuple[str, ...] = ()) -> Tensor:
 def step(net: Network, given: dict[str, Tensor], weights: Tensor | None = None, loss: tuple[str, ...] = ()) -> Step:
     """One forward and backward pass; ``weights`` are effective edge weights, None for the network's own."""
     net.zero_grad(set_to_none=True)
-    given = {name: x.detach().clone().requires_grad_() for name, x in given.items()}
+    given = {name: x.detach().clone().requires_grad_(x.is_floating_point()) for name, x in given.items()}
     leaf = None if weights is None else weights.detach().clone().requires_grad_()
     inputs = given if len(given) > 1 else next(iter(given.values()))
     outputs = as_dict(net, net.dag(inputs, net.effective_weights() if leaf is None else leaf))
@@ -253,7 +258,7 @@ def same(found: Tensor | None, wanted: Tensor | None, tolerance: float, what: st
 
 @dataclass
 class Macs:
-    """Multiply-accumulates of the convolutions and linear layers that ran, for one input."""
+    """Multiply-accumulates of the convolutions, linear layers and attentions that ran, for one input."""
 
     batch: int
     total: float = 0.0
@@ -262,6 +267,12 @@ class Macs:
         for module in net.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 module.register_forward_hook(self._record)
+            if isinstance(module, Attention):
+                module.register_forward_hook(self._record_products)
+
+    def _record_products(self, _: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+        batch, length, channels = out.shape
+        self.total += 2 * length * length * channels * batch / self.batch
 
     def _record(self, module: nn.Module, _: Any, out: Tensor) -> None:
         channels = module.weight.shape[0]

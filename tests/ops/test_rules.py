@@ -13,6 +13,8 @@ from topolearn.frozen import FrozenMap
 from topolearn.ops import EDGE_OPS, NODE_OPS, Bundle, Cost, Shape, ShapeError, edge_op, node_op
 from topolearn.ops.base import register_node_op
 
+IDS = Shape(1, None, 5, 7)  # five tokens of a vocabulary of seven
+TOKENS = Shape(6, length=5)
 IMAGE = (10, 12)  # 120 positions at stride 1, 5 x 6 = 30 at 2, 3 x 3 = 9 at 4
 
 # op, parameters, input, output, params, macs
@@ -160,6 +162,58 @@ NODE_CASES: list[tuple[str, dict[str, Any], Shape, Shape, int, int]] = [
     ("classifier", {"classes": 10}, Shape(4, 2), Shape(10, None), 50, 40),
     ("classifier", {"classes": 10, "dropout": 0.2}, Shape(4, None), Shape(10, None), 50, 40),
     ("segmentation_head", {"classes": 3}, Shape(4, 2), Shape(3, 2), 4 * 3 + 3, 4 * 3 * 30),
+    # Looking up multiplies nothing; seven ids and five places.
+    ("embedding", {"channels": 6}, IDS, TOKENS, (7 + 5) * 6, 0),
+    ("embedding", {"channels": 6, "positions": "rotary"}, IDS, TOKENS, 7 * 6, 0),
+    # 5 x 6 patches of 2 x 2, a token more for the class.
+    (
+        "patch_embedding",
+        {"channels": 6, "patch": 2, "size": (10, 12)},
+        Shape(3, 1),
+        Shape(6, length=30),
+        4 * 3 * 6 + 6 + 30 * 6,
+        4 * 3 * 6 * 30,
+    ),
+    (
+        "patch_embedding",
+        {"channels": 6, "patch": 1, "size": (5, 6), "class_token": True, "bias": False},
+        Shape(3, 2),
+        Shape(6, length=31),
+        3 * 6 + 6 + 31 * 6,
+        3 * 6 * 30,
+    ),
+    ("layer_norm", {}, TOKENS, TOKENS, 12, 0),
+    ("layer_norm", {"bias": False}, TOKENS, TOKENS, 6, 0),
+    ("layer_norm", {"norm": "rms"}, TOKENS, TOKENS, 6, 0),
+    ("token_head", {"classes": 7}, TOKENS, Shape(7, length=5), 12 + 6 * 7 + 7, 6 * 7 * 5),
+    ("token_head", {"classes": 7, "norm": "none", "bias": False}, TOKENS, Shape(7, length=5), 6 * 7, 6 * 7 * 5),
+    ("token_pool", {}, TOKENS, Shape(6, None), 0, 0),
+    # Norm, queries, keys, values, projection; two products of 5 x 5 x 6.
+    (
+        "transformer.attention",
+        {"heads": 3},
+        TOKENS,
+        TOKENS,
+        12 + (6 * 18 + 18) + (6 * 6 + 6),
+        (6 * 18 + 6 * 6) * 5 + 2 * 5 * 5 * 6,
+    ),
+    ("transformer.mlp", {}, TOKENS, TOKENS, 12 + (6 * 24 + 24) + (24 * 6 + 6), 2 * 6 * 24 * 5),
+    (
+        "transformer.mlp",
+        {"width": 8, "bias": False, "norm": "rms"},
+        TOKENS,
+        TOKENS,
+        6 + 2 * 6 * 8,
+        2 * 6 * 8 * 5,
+    ),
+    (
+        "transformer.block",
+        {"heads": 2, "bias": False, "causal": True, "layers": 12},
+        TOKENS,
+        TOKENS,
+        2 * 6 + 6 * 18 + 6 * 6 + 2 * 6 * 24,
+        (6 * 18 + 6 * 6 + 2 * 6 * 24) * 5 + 2 * 5 * 5 * 6,
+    ),
 ]
 
 # op, parameters, source, target, params, macs
@@ -169,6 +223,8 @@ EDGE_CASES: list[tuple[str, dict[str, Any], Shape, Shape, int, int]] = [
     ("align", {}, Shape(4, 1), Shape(8, 4), 0, 0),
     ("align", {"offset": 4}, Shape(4, 2), Shape(8, 2), 0, 0),
     ("align", {}, Shape(4, "global"), Shape(8, "global"), 0, 0),
+    ("align", {"offset": 1}, Shape(4, length=5), Shape(8, length=5), 0, 0),
+    ("identity", {}, IDS, IDS, 0, 0),
     ("project", {}, Shape(4, 1), Shape(2, 2), 8 + 4, 8 * 30),
     ("project", {"affine": False}, Shape(4, 1), Shape(2, 1), 8, 8 * 120),
     ("resize", {}, Shape(4, 4), Shape(4, 1), 0, 0),

@@ -74,6 +74,10 @@ class _Stopwatch:
 
     def tensor(self, shape: Shape) -> Tensor:
         """A tensor of a shape."""
+        if shape.vocabulary is not None:
+            return torch.randint(shape.vocabulary, (self.batch, shape.area(self.graph.image)), device=self.device)
+        if shape.is_tokens:
+            return torch.randn(self.batch, shape.area(self.graph.image), shape.channels, device=self.device)
         spatial = shape.size(self.graph.image) if shape.is_map else ()
         return torch.randn(self.batch, shape.channels, *spatial, device=self.device)
 

@@ -1,6 +1,7 @@
 """ONNX: export, parity and provider checks, latency."""
 
 from topolearn.onnx.export import ExportReport, export_onnx, usual_axes
+from topolearn.onnx.parity import examples
 from topolearn.onnx.runtime import Latency, latency, open_session
 
-__all__ = ["ExportReport", "Latency", "export_onnx", "latency", "open_session", "usual_axes"]
+__all__ = ["ExportReport", "Latency", "examples", "export_onnx", "latency", "open_session", "usual_axes"]

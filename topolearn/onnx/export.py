@@ -31,7 +31,7 @@ from topolearn.ops import Shape
 
 METADATA_KEY = "topolearn"
 """The one key of the model's metadata: a JSON string."""
-_AXES = ("batch", "height", "width")
+_AXES = ("batch", "height", "width", "length")
 OUTPUTS = ("logits", "argmax")
 """What a file may give: what the network computes, or the class of every pixel of the image."""
 
@@ -66,10 +66,16 @@ class ExportReport:
 
 
 def usual_axes(graph: Graph) -> tuple[str, ...]:
-    """The axes that change from input to input: the batch; height and width too where all outputs are maps."""
-    shapes = [graph.shapes[name] for name in graph.outputs]
-    maps = all(isinstance(shape, Shape) and isinstance(shape.stride, int) for shape in shapes)
-    return _AXES if maps else _AXES[:1]
+    """The axes that change from input to input.
+
+    The batch; height and width too where all outputs are maps; the length where all inputs are sequences.
+    """
+    inputs, outputs = ([graph.shapes[name] for name in names] for names in (graph.inputs, graph.outputs))
+    if all(isinstance(shape, Shape) and isinstance(shape.stride, int) for shape in outputs):
+        return ("batch", "height", "width")
+    if all(isinstance(shape, Shape) and shape.is_tokens for shape in inputs):
+        return ("batch", "length")
+    return ("batch",)
 
 
 def export_onnx(
@@ -93,7 +99,8 @@ def export_onnx(
         net: The network; of one with a learner, what it computes in eval mode.
         path: The file; it appears whole, and only if the check passes.
         precision: ``float32`` or ``float16``.
-        dynamic: Axes of the inputs that may change: ``batch``, ``height``, ``width``.
+        dynamic: Axes of the inputs that may change: ``batch``; of images ``height`` and ``width``; of sequences
+            ``length``, which is at most that of the graph where positions are learned.
         output: ``logits``, what the network computes; or, of a segmentation network, ``argmax``: the class
             of every pixel of the image, (N, H, W) uint8 (int64 where there are more than 256 classes),
             from logits resized to the image bilinearly with aligned corners, as for the metrics.
@@ -133,7 +140,7 @@ def export_onnx(
         "graph": dumps(net.graph),
         "task": net.graph.task,
         "output": output,
-        "input_size": {name: list(net.graph.input_size(name)) for name in net.graph.inputs},
+        "input_size": {name: net.graph.input_rule(name).spec for name in net.graph.inputs},
         "mean": [],
         "std": [],
         "classes": [],
@@ -168,7 +175,8 @@ def _axis_names(net: Network, dynamic: tuple[str, ...]) -> tuple[dict[int, str],
     for name in net.graph.inputs:
         shape = net.graph.shapes[name]
         assert isinstance(shape, Shape)
-        axes = dict(enumerate(("batch", "channels", "height", "width") if shape.is_map else ("batch",)))
+        kind = ("batch", "channels", "height", "width") if shape.is_map else ("batch", "length")
+        axes = dict(enumerate(kind if not shape.is_vector else ("batch",)))
         own = shape.stride != 1 and shape.is_map
         names.append(
             {i: f"{name}_{axis}" if own and axis != "batch" else axis for i, axis in axes.items() if axis in dynamic}
@@ -194,7 +202,7 @@ def _quietly() -> Iterator[None]:
 
 def _convert(model: Baked | ClassMap, net: Network, precision: str, dynamic: tuple[str, ...]) -> Any:
     # Exported with a batch of 1 the batch would be taken for a constant.
-    inputs = examples(net.graph, 2 if "batch" in dynamic else 1, 1.0, 1.0, DTYPES[precision])
+    inputs = examples(net.graph, 2 if "batch" in dynamic else 1, DTYPES[precision])
     try:
         with _quietly(), torch.no_grad():
             program = torch.onnx.export(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -20,23 +21,38 @@ TOLERANCE = {"float32": 1e-4, "float16": 1e-2}
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
-def examples(graph: Graph, batch: int, height: float, width: float, dtype: torch.dtype) -> list[Tensor]:
-    """Random inputs; height and width are factors of the graph's, and give an odd number where they are not 1.
+def examples(graph: Graph, batch: int, dtype: torch.dtype = torch.float32, other: Collection[str] = ()) -> list[Tensor]:
+    """Random inputs: ids below the vocabulary, int64; everything else normally distributed.
 
-    An odd size is no multiple of a stride: where sizes are rounded in two ways, it shows.
+    An odd size is no multiple of a stride: where sizes are rounded in two ways, it shows. A shorter sequence is one
+    for which positions have been learned.
+
+    Args:
+        graph: What they are for.
+        batch: How many.
+        dtype: Of all but ids.
+        other: Axes that have another size than in the graph: ``height`` and ``width`` a larger, odd one, ``length`` a
+            smaller one.
     """
     generator = torch.Generator().manual_seed(batch)
-    full = [
-        side if factor == 1 else round(side * factor) | 1
-        for side, factor in zip(graph.image, (height, width), strict=True)
-    ]
-    shapes = []
+    full = tuple(
+        round(side * 1.5) | 1 if axis in other else side
+        for side, axis in zip(graph.image, ("height", "width"), strict=True)
+    )
+    inputs = []
     for name in graph.inputs:
         shape = graph.shapes[name]
         assert isinstance(shape, Shape)
-        sides = () if shape.stride is None else shape.size((full[0], full[1]))
-        shapes.append((batch, shape.channels, *sides))
-    return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+        if shape.length is not None:
+            length = (shape.length * 2 + 2) // 3 if "length" in other else shape.length
+            sizes: tuple[int, ...] = (batch, length, shape.channels)
+        else:
+            sizes = (batch, shape.channels, *(shape.size((full[0], full[1])) if shape.is_map else ()))
+        if shape.vocabulary is not None:
+            inputs.append(torch.randint(shape.vocabulary, sizes[:2], generator=generator))
+        else:
+            inputs.append(torch.randn(sizes, generator=generator).to(dtype))
+    return inputs
 
 
 def compare(
@@ -59,15 +75,14 @@ def compare(
         ExportError: A difference is larger than the tolerance, or the file cannot be run.
     """
     session = open_session(data, provider)
-    factors = [1.5 if axis in dynamic else 1.0 for axis in ("height", "width")]
     batches = (2, 5) if "batch" in dynamic else (1, 1)
     errors: dict[tuple[int, ...], float] = {}
-    for batch, (height, width) in zip(batches, ((1.0, 1.0), factors), strict=True):
-        inputs = examples(graph, batch, height, width, DTYPES[precision])
+    for batch, other in zip(batches, ((), dynamic), strict=True):
+        inputs = examples(graph, batch, DTYPES[precision], other)
         if tuple(inputs[0].shape) in errors:
             continue
         feeds = {name: x.numpy() for name, x in zip(graph.inputs, inputs, strict=True)}
-        full = [x.float() for x in inputs]
+        full = [x.float() if x.is_floating_point() else x for x in inputs]
         try:
             with torch.no_grad():
                 wanted = original.logits(*full) if isinstance(original, ClassMap) else original(*full)

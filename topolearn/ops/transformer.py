@@ -100,7 +100,7 @@ class Mlp(_Mlp):
 
 
 @register_node_op("transformer.block")
-class Block(_Attention, _Mlp):
+class TransformerBlock(_Attention, _Mlp):
     """Self-attention, then an MLP, each with a normalisation first and a residual: (N, T, C) -> (N, T, C)."""
 
     def cost(self, x: Shape, image: Size) -> Cost:

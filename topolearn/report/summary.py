@@ -25,7 +25,7 @@ def facts(graph: Graph) -> dict[str, Any]:
         "name": graph.name,
         "task": graph.task,
         "data": graph.data,
-        "inputs": {name: list(graph.input_size(name)) for name in graph.inputs},
+        "inputs": {name: graph.input_rule(name).spec for name in graph.inputs},
         "outputs": list(graph.outputs),
         "nodes": len(graph.nodes),
         "edges": len(graph.edges),
@@ -97,9 +97,13 @@ def _changed(degree: Degree) -> int | NumberText:
 
 
 def size_text(shape: Shape | Bundle, image: Size) -> str:
-    """A shape in pixels, as ``16×32×32``."""
+    """A shape in pixels, as ``16×32×32``; in tokens, as ``64×128``, channels first."""
     if isinstance(shape, Bundle):
         return ", ".join(f"{name} {size_text(feature, image)}" for name, feature in shape.items())
+    if shape.is_ids:
+        return f"{shape.length} ids"
+    if shape.is_tokens:
+        return f"{shape.channels}×{shape.length}"
     if not shape.is_map:
         return str(shape.channels)
     height, width = shape.size(image)

@@ -99,6 +99,15 @@ def cell(value: Any) -> str:
     return str(value)
 
 
+NO_SHARES = frozenset({"loss", "bits_per_byte"})
+"""Metrics that are no shares of 1; smaller is better."""
+
+
+def metric_spec(name: str) -> str:
+    """How to write a metric, as for ``format``: per cent, but for what is no share."""
+    return ".4f" if name in NO_SHARES else ".2%"
+
+
 @dataclass(frozen=True)
 class Change:
     """A quantity before and after.

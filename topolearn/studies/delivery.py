@@ -11,7 +11,7 @@ import numpy as np
 
 from topolearn.drawing.matrix import adjacency
 from topolearn.drawing.picture import draw
-from topolearn.report.tables import Change, Table, compare
+from topolearn.report.tables import Change, Table, compare, metric_spec
 from topolearn.runs.learned import read_learned
 
 if TYPE_CHECKING:
@@ -126,17 +126,16 @@ def time_run(
 
 
 def _feeds(graph: Graph, batch: int) -> dict[str, np.ndarray[Any, Any]]:
-    generator = np.random.default_rng(0)
-    return {
-        name: generator.standard_normal((batch, *graph.input_size(name))).astype(np.float32) for name in graph.inputs
-    }
+    from topolearn.onnx import examples
+
+    return {name: x.numpy() for name, x in zip(graph.inputs, examples(graph, batch), strict=True)}
 
 
 def comparison(result: FitResult, delivery: Delivery | None = None, times: Times | None = None) -> Table:
     """The closing table: metrics, parameters, MACs, edges, nodes and latency, before and after."""
     was, now = result.searched.cost, result.graph.cost
     changes = [
-        Change(name, result.searched_metrics.get(name), value, ".2%")
+        Change(name, result.searched_metrics.get(name), value, metric_spec(name))
         for name, value in result.metrics.items()
         if name != "loss"
     ]

@@ -29,7 +29,7 @@ def rotated(x: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Normalisation, multi-head self-attention, projection."""
 
-    def __init__(self, channels: int, rule: transformer.Attention | transformer.Block) -> None:
+    def __init__(self, channels: int, rule: transformer.Attention | transformer.TransformerBlock) -> None:
         super().__init__()
         self.norm = make_norm(channels, rule.norm, bias=rule.bias)
         self.qkv = make_linear(channels, 3 * channels, bias=rule.bias)
@@ -52,7 +52,7 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     """Normalisation, linear layer, GELU, linear layer."""
 
-    def __init__(self, x: Shape, rule: transformer.Mlp | transformer.Block) -> None:
+    def __init__(self, x: Shape, rule: transformer.Mlp | transformer.TransformerBlock) -> None:
         super().__init__()
         hidden = rule.hidden(x)
         self.norm = make_norm(x.channels, rule.norm, bias=rule.bias)
@@ -65,10 +65,10 @@ class Mlp(nn.Module):
         return F.dropout(self.down(F.gelu(self.up(self.norm(x)))), self.dropout, self.training)
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """``u + mlp(u)`` with ``u = x + attention(x)``."""
 
-    def __init__(self, x: Shape, rule: transformer.Block) -> None:
+    def __init__(self, x: Shape, rule: transformer.TransformerBlock) -> None:
         super().__init__()
         self.attention = Attention(x.channels, rule)
         self.mlp = Mlp(x, rule)
@@ -92,7 +92,7 @@ def build_mlp(rule: transformer.Mlp, x: Shape) -> nn.Module:
     return Mlp(x, rule)
 
 
-@builds_node(transformer.Block)
-def build_block(rule: transformer.Block, x: Shape) -> nn.Module:
+@builds_node(transformer.TransformerBlock)
+def build_block(rule: transformer.TransformerBlock, x: Shape) -> nn.Module:
     """A block."""
-    return Block(x, rule)
+    return TransformerBlock(x, rule)
