@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= runs/digits-maskconnect
 
-.PHONY: demo test test-slow lint format types check clean
+.PHONY: demo test test-slow lint format types tables check clean
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -37,7 +37,11 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-check: lint types test
+# Whether the tables of README.md and models/README.md are what results/ say; `python -m benchmarks.tables` writes them.
+tables: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.tables --check
+
+check: lint types tables test
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

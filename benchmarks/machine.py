@@ -21,8 +21,8 @@ from topolearn.learners import EdgeLearner
 from topolearn.training.memory import kept_memory
 
 
-def describe(device: torch.device) -> str:
-    """One line about the machine."""
+def place(device: torch.device) -> str:
+    """The processor, and how many threads PyTorch has there."""
     name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as info:
@@ -30,9 +30,12 @@ def describe(device: torch.device) -> str:
     except (OSError, StopIteration):
         pass
     where = f"{name}, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
-    if device.type == "cuda":
-        where = f"{torch.cuda.get_device_name(device)} ({where})"
-    return f"{where}; torch {torch.__version__}, Python {platform.python_version()}"
+    return f"{torch.cuda.get_device_name(device)} ({where})" if device.type == "cuda" else where
+
+
+def describe(device: torch.device) -> str:
+    """One line about the machine and the versions."""
+    return f"{place(device)}; torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def median_times(steps: dict[str, Callable[[], object]], device: torch.device, rounds: int) -> dict[str, float]:

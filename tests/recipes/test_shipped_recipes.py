@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
-from pathlib import Path
 
 import pytest
 
-from benchmarks.recipes import END, START, block, replaced
+from benchmarks.results import KINDS, Results
+from benchmarks.tables import END, START, TABLES, rewritten
 from topolearn.format import library
 from topolearn.graph import Graph
 from topolearn.learners import make_learner
@@ -17,8 +17,6 @@ from topolearn.ops.backbone import TorchvisionBackbone
 from topolearn.options import validate
 from topolearn.recipes import RecipeFile, TrainOptions, load_recipe
 from topolearn.report import facts
-from topolearn.studies import Comparison
-from topolearn.studies.comparison import GraphSize, Row, RunSummary
 from topolearn.training import lr_factor
 from topolearn.training.phases import Scheduled, schedule
 
@@ -89,14 +87,17 @@ def test_the_readme_names_no_recipe_that_is_not_there() -> None:
 
 
 def test_the_measured_table_has_the_columns_that_its_program_writes() -> None:
-    size = GraphSize(1000, 10, 5, 4)
-    run = RunSummary(0, Path("run"), {"accuracy": 0.5}, size, size, 1.0)
-    written = block(Comparison((Row("digits-fixed-prev", (run,)),), (0,), Path("out")), "On a machine")
-    old = README[README.index(START) : README.index(END) + len(END)]
+    sizes = dict.fromkeys((f"{kind}_{graph}" for kind in KINDS for graph in ("searched", "learned")), "1000")
+    run = {"recipe": "digits-fixed-prev", "variant": "", "seeds": "0 1 2", "accuracy": "0.5", **sizes}
+    (table,) = (table for table in TABLES if table.name == "digits")
+    written = f"{START.format('digits')}\n{table.markdown(Results([run]))}\n{END}"
+    start = README.index(START.format("digits"))
+    old = README[start : README.index(END, start) + len(END)]
     assert written.splitlines()[:3] == old.splitlines()[:3]
     assert "| [digits-fixed-prev](digits-fixed-prev.yaml) | 50.00 |" in written
-    assert replaced(README, old) == README
-    assert replaced(README, written).replace(written, old) == README
+    page = README[:start] + old
+    assert rewritten(old, Results.read()) == (old, [])
+    assert rewritten(page.replace(old, written), Results.read()) == (page, ["digits"])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,267 @@
+"""What a table of results is made of: rows, and columns that each know what to write into a row."""
+
+from __future__ import annotations
+
+import statistics
+import textwrap
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from benchmarks.results import Measured, Results
+from topolearn.report.tables import NumberText, Table
+from topolearn.studies.comparison import clock
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: a recipe, or a variant of one.
+
+    Attributes:
+        recipe: As the results files name it.
+        variant: Likewise: ``KEY=VALUE`` of what differs from the recipe, by name, with spaces between.
+        texts: Heading -> what stands there: the words of a :class:`Words` column, or words in place of a figure.
+    """
+
+    recipe: str
+    variant: str = ""
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Column(ABC):
+    """A column under a heading."""
+
+    heading: str
+
+    @abstractmethod
+    def cell(self, row: Row, results: Results, seeds: tuple[int, ...]) -> str | None:
+        """What stands in a row; None for nothing. ``seeds`` are those that the table is about."""
+
+
+@dataclass(frozen=True)
+class Words(Column):
+    """The row's own words."""
+
+    def cell(self, row: Row, results: Results, seeds: tuple[int, ...]) -> str | None:
+        return row.texts.get(self.heading)
+
+
+@dataclass(frozen=True)
+class Link(Column):
+    """The recipe, with a link to its file.
+
+    Attributes:
+        folder: Where the recipes are, seen from the page: ``models/`` in a page beside that folder.
+    """
+
+    heading: str = "recipe"
+    folder: str = ""
+
+    def cell(self, row: Row, results: Results, seeds: tuple[int, ...]) -> str:
+        return f"[{row.recipe}]({self.folder}{row.recipe}.yaml)"
+
+
+@dataclass(frozen=True)
+class Paper(Column):
+    """A share that a paper reports, in per cent, with as many digits as it has there."""
+
+    metric: str = "accuracy"
+
+    def cell(self, row: Row, results: Results, seeds: tuple[int, ...]) -> str | None:
+        found = results.paper(row.recipe, row.variant, self.metric)
+        if found is None:
+            return None
+        return NumberText(
+            " ± ".join(str(Decimal(found[key]).scaleb(2)) for key in ("value", "deviation") if found[key])
+        )
+
+
+@dataclass(frozen=True)
+class Figure(Column):
+    """A figure of the results.
+
+    Attributes:
+        key: Its column in the results files.
+        variant: Of every row, instead of the row's own.
+    """
+
+    key: str
+    variant: str = field(default="", kw_only=True)
+
+    def measured(self, row: Row, results: Results) -> Measured:
+        """What was measured of the row."""
+        return results.of(row.recipe, self.variant or row.variant)
+
+
+@dataclass(frozen=True)
+class Metric(Figure):
+    """Mean ± sample standard deviation over seeds; says so where its seeds are not those of the table.
+
+    Attributes:
+        digits: After the point.
+        scale: What the figure is multiplied by.
+        missing: What stands there if nothing is known; None for a dash.
+    """
+
+    digits: int = field(default=4, kw_only=True)
+    scale: float = field(default=1, kw_only=True)
+    missing: str | None = field(default=None, kw_only=True)
+
+    def cell(self, row: Row, results: Results, seeds: tuple[int, ...]) -> str | None:
+        measured = self.measured(row, results)
+        mean, deviation = measured.mean(self.key), measured.deviation(self.key)
+        if mean is None:
+            return None if self.missing is None else NumberText(self.missing)
+        spread = None if deviation is None else self.scale * deviation
+        text = _spread(self.scale * mean, spread, f".{self.digits}f")
+        return NumberText(text + _other_seeds(measured.seeds(self.key), seeds))
+
+
+def share(heading: str, key: str = "accuracy", *, variant: str = "", missing: str | None = None) -> Metric:
+    """A share, in per cent with two digits."""
+    return Metric(heading, key, digits=2, scale=100, variant=variant, missing=missing)
+
+
+@dataclass(frozen=True)
+class Difference(Figure):
+    """Mean ± sample standard deviation of the differences to another row, seed by seed.
+
+    Attributes:
+        to: The other row's recipe.
+        to_variant: The other row's variant.
+        digits: After the point.
+        scale: What the figure is multiplied by.
+    """
+
+    to: str
+    to_variant: str = field(default="", kw_only=True)
+    digits: int = field(default=4, kw_only=True)
+    scale: float = field(default=1, kw_only=True)
+
+    def cell(self, row: Row, results: Results, seeds: tuple[int, ...]) -> str | None:
+        own = self.measured(row, results).by_seed(self.key)
+        other = results.of(self.to, self.to_variant).by_seed(self.key)
+        pairs = sorted(own.keys() & other.keys())
+        if not pairs or (row.recipe, self.variant or row.variant) == (self.to, self.to_variant):
+            return None
+        differences = [self.scale * (own[seed] - other[seed]) for seed in pairs]
+        spread = statistics.stdev(differences) if len(pairs) > 1 else None
+        text = _spread(statistics.mean(differences), spread, f".{self.digits}f", sign="+")
+        return NumberText(text + _other_seeds(tuple(pairs), seeds))
+
+
+whole, one, two = "{:,.0f}".format, "{:,.1f}".format, "{:,.2f}".format
+"""Ways to write a number: digits after the point."""
+
+
+def few(value: float) -> str:
+    """A digit after the point, none for a whole number."""
+    return one(value).removesuffix(".0")
+
+
+@dataclass(frozen=True)
+class Mean(Figure):
+    """Mean over seeds.
+
+    Attributes:
+        write: How to write it.
+        unit: What it is divided by.
+    """
+
+    write: Callable[[float], str]
+    unit: float = field(default=1, kw_only=True)
+
+    def cell(self, row: Row, results: Results, seeds: tuple[int, ...]) -> str | None:
+        mean = self.measured(row, results).mean(self.key)
+        return None if mean is None else NumberText(self.write(mean / self.unit))
+
+
+@dataclass(frozen=True)
+class Change(Figure):
+    """A size of the searched graph → of the learned graph, means over seeds.
+
+    Attributes:
+        before: How to write that of the searched graph.
+        after: How to write that of the learned graph.
+        unit: What it is divided by.
+    """
+
+    before: Callable[[float], str]
+    after: Callable[[float], str]
+    unit: float = field(default=1, kw_only=True)
+
+    def cell(self, row: Row, results: Results, seeds: tuple[int, ...]) -> str | None:
+        measured = self.measured(row, results)
+        searched, learned = measured.mean(f"{self.key}_searched"), measured.mean(f"{self.key}_learned")
+        if searched is None or learned is None:
+            return None
+        return NumberText(f"{self.before(searched / self.unit)} → {self.after(learned / self.unit)}")
+
+
+@dataclass(frozen=True)
+class Training(Column):
+    """How long a run trained, on which machine."""
+
+    def cell(self, row: Row, results: Results, seeds: tuple[int, ...]) -> str | None:
+        measured = results.of(row.recipe, row.variant)
+        seconds = measured.mean("seconds")
+        return None if seconds is None else ", ".join([clock(seconds), *measured.texts("machine")])
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """A table of figures from the results files.
+
+    Attributes:
+        name: In the mark that stands above it in a page.
+        columns: From left to right.
+        rows: From top to bottom.
+        seeds: The seeds that its text says; cells say which where they have others.
+        transposed: Whether columns stand below each other, and rows side by side.
+        note: Stands below; ``{machine}`` there becomes machine and versions of the rows.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    transposed: bool = False
+    note: str = ""
+
+    def markdown(self, results: Results) -> str:
+        """The table, and its note."""
+        headings = tuple(column.heading for column in self.columns)
+        cells = [tuple(self._cell(row, column, results) for column in self.columns) for row in self.rows]
+        if self.transposed:
+            headings, *cells = zip(headings, *cells, strict=True)
+        note = self.note.replace("{machine}", "; ".join(self._machines(results)))
+        lines = textwrap.fill(note, 120, break_long_words=False, break_on_hyphens=False)
+        return Table(headings, tuple(cells), note=lines or None).markdown()
+
+    def _cell(self, row: Row, column: Column, results: Results) -> str | None:
+        if column.heading in row.texts and not isinstance(column, Words):
+            return NumberText(row.texts[column.heading])
+        return column.cell(row, results, self.seeds)
+
+    def _machines(self, results: Results) -> list[str]:
+        records = (record for row in self.rows for record in results.of(row.recipe, row.variant).records)
+        told = (
+            f"{each['machine']}; torch {each['torch']}, Python {each['python']}"
+            for each in records
+            if each.get("machine") and each.get("torch") and each.get("python")
+        )
+        return list(dict.fromkeys(told))
+
+
+def _spread(mean: float, deviation: float | None, spec: str, sign: str = "") -> str:
+    """Mean ± deviation."""
+    return f"{mean:{sign}{spec}}" + ("" if deviation is None else f" ± {deviation:{spec}}")
+
+
+def _other_seeds(seeds: tuple[int, ...], usual: tuple[int, ...]) -> str:
+    """Which seeds a figure has, where they are not the usual ones."""
+    if seeds == usual:
+        return ""
+    return f" (seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))})"
