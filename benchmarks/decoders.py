@@ -1,10 +1,10 @@
 """Decoders that were trained side by side: how good, how large, how fast in ONNX Runtime.
 
-    python -m benchmarks.decoders runs/camvid [--rounds 15] [--threads 2]
+    python -m benchmarks.decoders runs/camvid -o results/camvid.csv [--jobs 2] [--rounds 15] [--threads 2]
 
 Takes the folder of a ``topolearn compare`` of segmentation recipes. Every run's network is exported and timed on one
-image of the graph's size; the networks take turns. Prints mIoU, edges of the decoder, its parameters and
-multiply-accumulates, those of the backbone aside, and the median time, as means over seeds.
+image of the graph's size; the networks take turns. Adds rows to a results file as ``benchmarks.results`` does, with
+edges of the decoder, its parameters and multiply-accumulates, those of the backbone aside, and the median time.
 """
 
 from __future__ import annotations
@@ -12,51 +12,31 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import numpy as np
 import torch
 
-import topolearn
 from benchmarks.machine import describe, median_times
+from benchmarks.results import Record, add_options, extend_file, read_run, split
+from topolearn.errors import TopolearnError
+from topolearn.graph import Graph
 from topolearn.onnx import export_onnx, open_session
 from topolearn.ops.edges import ConvResize
 from topolearn.report import facts
 from topolearn.runs import FitResult, read_result
-from topolearn.studies.comparison import mean_and_deviation
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A trained network in numbers.
-
-    Attributes:
-        miou: On the data that judged it.
-        edges: Between features and stages.
-        params: Of all but the backbone.
-        macs: Multiply-accumulates of the same, for one image.
-    """
-
-    miou: float
-    edges: int
-    params: int
-    macs: int
-
-    @classmethod
-    def of(cls, result: FitResult) -> Measured:
-        """The numbers of a finished run."""
-        known = facts(result.graph)
-        return cls(
-            result.metrics["miou"],
-            sum(edge.op == ConvResize.op_name for edge in result.graph.edges),
-            known["decoder_params"],
-            known["decoder_macs"],
-        )
+def decoder(graph: Graph) -> Record:
+    """The size of all but the backbone, and the number of edges between features and stages."""
+    known = facts(graph)
+    return {
+        "decoder_edges": str(sum(edge.op == ConvResize.op_name for edge in graph.edges)),
+        "decoder_parameters": str(known["decoder_params"]),
+        "decoder_macs": str(known["decoder_macs"]),
+    }
 
 
 def forward(result: FitResult, folder: Path, threads: int) -> Callable[[], object]:
@@ -73,37 +53,27 @@ def forward(result: FitResult, folder: Path, threads: int) -> Callable[[], objec
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, help="Folder of a comparison: NAME/seed-N.")
+    add_options(parser)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of ONNX Runtime")
     args = parser.parse_args()
-    folders: dict[str, list[Path]] = defaultdict(list)
-    for graph in sorted(args.runs.glob("**/seed-*/graph.yaml")):
-        folders[str(graph.parent.parent.relative_to(args.runs))].append(graph.parent)
-    if not folders:
-        sys.exit(f"no finished run in {args.runs}; name the folder that 'topolearn compare --out' was given")
-    measured: dict[str, list[Measured]] = {}
-    steps: dict[str, Callable[[], object]] = {}
-    with tempfile.TemporaryDirectory() as temporary:
-        for name, runs in folders.items():
-            results = [read_result(run) for run in runs]
-            measured[name] = [Measured.of(result) for result in results]
-            for run, result in zip(runs, results, strict=True):
-                steps[str(run)] = forward(result, Path(temporary), args.threads)
-        times = median_times(steps, torch.device("cpu"), args.rounds)
-    print(
-        f"one image, {args.threads} threads in ONNX Runtime; {describe(torch.device('cpu'))}; topolearn "
-        f"{topolearn.__version__}; median of {args.rounds} rounds, means over seeds"
-    )
-    print()
-    print("| recipe | mIoU, % | decoder edges | decoder parameters | decoder, million MACs | image, ms |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for name, rows in measured.items():
-        print(
-            f"| {name} | {mean_and_deviation([row.miou for row in rows])} | {mean([row.edges for row in rows]):.1f}"
-            f" | {mean([row.params for row in rows]):,.0f} | {mean([row.macs / 1e6 for row in rows]):,.1f}"
-            f" | {mean([1e3 * times[str(run)] for run in folders[name]]):.1f} |"
-        )
+    try:
+        finished, others = split(args.runs)
+        rows = {str(run): read_run(run, args.runs, dict(args.set), args.jobs) for run in finished}
+        steps: dict[str, Callable[[], object]] = {}
+        with tempfile.TemporaryDirectory() as temporary:
+            for name, row in rows.items():
+                result = read_result(name)
+                row |= decoder(result.graph)
+                steps[name] = forward(result, Path(temporary), args.threads)
+            times = median_times(steps, torch.device("cpu"), args.rounds)
+        machine = f"{args.threads} threads in ONNX Runtime; {describe(torch.device('cpu'))}"
+        for name, row in rows.items():
+            row |= {"image_ms": f"{1e3 * times[name]:.2f}", "image_machine": machine}
+        extend_file(args.out, list(rows.values()))
+    except TopolearnError as error:
+        sys.exit(f"error: {error}")
+    print(f"{args.out}: {len(finished)} runs; {len(others)} are not finished")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,21 @@
 """Removing whole blocks of a trained ResNet under a budget: learned, against the same number at random.
 
-    python -m benchmarks.lift [--model resnet34] [--budget 0.6] [--seeds 0,1,2] [--images 25600] [--out runs/lift]
+    python -m benchmarks.lift --results results/lift.csv [--model resnet34] [--budget 0.6] [--seeds 0,1,2]
+                              [--images 25600] [--out runs/lift]
 
 Trains torchvision's network on CIFAR-100 at 32 x 32 with its 20 coarse labels (no pretrained weights), lifts it, and
 goes on from its weights in ways of equal length: ``continuous`` searches under a budget of MACs in a quarter of the
 epochs, prunes, and fine-tunes in the others; the control loses as many blocks, drawn at random (each has the same
 number of multiply-accumulates in a ResNet), and is fine-tuned in all of those epochs; so is the trained network
 without the blocks that the search removed, which tells the choice of blocks from the way of removing them, and the
-trained network as it is. Prints a table; what is finished stays in the folder and is not run again.
+trained network as it is. Adds rows to a results file, one per way and seed, and prints which blocks were removed;
+what is finished stays in the folder and is not run again.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import torch
 from torchvision import models
 
 import topolearn
-from benchmarks.machine import describe
+from benchmarks.results import Record, ended, environment, extend_file
 from topolearn.compiler import Network
 from topolearn.recipes import Recipe
 from topolearn.runs import FitResult
@@ -55,8 +56,8 @@ class Demonstration:
         torch.manual_seed(seed)
         self.net = topolearn.lift(getattr(models, args.model)(num_classes=20), size=32)
 
-    def run(self) -> dict[str, Any]:
-        """Train, remove, train on: accuracies, costs, and which blocks the search removed."""
+    def run(self) -> tuple[list[str], list[Record]]:
+        """Train, remove, train on: which blocks the search removed, and a row of each way."""
         args = self.args
         base = self.fit(without(self.net, ()), "base", FIXED, args.epochs, args.base_lr, warmup_epochs=1.0)
         self.net.load_state_dict(base.model.state_dict())
@@ -64,16 +65,29 @@ class Demonstration:
         learned = self.fit(self.net, "learned", learner, args.more, args.lr, phases=PHASES)
         candidates = removable(self.net)
         dropped = [name for name in candidates if name not in learned.graph.nodes]
-        figures: dict[str, Any] = {"dropped": dropped}
         whole = self.fit(without(self.net, ()), "whole", FIXED, args.more, args.lr)
-        for name, result in (("base", base), ("whole", whole), ("learned", learned)):
-            figures |= {name: result.metrics["accuracy"], f"{name}, cost": result.graph.cost}
+        rows = [self.row("base", base), self.row("whole", whole), self.row("learned", learned)]
         drawn = random.Random(self.seed).sample(candidates, len(dropped))
         for name, branches in (("chosen", dropped), ("random", drawn)):
-            figures[f"{name}, as removed"] = self.accuracy(without(self.net, branches))
+            as_removed = self.accuracy(without(self.net, branches))
             smaller = self.fit(without(self.net, branches), name, FIXED, args.more, args.lr)
-            figures |= {name: smaller.metrics["accuracy"], f"{name}, cost": smaller.graph.cost}
-        return figures
+            rows.append({**self.row(name, smaller), "accuracy_as_removed": str(as_removed)})
+        return dropped, rows
+
+    def row(self, way: str, result: FitResult) -> Record:
+        """A finished run as a row of a results file."""
+        assert result.folder is not None
+        own = {
+            "recipe": f"lift-{self.args.model}",
+            "variant": way,
+            "seeds": self.seed,
+            "accuracy": result.metrics["accuracy"],
+            "parameters_learned": result.graph.cost.params,
+            "macs_learned": result.graph.cost.macs,
+            "data": result.info.name,
+            "date": ended(result.folder),
+        }
+        return {**environment(), **{key: str(value) for key, value in own.items()}}
 
     def fit(
         self, start: Network, name: str, learner: Mapping[str, Any], epochs: int, lr: float, **training: Any
@@ -104,12 +118,6 @@ class Demonstration:
         return evaluation.run(net.eval(), data.val_batches(500))["accuracy"]
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean and sample standard deviation, in percent."""
-    deviation = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{100 * statistics.mean(values):.2f}{deviation}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet34")
@@ -123,32 +131,12 @@ def main() -> None:
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--data-root")
     parser.add_argument("--out", type=Path, default=Path("runs/lift"))
+    parser.add_argument("--results", type=Path, required=True, help="results file")
     args = parser.parse_args()
-    results = [Demonstration(args, int(seed)).run() for seed in args.seeds.split(",")]
-    print(
-        f"{args.model}, CIFAR-100 coarse, {args.images} images, budget {args.budget:g} of the MACs, seeds {args.seeds}"
-    )
-    print(describe(torch.device("cpu")))
-    print()
-    print("| network | as removed, % | accuracy, % | parameters | million MACs |")
-    print("| --- | ---: | ---: | ---: | ---: |")
-    blocks = f"{statistics.mean(len(result['dropped']) for result in results):g} blocks"
-    ways = {
-        "base": f"as it is, {args.epochs} epochs",
-        "whole": f"as it is, {args.more} epochs more",
-        "learned": f"{blocks} removed while it learns",
-        "chosen": "the same blocks removed at once",
-        "random": f"{blocks} removed at random",
-    }
-    for name, text in ways.items():
-        removed = [result[f"{name}, as removed"] for result in results if f"{name}, as removed" in result]
-        trained = spread([result[name] for result in results])
-        params = statistics.mean(result[f"{name}, cost"].params for result in results)
-        macs = statistics.mean(result[f"{name}, cost"].macs for result in results)
-        print(f"| {text} | {spread(removed) if removed else ''} | {trained} | {params:,.0f} | {macs / 1e6:.2f} |")
-    print()
-    for seed, result in zip(args.seeds.split(","), results, strict=True):
-        print(f"seed {seed} removed {', '.join(result['dropped'])}")
+    for seed in map(int, args.seeds.split(",")):
+        dropped, rows = Demonstration(args, seed).run()
+        extend_file(args.results, rows)
+        print(f"seed {seed} removed {', '.join(dropped)}")
 
 
 if __name__ == "__main__":

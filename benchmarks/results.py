@@ -17,7 +17,7 @@ import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -216,34 +216,39 @@ def environment(jobs: int = 1) -> Record:
     }
 
 
-def read_runs(folder: Path, settings: Mapping[str, str], jobs: int = 1) -> tuple[list[Record], int]:
-    """The finished runs in the folder of a comparison, and the number of those that are not finished.
+def ended(run: Path) -> date:
+    """The day (UTC) on which a run wrote its last file."""
+    return datetime.fromtimestamp((run / WEIGHTS).stat().st_mtime, UTC).date()
 
-    Args:
-        folder: Holds ``NAME/seed-S`` and, of variants, ``NAME/KEY=VALUE/seed-S``.
-        settings: What ``--set`` gave to all of them.
-        jobs: Runs at a time.
+
+def split(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The folders of the runs of a comparison: those that are finished, and those that are not.
 
     Raises:
-        TopolearnError: No run at all, or one that is not what the recipe and the settings say.
+        TopolearnError: There is no run.
     """
-    folders = sorted(path.parent for path in folder.glob(f"**/seed-*/{CONFIG}"))
+    folders = sorted(path.parent for path in folder.glob(f"*/**/seed-*/{CONFIG}"))
     if not folders:
         raise TopolearnError(f"no run in {folder}; name the folder that 'topolearn compare --out' was given")
     finished = [run for run in folders if is_finished(run)]
-    here = environment(jobs)
-    return [{**here, **read_run(run, folder, settings)} for run in finished], len(folders) - len(finished)
+    return finished, [run for run in folders if run not in finished]
 
 
-def read_run(run: Path, folder: Path, settings: Mapping[str, str]) -> Record:
-    """A finished run below the folder of a comparison, without the machine.
+def read_run(run: Path, folder: Path, settings: Mapping[str, str], jobs: int = 1) -> Record:
+    """A finished run as a row.
+
+    Args:
+        run: Its folder: ``NAME/seed-S`` or, of a variant, ``NAME/KEY=VALUE/seed-S`` below ``folder``.
+        folder: That of the comparison.
+        settings: What ``--set`` gave to all of its runs.
+        jobs: Runs at a time.
 
     Raises:
         TopolearnError: The run is not what the recipe and the settings say.
     """
     name, *varied, last = run.relative_to(folder).parts
     seed = int(last.removeprefix("seed-"))
-    own = dict(item.split("=", 1) for text in varied for item in text.split(","))
+    own = {key: value for text in varied for key, _, value in (item.partition("=") for item in text.split(","))}
     changed = {**settings, **own}
     config = read_config(run / CONFIG)
     _check(run, name, changed, seed, config)
@@ -257,10 +262,10 @@ def read_run(run: Path, folder: Path, settings: Mapping[str, str]) -> Record:
         **{f"{kind}_searched": value for kind, value in vars(summary.searched).items()},
         **{f"{kind}_learned": value for kind, value in vars(summary.learned).items()},
         "seconds": round(summary.seconds, 1),
-        "date": datetime.fromtimestamp((run / WEIGHTS).stat().st_mtime, UTC).date(),
+        "date": ended(run),
         **{key: config[key] for key in ("data", "data_hash", "topolearn", "torch", "python") if key in config},
     }
-    return {key: str(value) for key, value in values.items()}
+    return {**environment(jobs), **{key: str(value) for key, value in values.items()}}
 
 
 def _check(run: Path, name: str, settings: Mapping[str, str], seed: int, config: Mapping[str, Any]) -> None:
@@ -286,21 +291,31 @@ def _check(run: Path, name: str, settings: Mapping[str, str], seed: int, config:
         ) from None
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say which runs to read, and where their rows go."""
     parser.add_argument("runs", type=Path, help="folder of a comparison")
     parser.add_argument("-o", "--out", type=Path, required=True, help="results file")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of all runs")
+    parser.add_argument("--set", action="append", default=[], type=_setting, help="KEY=VALUE, a setting of all runs")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; their threads follow from it")
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, found, value = text.partition("=")
+    if not found:
+        raise argparse.ArgumentTypeError(f"'{text}' has no value; write KEY=VALUE")
+    return key, value
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
     args = parser.parse_args(arguments)
-    if wrong := [text for text in args.set if "=" not in text]:
-        parser.error(f"--set {wrong[0]}: write KEY=VALUE")
     try:
-        records, left = read_runs(args.runs, dict(text.split("=", 1) for text in args.set), args.jobs)
-        extend_file(args.out, records)
+        finished, others = split(args.runs)
+        extend_file(args.out, [read_run(run, args.runs, dict(args.set), args.jobs) for run in finished])
     except TopolearnError as error:
         sys.exit(f"error: {error}")
-    print(f"{args.out}: {len(records)} runs, made on {environment()['machine']}; {left} left out, not finished")
+    print(f"{args.out}: {len(finished)} runs, made on {environment()['machine']}; {len(others)} are not finished")
 
 
 if __name__ == "__main__":

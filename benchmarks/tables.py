@@ -359,6 +359,7 @@ TABLES: tuple[Made, ...] = (
         " 0, 1, 2; searched graph → learned graph, means over seeds. One thread per run, on {machine}.",
     ),
 )
+"""Every table. To add one, declare a :class:`ResultTable` here, put its two marks into a page, and run this program."""
 
 
 # -- the pages -----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from benchmarks.columns import (
     share,
     whole,
 )
-from benchmarks.results import Record, Results, extend_file, extended, read_file, read_runs, written
+from benchmarks.results import Record, Results, extend_file, extended, read_file, read_run, split, written
 from benchmarks.tables import TABLES, main, rewritten
 from tests.training.runs import GRAPH
 from topolearn.errors import TopolearnError
@@ -314,10 +315,11 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_finished_runs_become_rows(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_runs_become_rows(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(done)
-    records, left = read_runs(Path("out"), {"lr": "0.02"}, jobs=2)
-    assert left == 0
+    finished, others = split(Path("out"))
+    assert (len(finished), others) == (2, [])
+    records = [read_run(run, Path("out"), {"lr": "0.02"}, jobs=2) for run in finished]
     assert [each["variant"] for each in records] == ["fan_in=1 lr=0.02", "fan_in=2 lr=0.02"]
     row = records[0]
     run = Path("out/learned/fan_in=1/seed-0")
@@ -331,16 +333,24 @@ def test_finished_runs_become_rows(done: Path, tmp_path: Path, monkeypatch: pyte
     assert row["topolearn"] == topolearn.__version__
     assert row["threads"] == "1"
     os.utime(run / "weights.safetensors", (0, 1.0e9))
-    assert read_runs(Path("out"), {"lr": "0.02"})[0][0]["date"] == "2001-09-09"
+    assert read_run(run, Path("out"), {"lr": "0.02"})["date"] == "2001-09-09"
 
 
 def test_a_run_is_what_its_recipe_and_the_settings_say(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(done)
     for settings in ({}, {"lr": "0.02", "schedule": "step"}, {"lr": "0.02", "nodes.head.classes": "11"}):
         with pytest.raises(TopolearnError, match=r"fan_in=1/seed-0 is not a run of models/learned.yaml as it is now"):
-            read_runs(Path("out"), settings)
-    with pytest.raises(TopolearnError, match="no run in models"):
-        read_runs(Path("models"), {})
+            read_run(Path("out/learned/fan_in=1/seed-0"), Path("out"), settings)
+    for folder in ("models", "out/learned/fan_in=1"):
+        with pytest.raises(TopolearnError, match=f"no run in {folder}; name the folder"):
+            split(Path(folder))
+
+
+def test_a_value_that_its_folder_cannot_spell_is_refused(done: Path, tmp_path: Path) -> None:
+    run = tmp_path / "learned" / "milestones=_0.5,0.75_" / "seed-0"
+    shutil.copytree(done / "out/learned/fan_in=1/seed-0", run)
+    with pytest.raises(TopolearnError, match="is not a run of"):
+        read_run(run, tmp_path, {"lr": "0.02"})
 
 
 def test_the_program_adds_what_has_been_finished_since(
