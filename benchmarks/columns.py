@@ -5,11 +5,12 @@ from __future__ import annotations
 import statistics
 import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from benchmarks.results import Measured, Results
+from benchmarks.results import Measured, Record, Results
+from topolearn.errors import TopolearnError
 from topolearn.report.tables import NumberText, Table
 from topolearn.studies.comparison import clock
 
@@ -231,7 +232,12 @@ class ResultTable:
     note: str = ""
 
     def markdown(self, results: Results) -> str:
-        """The table, and its note."""
+        """The table, and its note.
+
+        Raises:
+            TopolearnError: Its rows have different versions of the same data.
+        """
+        self._check_data(results)
         headings = tuple(column.heading for column in self.columns)
         cells = [tuple(self._cell(row, column, results) for column in self.columns) for row in self.rows]
         if self.transposed:
@@ -245,11 +251,23 @@ class ResultTable:
             return NumberText(row.texts[column.heading])
         return column.cell(row, results, self.seeds)
 
+    def _records(self, results: Results) -> Iterator[Record]:
+        return (record for row in self.rows for record in results.of(row.recipe, row.variant).records)
+
+    def _check_data(self, results: Results) -> None:
+        hashes: dict[str, str] = {}
+        for record in self._records(results):
+            data, found = record.get("data", ""), record.get("data_hash", "")
+            if found and hashes.setdefault(data, found) != found:
+                raise TopolearnError(
+                    f"table '{self.name}' has '{data}' with the hashes {hashes[data]} and {found}; run the older rows"
+                    " again, so that all have the same data"
+                )
+
     def _machines(self, results: Results) -> list[str]:
-        records = (record for row in self.rows for record in results.of(row.recipe, row.variant).records)
         told = (
             f"{each['machine']}; torch {each['torch']}, Python {each['python']}"
-            for each in records
+            for each in self._records(results)
             if each.get("machine") and each.get("torch") and each.get("python")
         )
         return list(dict.fromkeys(told))

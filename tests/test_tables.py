@@ -218,6 +218,14 @@ def test_a_table_lies_on_its_side() -> None:
     ]
 
 
+def test_a_table_holds_figures_of_the_same_data() -> None:
+    table = ResultTable("toy", (Metric("bits", "bits"),), (Row("a"), Row("b"), Row("c")))
+    runs = [record("a", data="text", data_hash="f0", bits=1), record("b", data="digits", data_hash="0a", bits=2)]
+    assert rows_of(table, *runs, record("c", data="text", data_hash="f0", bits=3))[2] == ["3.0000 (seed 0)"]
+    with pytest.raises(TopolearnError, match="table 'toy' has 'text' with the hashes f0 and f1"):
+        table.markdown(Results([*runs, record("c", data="text", data_hash="f1", bits=3)]))
+
+
 # -- pages ---------------------------------------------------------------------------------------
 
 TOY = (ResultTable("toy", (Words("what"), Mean("loss", "loss", whole)), (Row("a", texts={"what": "it"}),)),)
