@@ -285,6 +285,42 @@ def test_keeps_what_is_near_the_largest_of_its_own_target() -> None:
     assert weights["n1", "n2"] == 0.0
 
 
+def test_keeps_the_largest_of_each_target() -> None:
+    values = {"image__n1": 0.001, "image__n2": -2.0, "n1__n2": 0.5, "image__n3": 0.3, "n1__n3": -0.4, "n2__n3": 0.2}
+    for keep, expected in (
+        (1, {"image__n1", "image__n2", "n1__n3"}),
+        (2, {"image__n1", "image__n2", "n1__n2", "image__n3", "n1__n3"}),
+        (3, set(values)),  # all there are
+        (9, set(values)),  # more than any node has
+        (None, set(values)),
+    ):
+        learner = Continuous(complete(3), keep=keep)
+        set_alpha(learner, **values)
+        assert survivors(learner) == expected
+        assert learner.summary()["kept_edges"] == len(expected)
+
+
+def test_of_equals_the_later_source_stays() -> None:
+    learner = Continuous(complete(4), keep=2)
+    set_alpha(learner, image__n1=1, image__n2=1, n1__n2=1, image__n3=1, n1__n3=-1, n2__n3=1, n1__n4=0.5, n2__n4=-0.5)
+    assert survivors(learner) == {"image__n1", "image__n2", "n1__n2", "n1__n3", "n2__n3", "n1__n4", "n2__n4"}
+
+
+def test_an_edge_must_reach_the_threshold_too_and_not_be_0() -> None:
+    learner = Continuous(complete(4), keep=2, threshold=0.5)
+    set_alpha(learner, image__n1=1, image__n2=1, n1__n2=0.4, image__n3=1, n1__n3=0.9, n2__n3=0.8, n3__n4=1)
+    assert survivors(learner) == {"image__n1", "image__n2", "image__n3", "n1__n3", "n3__n4"}
+
+
+def test_fixed_edges_are_not_counted_among_those_kept() -> None:
+    searched = graph("mixed")  # b and d read a fixed edge beside learnable ones
+    learner = Continuous(searched, keep=1, threshold=0.0)
+    set_alpha(learner, stem__b=0.1, stem__c=0.2, a__c=0.1, b__c=0.3, a__d=0.3, b__d=0.2, c__d=0.1)
+    assert survivors(learner) == {"stem__b", "b__c", "a__d"}
+    kept = {(e.src, e.dst) for e, keep in zip(searched.edges, learner.topology().keep, strict=True) if keep}
+    assert ("a", "b") in kept
+
+
 def test_fixed_edges_count_for_the_largest() -> None:
     searched = graph("mixed")
     learner = Continuous(searched, threshold=0.5)

@@ -145,6 +145,25 @@ def test_statistics_are_those_of_the_pruned_network(tmp_path: Path) -> None:
     assert result.metrics == pytest.approx(own.metrics)
 
 
+def test_a_number_of_edges_per_node_needs_no_training(tmp_path: Path) -> None:
+    run(tmp_path / "run", "continuous", penalty_strength=0.0, threshold=0.0)
+    for keep in (1, 2):
+        result = reprune(tmp_path / "run", tmp_path / f"keep{keep}", {"keep": str(keep)})
+        learner = load_searched(tmp_path / "run", {"keep": str(keep)}).learner
+        weights = learner.edge_weights().tolist()
+        strongest = {
+            i
+            for indices in learner.graph.candidates.values()
+            for i in sorted(indices, key=lambda i: abs(weights[i]))[-keep:]
+        }
+        kept = {i for i, stays in enumerate(learner.topology().keep) if stays and learner.graph.edges[i].learnable}
+        assert kept == strongest
+        assert result.config["learner_options"]["keep"] == keep
+        assert read_result(tmp_path / f"keep{keep}").graph == result.graph
+    with pytest.raises(OptionError, match="give 'keep', a number of edges per node, or 'budget'"):
+        reprune(tmp_path / "keep1", tmp_path / "both", {"budget": "{macs: 0.7}"})
+
+
 def test_other_prices_are_in_the_state_of_the_search_too(tmp_path: Path) -> None:
     run(tmp_path / "run", "continuous")
     reprune(tmp_path / "run", tmp_path / "cut", {"budget": "{macs: 0.7}"})

@@ -9,7 +9,8 @@ ECCV 2020:
     adaptive:  sum_j log(delta_j) sum_i |alpha_ij| ,   delta_j the in-degree of j
 
 alpha and the weights are trained together by one optimiser. In the end an edge stays iff
-|alpha_ij| >= tau * max_i |alpha_ij| over all in-edges of its target; kept alphas become fixed weights.
+|alpha_ij| >= tau * max_i |alpha_ij| over all in-edges of its target and, with ``keep``, is among the K largest of its
+target's learnable in-edges; kept alphas become fixed weights.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import warnings
 from typing import Annotated, Any, Literal, final
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from topolearn.errors import TrainingError
@@ -61,10 +62,20 @@ class ContinuousOptions(CostOptions):
     """
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.05
     """tau; with a budget, what the budget leaves room for stays whatever its weight."""
+    keep: Annotated[int, Field(ge=1)] | None = None
+    """K: the most learnable in-edges that stay per node, those of the largest |alpha|; of equals, the later source
+    stays. They must reach the threshold, too. None: no such limit. Not together with a budget.
+    """
     proximal: bool = False
     """Apply the penalty by soft-thresholding after each step, which gives exact zeros, instead of adding it to the
     loss.
     """
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> ContinuousOptions:
+        if self.keep is not None and self.budget is not None:
+            raise ValueError("give 'keep', a number of edges per node, or 'budget', a cost for all, not both")
+        return self
 
 
 def _enough(schedule: SearchSchedule) -> float:
@@ -90,7 +101,7 @@ class Continuous(EdgeLearner):
     options_type = ContinuousOptions
     shares_optimizer = True
     recalibrates = True
-    prunes_by = frozenset({"budget", "threshold"})
+    prunes_by = frozenset({"budget", "keep", "threshold"})
     capturable = True
     options: ContinuousOptions
     scale: Tensor
@@ -193,6 +204,7 @@ class Continuous(EdgeLearner):
     def topology(self) -> Topology:
         """Edges with |alpha| >= tau times the largest of their target; none into a node whose weights are all 0.
 
+        With ``keep``: of these, the K largest per node.
         With a budget: the strongest edges that fit it.
         """
         weights = [float(w) for w in self.edge_weights().detach().double()]
@@ -204,6 +216,10 @@ class Continuous(EdgeLearner):
             enough = self.options.threshold * max((abs(weights[i]) for i in indices), default=0.0)
             for i in indices:
                 keep[i] = weights[i] != 0 and (not self.graph.edges[i].learnable or abs(weights[i]) >= enough)
+        if self.options.keep is not None:
+            for candidates in self.graph.candidates.values():
+                for i in sorted(candidates, key=lambda i: (abs(weights[i]), i))[: -self.options.keep]:
+                    keep[i] = False
         return Topology.of(self.graph, keep, weights)
 
     def phases(self) -> tuple[Phase, ...]:
@@ -218,7 +234,7 @@ class Continuous(EdgeLearner):
         )
 
     def summary(self) -> dict[str, float]:
-        """How large the alphas are, how many edges the threshold would keep, and lambda."""
+        """How large the alphas are, how many edges would be kept now, and lambda."""
         alpha = self.alpha.detach().abs()
         topology = self.topology()
         kept_edges = sum(topology.keep[i] for i in self.candidates.index.tolist())
