@@ -34,6 +34,7 @@ CONV_UNITS = (
 BLOCKS = (
     "resnet.basic",
     "resnet.bottleneck",
+    "resnet.preact",
     "resnet.basic_branch",
     "resnet.bottleneck_branch",
     "resnext.branch",
@@ -183,7 +184,7 @@ def node_transforms(
         params = {"out_channels": channels, "stride": stride, "kernel": draw(st.sampled_from([1, 3]))}
         if "sepconv" not in op and x.channels % 2 == 0 and channels % 2 == 0 and draw(st.booleans()):
             params["groups"] = 2
-    elif op in ("resnet.basic", "resnet.bottleneck"):
+    elif op in ("resnet.basic", "resnet.bottleneck", "resnet.preact"):
         shortcut = "pad" if channels >= x.channels and draw(st.booleans()) else "projection"
         params = {"channels": channels, "stride": stride, "shortcut": shortcut}
         if op == "resnet.bottleneck":

@@ -46,6 +46,8 @@ OPS = {
     "sharing": ("resnext.branch", {"width": 2, "out_channels": 6, "stride": 2}, {"share": {"projection": "p"}}),
     "basic": ("resnet.basic", {"channels": 6, "stride": 2}, {}),
     "grouped": ("resnet.bottleneck", {"channels": 8, "stride": 2, "groups": 2, "width": 4}, {}),
+    "preact": ("resnet.preact", {"channels": 6, "stride": 2}, {}),
+    "preact projecting": ("resnet.preact", {"channels": 6, "shortcut": "projection"}, {}),
     "basic branch": ("resnet.basic_branch", {"channels": 4}, {}),
     "dilated": ("resnet.bottleneck_branch", {"channels": 4, "width": 3, "dilation": 2}, {"aggregate": "sum"}),
     "squeeze": ("resnet.bottleneck_branch", {"channels": 6, "width": 4, "groups": 2, "squeeze": 2, "stride": 2}, {}),
@@ -73,6 +75,7 @@ def test_random_layers_agree_with_the_reference(graph: Graph, seed: int, trainin
     agree(graph, training, seed)
 
 
+@pytest.mark.filterwarnings("ignore:no path from an input")
 @given(graph=layered_graphs(), seed=st.integers(0, 1000))
 @settings(max_examples=30)
 def test_what_is_pruned_computes_what_was_masked(graph: Graph, seed: int) -> None:

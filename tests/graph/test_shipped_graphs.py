@@ -24,6 +24,7 @@ PARAMS = {
     # Computed in the specification from the papers' figures, but for resnet20 (by hand below).
     "resnet20-cifar100": 275_572,
     "resnet38-cifar100": 567_220,
+    "resnet38-preact-cifar100": 567_236,  # by hand below, too
     "resnet74-cifar100": 1_150_516,
     "resnet110-cifar100": 1_733_812,
     "resnext20-4x8-cifar100": 285_348,
@@ -97,6 +98,17 @@ class TestCounts:
         assert sum(edge.learnable for edge in graph.edges) == count * (count - 1) // 2
         assert len(graph.edges) == count * (count - 1) // 2 + 3
 
+    def test_the_preact_resnet_by_hand(self) -> None:
+        graph = topolearn.load_graph("resnet38-preact-cifar100")
+        params, before = 9 * 3 * 16 + 16, 16  # the stem has a bias
+        for channels in (16, 32, 64):
+            for _ in range(6):
+                params += 9 * before * channels + 9 * channels**2 + 2 * before + 2 * channels
+                before = channels
+        assert graph.cost.params == params + 2 * 64 + 64 * 100 + 100
+        assert len(graph.nodes) == 18 + len(("image", "stem", "norm", "head"))
+        assert sum(edge.learnable for edge in graph.edges) == 20 * 19 // 2
+
     @pytest.mark.parametrize(("name", "spec"), RESNEXTS.items())
     def test_resnexts_by_hand(self, name: str, spec: tuple[int, int, int, tuple[int, ...], tuple[int, ...]]) -> None:
         depth, width, cardinality, channels, modules = spec
@@ -169,6 +181,17 @@ class TestWiring:
             assert graph.nodes[block].aggregate == "mean"
         assert [graph.edges[i].src for i in graph.in_edges("head")] == blocks[-1:]
         assert [edge.dst for edge in graph.edges if edge.src in ("stem", "pool")][-1] == blocks[0]
+
+    def test_the_preact_resnet_starts_as_a_chain_across_its_stages(self) -> None:
+        graph = topolearn.load_graph("resnet38-preact-cifar100")
+        order = ["stem", *(f"block{number}" for number in range(1, 19)), "norm"]
+        assert list(graph.candidates) == order[1:]
+        for place, node in enumerate(order[1:], start=1):
+            edges = [graph.edges[i] for i in graph.candidates[node]]
+            assert [(edge.src, edge.op) for edge in edges] == [(source, "align") for source in order[:place]]
+            assert [edge.weight for edge in edges] == [0.0] * (place - 1) + [1.0]
+            assert graph.nodes[node].aggregate == "sum"
+            assert graph.nodes[node].input == graph.shapes[order[place - 1]]
 
     @pytest.mark.parametrize(("name", "spec"), RESNEXTS.items())
     def test_the_candidates_of_a_branch_are_the_branches_of_the_module_before(

@@ -114,6 +114,7 @@ CONSUMERS = [
     ("mobilenetv2.inverted_bottleneck", {"out_channels": 6, "expansion": 1}, 0.5, True),
     ("mobilenetv2.inverted_bottleneck", {"out_channels": 4}, 0.5, False),
     ("resnet.basic", {"channels": 4}, 0.5, False),
+    ("resnet.preact", {"channels": 4}, 0.5, False),
     ("resnet.basic_branch", {"channels": 4}, -0.5, True),
     ("resnet.bottleneck_branch", {"channels": 4, "width": 2, "squeeze": 2}, 0.5, True),
     ("max_pool", {}, 0.5, False),

@@ -82,6 +82,24 @@ NODE_CASES: list[tuple[str, dict[str, Any], Shape, Shape, int, int]] = [
         2 * 9 * 16 + 16,
         2 * 9 * 16 * 120,
     ),
+    # The first normalisation has the channels that come in; the projection has none of its own.
+    ("resnet.preact", {"channels": 4}, Shape(4, 1), Shape(4, 1), 2 * 9 * 16 + 16, 2 * 9 * 16 * 120),
+    (
+        "resnet.preact",
+        {"channels": 8, "stride": 2},
+        Shape(4, 1),
+        Shape(8, 2),
+        9 * 32 + 9 * 64 + 8 + 16,
+        (9 * 32 + 9 * 64) * 30,
+    ),
+    (
+        "resnet.preact",
+        {"channels": 8, "stride": 2, "shortcut": "projection", "affine": False},
+        Shape(4, 1),
+        Shape(8, 2),
+        9 * 32 + 9 * 64 + 32,
+        (9 * 32 + 9 * 64 + 32) * 30,
+    ),
     # 1x1 to a quarter at stride 1, 3x3 takes the stride, 1x1 up, projection.
     (
         "resnet.bottleneck",
@@ -297,6 +315,7 @@ def test_a_projection_is_a_part_only_where_the_shape_changes() -> None:
         ("relu_conv_bn", {"out_channels": 2}, False, False),
         ("sepconv_bn_relu", {"out_channels": 2}, True, True),
         ("resnet.basic", {"channels": 4}, True, True),
+        ("resnet.preact", {"channels": 4}, False, False),
         ("resnet.basic_branch", {"channels": 4}, False, False),
         ("linear", {"out_features": 2, "activation": "relu6"}, True, True),
         ("linear", {"out_features": 2}, False, False),
@@ -338,6 +357,8 @@ def test_a_feature_reads_one_output_of_a_bundle() -> None:
         ("conv", {"out_channels": 8}, Shape(4, None), "'conv' needs a feature map, but its input is a vector of 4"),
         ("conv", {"out_channels": 8, "groups": 3}, Shape(4, 1), "groups 3 must divide the 4 channels"),
         ("resnet.basic", {"channels": 2}, Shape(4, 1), "cannot pad 4 channels to 2; use 'shortcut: projection'"),
+        ("resnet.preact", {"channels": 2}, Shape(4, 1), "cannot pad 4 channels to 2; use 'shortcut: projection'"),
+        ("resnet.preact", {"channels": 4}, Shape(4, None), "'resnet.preact' needs a feature map"),
         ("resnet.bottleneck", {"channels": 8, "groups": 3}, Shape(8, 1), "groups 3 must divide the width 2"),
         (
             "resnet.bottleneck_branch",
@@ -403,6 +424,7 @@ def test_an_edge_op_refuses_shapes_and_names_the_mend(
             for scale in (float("inf"), float("nan"), 0, -1.5, True, "fanin")
         ),
         ("resnet.basic", {"channels": 4, "shortcut": "none"}, "should be 'pad' or 'projection'"),
+        ("resnet.preact", {"channels": 4, "shortcut": "none"}, "should be 'pad' or 'projection'"),
     ],
 )
 def test_a_bad_parameter_is_one_clear_line(name: str, params: dict[str, Any], message: str) -> None:

@@ -30,6 +30,11 @@ CLASSES = {
     "imagenet": 1000,
     "voc": 21,
 }
+DEPTH = {
+    "chain": {"name": "fixed", "rule": "prev"},
+    "learned": {"name": "continuous", "penalty_strength": 0.0, "threshold": 0.0},
+}
+"""Last word of a recipe for connections across depth -> its learner; all edges of a learned row are kept."""
 README = (library.folder("models") / "README.md").read_text(encoding="utf-8")
 
 
@@ -64,7 +69,9 @@ def test_the_name_says_what_the_learner_does(name: str) -> None:
     recipe, _ = loaded(name)
     learner, options = recipe.learner.name, recipe.learner.options
     kind = name.split("-coarse")[-1]
-    if learner == "fixed":
+    if kind.endswith(tuple(DEPTH)):
+        assert {"name": learner, **options} == DEPTH[kind.rpartition("-")[2]]
+    elif learner == "fixed":
         assert f"-fixed-{options['rule']}" in kind
     elif learner == "maskconnect":
         assert ("-frozen" in kind) == (options.get("step") == 0)
@@ -118,7 +125,10 @@ def test_baselines_have_the_schedule_of_their_papers(name: str, epochs: int, mil
     assert all(abs(drop - milestone) <= 1 for drop, milestone in zip(drops, milestones, strict=True))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("resne") and "coarse" not in name])
+@pytest.mark.parametrize(
+    "name",
+    [name for name in NAMES if name.startswith("resne") and "coarse" not in name and not name.endswith(tuple(DEPTH))],
+)
 def test_learned_rows_have_the_budget_of_their_baselines(name: str) -> None:
     recipe, options, plan = planned(name)
     if recipe.learner.name == "fixed":
@@ -135,6 +145,30 @@ def test_learned_rows_have_the_budget_of_their_baselines(name: str) -> None:
     for other in NAMES:
         if other.startswith(f"{net}-fixed-"):
             assert loaded(other)[0].epochs == recipe.epochs
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("-learned")])
+def test_connections_across_depth_are_trained_as_the_chain_in_which_they_start(name: str) -> None:
+    learned, options, (search,) = planned(name)
+    chain, own, (train,) = planned(name.removesuffix("learned") + "chain")
+    assert options.model_copy(update={"phases": {}}) == own
+    assert (search.epochs, search.phase.lr) == (train.epochs, train.phase.lr)
+    fields = ("batch_size", "lr", "data", "seed", "precision")
+    assert [getattr(learned, field) for field in fields] == [getattr(chain, field) for field in fields]
+    starts = [edge.weight for edge in learned.searched.edges]
+    assert starts == make_learner("fixed", chain.searched, {"rule": "prev"}).edge_weights().tolist()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("resnet38-preact")])
+def test_preact_resnets_take_1500_steps_and_100_to_warm_up(name: str) -> None:
+    recipe, options, (phase,) = planned(name)
+    assert options.train_images is not None
+    assert recipe.batch_size is not None
+    per_epoch, rest = divmod(options.train_images, recipe.batch_size)
+    assert (per_epoch * phase.epochs, rest) == (1500, 0)
+    factors = [phase.lr_factor(options, step, per_epoch) for step in range(1500)]
+    assert factors.index(max(factors)) == 99
+    assert max(factors) == 1.0
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "camvid" in name or "voc" in name])

@@ -278,6 +278,13 @@ def test_freeze_affine() -> None:
     assert all(parameter.requires_grad for parameter in net.parameters())
 
 
+def test_norms_in_front_of_what_a_learnable_edge_weights_are_trained() -> None:
+    net = Network(topolearn.load_graph("resnet38-preact-cifar100"))
+    assert len(norms(net)) == 2 * 18 + 1
+    freeze_affine(net, "weighted")
+    assert frozen(net) == set()
+
+
 @pytest.mark.parametrize(("learner", "moving"), [("continuous", "stem"), ("sparsemask", ""), ("maskconnect", "all")])
 def test_scale_and_shift_move_only_where_the_plan_lets_them(learner: str, moving: str) -> None:
     later = [phase.name for phase in make_learner(learner, graph()).phases() if not phase.search]

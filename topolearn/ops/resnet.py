@@ -1,4 +1,4 @@
-"""ResNet blocks (He et al. 2016), activation after the addition; and their branches alone, without shortcut."""
+"""ResNet blocks, activation after the addition (He et al. 2016) or before it; and branches alone, without shortcut."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from topolearn.ops.base import NodeOp, PositiveInt, ShapeError, need_map, regist
 from topolearn.ops.shape import Cost, Shape, Size, batch_norm_cost, conv_cost
 
 
-class ResidualBlock(NodeOp):
-    """``y = relu(F(x) + shortcut(x))``."""
-
-    parts: ClassVar[frozenset[str]] = frozenset({"projection"})
+class ShortcutBlock(NodeOp):
+    """A branch F added to a shortcut."""
 
     channels: PositiveInt
     """Channels of the output."""
@@ -36,6 +34,12 @@ class ResidualBlock(NodeOp):
                 f"the shortcut cannot pad {x.channels} channels to {self.channels}; use 'shortcut: projection'"
             )
         return Shape(self.channels, x.strided(self.stride))
+
+
+class ResidualBlock(ShortcutBlock):
+    """``y = relu(F(x) + shortcut(x))``."""
+
+    parts: ClassVar[frozenset[str]] = frozenset({"projection"})
 
     def part_cost(self, part: str, x: Shape, image: Size) -> Cost:
         """The projection, where there is one."""
@@ -81,6 +85,27 @@ class Bottleneck(ResidualBlock):
         """Three convolutions, three batch normalisations, the shortcut."""
         branch = _bottleneck_cost(x, self.inner, self.output(x), image, self.groups, self.affine)
         return branch + self.part_cost("projection", x, image)
+
+
+@register_node_op("resnet.preact")
+class Preact(ShortcutBlock):
+    """y = F(x) + shortcut(x), F = BN, relu, 3x3 conv (takes the stride), BN, relu, 3x3 conv.
+
+    The pre-activation block of He et al. 2016, "Identity Mappings in Deep Residual Networks": nothing follows the
+    addition, so a network ends with a batch normalisation and a relu of its own.
+    """
+
+    shortcut: Literal["pad", "projection"] = "pad"
+    """Used where the shape changes. ``pad``: take every stride-th position and add zero channels (option A, no
+    parameters); ``projection``: 1 x 1 convolution of relu(BN(x)), the input of F's first convolution.
+    """
+
+    def cost(self, x: Shape, image: Size) -> Cost:
+        """Two convolutions, two batch normalisations, the shortcut."""
+        out = self.output(x)
+        norms = batch_norm_cost(x.channels + out.channels, affine=self.affine)
+        shortcut = conv_cost(x.channels, out, image) if self.projects(x) else Cost()
+        return _two_convs_cost(x, out, image) + norms + shortcut
 
 
 class ResidualBranch(NodeOp):
@@ -142,12 +167,12 @@ def _need_groups(groups: int, width: int) -> None:
         raise ShapeError(f"groups {groups} must divide the width {width}")
 
 
+def _two_convs_cost(x: Shape, out: Shape, image: Size) -> Cost:
+    return conv_cost(x.channels, out, image, kernel=3) + conv_cost(out.channels, out, image, kernel=3)
+
+
 def _basic_cost(x: Shape, out: Shape, image: Size, affine: bool) -> Cost:
-    return (
-        conv_cost(x.channels, out, image, kernel=3)
-        + conv_cost(out.channels, out, image, kernel=3)
-        + batch_norm_cost(2 * out.channels, affine=affine)
-    )
+    return _two_convs_cost(x, out, image) + batch_norm_cost(2 * out.channels, affine=affine)
 
 
 def _bottleneck_cost(x: Shape, width: int, out: Shape, image: Size, groups: int, affine: bool) -> Cost:

@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from topolearn.compiler.modules.base import ConvUnit, builds_node, init_he, last_norm, stackable
+from topolearn.compiler.modules.base import BatchNorm, ConvUnit, builds_node, init_he, last_norm, stackable
 from topolearn.compiler.modules.edges import pad_and_subsample
 from topolearn.ops import Shape, mobilenet, resnet, resnext
+from topolearn.ops.conv import Step
 
 
 @stackable
@@ -22,7 +23,6 @@ class ResidualBlock(nn.Module):
         self.residual = residual
         self.stride = rule.stride
         self.channels = rule.channels
-        self.pads = not rule.projects(x) and (rule.stride != 1 or x.channels != rule.channels)
         self.projection = (
             ConvUnit(("conv", "bn"), x.channels, rule.channels, stride=rule.stride, affine=rule.affine)
             if rule.projects(x)
@@ -44,7 +44,7 @@ class ResidualBlock(nn.Module):
         elif self.projection is not None:
             shortcut = self.projection(x)
         else:
-            shortcut = pad_and_subsample(x, self.channels, self.stride) if self.pads else x
+            shortcut = pad_and_subsample(x, self.channels, self.stride)
         return F.relu(self.residual(x) + shortcut)
 
 
@@ -61,10 +61,12 @@ def build_bottleneck(rule: resnet.Bottleneck, x: Shape) -> nn.Module:
     return ResidualBlock(rule, x, nn.Sequential(*units))
 
 
-def _basic(in_channels: int, out_channels: int, stride: int, affine: bool) -> list[nn.Module]:
+def _basic(
+    in_channels: int, out_channels: int, stride: int, affine: bool, last: tuple[Step, ...] = ("conv", "bn")
+) -> list[nn.Module]:
     return [
         ConvUnit(("conv", "bn", "relu"), in_channels, out_channels, kernel=3, stride=stride, affine=affine),
-        ConvUnit(("conv", "bn"), out_channels, out_channels, kernel=3, affine=affine),
+        ConvUnit(last, out_channels, out_channels, kernel=3, affine=affine),
     ]
 
 
@@ -77,6 +79,39 @@ def _bottleneck(
         ConvUnit(("conv", "bn", "relu"), inner, inner, affine=affine, **middle),
         ConvUnit(("conv", "bn"), inner, out_channels, affine=affine),
     ]
+
+
+@stackable
+class Preact(nn.Module):
+    """``F(u) + shortcut(x)``, u = relu(BN(x)); a projection takes u. Nothing follows the addition."""
+
+    def __init__(self, rule: resnet.Preact, x: Shape) -> None:
+        super().__init__()
+        self.stride = rule.stride
+        self.channels = rule.channels
+        self.norm = BatchNorm(x.channels, affine=rule.affine)
+        units = _basic(x.channels, rule.channels, rule.stride, rule.affine, last=("conv",))
+        self.residual = nn.Sequential(*units)
+        self.projection = (
+            ConvUnit(("conv",), x.channels, rule.channels, stride=rule.stride) if rule.projects(x) else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride))."""
+        u = F.relu(self.norm(x))
+        y: Tensor = self.residual(u)
+        shortcut: Tensor
+        if self.projection is not None:
+            shortcut = self.projection(u)
+        else:
+            shortcut = pad_and_subsample(x, self.channels, self.stride)
+        return y + shortcut
+
+
+@builds_node(resnet.Preact)
+def build_preact(rule: resnet.Preact, x: Shape) -> nn.Module:
+    """Batch normalisation and relu before each of two 3 x 3 convolutions, and the shortcut."""
+    return Preact(rule, x)
 
 
 @stackable
