@@ -263,7 +263,8 @@ def read_run(run: Path, folder: Path, settings: Mapping[str, str], jobs: int = 1
         **{f"{kind}_learned": value for kind, value in vars(summary.learned).items()},
         "seconds": round(summary.seconds, 1),
         "date": ended(run),
-        **{key: config[key] for key in ("data", "data_hash", "topolearn", "torch", "python") if key in config},
+        **{key: config[key] for key in ("data", "topolearn", "torch", "python") if key in config},
+        **({"data_hash": config["content"]["sha256"]} if "content" in config else {}),
     }
     return {**environment(jobs), **{key: str(value) for key, value in values.items()}}
 
