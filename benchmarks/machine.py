@@ -66,8 +66,9 @@ def training_step(
     *,
     bf16: bool = False,
     loss_of: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    optimizer: str = "sgd",
 ) -> Callable[[], None]:
-    """A step of forward, backward, SGD on the weights and, with a learner, on its parameters.
+    """A step of forward, backward, update of the weights and, with a learner, of its parameters.
 
     Args:
         net: The network, on the device of the images; its interpreter may be compiled.
@@ -76,8 +77,9 @@ def training_step(
         targets: (N,) classes, or (N, H, W) where ``loss_of`` takes them.
         bf16: Whether the forward pass runs under autocast to bfloat16.
         loss_of: Of (outputs in float32, targets); the learner's penalty is added to it.
+        optimizer: ``sgd``, with momentum 0.9, or ``adamw``.
     """
-    optimizers = topolearn.optimizers(net, lr=0.01, momentum=0.9)
+    optimizers = topolearn.optimizers(net, lr=0.01 if optimizer == "sgd" else 1e-3, name=optimizer)
     autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=bf16)
     net.train()
 

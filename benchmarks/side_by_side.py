@@ -28,6 +28,7 @@ class Subject:
         images: A batch.
         targets: Its labels.
         loss_of: Of outputs and targets.
+        optimizer: Of the weights, ``sgd`` or ``adamw``.
     """
 
     net: nn.Module
@@ -35,6 +36,7 @@ class Subject:
     images: Tensor
     targets: Tensor
     loss_of: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+    optimizer: str = "sgd"
 
 
 def compare_steps(
@@ -73,7 +75,10 @@ def compare_steps(
         if variant.endswith(COMPILED):
             net.__dict__["dag"] = torch.compile(net.dag)
         targets = subject.targets.to(device)
-        return training_step(net, subject.learner, images, targets, bf16=args.bf16, loss_of=subject.loss_of)
+        loss_of, optimizer = subject.loss_of, subject.optimizer
+        return training_step(
+            net, subject.learner, images, targets, bf16=args.bf16, loss_of=loss_of, optimizer=optimizer
+        )
 
     if args.peak:
         print(peak_of(step(args.peak), device))
