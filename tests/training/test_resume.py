@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.runs import Processes, assert_same, untimed
+import topolearn
+from tests.training.runs import Processes, Stopping, assert_same, graph, run, send, untimed
+from topolearn.runs.tensor_files import save_tensors
 
 LEARNERS = ("maskconnect", "continuous", "continuous with a budget", "sparsemask", "fixed")
 
@@ -168,3 +170,23 @@ def test_second_interrupt_acts_at_once(
     assert state(folder)["position"]["step"] == 2, "the step was not finished, its checkpoint not written"
     assert second.run(folder, learner="sparsemask", resume=True) == 0
     assert_same(whole("sparsemask"), folder)
+
+
+@pytest.mark.parametrize("learner", ["maskconnect", "sparsemask"])  # the latter starts again from the given weights
+def test_a_resumed_run_needs_no_weights_to_start_from(
+    learner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "start.safetensors"
+    save_tensors(file, topolearn.compile(graph()).state_dict(), {})
+    settings: dict[str, Any] = {"learner": learner, "weights": file}
+    run(tmp_path / "whole", loss=Stopping(lambda: None), **settings)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", loss=Stopping(lambda: send(signal.SIGINT), at=[8]), **settings)
+    file.unlink()
+    run(tmp_path / "parts", loss=Stopping(lambda: None), resume=True, **settings)
+    assert_same(tmp_path / "whole", tmp_path / "parts")
+    monkeypatch.setattr("topolearn.training.fitting.load_pretrained", lambda net: pytest.fail("asked for weights"))
+    settings = {"learner": learner}
+    with pytest.raises(pytest.fail.Exception):
+        run(tmp_path / "fresh", **settings)
+    assert not (tmp_path / "fresh").exists(), "nothing is written before the weights are there"

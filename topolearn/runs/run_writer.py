@@ -28,30 +28,32 @@ class RunWriter:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
 
-    def begin(self, graph: Graph, config: Mapping[str, Any]) -> Checkpoint | None:
-        """Write the first files of a new run; of one that has been begun, give the checkpoint to go on from.
-
-        Args:
-            graph: The graph that is searched.
-            config: The settings.
+    def checkpoint_left(self) -> Checkpoint | None:
+        """The checkpoint of a run that has been begun, to go on from; None if there is none.
 
         Raises:
             CheckpointError: A checkpoint that cannot be used.
         """
-        if self.folder is None:
+        if self.folder is None or not holds_run(self.folder):
             return None
-        if holds_run(self.folder):
-            tidy(self.folder)
-            checkpoint = Checkpoint.read(self.folder)
-            if checkpoint is not None:
-                return checkpoint
-        else:
+        tidy(self.folder)
+        return Checkpoint.read(self.folder)
+
+    def begin(self, graph: Graph, config: Mapping[str, Any]) -> None:
+        """Write the first files of a run that starts, or starts again because it left no checkpoint.
+
+        Args:
+            graph: The graph that is searched.
+            config: The settings.
+        """
+        if self.folder is None:
+            return
+        if not holds_run(self.folder):
             make_folder(self.folder)
             remove_state(self.folder)
             write_atomically(self.folder / SEARCHED, dumps(graph).encode())
             write_atomically(self.folder / CONFIG, write_config(config).encode())
         write_history(self.folder, [])
-        return None
 
     def resumed(self, history: list[dict[str, Any]]) -> None:
         """Let the history end where a checkpoint was written."""

@@ -129,15 +129,19 @@ def fit(
 def _train(ready: Prepared, world: World) -> FitResult:
     """Train what is ready, from the start or from the checkpoint in its folder."""
     recipe, learner = ready.recipe, ready.learner
+    writer = RunWriter(recipe.out if world.is_main else None)
+    checkpoint = world.from_main(writer.checkpoint_left)
     net = _network(ready)
+    if checkpoint is None:  # else it has all weights
+        _load_start(net, recipe)
     world.share_state(net)
     trainer = Trainer(
         ready=ready,
         net=net,
         data=world.divide(ready.data, recipe.batch_size).to(ready.device),
-        writer=RunWriter(recipe.out if world.is_main else None),
+        writer=writer,
         world=world,
-        start=_weights_of(net) if _starts_over(ready) else None,
+        start=_weights_of(net) if checkpoint is None and _starts_over(ready) else None,
     )
     for note in ready.data.notes if world.is_main else ():
         Reporter(0).say(note)  # quiet or not, because it is no progress; file names lose their control characters
@@ -145,8 +149,9 @@ def _train(ready: Prepared, world: World) -> FitResult:
     if folder is None or not world.from_main(lambda: holds_run(folder)):
         world.from_main(learner.check)
         world.share(learner.buffers())  # what the first process has measured
-    checkpoint = world.from_main(lambda: trainer.writer.begin(ready.graph, ready.config))
-    if checkpoint is not None:
+    if checkpoint is None:
+        world.from_main(lambda: writer.begin(ready.graph, ready.config))
+    else:
         trainer.restore(checkpoint)
     with tensorboard(trainer):
         metrics = trainer.run()
@@ -168,20 +173,23 @@ def _train(ready: Prepared, world: World) -> FitResult:
         config=ready.config,
     )
     result.history.append(closing_record(result))
-    world.from_main(lambda: trainer.writer.finish(result))
+    world.from_main(lambda: writer.finish(result))
     return result
 
 
 def _network(ready: Prepared) -> Network:
-    """The network to search, with the weights that it starts from: given ones, pretrained ones, or random ones."""
+    """The network to search, with the weights of the network that the run was given, or random ones."""
     recipe = ready.recipe
     torch.manual_seed(recipe.seed)
-    net = build(ready.graph if recipe.start is None else recipe.start, ready.learner).to(ready.device).float()
+    return build(ready.graph if recipe.start is None else recipe.start, ready.learner).to(ready.device).float()
+
+
+def _load_start(net: Network, recipe: Recipe) -> None:
+    """Load the weights that training starts from, if they are in a file: given ones, else pretrained ones."""
     if recipe.weights is not None:
         _load_weights(net, recipe.weights)
     elif recipe.start is None:
         load_pretrained(net)
-    return net
 
 
 def _starts_over(ready: Prepared) -> bool:
