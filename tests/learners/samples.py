@@ -145,13 +145,17 @@ GRAPHS = ["vectors", *TINY, *_shipped()]
 
 
 def batch(graph: Graph, seed: int = 0, count: int = 2, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Random inputs by id; images of at most 16 x 16 pixels."""
+    """Random inputs by id; images of at most 16 x 16 pixels, texts of at most 16 tokens."""
     numbers = torch.Generator().manual_seed(seed)
-    sizes = {name: graph.input_size(name) for name in graph.inputs}
-    return {
-        name: torch.randn(count, *(size[:1] + tuple(min(16, s) for s in size[1:])), generator=numbers).to(dtype)
-        for name, size in sizes.items()
-    }
+    given: dict[str, Tensor] = {}
+    for name in graph.inputs:
+        vocabulary = graph.input_rule(name).vocabulary
+        if vocabulary is not None:
+            given[name] = torch.randint(vocabulary, (count, min(16, *graph.input_size(name))), generator=numbers)
+            continue
+        channels, *grid = graph.input_size(name)
+        given[name] = torch.randn(count, channels, *(min(16, side) for side in grid), generator=numbers).to(dtype)
+    return given
 
 
 def loss_of(outputs: Tensor | dict[str, Tensor]) -> Tensor:
