@@ -18,8 +18,10 @@ from typing import Protocol
 
 from benchmarks.columns import (
     Change,
+    Difference,
     Link,
     Mean,
+    Metric,
     Paper,
     ResultTable,
     Row,
@@ -106,14 +108,23 @@ def aggregated(rule: str) -> str:
 
 NOT_RUN = "not run yet"
 RESNET20, TOPONET6 = "resnet20-cifar100-coarse", "toponet6-sepconv-cifar100-coarse"
+GPT = "gpt12x64-bytes"
 
 TABLES: tuple[Made, ...] = (
     GraphTable(
         "graphs",
         (
             "digits",
+            "gpt12x64-bytes",
+            "gpt12x64-x0-bytes",
+            "gpt12x64-sublayers-bytes",
+            "gpt12x64-mean-bytes",
+            "gpt12x64-random3-bytes",
+            "gpt12x768-bytes",
+            "vit12x64-cifar100",
             "resnet20-cifar100",
             "resnet38-cifar100",
+            "resnet38-preact-cifar100",
             "resnet74-cifar100",
             "resnet110-cifar100",
             "resnet50-imagenet",
@@ -212,6 +223,46 @@ TABLES: tuple[Made, ...] = (
                 "toponet-sepconv-imagenet-fixed-full": "complete",
             },
         ),
+    ),
+    ResultTable(
+        "depth-text",
+        (
+            Link(),
+            Words("what a block reads"),
+            Metric("bits per byte", "bits_per_byte", missing=NOT_RUN),
+            Difference("to the chain", "bits_per_byte", to=f"{GPT}-chain"),
+            Mean("parameters", "parameters_learned", whole),
+            Mean("edges", "edges_learned", few),
+        ),
+        described(
+            "what a block reads",
+            {
+                f"{GPT}-chain": "the one before it",
+                f"{GPT}-full-mean": "the mean of all before it",
+                f"{GPT}-random3-mean": "the mean of three random ones",
+                f"{GPT}-random3-learned": "three random ones at learned weights",
+                f"{GPT}-learned": "all before it at learned weights",
+                f"{GPT}-learned-k4": "the 4 strongest of them",
+                f"{GPT}-learned-k3": "the 3 strongest of them",
+                f"{GPT}-learned-k2": "the 2 strongest of them",
+                f"{GPT}-maskconnect": "the mean of three that masks choose",
+                f"{GPT}-sparsemask": "the mean of those whose gates open",
+                f"{GPT}-x0": "the one before it, and the embedding",
+                f"{GPT}-sublayers": "all attentions and MLPs before it",
+            },
+        ),
+        seeds=(0, 1, 2, 3, 4),
+    ),
+    ResultTable(
+        "depth-images",
+        (Link(), Words("labels"), share("ours, %", missing=NOT_RUN), Mean("parameters", "parameters_learned", whole)),
+        tuple(
+            Row(f"{net}-{data}-{kind}", texts={"labels": labels})
+            for net in ("vit12x64", "resnet38-preact")
+            for data, labels in (("cifar100-coarse", "20 coarse"), ("cifar100", "100"))
+            for kind in ("chain", "learned")
+        ),
+        seeds=(0, 1, 2, 3, 4),
     ),
     ResultTable(
         "voc",

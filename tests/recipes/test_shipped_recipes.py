@@ -28,6 +28,7 @@ CLASSES = {
     "cifar100-coarse": 20,
     "digits": 10,
     "imagenet": 1000,
+    "python-source": 256,
     "voc": 21,
 }
 DEPTH = {
@@ -35,6 +36,22 @@ DEPTH = {
     "learned": {"name": "continuous", "penalty_strength": 0.0, "threshold": 0.0},
 }
 """Last word of a recipe for connections across depth -> its learner; all edges of a learned row are kept."""
+LEARNED = DEPTH["learned"]
+TEXT = {
+    "chain": ("gpt12x64-bytes", DEPTH["chain"]),
+    "full-mean": ("gpt12x64-mean-bytes", {"name": "fixed", "rule": "full"}),
+    "learned": ("gpt12x64-bytes", LEARNED),
+    "learned-k2": ("gpt12x64-bytes", LEARNED | {"keep": 2}),
+    "learned-k3": ("gpt12x64-bytes", LEARNED | {"keep": 3}),
+    "learned-k4": ("gpt12x64-bytes", LEARNED | {"keep": 4}),
+    "maskconnect": ("gpt12x64-mean-bytes", {"name": "maskconnect", "fan_in": 3}),
+    "random3-learned": ("gpt12x64-random3-bytes", LEARNED),
+    "random3-mean": ("gpt12x64-mean-bytes", {"name": "fixed", "rule": "random", "fan_in": 3}),
+    "sparsemask": ("gpt12x64-mean-bytes", {"name": "sparsemask"}),
+    "sublayers": ("gpt12x64-sublayers-bytes", LEARNED),
+    "x0": ("gpt12x64-x0-bytes", LEARNED),
+}
+"""What follows ``gpt12x64-bytes-`` in the name of a recipe -> its graph and its learner."""
 README = (library.folder("models") / "README.md").read_text(encoding="utf-8")
 
 
@@ -42,6 +59,11 @@ README = (library.folder("models") / "README.md").read_text(encoding="utf-8")
 def loaded(name: str) -> tuple[RecipeFile, Graph]:
     recipe = load_recipe(f"models/{name}.yaml", {})
     return recipe, recipe.searched
+
+
+def text_row(name: str) -> str:
+    """What follows ``gpt12x64-bytes-`` in a recipe's name; empty for other recipes."""
+    return name.removeprefix("gpt12x64-bytes-") if name.startswith("gpt12x64-bytes-") else ""
 
 
 def planned(name: str) -> tuple[RecipeFile, TrainOptions, tuple[Scheduled, ...]]:
@@ -61,7 +83,8 @@ def test_a_recipe_can_start(name: str) -> None:
     shape = graph.shapes[graph.outputs[0]]
     assert isinstance(shape, Shape)
     assert shape.channels == CLASSES[str(recipe.data or graph.data)]
-    assert name.startswith(graph.name)
+    assert graph.name == (TEXT[text_row(name)][0] if text_row(name) else graph.name)
+    assert text_row(name) or name.startswith(graph.name)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -69,6 +92,9 @@ def test_the_name_says_what_the_learner_does(name: str) -> None:
     recipe, _ = loaded(name)
     learner, options = recipe.learner.name, recipe.learner.options
     kind = name.split("-coarse")[-1]
+    if text_row(name):
+        assert {"name": learner, **options} == TEXT[text_row(name)][1]
+        return
     if kind.endswith(tuple(DEPTH)):
         assert {"name": learner, **options} == DEPTH[kind.rpartition("-")[2]]
     elif learner == "fixed":
@@ -147,16 +173,72 @@ def test_learned_rows_have_the_budget_of_their_baselines(name: str) -> None:
             assert loaded(other)[0].epochs == recipe.epochs
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("-learned")])
-def test_connections_across_depth_are_trained_as_the_chain_in_which_they_start(name: str) -> None:
-    learned, options, (search,) = planned(name)
-    chain, own, (train,) = planned(name.removesuffix("learned") + "chain")
+def test_text_has_all_its_rows() -> None:
+    assert {text_row(name) for name in NAMES if text_row(name)} == set(TEXT)
+
+
+DEPTH_ROWS = [name for name in NAMES if name.endswith("-learned") or (text_row(name) not in ("", "chain"))]
+
+
+def chain_of(name: str) -> str:
+    """The recipe of the ordinary network to which a row for connections across depth is compared."""
+    return "gpt12x64-bytes-chain" if text_row(name) else name.removesuffix("learned") + "chain"
+
+
+@pytest.mark.parametrize("name", DEPTH_ROWS)
+def test_connections_across_depth_are_trained_as_the_chain(name: str) -> None:
+    row, options, phases = planned(name)
+    chain, own, (train,) = planned(chain_of(name))
     assert options.model_copy(update={"phases": {}}) == own
-    assert (search.epochs, search.phase.lr) == (train.epochs, train.phase.lr)
+    assert sum(phase.epochs for phase in phases) == train.epochs
+    if row.learner.name == "continuous" and "keep" not in row.learner.options:
+        (search,) = phases
+        assert search.phase.lr == train.phase.lr
     fields = ("batch_size", "lr", "data", "seed", "precision")
-    assert [getattr(learned, field) for field in fields] == [getattr(chain, field) for field in fields]
-    starts = [edge.weight for edge in learned.searched.edges]
-    assert starts == make_learner("fixed", chain.searched, {"rule": "prev"}).edge_weights().tolist()
+    assert [getattr(row, field) for field in fields] == [getattr(chain, field) for field in fields]
+
+
+@pytest.mark.parametrize("name", [name for name in DEPTH_ROWS if "-learned" in name and "-random3" not in name])
+def test_learned_connections_start_as_the_chain(name: str) -> None:
+    searched = loaded(name)[1]
+    starts = [edge.weight for edge in searched.edges]
+    assert starts == make_learner("fixed", searched, {"rule": "prev"}).edge_weights().tolist()
+
+
+def test_the_embedding_is_read_by_every_block_at_weights_that_start_at_0() -> None:
+    searched = loaded("gpt12x64-bytes-x0")[1]
+    assert len(searched.candidates) == 12
+    assert all(edge.weight == (0.0 if edge.learnable else 1.0) for edge in searched.edges)
+    assert {edge.src for edge in searched.edges if edge.learnable} == {"embed"}
+
+
+def test_random_connections_start_as_their_mean() -> None:
+    searched = loaded("gpt12x64-bytes-random3-learned")[1]
+    for node, candidates in searched.candidates.items():
+        weights = [searched.edges[i].weight for i in candidates]
+        assert weights == pytest.approx([1 / len(weights)] * len(weights), abs=1e-4)
+        assert len(weights) == min(3, list(searched.candidates).index(node) + 1)
+
+
+def test_sublayers_start_as_a_residual_stream() -> None:
+    searched = loaded("gpt12x64-bytes-sublayers")[1]
+    assert {edge.weight for edge in searched.edges} == {1.0}
+    branches = [node for node in searched.nodes.values() if node.op in ("transformer.attention", "transformer.mlp")]
+    assert [len(searched.in_edges(node.id)) for node in branches] == list(range(1, 25))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if text_row(name) or name.startswith("vit12x64")])
+def test_transformers_warm_up_for_200_steps_of_the_specified_number(name: str) -> None:
+    recipe, options, plan = planned(name)
+    assert recipe.batch_size is not None
+    total, floor = (1200, 0.1) if text_row(name) else (2000, 0.02)
+    per_epoch = options.steps_per_epoch if text_row(name) else (options.train_images or 0) // recipe.batch_size
+    assert per_epoch * sum(phase.epochs for phase in plan) == total
+    if len(plan) == 1:
+        factors = [plan[0].lr_factor(options, step, per_epoch) for step in range(total)]
+        assert factors[199] == max(factors) == 1.0
+        assert factors.index(1.0) == 199
+        assert min(factors[200:]) == factors[-1] == pytest.approx(floor, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("resnet38-preact")])

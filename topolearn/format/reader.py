@@ -132,7 +132,7 @@ class _Reader:
             return FrozenMap(tree.plain())
         if not isinstance(tree, Items):
             raise self.fail(
-                tree, "an input is a list, as [3, 32, 32], or a sequence, as {length: 128, vocabulary: 256}"
+                tree, "an input's size is a list, as [3, 32, 32], or of a sequence {length: 128, vocabulary: 256}"
             )
         size = tree.plain()
         if len(size) == 3 and size[:2] == [1, 1] and isinstance(size[2], int) and size[2] > 1:
