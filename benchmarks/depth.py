@@ -1,62 +1,74 @@
-"""Training step of a byte transformer: its chain, all earlier blocks learned, three of them kept.
+"""Training step of a byte transformer by what its blocks read: the chain, all earlier blocks learned, three of them …
 
-    python -m benchmarks.depth [--graph gpt12x64-bytes] [--batch 32] [--device cpu] [--skip VARIANT]
+    python -m benchmarks.depth [--batch 32] [--device cpu] [--skip VARIANT] [-o results/depth-steps.csv]
 
-Every block of the graph may read the embedding and all blocks before it. One step is forward, backward and AdamW, also
-on the edge weights where they are learned; all of them differ from 0 then, as they do after a few steps of training.
-Prints the median time, its ratio to the chain, and the peak memory of a process that does nothing else.
+The variants are recipes: one step is that of the search where there is one, else of the wiring that is trained; of
+``-learned-k3`` it is that of the pruned network. A step is forward, backward and AdamW, also on the edge weights where
+they are learned; all of these differ from 0, as they do after a few steps of training. Prints the median time, its
+ratio to the chain, and the peak memory of a process that does nothing else; ``-o`` writes the ratios as results.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 
 import torch
 
 import topolearn
+from benchmarks.results import environment, extend_file
 from benchmarks.side_by_side import COMPILED, Subject, compare_steps
 from topolearn.data import DataInfo
+from topolearn.errors import TopolearnError
 from topolearn.graph import Graph
-from topolearn.learners import Continuous, make_learner
+from topolearn.learners import Continuous, EdgeLearner, make_learner
+from topolearn.recipes import load_recipe
 from topolearn.tasks import task_of
 
-KEEP = 3
+GPT = "gpt12x64-bytes"
+CHAIN, ALL, KEPT = f"{GPT}-chain", f"{GPT}-learned", f"{GPT}-learned-k3"
+REFERENCE = "reference"
 VARIANTS = (
-    "chain",
-    "all learned, reference",
-    "all learned",
-    f"kept {KEEP} per block",
-    f"chain, {COMPILED}",
-    f"all learned, {COMPILED}",
-    f"kept {KEEP} per block, {COMPILED}",
+    CHAIN,
+    ALL,
+    KEPT,
+    f"{ALL}, {REFERENCE}",
+    "gpt14x64-bytes-chain",
+    f"{GPT}-x0-learned",
+    f"{GPT}-sublayers-learned",
+    f"{GPT}-random3-learned",
+    f"{GPT}-mean-full",
+    f"{GPT}-mean-random3",
+    f"{GPT}-mean-maskconnect",
+    f"{CHAIN}, {COMPILED}",
+    f"{ALL}, {COMPILED}",
+    f"{KEPT}, {COMPILED}",
 )
 
 
-def trained(graph: Graph, **options: object) -> Continuous:
-    """A learner with the weights of a search under way: none is 0, and which are largest is drawn."""
-    learner = make_learner("continuous", graph, {"penalty_strength": 0.0, "threshold": 0.0, **options})
-    assert isinstance(learner, Continuous)
-    numbers = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        learner.alpha.add_(torch.rand(learner.alpha.shape, generator=numbers) / 10 + 0.01)
+def under_way(learner: EdgeLearner) -> EdgeLearner:
+    """The learner with weights as in the middle of a search: none is 0, and which are largest is drawn."""
+    if isinstance(learner, Continuous):
+        numbers = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            learner.alpha.add_(torch.rand(learner.alpha.shape, generator=numbers) / 10 + 0.01)
     return learner
 
 
 def build(variant: str, args: argparse.Namespace) -> Subject:
     """One variant."""
-    graph = topolearn.load_graph(args.graph)
+    name, _, how = variant.partition(", ")
+    recipe = load_recipe(f"models/{name}.yaml", {})
+    graph = recipe.searched
     rule = graph.input_rule(graph.inputs[0])
     assert rule.length is not None
     assert rule.vocabulary is not None
-    learner = None
-    net: torch.nn.Module
-    if variant.startswith("chain"):
-        net = topolearn.prune(topolearn.compile(graph, make_learner("fixed", graph, {"rule": "prev"})))
-    elif variant.startswith("kept"):
-        net = topolearn.prune(topolearn.compile(graph, trained(graph, keep=KEEP)))
-    else:
-        learner = trained(graph)
-        net = topolearn.compile(graph, learner, reference=variant.endswith("reference"))
+    learner: EdgeLearner | None = under_way(make_learner(recipe.learner.name, graph, recipe.learner.options))
+    assert learner is not None
+    net = topolearn.compile(graph, learner, reference=how == REFERENCE)
+    if recipe.learner.name == "fixed" or name == KEPT:
+        net, learner = topolearn.prune(net), None
     text = torch.randint(rule.vocabulary, (args.batch, rule.length + 1))
     loss = task_of(graph.task).loss(about(graph, rule.vocabulary, rule.length))
     return Subject(net.train(), learner, text[:, :-1], text[:, 1:], loss, optimizer="adamw")
@@ -69,15 +81,22 @@ def about(graph: Graph, vocabulary: int, length: int) -> DataInfo:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--graph", default="gpt12x64-bytes")
     parser.add_argument("--batch", type=int, default=32)
-    compare_steps(
-        parser,
-        VARIANTS,
-        build,
-        lambda args: f"{args.graph}, batch {args.batch}",
-        {"ratio to the chain": VARIANTS[0]},
+    parser.add_argument("-o", "--out", type=Path, help="results file for the ratios")
+    times = compare_steps(
+        parser, VARIANTS, build, lambda args: f"{GPT}, batch {args.batch}", {"ratio to the chain": CHAIN}
     )
+    out = parser.parse_args().out
+    if out is not None and times:
+        rows = [
+            {"recipe": name, "variant": "", "seeds": "", "step_ratio": f"{seconds / times[CHAIN]:.3f}", **environment()}
+            for name, seconds in times.items()
+            if ", " not in name
+        ]
+        try:
+            extend_file(out, rows)
+        except TopolearnError as error:
+            sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def compare_steps(
     build: Callable[[str, argparse.Namespace], Subject],
     title: Callable[[argparse.Namespace], str],
     ratios: Mapping[str, str],
-) -> None:
+) -> dict[str, float]:
     """Run a benchmark of training steps: median time, ratios, peak memory of a process that does nothing else.
 
     Args:
@@ -54,6 +54,9 @@ def compare_steps(
         build: Makes a variant, from the same random numbers each.
         title: First line of the output.
         ratios: Heading of a column -> the variant whose time is 1 in it.
+
+    Returns:
+        Variant -> median seconds of a step; empty in the processes that measure memory.
     """
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu")
@@ -82,7 +85,7 @@ def compare_steps(
 
     if args.peak:
         print(peak_of(step(args.peak), device))
-        return
+        return {}
     chosen = [variant for variant in variants if variant not in args.skip]
     times = median_times({variant: step(variant) for variant in chosen}, device, args.rounds)
     print(title(args))
@@ -96,3 +99,4 @@ def compare_steps(
         shares = " | ".join(f"{times[variant] / times[base]:.2f}" for base in ratios.values())
         memory = peak_memory_in_child(spec.name, [*sys.argv[1:], "--peak", variant])
         print(f"| {variant} | {times[variant] * 1e3:.0f} | {shares} | {memory:.0f} |")
+    return times

@@ -101,6 +101,14 @@ def described(heading: str, texts: Mapping[str, str]) -> tuple[Row, ...]:
     return tuple(Row(recipe, texts={heading: text}) for recipe, text in texts.items())
 
 
+def pruned_without_training(recipe: str, *keep: int) -> tuple[Row, ...]:
+    """Rows of a learned recipe whose strongest edges alone are kept after training."""
+    return tuple(
+        Row(recipe, f"pruned keep={k}", {"what a block reads": f"of these the {k} strongest, not trained on"})
+        for k in keep
+    )
+
+
 def aggregated(rule: str) -> str:
     """The variant of ResNet-20 whose nodes aggregate by another rule."""
     return " ".join(f"nodes.block[{blocks}].aggregate={rule}" for blocks in ("1..3", "4..6", "7..9"))
@@ -116,10 +124,11 @@ TABLES: tuple[Made, ...] = (
         (
             "digits",
             "gpt12x64-bytes",
-            "gpt12x64-x0-bytes",
-            "gpt12x64-sublayers-bytes",
-            "gpt12x64-mean-bytes",
-            "gpt12x64-random3-bytes",
+            "gpt12x64-bytes-x0",
+            "gpt12x64-bytes-sublayers",
+            "gpt12x64-bytes-mean",
+            "gpt12x64-bytes-random3",
+            "gpt14x64-bytes",
             "gpt12x768-bytes",
             "vit12x64-cifar100",
             "resnet20-cifar100",
@@ -231,25 +240,55 @@ TABLES: tuple[Made, ...] = (
             Words("what a block reads"),
             Metric("bits per byte", "bits_per_byte", missing=NOT_RUN),
             Difference("to the chain", "bits_per_byte", to=f"{GPT}-chain"),
-            Mean("parameters", "parameters_learned", whole),
             Mean("edges", "edges_learned", few),
+            Mean("parameters", "parameters_learned", whole),
+            Mean("step", "step_ratio", two),
         ),
-        described(
-            "what a block reads",
-            {
-                f"{GPT}-chain": "the one before it",
-                f"{GPT}-full-mean": "the mean of all before it",
-                f"{GPT}-random3-mean": "the mean of three random ones",
-                f"{GPT}-random3-learned": "three random ones at learned weights",
-                f"{GPT}-learned": "all before it at learned weights",
-                f"{GPT}-learned-k4": "the 4 strongest of them",
-                f"{GPT}-learned-k3": "the 3 strongest of them",
-                f"{GPT}-learned-k2": "the 2 strongest of them",
-                f"{GPT}-maskconnect": "the mean of three that masks choose",
-                f"{GPT}-sparsemask": "the mean of those whose gates open",
-                f"{GPT}-x0": "the one before it, and the embedding",
-                f"{GPT}-sublayers": "all attentions and MLPs before it",
-            },
+        (
+            *described(
+                "what a block reads",
+                {
+                    f"{GPT}-chain": "the one before it",
+                    f"{GPT}-chain-longer": "the same, 1,440 steps",
+                    "gpt14x64-bytes-chain": "the same, 14 blocks",
+                    f"{GPT}-learned": "all before it, at learned weights",
+                },
+            ),
+            *pruned_without_training(f"{GPT}-learned", 4, 3, 2),
+            *described(
+                "what a block reads",
+                {
+                    f"{GPT}-learned-k4": "the 4 strongest, trained on",
+                    f"{GPT}-learned-k3": "the 3 strongest, trained on",
+                    f"{GPT}-learned-k2": "the 2 strongest, trained on",
+                    f"{GPT}-x0-learned": "the one before it, and the embedding at a learned weight",
+                    f"{GPT}-sublayers-learned": "attentions and MLPs apart: all before it, at learned weights",
+                    f"{GPT}-random3-learned": "three drawn once, at learned weights",
+                    f"{GPT}-mean-full": "the mean of all before it",
+                    f"{GPT}-mean-random3": "the mean of three drawn ones",
+                    f"{GPT}-mean-maskconnect": "the mean of three that masks choose",
+                    f"{GPT}-mean-sparsemask": "the mean of those whose gates open",
+                },
+            ),
+        ),
+        seeds=(0, 1, 2, 3, 4),
+    ),
+    ResultTable(
+        "depth-first",
+        (
+            Words("every block reads"),
+            Metric("bits per byte", "bits_per_byte"),
+            Difference("to the chain", "bits_per_byte", to=f"{GPT}-chain"),
+            Mean("connections", "edges_learned", few),
+            Mean("time of a step", "step_ratio", two),
+        ),
+        (
+            Row(f"{GPT}-chain", texts={"every block reads": "the one before it (the usual chain)"}),
+            Row("gpt14x64-bytes-chain", texts={"every block reads": "the same, two blocks more"}),
+            Row(f"{GPT}-learned", texts={"every block reads": "**all before it, learned**"}),
+            Row(f"{GPT}-learned-k3", texts={"every block reads": "the three of them that learning chose"}),
+            Row(f"{GPT}-mean-random3", texts={"every block reads": "three at random"}),
+            Row(f"{GPT}-mean-full", texts={"every block reads": "the mean of all before it"}),
         ),
         seeds=(0, 1, 2, 3, 4),
     ),
