@@ -22,7 +22,7 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
         "cli",
         "the commands: a thin layer over the API",
         "topolearn studies prediction runs distributed data recipes onnx learners format drawing report graph ops"
-        " options plugins errors _version",
+        " files options plugins errors _version",
     ),
     (
         "topolearn",
@@ -42,8 +42,8 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "prediction",
-        "images in; classes, masks, overlays out",
-        "runs tasks data onnx drawing ops device files task_kinds errors",
+        "images or text in; classes, masks, overlays or text out",
+        "runs tasks data onnx compiler drawing ops device files task_kinds errors",
     ),
     ("lifting", "networks people have -> Graph", "runs compiler graph ops frozen errors"),
     (

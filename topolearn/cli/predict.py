@@ -1,38 +1,79 @@
-"""``topolearn predict``: images in, masks, overlays or a table of classes out."""
+"""``topolearn predict``: images in, masks, overlays or a table of classes out; or a prompt in, its continuation out."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from topolearn.errors import DataError, OptionError
+
 if TYPE_CHECKING:
-    from topolearn.prediction import Prediction, Skipped
+    from topolearn.prediction import Model, Prediction, Skipped, TextModel
 
 _NAMED = 3
 """Classes named per image."""
+_STDIN = "-"
+"""What names the prompt that is read from standard input."""
+_TEXT = "Text"
+"""The heading of the options that are for text alone."""
 
 
 def predict(
     model: Annotated[
         Path, typer.Argument(metavar="RUN_DIR|FILE.onnx", help="The folder of a finished run, or an exported file.")
     ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES…", help="Image files, and folders of them.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Folder to write to.")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGES…|PROMPT", help="Image files, and folders of them; or one text file, or -."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="OUT", help="Folder to write to; of text a file, else it is printed."),
+    ] = None,
     provider: Annotated[str, typer.Option(help="Of an ONNX file: cpu, cuda or tensorrt.")] = "cpu",
     device: Annotated[str, typer.Option(help="Of a run: auto, cpu, cuda, cuda:1 …")] = "auto",
+    length: Annotated[
+        int | None, typer.Option(help="Tokens to add.", show_default="200", rich_help_panel=_TEXT)
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            help="Below 1 likely tokens get likelier; 0 takes the likeliest.", show_default="1.0", rich_help_panel=_TEXT
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the draws.", show_default="0", rich_help_panel=_TEXT)] = None,
 ) -> None:
-    """Predict images with the network of a run or with an exported file.
+    """Predict images, or continue a text, with the network of a run or with an exported file.
 
     Segmentation: OUT/masks/NAME.png (its values are the labels, its palette their colours),
     OUT/overlays/NAME.png and OUT/legend.svg. Saliency and edges: grey masks and overlays. Classification:
     OUT/predictions.csv. What cannot be read is named, left out and counted.
+
+    Next token: the continuation is printed, without what a terminal would obey. With -o the prompt and its
+    continuation go to the file OUT, byte for byte.
     """
+    from topolearn.prediction import TextModel, load
+
+    asked = {"length": length, "temperature": temperature, "seed": seed}
+    given = {name: value for name, value in asked.items() if value is not None}
+    loaded = load(model, device=device, provider=provider)
+    if isinstance(loaded, TextModel):
+        _continue(loaded, inputs, output, given)
+        return
+    if given:
+        raise OptionError(f"--{next(iter(given))} is for text, but '{model}' is for {loaded.info.task}; leave it out")
+    if output is None:
+        raise OptionError("missing option '-o' / '--output'; name the folder to write to")
+    _predict(loaded, inputs, output)
+
+
+def _predict(model: Model, images: list[Path], output: Path) -> None:
     from topolearn.prediction import predict as run
 
-    result = run(model, images, output, device=device, provider=provider, on_image=_tell)
+    result = run(model, images, output, on_image=_tell)
     for note in result.notes:
         print(note, file=sys.stderr)
     written = sorted({str(path.parent) for each in result.images for path in each.files})
@@ -51,3 +92,33 @@ def _tell(done: Prediction | Skipped) -> None:
         print(f"{done.image}: {shares}", flush=True)
     else:
         print(f"skipped: {done.reason}", file=sys.stderr)
+
+
+def _continue(model: TextModel, prompts: list[Path], output: Path | None, options: dict[str, Any]) -> None:
+    from topolearn.files import write_atomically
+    from topolearn.prediction import continue_text, printable
+
+    if len(prompts) > 1:
+        raise OptionError(f"'{model.info.name}' continues one prompt, but {len(prompts)} are given; name one text file")
+    prompt = _prompt(prompts[0])
+    added = bytes(continue_text(model, prompt, **options))
+    if output is not None:
+        write_atomically(output, prompt + added)
+        print(f"{model.info.task}, {len(added):,} bytes after {len(prompt):,}: {output}")
+    else:
+        print(printable(added.decode(errors="replace"), kept="\n\t"))
+
+
+def _prompt(path: Path) -> bytes:
+    """The bytes of a prompt's file, or of standard input."""
+    from topolearn.data.images import SUFFIXES
+
+    if str(path) == _STDIN:
+        return sys.stdin.buffer.read()
+    if not path.exists():
+        raise DataError(f"there is no file '{path}'; name a text file, or - for standard input")
+    if path.is_dir():
+        raise DataError(f"'{path}' is a folder; name one text file, or - for standard input")
+    if path.suffix.lower() in SUFFIXES:
+        raise DataError(f"'{path}' is an image, but the network continues text; name a text file")
+    return path.read_bytes()

@@ -1,8 +1,23 @@
-"""Prediction: image files in, classes, masks and pictures out."""
+"""Prediction: image files in, classes, masks and pictures out; a prompt in, its continuation out."""
 
+from topolearn.prediction.continuing import continue_text
 from topolearn.prediction.examples import draw_examples
 from topolearn.prediction.inputs import Skipped
-from topolearn.prediction.model import Model, load
+from topolearn.prediction.metadata import printable
+from topolearn.prediction.model import Model
+from topolearn.prediction.opening import load
 from topolearn.prediction.predict import Prediction, Predictions, predict
+from topolearn.prediction.text_model import TextModel
 
-__all__ = ["Model", "Prediction", "Predictions", "Skipped", "draw_examples", "load", "predict"]
+__all__ = [
+    "Model",
+    "Prediction",
+    "Predictions",
+    "Skipped",
+    "TextModel",
+    "continue_text",
+    "draw_examples",
+    "load",
+    "predict",
+    "printable",
+]

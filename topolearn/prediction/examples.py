@@ -18,6 +18,7 @@ from topolearn.drawing.canvas import check_path
 from topolearn.drawing.palette import VOID, Colours
 from topolearn.drawing.rows import draw_rows
 from topolearn.errors import OptionError
+from topolearn.prediction.metadata import printable
 from topolearn.prediction.pictures import colours_of
 from topolearn.runs.config import read_config
 from topolearn.runs.folder import CONFIG
@@ -152,5 +153,5 @@ def _legend(info: DataInfo, examples: Sequence[Example], colours: Colours) -> li
     for label in sorted(frozenset[int]().union(*(example.labels for example in examples))):
         name = UNJUDGED if label == info.ignore_index else info.classes[label]
         # Names come from files of strangers.
-        names.setdefault(tuple(colours[label].tolist()), []).append("".join(filter(str.isprintable, name)))
+        names.setdefault(tuple(colours[label].tolist()), []).append(printable(name))
     return [(", ".join(words), np.array(colour, np.uint8)) for colour, words in names.items()]

@@ -9,30 +9,19 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    PositiveInt,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, FiniteFloat, PositiveInt, ValidationError, field_validator, model_validator
 from torch import Tensor
 
+from topolearn.compiler import Network
 from topolearn.data import DataInfo
 from topolearn.data.augment import Augment, Finish
 from topolearn.data.images import MODES
-from topolearn.device import find_device
 from topolearn.errors import CheckpointError, DataError, ExportError, Location
-from topolearn.onnx.export import METADATA_KEY
-from topolearn.onnx.runtime import open_session
 from topolearn.ops import Shape
+from topolearn.prediction.metadata import AboutTask, damaged, first_error, ports, printable, read_metadata
 from topolearn.runs.config import read_config
 from topolearn.runs.folder import CONFIG
 from topolearn.runs.searched import train_options
-from topolearn.runs.trained import load_model
 from topolearn.task_kinds import TASK_KINDS, kind_of
 from topolearn.tasks import Answer, LabelMap, task_of
 from topolearn.tasks.losses import resized
@@ -41,11 +30,10 @@ from topolearn.tasks.sliding import judged, sliding
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
-class About(BaseModel):
-    """What must be known of a network, as an exported file and a run have it; either may be a stranger's.
+class About(AboutTask):
+    """What must be known of a network that takes images, as an exported file and a run have it.
 
     Attributes:
-        task: What it is for.
         output: What it gives.
         input_size: Id of its input -> (channels, height, width).
         mean: Per channel, of pixel values in [0, 1]; empty for 0.
@@ -54,9 +42,6 @@ class About(BaseModel):
         windows: (height, width) of those in which the network was evaluated; None for whole images.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-    task: str
     output: Literal["logits", "argmax"] = "logits"
     input_size: Annotated[dict[str, tuple[PositiveInt, PositiveInt, PositiveInt]], Field(min_length=1, max_length=1)]
     mean: tuple[FiniteFloat, ...]
@@ -67,7 +52,7 @@ class About(BaseModel):
     @field_validator("classes")
     @classmethod
     def _printable(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple("".join(filter(str.isprintable, name)) for name in classes)
+        return tuple(map(printable, classes))
 
     @model_validator(mode="after")
     def _labels_are_masks(self) -> About:
@@ -138,36 +123,13 @@ class Model:
         return task_of(self.info.task).answer(logits[0], self.info)
 
 
-def load(source: str | Path, *, device: str | torch.device = "auto", provider: str = "cpu") -> Model:
-    """The network in the folder of a run, which PyTorch runs, or in an ONNX file, which ONNX Runtime runs.
-
-    Args:
-        source: The folder, or the file.
-        device: Of a run's network; ``auto`` is CUDA where there is one.
-        provider: Of an ONNX file: ``cpu``, ``cuda`` or ``tensorrt``, and no other than that.
+def model_of_run(net: Network, folder: Path, device: torch.device) -> Model:
+    """The network of a run.
 
     Raises:
-        CheckpointError: Neither of the two, or a run that is not finished or damaged.
-        ExportError: The provider is not there, or the file is not what :func:`topolearn.export_onnx` writes.
+        CheckpointError: A damaged run.
         DataError: A network for another task, or with other inputs than one image.
     """
-    path = Path(source)
-    if path.is_dir():
-        model = _from_run(path, find_device(device))
-    elif path.is_file():
-        model = _from_onnx(path, provider)
-    else:
-        raise CheckpointError(f"there is no '{path}'; name the folder of a finished run, or an ONNX file")
-    info = model.info
-    if info.task not in TASK_KINDS:
-        raise DataError(f"'{path}' is for {info.task}; what can be predicted is {', '.join(sorted(TASK_KINDS))}")
-    if info.size[0] not in MODES:
-        raise DataError(f"'{path}' takes images of {info.size[0]} channels; files of images give 1 or 3")
-    return model
-
-
-def _from_run(folder: Path, device: torch.device) -> Model:
-    net = load_model(folder)
     config = read_config(folder / CONFIG)
     graph = net.graph
     shapes = [graph.shapes[name] for name in (*graph.inputs, *graph.outputs)]
@@ -177,10 +139,11 @@ def _from_run(folder: Path, device: torch.device) -> Model:
             " prediction needs one image and one output"
         )
     try:
-        known = {key: config[key] for key in ("task", "mean", "std", "classes")}
-        about = About.model_validate({**known, "input_size": {"image": graph.input_size(graph.inputs[0])}})
+        known = {key: config[key] for key in ("mean", "std", "classes")}
+        size = {"image": graph.input_size(graph.inputs[0])}
+        about = About.model_validate({**known, "task": graph.task, "input_size": size})
     except ValidationError as error:
-        raise CheckpointError(f"is damaged ({_first(error)})", Location(str(folder / CONFIG))) from None
+        raise CheckpointError(f"is damaged ({first_error(error)})", Location(str(folder / CONFIG))) from None
     net = net.to(device)
     run = judged(net, train_options(config)) if kind_of(about.task).is_dense else net
 
@@ -192,24 +155,28 @@ def _from_run(folder: Path, device: torch.device) -> Model:
             raise _cannot_take(image, error) from None
         return given.cpu()
 
-    return Model(about.info(str(folder)), (None, None), labels=False, network=network)
+    return _checked(Model(about.info(str(folder)), (None, None), labels=False, network=network))
 
 
-def _from_onnx(path: Path, provider: str) -> Model:
-    session = open_session(path, provider)
+def model_of_file(session: Any, metadata: str, path: Path) -> Model:
+    """The network in an open ONNX file.
+
+    Raises:
+        DataError: A network for another task, or with other inputs than one image.
+        ExportError: Damaged metadata.
+    """
     inputs, outputs = session.get_inputs(), session.get_outputs()
     shape = inputs[0].shape if inputs else []
     if len(inputs) != 1 or len(outputs) != 1 or inputs[0].type not in _DTYPES or len(shape) != 4:
-        found = ", ".join(f"{each.name}: {each.type} {each.shape}" for each in (*inputs, *outputs))
-        raise DataError(f"'{path}' has {found}; prediction needs one image (batch, C, H, W) and one output")
+        raise DataError(f"'{path}' has {ports(session)}; prediction needs one image (batch, C, H, W) and one output")
     if isinstance(shape[0], int) and shape[0] != 1:
         raise DataError(f"'{path}' takes {shape[0]} images at a time; export it with a dynamic batch")
     name, dtype = inputs[0].name, _DTYPES[inputs[0].type]
-    about = _about(session, path)
+    about = read_metadata(About, metadata, path)
     channels, height, width = (side if isinstance(side, int) else None for side in shape[1:])
     info = about.info(str(path))
     if channels not in (None, info.size[0]):
-        raise _damaged(path, f"its input is {shape}, but 'input_size' is {info.size}")
+        raise damaged(path, f"its input is {shape}, but 'input_size' is {info.size}")
 
     def whole(image: Tensor) -> Tensor:
         try:
@@ -224,27 +191,21 @@ def _from_onnx(path: Path, provider: str) -> Model:
         def network(image: Tensor) -> Tensor:
             return sliding(whole, image, windows)
 
-    return Model(info, (height, width), labels=about.output == "argmax", network=network)
+    return _checked(Model(info, (height, width), labels=about.output == "argmax", network=network))
 
 
-def _about(session: Any, path: Path) -> About:
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    if text is None:
-        raise ExportError("has no metadata of topolearn; export it with `topolearn export`", Location(str(path)))
-    try:
-        return About.model_validate_json(text)
-    except ValidationError as error:
-        raise _damaged(path, _first(error)) from None
+def _checked(model: Model) -> Model:
+    """The same, of a task and with channels that are known.
 
-
-def _first(error: ValidationError) -> str:
-    """The first thing that is wrong."""
-    first = error.errors()[0]
-    return ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
-
-
-def _damaged(path: Path, why: str) -> ExportError:
-    return ExportError(f"its metadata are damaged ({why}); export it anew", Location(str(path)))
+    Raises:
+        DataError: Others.
+    """
+    info = model.info
+    if info.task not in TASK_KINDS:
+        raise DataError(f"'{info.name}' is for {info.task}; what can be predicted is {', '.join(sorted(TASK_KINDS))}")
+    if info.size[0] not in MODES:
+        raise DataError(f"'{info.name}' takes images of {info.size[0]} channels; files of images give 1 or 3")
+    return model
 
 
 def _cannot_take(image: Tensor, error: Exception) -> DataError:

@@ -20,7 +20,8 @@ from topolearn.errors import DataError, OptionError
 from topolearn.files import write_atomically
 from topolearn.prediction import pictures
 from topolearn.prediction.inputs import Skipped, find, passed_over, pixels, read
-from topolearn.prediction.model import Model, load
+from topolearn.prediction.model import Model
+from topolearn.prediction.opening import load
 from topolearn.tasks import Answer, ClassShares, LabelMap, ScoreMap
 
 MASKS, OVERLAYS, LEGEND, TABLE = "masks", "overlays", "legend.svg", "predictions.csv"
@@ -106,6 +107,8 @@ def predict(
     asked = [images] if isinstance(images, str | Path) else images
     files = find(asked)
     model = source if isinstance(source, Model) else load(source, device=device, provider=provider)
+    if not isinstance(model, Model):
+        raise DataError(f"'{model.info.name}' is for {model.info.task}, which takes a text; use continue_text() for it")
     if model.info.kind.is_dense:
         _check_names(files, target)
     result = Predictions(model.info.task)

@@ -1,0 +1,91 @@
+"""From a prompt to the text that a network continues it with."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from topolearn.data import DataInfo
+from topolearn.data.text import BYTES
+from topolearn.errors import DataError, OptionError
+from topolearn.prediction.opening import load
+from topolearn.prediction.text_model import TextModel
+
+
+def continue_text(
+    source: str | Path | TextModel,
+    prompt: bytes | str | Sequence[int],
+    *,
+    length: int = 200,
+    temperature: float = 1.0,
+    seed: int = 0,
+    device: str = "auto",
+    provider: str = "cpu",
+) -> list[int]:
+    """Continue a text, token by token, with a network for ``next_token``.
+
+    Each token is drawn from softmax(logits / temperature), in float64. The network reads the end of the text so far:
+    as many tokens as its input declares. One seed gives one text, of a run and of the file exported from it too, unless
+    their logits differ by so much that another token is drawn.
+
+    Args:
+        source: The folder of a run, an ONNX file, or what :func:`load` made of one.
+        prompt: At least one token. Bytes and text (as UTF-8) are for networks of bytes, with a vocabulary of at most
+            256; ids for any.
+        length: Tokens to add.
+        temperature: Below 1 it makes likely tokens likelier, above 1 less likely; 0 takes the likeliest each time.
+        seed: Of the draws, from 0.
+        device: See :func:`load`.
+        provider: See :func:`load`.
+
+    Returns:
+        The ids of the tokens added, ``length`` of them, without the prompt. Of a network of bytes, ``bytes(ids)`` is
+        the text.
+
+    Raises:
+        OptionError: A length below 1, a temperature that is negative or no finite number, or a negative seed.
+        DataError: An empty prompt, one with tokens that the network does not know, or a network for another task.
+        TopolearnError: See :func:`load`.
+    """
+    if length < 1:
+        raise OptionError(f"'length' is {length}, but must be at least 1, the number of tokens to add")
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise OptionError(f"'temperature' is {temperature}, but must be a finite number from 0; 0 takes the likeliest")
+    if seed < 0:
+        raise OptionError(f"'seed' is {seed}, but must be at least 0")
+    model = source if isinstance(source, TextModel) else load(source, device=device, provider=provider)
+    if not isinstance(model, TextModel):
+        raise DataError(f"'{model.info.name}' is for {model.info.task}, which takes images; use predict() for it")
+    ids = _ids(prompt, model.info)
+    start, random = len(ids), np.random.default_rng(seed)
+    for _ in range(length):
+        shares = model(ids, temperature or 1.0).shares.numpy()
+        ids.append(int(random.choice(len(shares), p=shares) if temperature else shares.argmax()))
+    return ids[start:]
+
+
+def _ids(prompt: bytes | str | Sequence[int], info: DataInfo) -> list[int]:
+    """The ids of a prompt, checked."""
+    is_text = isinstance(prompt, bytes | str)
+    if is_text and info.vocabulary > BYTES:
+        raise DataError(
+            f"'{info.name}' has a vocabulary of {info.vocabulary:,}, the tokens of a tokenizer, not bytes; use"
+            " topolearn.prediction.continue_text with the ids of a prompt, which returns ids"
+        )
+    try:
+        ids = list(map(operator.index, prompt.encode() if isinstance(prompt, str) else prompt))
+    except TypeError:
+        raise DataError(f"the prompt is a {type(prompt).__name__}, but must be bytes, text or whole numbers") from None
+    if not ids:
+        raise DataError("the prompt is empty; give at least one token, because there is none that stands for a start")
+    for place, number in enumerate(ids):
+        if not 0 <= number < info.vocabulary:
+            raise DataError(
+                f"the prompt has the {'byte' if is_text else 'id'} {number} at place {place}, but '{info.name}' knows 0"
+                f" to {info.vocabulary - 1:,}; change the prompt"
+            )
+    return ids
