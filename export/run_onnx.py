@@ -1,4 +1,4 @@
-"""Run an ONNX file exported by topolearn on images: predictions and latency, on CPU, CUDA or TensorRT.
+"""Run an ONNX file exported by topolearn on images or text, with its latency, on CPU, CUDA or TensorRT.
 
 This file is all that the serving machine needs beside the model. It asks for Python 3.9 or later with numpy,
 Pillow 9.1 or later, and onnxruntime or onnxruntime-gpu. README.md beside it shows the commands.
@@ -36,6 +36,9 @@ PROVIDERS = {
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
 }
 TASKS = ("classification", "segmentation", "saliency", "edges")  # the last two: one channel, yes or no per pixel
+TEXT_TASK, IDS, BYTES = "next_token", "tensor(int64)", 256  # of text: its task, the input's type, the vocabulary
+IMAGE_OPTIONS, TEXT_OPTIONS = ("batch", "top", "size", "native", "output"), ("tokens", "temperature", "seed")
+LONGEST = 2**20  # tokens that a network may read at a time
 DTYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels of the model -> Pillow's image mode
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -65,6 +68,17 @@ class Model:
 
 
 @dataclass(frozen=True)
+class TextModel:
+    """What an exported file says about a model that continues text."""
+
+    task: str
+    input: str  # the name of the input of ids
+    length: int  # tokens that it reads at a time
+    vocabulary: int  # ids are below this number
+    version: str  # of the library that wrote the file; may be empty
+
+
+@dataclass(frozen=True)
 class Loaded:
     """An image on its way through the model."""
 
@@ -76,6 +90,11 @@ class Loaded:
 def one_line(error: BaseException) -> str:
     """Return an exception's text on one line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def printable(text: str, kept: str = "") -> str:
+    """Return what a stranger or a model wrote without what a terminal would obey, except for the characters kept."""
+    return "".join(char for char in text if char.isprintable() or char in kept)
 
 
 def open_session(args: argparse.Namespace) -> Any:
@@ -117,6 +136,15 @@ def node_counts(session: Any) -> dict[str, int]:
     return counts
 
 
+@contextlib.contextmanager
+def reading_metadata(session: Any, args: argparse.Namespace) -> Iterator[Any]:
+    """Give the file's metadata, which may be anything; what goes wrong while they are read is their damage."""
+    try:
+        yield json.loads(session.get_modelmeta().custom_metadata_map.get("topolearn") or "{}")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RunnerError(f"{args.model}: its metadata 'topolearn' is damaged: {one_line(error)}") from None
+
+
 def describe(session: Any, args: argparse.Namespace) -> Model:
     """Put together what the file's input, its metadata and the command line say."""
     inputs, output = session.get_inputs(), session.get_outputs()[0]
@@ -124,18 +152,16 @@ def describe(session: Any, args: argparse.Namespace) -> Model:
     if len(inputs) != 1 or inputs[0].type not in DTYPES or len(shape) != 4:
         found = ", ".join(f"{i.name}: {i.type} {i.shape}" for i in inputs)
         raise RunnerError(f"{args.model}: this runner feeds one float input (batch, C, H, W); the file has {found}")
-    try:
-        metadata = json.loads(session.get_modelmeta().custom_metadata_map.get("topolearn") or "{}")
+    with reading_metadata(session, args) as metadata:
         recorded = [int(n) for n in (metadata.get("input_size") or {}).get(name) or ()]
         if len(recorded) not in (0, 3):
             raise ValueError(f"input_size {recorded} is not C, H, W")
         mean, std = (np.asarray(metadata.get(key) or fill, np.float32) for key, fill in (("mean", 0), ("std", 1)))
-        # A stranger's names go to the terminal, without what it would obey.
-        classes = tuple("".join(filter(str.isprintable, str(name))) for name in metadata.get("classes") or ())
-        task = str(metadata.get("task") or ("classification" if len(output.shape) == 2 else "segmentation"))
+        classes = tuple(printable(str(name)) for name in metadata.get("classes") or ())
+        task = printable(str(metadata.get("task") or "")) or (
+            "classification" if len(output.shape) == 2 else "segmentation"
+        )
         gives = str(metadata.get("output") or ("logits" if output.type in DTYPES else "argmax"))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise RunnerError(f"{args.model}: its metadata 'topolearn' is damaged: {one_line(error)}") from None
     channels = next((n for n in (shape[1], *recorded[:1]) if isinstance(n, int)), 0)
     if channels not in MODES:
         raise RunnerError(f"{args.model}: its input has {channels or 'unknown'} channels; images give 1, 3 or 4")
@@ -154,6 +180,35 @@ def describe(session: Any, args: argparse.Namespace) -> Model:
     mean, std = mean.reshape(-1, 1, 1), std.reshape(-1, 1, 1)
     labels, dtype, version = gives == "argmax", DTYPES[inputs[0].type], str(metadata.get("version") or "")
     return Model(task, labels, name, dtype, channels, size, batch, mean, std, classes, version)
+
+
+def describe_text(session: Any, args: argparse.Namespace) -> TextModel:
+    """Put together what the file's input and output and its metadata say about a model that continues text."""
+    source, output = session.get_inputs()[0], session.get_outputs()[0]
+    if len(source.shape) != 2 or len(output.shape) != 3 or output.type not in DTYPES:
+        found = printable(f"{source.name} {source.shape}, {output.name}: {output.type} {output.shape}")
+        raise RunnerError(f"{args.model}: of text this runner feeds ids (batch, length); the file has {found}")
+    if isinstance(source.shape[0], int) and source.shape[0] != 1:
+        raise RunnerError(f"{args.model}: it takes {source.shape[0]} texts at a time; export it with a dynamic batch")
+    with reading_metadata(session, args) as metadata:
+        recorded = (metadata.get("input_size") or {}).get(source.name) or {}
+        sizes = source.shape[1], recorded.get("length"), output.shape[2], recorded.get("vocabulary")
+        length, vocabulary = (next((n for n in pair if isinstance(n, int)), 0) for pair in (sizes[:2], sizes[2:]))
+        task = printable(str(metadata.get("task") or TEXT_TASK))
+        gives = printable(str(metadata.get("output") or "logits"))
+        version = str(metadata.get("version") or "")
+    if (task, gives) != (TEXT_TASK, "logits"):
+        raise RunnerError(f"{args.model}: it gives {gives} for {task}; of ids this runner knows logits for {TEXT_TASK}")
+    if not 0 < length <= LONGEST:
+        raise RunnerError(
+            f"{args.model}: its length is {length or 'unknown'}; this runner needs one from 1 to {LONGEST}"
+        )
+    if not 0 < vocabulary <= BYTES:
+        known = f"a vocabulary of {vocabulary or 'unknown size'}"
+        raise RunnerError(
+            f"{args.model}: it has {known}, but this runner knows bytes; feed it ids of its own tokenizer"
+        )
+    return TextModel(task, source.name, length, vocabulary, version)
 
 
 def choose_size(dims: Sequence[Any], recorded: Sequence[int], args: argparse.Namespace) -> tuple[int, int] | None:
@@ -208,8 +263,8 @@ class Runner:
         except Exception as error:
             raise RunnerError(f"ONNX Runtime, with an input of {self.value.shape()}: {one_line(error)}") from None
 
-    def latency(self, warmup: int, repeat: int) -> dict[str, float]:
-        """Time runs on what is bound; copies between host and device are not in it."""
+    def latency(self, warmup: int, repeat: int, what: str) -> dict[str, float]:
+        """Time runs on what is bound, `what` being counted; copies between host and device are not in it."""
         times = np.empty(warmup + repeat)
         for i in range(len(times)):
             start = time.perf_counter()
@@ -218,7 +273,7 @@ class Runner:
         p50, p90, p99 = (float(p) for p in np.percentile(1000 * times[warmup:], (50, 90, 99)))
         mean = float(times[warmup:].mean())
         rate = self.value.shape()[0] / mean
-        return {"p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "mean_ms": 1000 * mean, "images_per_s": rate}
+        return {"p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "mean_ms": 1000 * mean, f"{what}_per_s": rate}
 
 
 def find_images(paths: Sequence[Path], out: Path | None) -> dict[Path, Path]:
@@ -379,23 +434,115 @@ def prediction_line(prediction: Mapping[str, Any]) -> str:
     return f"{prediction['image']}: {', '.join(parts)}" + (f" -> {prediction['mask']}" if "mask" in prediction else "")
 
 
-def run(args: argparse.Namespace) -> None:
-    """Do what the command line asks for."""
-    if args.native and (args.batch or 1) > 1:
-        raise RunnerError("--native: images of different sizes go one at a time; leave out --batch")
-    session = open_session(args)
-    model, counts, provider = describe(session, args), node_counts(session), PROVIDERS[args.provider][0]
-    if args.output and model.task == "classification":
-        raise RunnerError(f"-o writes masks, but {args.model} is for {model.task}")
-    images = find_images(args.images, args.output)
-    masks = mask_paths(images, args.output) if args.output else {}
+def read_prompt(paths: Sequence[Path], model: TextModel) -> bytes:
+    """Read the one prompt, from a file or from standard input, and check that the model knows its bytes."""
+    if len(paths) != 1:
+        raise RunnerError(f"a text continues one prompt, but {len(paths)} are given; name one text file")
+    path = paths[0]
+    if path.suffix.lower() in SUFFIXES:
+        raise RunnerError(f"{path}: it is an image, but the model continues text; name a text file")
+    if str(path) != "-" and not path.exists():
+        raise RunnerError(f"{path}: no such file")
+    if path.is_dir():
+        raise RunnerError(f"{path}: it is a folder; name one text file")
+    prompt = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    if not prompt:
+        raise RunnerError(f"{path}: it is empty; the model needs at least one byte to continue")
+    if max(prompt) >= model.vocabulary:
+        raise RunnerError(f"{path}: it has the byte {max(prompt)}, but the model knows 0 to {model.vocabulary - 1}")
+    return prompt
 
-    def say(line: str) -> None:
-        if not args.json:
+
+def continuation(runner: Runner, prompt: bytes, model: TextModel, args: argparse.Namespace) -> bytes:
+    """Continue a prompt byte by byte, each drawn from softmax(logits / temperature) in float64.
+
+    The model reads the last `length` bytes. Fewer are filled up on the right, so that every run has one shape; the
+    model is causal, so what stands there changes nothing before it.
+    """
+    text, random = bytearray(prompt), np.random.default_rng(args.seed or 0)
+    temperature = 1.0 if args.temperature is None else args.temperature
+    for _ in range(args.tokens or 200):
+        read = text[-model.length :]
+        row = np.zeros((1, model.length), np.int64)
+        row[0, : len(read)] = list(read)
+        logits = runner(row)
+        if logits.shape != (1, model.length, model.vocabulary):
+            raise RunnerError(f"an output of {list(logits.shape)} does not fit {model.task}")
+        last = logits[0, len(read) - 1].astype(np.float64)
+        if not np.isfinite(last).all():
+            raise RunnerError("the model's output holds infinite values or NaN")
+        if temperature == 0:
+            text.append(int(last.argmax()))
+        else:
+            with np.errstate(over="ignore"):  # of a tiny temperature: -inf, whose share is 0
+                powers = np.exp((last - last.max()) / temperature)
+            text.append(int(random.choice(len(powers), p=powers / powers.sum())))
+    return bytes(text[len(prompt) :])
+
+
+class Report:
+    """What is printed: lines as they come, or one JSON object at the end."""
+
+    def __init__(self, session: Any, model: Model | TextModel, batch: int, args: argparse.Namespace) -> None:
+        self.model, self.batch, self.args = model, batch, args
+        self.provider, self.counts = PROVIDERS[args.provider][0], node_counts(session)
+        self.say(
+            f"{args.model}: {model.task}, input {printable(model.input)} {session.get_inputs()[0].shape}, batch {batch}"
+        )
+        self.say(f"provider: {self.provider}" + "".join(f"; {n} nodes on {name}" for name, n in self.counts.items()))
+
+    def say(self, line: str) -> None:
+        """Print a line, unless all is to be one JSON object."""
+        if not self.args.json:
             print(line, flush=True)
 
-    say(f"{args.model}: {model.task}, input {model.input} {session.get_inputs()[0].shape}, batch {model.batch}")
-    say(f"provider: {provider}" + "".join(f"; {n} nodes on {name}" for name, n in counts.items()))
+    def close(self, runner: Runner, what: str, found: dict[str, Any]) -> None:
+        """Time the model, and print the latency, or the JSON object with what was `found`; `what` is counted."""
+        warmup, repeat = self.args.warmup, self.args.repeat
+        timing = runner.latency(warmup, repeat, what) if repeat else {}
+        if self.args.json:
+            about = {"model": str(self.args.model), "task": self.model.task, "version": self.model.version}
+            latency = {"batch": self.batch, "warmup": warmup, "repeat": repeat, **timing} if timing else None
+            print(json.dumps({**about, "provider": self.provider, "nodes": self.counts, **found, "latency": latency}))
+        elif timing:
+            parts = ", ".join(f"{key[:-3]} {value:.3f} ms" for key, value in timing.items() if key.endswith("_ms"))
+            runs = f"batch {self.batch}, {repeat} runs after {warmup} to warm up"
+            print(f"latency ({runs}): {parts}; {timing[f'{what}_per_s']:.1f} {what}/s")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do what the command line asks for."""
+    session = open_session(args)
+    is_text = [source.type for source in session.get_inputs()] == [IDS]
+    for name in IMAGE_OPTIONS if is_text else TEXT_OPTIONS:
+        if getattr(args, name) is not None:
+            mine, its = ("images", "text") if is_text else ("text", "images")
+            raise RunnerError(f"--{name} is for {mine}, but {args.model} takes {its}; leave it out")
+    (run_text if is_text else run_images)(session, args)
+
+
+def run_text(session: Any, args: argparse.Namespace) -> None:
+    """Continue the prompt."""
+    model = describe_text(session, args)
+    prompt = read_prompt(args.inputs, model)
+    report = Report(session, model, 1, args)
+    runner = Runner(session, model.input, "cpu" if args.provider == "cpu" else "cuda")
+    added = continuation(runner, prompt, model, args)
+    text = added.decode(errors="replace")
+    report.say(printable(text, kept="\n\t"))
+    report.close(runner, "tokens", {"prompt": str(args.inputs[0]), "tokens": list(added), "text": text})
+
+
+def run_images(session: Any, args: argparse.Namespace) -> None:
+    """Predict the images."""
+    if args.native and (args.batch or 1) > 1:
+        raise RunnerError("--native: images of different sizes go one at a time; leave out --batch")
+    model = describe(session, args)
+    if args.output and model.task == "classification":
+        raise RunnerError(f"-o writes masks, but {args.model} is for {model.task}")
+    images = find_images(args.inputs, args.output)
+    masks = mask_paths(images, args.output) if args.output else {}
+    report = Report(session, model, model.batch, args)
     runner = Runner(session, model.input, "cpu" if args.provider == "cpu" else "cuda")
     predictions: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
@@ -403,23 +550,13 @@ def run(args: argparse.Namespace) -> None:
         padding = [batch[-1].tensor] * (model.batch - len(batch))  # TensorRT builds an engine for each shape it sees
         outputs = runner(np.stack([item.tensor for item in batch] + padding))
         for i, item in enumerate(batch):
-            predictions.append(predict(item, outputs[i], model, args.top, masks.get(item.path)))
-            say(prediction_line(predictions[-1]))
+            predictions.append(predict(item, outputs[i], model, args.top or 3, masks.get(item.path)))
+            report.say(prediction_line(predictions[-1]))
     if not predictions:
         raise RunnerError(f"none of the {len(images)} images can be read")
     if skipped:
-        say(f"skipped {len(skipped)} of {len(images)} images, which cannot be read")
-    timing = runner.latency(args.warmup, args.repeat) if args.repeat else {}
-    setting = {"batch": model.batch, "warmup": args.warmup, "repeat": args.repeat}
-    if args.json:
-        about = {"model": str(args.model), "task": model.task, "version": model.version, "provider": provider}
-        latency = {**setting, **timing} if timing else None
-        result = {**about, "nodes": counts, "predictions": predictions, "skipped": skipped, "latency": latency}
-        print(json.dumps(result))
-    elif timing:
-        parts = ", ".join(f"{key[:-3]} {value:.3f} ms" for key, value in timing.items() if key.endswith("_ms"))
-        runs = f"batch {model.batch}, {args.repeat} runs after {args.warmup} to warm up"
-        print(f"latency ({runs}): {parts}; {timing['images_per_s']:.1f} images/s")
+        report.say(f"skipped {len(skipped)} of {len(images)} images, which cannot be read")
+    report.close(runner, "images", {"predictions": predictions, "skipped": skipped})
 
 
 class Parser(argparse.ArgumentParser):
@@ -441,6 +578,17 @@ def at_least(lowest: int) -> Callable[[str], int]:
     return parse
 
 
+def temperature(text: str) -> float:
+    """Parse a finite number from 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number from 0")
+    return value
+
+
 def image_size(text: str) -> tuple[int, int]:
     """Parse HxW."""
     match = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", text)
@@ -451,16 +599,18 @@ def image_size(text: str) -> tuple[int, int]:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    result = Parser(description="Run an ONNX file exported by topolearn on images; print predictions and latency.")
+    result = Parser(description="Run an ONNX file exported by topolearn; print predictions or text, and the latency.")
     add = result.add_argument
     add("model", type=Path, help="exported .onnx file")
-    add("images", type=Path, nargs="+", help="image files, or folders of them")
+    add("inputs", type=Path, nargs="+", help="image files, or folders of them; of text one prompt file, or -")
     add("--provider", choices=list(PROVIDERS), default="cpu", help="what runs the model (default: cpu)")
     add("--batch", type=at_least(1), help="images per run; the last batch is filled up (default: the file's, or 1)")
-    add("--top", type=at_least(1), default=3, help="classes printed per image (default: 3)")
+    add("--top", type=at_least(1), help="classes printed per image (default: 3)")
     size = result.add_mutually_exclusive_group()
     size.add_argument("--size", type=image_size, help="HxW to resize images to, where the file leaves it open")
-    size.add_argument("--native", action="store_true", help="keep each image's own size, one image per run")
+    size.add_argument(
+        "--native", action="store_true", default=None, help="keep each image's own size, one image per run"
+    )
     add(
         "-o",
         "--output",
@@ -468,6 +618,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="OUT",
         help="folder for masks: palette PNG of classes, grey PNG of probabilities",
     )
+    add("--tokens", type=at_least(1), help="of text: tokens to add (default: 200)")
+    add(
+        "--temperature",
+        type=temperature,
+        help="of text: below 1 likely tokens get likelier; 0: the likeliest (default: 1)",
+    )
+    add("--seed", type=at_least(0), help="of text: of the draws (default: 0)")
     add("--warmup", type=at_least(0), default=10, help="untimed runs before the timed ones (default: 10)")
     add("--repeat", type=at_least(0), default=100, help="timed runs; 0: no timing (default: 100)")
     add("--threads", type=at_least(0), default=0, help="CPU threads; 0: ONNX Runtime's choice (default)")

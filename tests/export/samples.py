@@ -22,15 +22,19 @@ def save_model(
     shape: list[Any],
     out: list[Any],
     out_kind: Any = None,
+    source: Any = None,
     **metadata: Any,
 ):
-    """Write a model `image` -> `logits` in the type of its weights, with the metadata that the exporter writes."""
+    """Write a model `image` -> `logits` in the type of its weights, with the metadata that the exporter writes.
+
+    Of another input than an image, `source` describes it.
+    """
     weights = {name: np.asarray(value) for name, value in weights.items()}
     kind = TensorProto.FLOAT16 if weights["w"].dtype == np.float16 else TensorProto.FLOAT
     graph = helper.make_graph(
         nodes,
         "g",
-        [helper.make_tensor_value_info("image", kind, shape)],
+        [source or helper.make_tensor_value_info("image", kind, shape)],
         [helper.make_tensor_value_info("logits", out_kind or kind, out)],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
@@ -111,6 +115,31 @@ def segmenter(
         "classes": list(names),
     }
     return save_model(path, nodes, weights, list(shape), out, kind, **{**about, **changes})
+
+
+def speaker(path: Path, shape=("batch", 8), vocabulary: int = 256, dtype=np.float32, table=None, **changes: Any):
+    """Write a network of text whose logits are the sum of a row per token read; return its path and the rows."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(vocabulary, vocabulary)).astype(dtype) if table is None else np.asarray(table, dtype)
+    nodes = [
+        helper.make_node("Gather", ["w", "tokens"], ["x"]),
+        helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT),
+        helper.make_node("CumSum", ["y", "axis"], ["z"]),
+        helper.make_node("Cast", ["z"], ["logits"], to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype))),
+    ]
+    about = {
+        "version": "1.2.3",
+        "task": "next_token",
+        "output": "logits",
+        "input_size": {"tokens": {"length": 8, "vocabulary": vocabulary}},
+        "mean": [],
+        "std": [],
+        "classes": [],
+    }
+    source = helper.make_tensor_value_info("tokens", TensorProto.INT64, list(shape))
+    weights = {"w": rows, "axis": np.array(1)}
+    out = [*shape, vocabulary]
+    return save_model(path, nodes, weights, [], out, source=source, **{**about, **changes}), rows
 
 
 def random_images(folder: Path, count: int = 5, size=(8, 8), mode: str = "RGB") -> list[Path]:
