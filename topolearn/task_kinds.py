@@ -36,6 +36,11 @@ class TaskKind:
         return self.target == "token"
 
     @property
+    def items(self) -> str:
+        """What a batch is made of, in the plural."""
+        return "contexts" if self.is_text else "images"
+
+    @property
     def is_binary(self) -> bool:
         """Whether the network gives one channel, and targets are 0 or 1."""
         return self.target == "binary_mask"

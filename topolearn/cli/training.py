@@ -28,9 +28,11 @@ def add_commands(app: typer.Typer) -> None:
 def fit(
     graph: Annotated[str, typer.Argument(metavar="GRAPH|RECIPE", help="A graph or a recipe: its name or YAML file.")],
     learner: Annotated[str | None, typer.Option(help="maskconnect, continuous, sparsemask or fixed.")] = None,
-    data: Annotated[str | None, typer.Option(help="Name of a data set, or a folder of images.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Name of a data set, a folder of images, a text file, or a folder of .txt files.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Over all phases.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images or contexts per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate of the weights.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",

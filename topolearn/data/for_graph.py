@@ -60,7 +60,7 @@ def read_data(graph: Graph, data: Any, root: str | Path | None, options: TrainOp
 def _read_text(graph: Graph, data: Any, root: str | Path | None, options: TrainOptions) -> Data:
     """Text, in contexts as long as the graph's input."""
     if (given := _of_images(options)) is not None:
-        raise OptionError(f"'{given}' is for images, but graph '{graph.name}' is for {graph.task}")
+        raise OptionError(f"'{given}' is for images, but graph '{graph.name}' is for {graph.task}; leave it out")
     length = graph.input_rule(graph.inputs[0]).length
     if length is None:
         raise OptionError(

@@ -109,6 +109,8 @@ def _text(data: Any, root: str | Path | None, form: TextFormat, task: str | None
             " pair (train, val) of ids"
         )
     path = Path(data).expanduser()
+    if path.suffix and not path.exists() and find_folder(str(data), root) is None:
+        raise DataError(f"there is no file '{path.absolute()}'; give a text file, or a folder of .txt files")
     return text_in(path if path.is_file() else _folder(data, root), form)
 
 

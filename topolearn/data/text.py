@@ -169,8 +169,8 @@ def text_of_bytes(name: str, content: bytes, form: TextFormat, about: Mapping[st
     least = 2 * (form.length + 1)
     if len(content) < least:
         raise DataError(
-            f"'{name}' has {len(content):,} bytes; training and validation need a context of {form.length} and the byte"
-            f" that comes next each, {least:,} in all; give a longer text, or set a smaller 'length' of the graph's"
+            f"'{name}' has {len(content):,} bytes, but needs {least:,}: a context of {form.length} and the byte that"
+            " comes next, for training and for validation; give a longer text, or set a smaller 'length' of the graph's"
             " input"
         )
     text = torch.from_numpy(np.frombuffer(content, np.uint8).copy())
@@ -180,7 +180,7 @@ def text_of_bytes(name: str, content: bytes, form: TextFormat, about: Mapping[st
 
 
 def python_source(root: str | Path | None, form: TextFormat) -> TextData:
-    """The source of the running Python's standard library: its .py files without tests, in the order of their paths.
+    """Text that comes with Python: the .py files of its standard library without tests, in the order of their paths.
 
     It differs between versions of Python: compare figures of one hash only.
 
@@ -217,7 +217,7 @@ def text_in(path: Path, form: TextFormat) -> TextData:
 
 
 def text_set(root: str | Path | None, form: TextFormat) -> TextData:
-    """A text of your own: ``text.txt``, or the .txt files of a folder ``text``, where data sets are looked for.
+    """Text of your own: ``text.txt``, or the .txt files of a folder ``text``, where data sets are looked for.
 
     Args:
         root: Looked in first; may be the text file itself, or a folder of .txt files.

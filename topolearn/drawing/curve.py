@@ -27,7 +27,7 @@ class Line:
     Attributes:
         name: In the legend.
         x: Shares, ascending.
-        y: A share for each.
+        y: The quantity for each.
         spread: Half of the band's height for each; None for no band.
     """
 
@@ -61,12 +61,14 @@ class CurvePanel:
         lines: At most two, with the same names in all panels.
         mark: The single point.
         height: Over that of other panels.
+        is_share: Whether the quantity is a share, shown in per cent; otherwise it is a plain number.
     """
 
     label: str
     lines: tuple[Line, ...]
     mark: Mark
     height: float = 1.0
+    is_share: bool = True
 
 
 def draw_curves(panels: Sequence[CurvePanel], path: Path | str, *, title: str, below: str) -> None:
@@ -76,7 +78,7 @@ def draw_curves(panels: Sequence[CurvePanel], path: Path | str, *, title: str, b
     their names say.
 
     Args:
-        panels: From top to bottom; all quantities are shares, shown in per cent.
+        panels: From top to bottom.
         path: An SVG, PNG or PDF file; appears whole or not at all.
         title: What stands above.
         below: What the shares along the axis are.
@@ -108,7 +110,7 @@ def draw_curves(panels: Sequence[CurvePanel], path: Path | str, *, title: str, b
 
 
 def _draw_panel(axes: Axes, panel: CurvePanel, number: int) -> None:
-    from matplotlib.ticker import MultipleLocator, PercentFormatter
+    from matplotlib.ticker import MultipleLocator, PercentFormatter, ScalarFormatter
 
     for place, (line, colour) in enumerate(zip(panel.lines, COLOURS, strict=False)):
         (curve,) = axes.plot(
@@ -141,7 +143,7 @@ def _draw_panel(axes: Axes, panel: CurvePanel, number: int) -> None:
     axes.set_xlim(-0.02, 1.02)
     axes.xaxis.set_major_locator(MultipleLocator(0.1))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0) if panel.is_share else ScalarFormatter(useOffset=False))
     axes.set_ylabel(panel.label, fontsize=FONT, color=DIM)
     axes.yaxis.set_label_coords(0.2 / WIDTH - LEFT / WIDTH, 0.5)  # in one line with those of other panels
     axes.tick_params(labelsize=FONT - 1, colors=DIM, length=3, width=0.6)

@@ -129,6 +129,11 @@ class _Reader:
         """An image or a vector by its size, a sequence by its length and what stands at each place."""
         if isinstance(tree, Fields):
             self.known_keys(tree, ("length", "vocabulary", "channels"), "an input")
+            if set(tree.values) not in ({"length", "vocabulary"}, {"length", "channels"}):
+                raise self.fail(
+                    tree,
+                    "a sequence is {length: 128, vocabulary: 256} of ids, or {length: 128, channels: 8} of vectors",
+                )
             return FrozenMap(tree.plain())
         if not isinstance(tree, Items):
             raise self.fail(

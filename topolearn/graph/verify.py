@@ -162,7 +162,8 @@ def _check_ids_are_embedded(graph: Wiring) -> None:
             )
         if len(graph.in_edges(edge.dst)) > 1 or edge.learnable or edge.weight != 1.0:
             raise GraphError(
-                f"{where}: node '{edge.dst}' takes ids of tokens from one node, over a plain, fixed edge",
+                f"{where}: node '{edge.dst}' takes ids of tokens from one node, over a plain, fixed edge;"
+                " leave out 'learnable', 'weight' and 'op'",
                 edge=(edge.src, edge.dst),
             )
 

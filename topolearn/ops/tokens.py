@@ -40,7 +40,10 @@ class Embedding(NodeOp):
     def output(self, x: Shape) -> Shape:
         """As many tokens as ids."""
         if not x.is_ids:
-            raise ShapeError(f"'embedding' needs ids of tokens, but its input is {x}")
+            raise ShapeError(
+                f"'embedding' needs ids of tokens, but its input is {x}; declare the graph's input as"
+                " {length: 128, vocabulary: 256}"
+            )
         return Shape(self.channels, length=x.length)
 
     def cost(self, x: Shape, image: Size) -> Cost:

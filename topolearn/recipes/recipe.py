@@ -31,8 +31,8 @@ from topolearn.recipes.recipe_file import (
 from topolearn.recipes.train_options import TrainOptions
 from topolearn.task_kinds import kind_of
 
-DEFAULT_DATA = "digits"
-"""What a graph is trained on that names no data, where nobody says."""
+DEFAULT_DATA, DEFAULT_TEXT = "digits", "python-source"
+"""What a graph is trained on that names no data, where nobody says: most graphs, and those for text."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Recipe(BaseModel):
     epochs: PositiveInt
     """Over all phases."""
     batch_size: PositiveInt
-    """Images per step, over all processes."""
+    """Images or contexts per step, over all processes."""
     lr: PositiveFloat
     """Peak learning rate of the weights."""
     seed: Seed = 0
@@ -186,7 +186,7 @@ class Recipe(BaseModel):
         written = {} if file is None else file.settings()
         if data is not None:
             written["data"] = data
-        named = _first(written.get("data"), searched.data, DEFAULT_DATA)
+        named = _first(written.get("data"), searched.data, _default_data(searched))
         usual = _usual(named, searched)
         own = {
             "graph": searched,
@@ -198,8 +198,8 @@ class Recipe(BaseModel):
 
     @property
     def chosen_data(self) -> Any:
-        """What is trained on: as given, else what the graph names, else :data:`DEFAULT_DATA`."""
-        return _first(self.data, self.graph.data, DEFAULT_DATA)
+        """What is trained on: as given, else what the graph names, else the default for its task."""
+        return _first(self.data, self.graph.data, _default_data(self.graph))
 
     @property
     def names_data(self) -> bool:
@@ -234,6 +234,11 @@ class Recipe(BaseModel):
 def _first(*values: Any) -> Any:
     """The first that is given."""
     return next(value for value in values if value is not None)
+
+
+def _default_data(graph: Graph) -> str:
+    """What a graph is trained on that names no data, where nobody says."""
+    return DEFAULT_TEXT if kind_of(graph.task).is_text else DEFAULT_DATA
 
 
 def _graph(

@@ -57,11 +57,11 @@ class RecipeFile(BaseModel):
     learner: LearnerSpec = LearnerSpec(name=DEFAULT_LEARNER)
     """Name, or a mapping of ``name`` and options."""
     data: str | None = None
-    """Name or folder of a data set."""
+    """Name of a data set, a folder or a text file."""
     epochs: PositiveInt | None = None
     """Over all phases."""
     batch_size: PositiveInt | None = None
-    """Images per step."""
+    """Images or contexts per step."""
     lr: PositiveFloat | None = None
     """Peak learning rate of the weights."""
     seed: Seed = 0

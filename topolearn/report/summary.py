@@ -97,13 +97,13 @@ def _changed(degree: Degree) -> int | NumberText:
 
 
 def size_text(shape: Shape | Bundle, image: Size) -> str:
-    """A shape in pixels, as ``16×32×32``; in tokens, as ``64×128``, channels first."""
+    """A shape as its tensor has it, without the batch: channels×height×width, tokens×channels, or channels."""
     if isinstance(shape, Bundle):
         return ", ".join(f"{name} {size_text(feature, image)}" for name, feature in shape.items())
     if shape.is_ids:
         return f"{shape.length} ids"
     if shape.is_tokens:
-        return f"{shape.channels}×{shape.length}"
+        return f"{shape.length}×{shape.channels}"
     if not shape.is_map:
         return str(shape.channels)
     height, width = shape.size(image)

@@ -100,12 +100,27 @@ def cell(value: Any) -> str:
 
 
 NO_SHARES = frozenset({"loss", "bits_per_byte"})
-"""Metrics that are no shares of 1; smaller is better."""
+"""Metrics that are no shares of 1, and stand as plain numbers; all others are shown in per cent."""
 
 
-def metric_spec(name: str) -> str:
-    """How to write a metric, as for ``format``: per cent, but for what is no share."""
-    return ".4f" if name in NO_SHARES else ".2%"
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share of 1, and is shown in per cent."""
+    return metric not in NO_SHARES
+
+
+def metric_spec(metric: str) -> str:
+    """How to write a metric, as for ``format``: two digits of per cent, or four digits of a plain number."""
+    return ".2%" if is_share(metric) else ".4f"
+
+
+def metric_heading(metric: str) -> str:
+    """What stands above a metric's numbers, with the unit that :func:`metric_number` leaves out."""
+    return f"{metric}, %" if is_share(metric) else metric
+
+
+def metric_number(metric: str, value: float) -> str:
+    """A metric without its unit, as under :func:`metric_heading`."""
+    return f"{value:{metric_spec(metric)}}".removesuffix("%")
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,24 @@ def holds_this_run(
             f"the run in {folder} searches graph '{before.name}', which is not this graph '{graph.name}'; choose"
             " another folder with --out"
         )
+    _check_content(began_with, config, folder)
     compare_config(_normal(began_with, learner), _normal(config, learner), folder)
     return True
+
+
+def _check_content(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
+    """Raise where the run's data have the same name, but hold something else by now."""
+    was, now = old.get("content") or {}, new.get("content") or {}
+    if was and now and old.get("data") == new.get("data") and was.get("sha256") != now.get("sha256"):
+        raise CheckpointError(
+            f"the run in {folder} began with another '{new['data']}' ({_told(was)}) than there is now ({_told(now)});"
+            " resume it where the text is the same, or choose another folder"
+        )
+
+
+def _told(content: Mapping[str, Any]) -> str:
+    python = f", Python {content['python']}" if "python" in content else ""
+    return f"sha256 {str(content.get('sha256'))[:12]}{python}"
 
 
 def _normal(config: Mapping[str, Any], learner: EdgeLearner) -> dict[str, Any]:

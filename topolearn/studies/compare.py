@@ -23,6 +23,7 @@ from topolearn.learners import learner_class
 from topolearn.recipes import Recipe, RecipeFile, load_recipe
 from topolearn.recipes.recipe_file import is_learner_option, learner_of
 from topolearn.recipes.train_options import TrainOptions
+from topolearn.report.tables import metric_spec
 from topolearn.studies.comparison import Comparison, Failure, Row, RunSummary, clock
 from topolearn.studies.processes import Crew, Job, run_all
 from topolearn.training.prepare import prepare
@@ -167,7 +168,7 @@ class _Board:
             return
         self.read(variant, seed)
         run = self.done[variant, seed]
-        measured = ", ".join(f"{name} {value:.2%}" for name, value in run.metrics.items())
+        measured = ", ".join(f"{name} {value:{metric_spec(name)}}" for name, value in run.metrics.items())
         self.say(
             f"{variant.label(seed)}: {measured} after {clock(run.seconds)} of training; {self.count()} are finished"
         )

@@ -13,7 +13,7 @@ from typing import Any
 from topolearn.files import make_folder, write_atomically
 from topolearn.format import load_graph
 from topolearn.graph import Graph
-from topolearn.report.tables import NumberText, Table
+from topolearn.report.tables import NumberText, Table, metric_heading, metric_number
 from topolearn.runs.folder import GRAPH, SEARCHED
 from topolearn.runs.history import read_closing
 
@@ -147,7 +147,7 @@ class Comparison:
         """
         headings: list[str] = []
         for column in columns:
-            headings += [f"{name}, %" for name in self.metrics] if column == "metrics" else [column]
+            headings += list(map(metric_heading, self.metrics)) if column == "metrics" else [column]
         rows = [tuple(cell for column in columns for cell in self._cells(row, column)) for row in self.rows]
         return Table(tuple(headings), tuple(rows), note=self.note())
 
@@ -165,7 +165,7 @@ class Comparison:
         if column == "recipe":
             return [row.name]
         if column == "metrics":
-            return [mean_and_deviation(row.metric(name)) for name in self.metrics]
+            return [mean_and_deviation(name, row.metric(name)) for name in self.metrics]
         if column == "seeds":
             done = len(row.runs)
             return [done if done == len(self.seeds) else NumberText(f"{done} of {len(self.seeds)}")]
@@ -204,13 +204,12 @@ class Comparison:
         write_atomically(self.folder / CSV, self.csv().encode())
 
 
-def mean_and_deviation(values: Sequence[float]) -> NumberText | None:
-    """Shares as per cent; the sample standard deviation where there are two."""
+def mean_and_deviation(metric: str, values: Sequence[float]) -> NumberText | None:
+    """A metric's mean, and the sample standard deviation where there are two values, as under its heading."""
     if not values:
         return None
-    shares = [100 * value for value in values]
-    spread = f" ± {statistics.stdev(shares):.2f}" if len(shares) > 1 else ""
-    return NumberText(f"{statistics.mean(shares):.2f}{spread}")
+    spread = f" ± {metric_number(metric, statistics.stdev(values))}" if len(values) > 1 else ""
+    return NumberText(f"{metric_number(metric, statistics.mean(values))}{spread}")
 
 
 def _change(kind: str, spec: str, learned_spec: str, unit: float = 1) -> Callable[[Sequence[RunSummary]], str]:

@@ -1,4 +1,4 @@
-"""Accuracy against the share of edges removed, from one search: by magnitude, and at random as the control.
+"""A metric against the share of edges removed, from one search: by magnitude, and at random as the control.
 
 From the network as it was when its search ended, learnable edges go one after another. *By magnitude*: the
 weakest first, by :func:`topolearn.graph.removal_order`. *At random*: in orders drawn by seeds, each of them one
@@ -38,7 +38,7 @@ from topolearn.graph import Topology, removal_order
 from topolearn.graph.price import Alive
 from topolearn.graph.removal import removable, removed_at, removed_share
 from topolearn.learners import EdgeLearner
-from topolearn.report.tables import NumberText, Table
+from topolearn.report.tables import NumberText, Table, is_share, metric_heading
 from topolearn.runs.searched import SearchedRun, load_searched
 from topolearn.studies.comparison import GraphSize, mean_and_deviation
 from topolearn.training import phases
@@ -109,7 +109,7 @@ class Sweep:
 
         Shares at which nothing more is gone than at the one before are left out.
         """
-        columns = ("order", "asked, %", "removed, %", *(f"{name}, %" for name in self.metrics))
+        columns = ("order", "asked, %", "removed, %", *map(metric_heading, self.metrics))
         rows, before = list[tuple[Any, ...]](), list[float]()
         for share in self.shares:
             removed = [point.removed for point in self.rows if point.asked == share]
@@ -134,7 +134,7 @@ class Sweep:
             order,
             None if asked is None else NumberText(f"{100 * asked:g}"),
             mean([100 * point.removed for point in points], ".1f"),
-            *(mean_and_deviation([point.metrics[name] for point in points]) for name in self.metrics),
+            *(mean_and_deviation(name, [point.metrics[name] for point in points]) for name in self.metrics),
             mean([size.macs / 1e6 for size in sizes], ",.2f"),
             mean([size.parameters for size in sizes], ",.0f"),
             mean([size.edges for size in sizes], ",.1f" if len(sizes) > 1 else ",d"),
@@ -179,7 +179,7 @@ class Sweep:
         metric, whole = self.metrics[0], self.searched.macs
         draw_curves(
             [
-                self._panel(metric, lambda point: point.metrics[metric]),
+                self._panel(metric, lambda point: point.metrics[metric], is_share=is_share(metric)),
                 self._panel("MACs left", lambda point: point.size.macs / whole, height=0.4),
             ],
             path,
@@ -187,11 +187,13 @@ class Sweep:
             below=f"share of the {self.learnable:,} learnable edges removed",
         )
 
-    def _panel(self, label: str, value: Callable[[SweepPoint], float], height: float = 1.0) -> CurvePanel:
+    def _panel(
+        self, label: str, value: Callable[[SweepPoint], float], height: float = 1.0, is_share: bool = True
+    ) -> CurvePanel:
         """One quantity of all points."""
         lines = (self._line(MAGNITUDE, value), self._line(RANDOM, value))
         (own,) = self.at(OWN, None)
-        return CurvePanel(label, lines, Mark(OWN, own.removed, value(own)), height)
+        return CurvePanel(label, lines, Mark(OWN, own.removed, value(own)), height, is_share)
 
     def _line(self, order: str, value: Callable[[SweepPoint], float]) -> Line:
         groups = [self.at(order, share) for share in self.shares]

@@ -64,10 +64,10 @@ def fit(
         graph: Name or path of a graph or recipe, a Graph, or a network whose weights to start from.
         learner: Name of a learner (``maskconnect`` where neither this nor a recipe says), a mapping of
             ``name`` and options as in a recipe, or one made for this graph.
-        data: Name of a data set, a folder, or a ``(train, val)`` pair of Datasets or DataLoaders;
-            default: what the graph names, else ``digits``.
+        data: Name of a data set, a folder, a text file, or a ``(train, val)`` pair of Datasets, of DataLoaders or of
+            the ids of tokens; default: what the graph names, else ``digits``, and for text ``python-source``.
         epochs: In all phases together; the learner's plan deals them out.
-        batch_size: Images per step, over all processes.
+        batch_size: Images or contexts per step, over all processes.
         lr: Peak learning rate of the weights.
         loss: Function of (outputs, targets); default by task, see :mod:`topolearn.tasks`.
         metrics: By name: ``torchmetrics.Metric`` or function of (outputs, targets); default by task, see

@@ -17,12 +17,14 @@ class Reporter:
     Args:
         total: Training steps of the whole run.
         done: Steps done before (a resumed run).
+        items: What a batch is made of, in the plural.
         quiet: Show nothing.
     """
 
-    def __init__(self, total: int, done: int = 0, *, quiet: bool = False) -> None:
+    def __init__(self, total: int, done: int = 0, *, items: str = "images", quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, soft_wrap=True)
         self.total = total
+        self.items = items
         self.live: Progress | None = None
         self.task: TaskID | None = None
         if self.console.is_terminal and not quiet:
@@ -38,7 +40,7 @@ class Reporter:
         self._done = done
         self._first = done
         self._start = time.perf_counter()
-        self._images = 0
+        self._seen = 0
 
     def __enter__(self) -> Reporter:
         if self.live is not None:
@@ -51,16 +53,19 @@ class Reporter:
         if self.live is not None:
             self.live.stop()
 
-    def step(self, phase: str, images: int) -> None:
-        """One training step is done."""
+    def step(self, phase: str, count: int) -> None:
+        """One training step is done, on a batch of ``count`` over all processes."""
         self._done += 1
-        self._images += images
+        self._seen += count
         if self.live is not None and self.task is not None:
-            self.live.update(self.task, completed=self._done, description=phase, rate=f"{self.rate():.0f} images/s")
+            self.live.update(self.task, completed=self._done, description=phase, rate=self._speed())
 
     def rate(self) -> float:
-        """Images per second since the start, evaluation included."""
-        return self._images / max(1e-9, time.perf_counter() - self._start)
+        """Images or contexts per second since the start, evaluation included."""
+        return self._seen / max(1e-9, time.perf_counter() - self._start)
+
+    def _speed(self) -> str:
+        return f"{self.rate():.0f} {self.items}/s"
 
     def left(self) -> float:
         """Seconds left at the present rate."""
@@ -74,7 +79,7 @@ class Reporter:
             if isinstance(value, float) and name not in ("seconds", "images_per_second", "lr"):
                 shown.append(f"{name} {value:.4g}")
         minutes, seconds = divmod(int(self.left()), 60)
-        shown.append(f"{self.rate():.0f} images/s, {minutes}:{seconds:02d} left")
+        shown.append(f"{self._speed()}, {minutes}:{seconds:02d} left")
         self.console.print("  ".join(shown), markup=False, highlight=False)
 
     def say(self, text: str) -> None:
