@@ -70,6 +70,20 @@ def test_words(tmp_path: Path) -> None:
     assert [words.count(name) for name in ("first", "second, mean ± std", "choice")] == [1, 1, 1]
 
 
+def test_a_quantity_that_is_no_share_has_plain_numbers(tmp_path: Path) -> None:
+    plain = replace(
+        ABOVE,
+        label="bits_per_byte",
+        lines=(replace(FIRST, y=(2.4001, 2.4002, 2.4003, 2.4004)),),
+        mark=Mark("choice", 0.5, 2.4002),
+        is_share=False,
+    )
+    words = drawing(tmp_path / "one.svg", plain).words()
+    axis = [word for word in words if word.startswith("2.4")]
+    assert len(axis) > 2, words
+    assert {word for word in words if word.endswith("%")} == {f"{share}%" for share in range(0, 101, 10)}
+
+
 def test_the_same_bytes_every_time(tmp_path: Path) -> None:
     for suffix in ("svg", "png"):
         for name in ("one", "two"):

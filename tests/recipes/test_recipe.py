@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from tests.training.runs import graph, pair
 from topolearn.compiler import Network
 from topolearn.errors import OptionError
+from topolearn.format import loads
 from topolearn.learners import MaskConnect
-from topolearn.recipes import Recipe, RecipeFile
+from topolearn.recipes import Recipe, RecipeFile, TrainOptions
 from topolearn.recipes.recipe import check_functions
 
 
@@ -27,6 +28,45 @@ def test_what_nobody_says_has_its_default_by_the_data() -> None:
     assert (own.epochs, own.batch_size, own.lr) == (30, 32, 0.05)
     assert Recipe.of("digits", data="cifar10", epochs=3).epochs == 3
     assert Recipe.of("digits", data="cifar10").epochs == 164
+
+
+TEXT = """
+topolearn: 1
+name: words
+task: next_token
+inputs: {tokens: {length: 8, vocabulary: 256}}
+nodes:
+  embed: {op: embedding, channels: 4}
+  block: {op: transformer.block, heads: 2, causal: true}
+  head: {op: token_head, classes: 256}
+edges:
+  - {from: tokens, to: embed}
+  - {from: embed, to: block}
+  - {from: [embed, block], to: head, learnable: true}
+outputs: [head]
+"""
+
+
+def test_text_has_defaults_of_its_own_whatever_its_name() -> None:
+    words = loads(TEXT)
+    plain = Recipe.of(words)
+    assert (plain.data, plain.chosen_data, plain.names_data) == (None, "python-source", False)
+    for found in (plain, Recipe.of(words, data="mine.txt"), Recipe.of("gpt12x64-bytes")):
+        assert (found.epochs, found.batch_size, found.lr) == (12, 32, 2e-3)
+        training = found.training
+        assert (training.optimizer, training.betas, training.decay) == ("adamw", (0.9, 0.95), "matrices")
+        assert (training.weight_decay, training.lr_floor, training.clip_grad_norm) == (0.1, 0.1, 1.0)
+        assert (training.warmup_epochs, training.steps_per_epoch) == (1.0, 100)
+    own = Recipe.of(words, training={"betas": (0.8, 0.9), "optimizer": "sgd"}, epochs=2)
+    assert (own.training.betas, own.training.optimizer, own.training.decay) == ((0.8, 0.9), "sgd", "matrices")
+    file = RecipeFile(graph="gpt12x64-bytes", training={"weight_decay": 0.5})
+    assert (Recipe.of(file).training.weight_decay, Recipe.of(file).training.lr_floor) == (0.5, 0.1)
+
+
+def test_images_are_trained_as_before_there_was_text() -> None:
+    training = Recipe.of("digits").training
+    assert training == TrainOptions()
+    assert (training.optimizer, training.decay, training.lr_floor, training.warmup_steps) == ("sgd", "all", 0.0, None)
 
 
 def test_a_call_wins_over_a_file_and_a_file_over_defaults() -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 import topolearn
 from tests.drawing.samples import keep_largest, modules, values_of
 from topolearn.report import Change, NumberText, Table, compare, facts, headline, node_table
+from topolearn.report.tables import is_share, metric_heading, metric_number, metric_spec
 
 TABLE = Table(("name", "count", "share"), (("a|b", 12345, 0.5), ("c", None, 0.123456)), "Title", "a note")
 
@@ -49,6 +50,7 @@ def test_a_row_that_does_not_fit_is_refused() -> None:
     [
         (Change("params", 1000, 250), "1,000", "250", "-75.0%"),
         (Change("accuracy", 0.951, 0.964, ".2%"), "95.10%", "96.40%", "+1.30 points"),
+        (Change("bits_per_byte", 2.0, 1.5, metric_spec("bits_per_byte")), "2.0000", "1.5000", "-25.0%"),
         (Change("latency", 2.0, 1.5, ".2f", " ms"), "2.00 ms", "1.50 ms", "-25.0%"),
         (Change("new", None, 3), "–", "3", ""),
         (Change("gone", 3, None), "3", "–", ""),
@@ -62,6 +64,24 @@ def test_before_and_after(change: Change, before: str, after: str, difference: s
     assert table.rows == ((change.name, before, after, difference),)
     assert table.is_numeric(1)
     assert isinstance(table.rows[0][1], NumberText)
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "spec", "heading", "number"),
+    [
+        ("accuracy", 0.12345, ".2%", "accuracy, %", "12.35"),
+        ("miou", 1.0, ".2%", "miou, %", "100.00"),
+        ("error", 0.5, ".2%", "error, %", "50.00"),
+        ("bits_per_byte", 2.41784, ".4f", "bits_per_byte", "2.4178"),
+        ("loss", 12.0, ".4f", "loss", "12.0000"),
+    ],
+)
+def test_a_metric_is_a_share_in_per_cent_or_a_plain_number(
+    metric: str, value: float, spec: str, heading: str, number: str
+) -> None:
+    assert metric_spec(metric) == spec
+    assert (metric_heading(metric), metric_number(metric, value)) == (heading, number)
+    assert is_share(metric) == heading.endswith("%")
 
 
 def test_headings_and_title_of_a_comparison() -> None:

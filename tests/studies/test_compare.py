@@ -23,8 +23,9 @@ import topolearn
 from tests.training.runs import GRAPH, ROOT, assert_same, quick_fit
 from topolearn import cli
 from topolearn.errors import TopolearnError
+from topolearn.recipes import RecipeFile
 from topolearn.studies import Comparison
-from topolearn.studies.compare import compare, values
+from topolearn.studies.compare import Variant, _Board, compare, values
 from topolearn.studies.comparison import COLUMNS, Failure, GraphSize, Row, RunSummary, clock
 from topolearn.studies.processes import Crew, Job, _own_device, run_all
 
@@ -453,6 +454,33 @@ def test_one_seed_has_no_deviation() -> None:
     assert found.table().rows[0][1:3] == ("50.00", 1)
     assert "±" not in found.table().markdown()
     assert str(found.table().note).endswith("after the last epoch, of seed 4.")
+
+
+def test_bits_per_byte_are_no_per_cent() -> None:
+    def text(seed: int, bits: float) -> RunSummary:
+        size = GraphSize(100, 1_000_000, 5, 3)
+        metrics = {"bits_per_byte": bits, "accuracy": 0.5}
+        return RunSummary(seed, Path(f"seed-{seed}"), metrics, size, size, 60)
+
+    table = Comparison((Row("a", (text(0, 2.4), text(1, 2.5))), Row("b", ())), (0, 1), Path("out")).table()
+    assert table.columns[:4] == ("recipe", "bits_per_byte", "accuracy, %", "seeds")
+    assert table.rows[0][1:3] == ("2.4500 ± 0.0707", "50.00 ± 0.00")
+    assert table.is_numeric(1)
+    assert table.rows[1][1:3] == (None, None)
+    one = Comparison((Row("a", (text(0, 2.41784),)),), (0,), Path("out")).table()
+    assert one.rows[0][1] == "2.4178"
+
+
+def test_the_line_of_a_finished_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    size = GraphSize(100, 1_000_000, 5, 3)
+    done = RunSummary(3, Path("x"), {"bits_per_byte": 2.41784, "accuracy": 0.51234}, size, size, 61)
+    variant = Variant("a", "digits", (), Path("a"), RecipeFile(graph="digits"))
+    board = _Board((variant,), (3,), Path("x"), quiet=False)
+    monkeypatch.setattr(RunSummary, "read", lambda folder, seed: done)
+    monkeypatch.setattr(Comparison, "save", lambda self: None)
+    board.note(variant, 3, None)
+    line = "a, seed 3: bits_per_byte 2.4178, accuracy 51.23% after 1:01 of training; 1 of 1 runs are finished\n"
+    assert capsys.readouterr().err == line
 
 
 def test_csv_has_plain_numbers(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +230,30 @@ class TestTables:
         assert [row[4:] for row in table.rows][1] == ("2.00", "450", "10.0", "5.0")
         assert table.note is not None
         assert "mean ± sample standard deviation over orders drawn by seeds 0, 4" in table.note
+
+    def test_bits_per_byte_are_no_per_cent(self, tmp_path: Path) -> None:
+        shares = self.result()
+        rows = tuple(
+            replace(point, metrics={"bits_per_byte": 5 * point.metrics["accuracy"], **point.metrics})
+            for point in shares.rows
+        )
+        text = replace(shares, rows=rows)
+        table = text.table()
+        assert table.columns[3:5] == ("bits_per_byte", "accuracy, %")
+        assert [tuple(map(str, row[3:5])) for row in table.rows] == [
+            ("4.5000", "90.00"),
+            ("3.5000 ± 0.7071", "70.00 ± 14.14"),
+            ("4.7500", "95.00"),
+        ]
+        text.draw(tmp_path / "text.svg")
+        above, below = (
+            [word for word in Drawing(tmp_path / "text.svg").words() if re.fullmatch(pattern, word)]
+            for pattern in (r"[\d.]+", r"[\d.]+%")
+        )
+        assert above
+        assert all(2 < float(word) < 6 for word in above)
+        assert "bits_per_byte" in Drawing(tmp_path / "text.svg").words()
+        assert below, "costs and removed edges stay shares"
 
     def test_every_point_is_a_row_for_programs(self) -> None:
         rows = list(csv.DictReader(io.StringIO(self.result().csv())))

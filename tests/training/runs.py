@@ -60,6 +60,20 @@ edges:
   - {from: join, to: head}
 outputs: [head]
 """
+TEXT = """
+topolearn: 1
+name: tiny-text
+task: next_token
+inputs: {tokens: {length: 8, vocabulary: 16}}
+nodes:
+  embed: {op: embedding, channels: 4}
+  block[1..3]: {op: transformer.block, heads: 2, causal: true, layers: 3}
+  head: {op: token_head, classes: 16}
+edges:
+  - {from: tokens, to: embed}
+  - {connect: complete, nodes: [embed, "block[1..3]", head], learnable: true, start: chain}
+outputs: [head]
+"""
 EPOCHS, BATCH, STEPS = 5, 4, 5
 """Of :func:`run`: 22 images make 5 steps of 4 per epoch."""
 TIMINGS = ("seconds", "images_per_second")
@@ -78,6 +92,12 @@ def pair(kind: str = "tensors") -> Any:
     if kind == "datasets":
         return sets
     return DataLoader(sets[0], BATCH, shuffle=True, drop_last=True), DataLoader(sets[1], BATCH)
+
+
+def text_pair() -> tuple[Tensor, Tensor]:
+    """Ids below 16 to train on, and 7 contexts of 8 to validate on."""
+    ids = torch.randint(16, (500,), generator=torch.Generator().manual_seed(0))
+    return ids[:440], ids[440:]
 
 
 def run(out: Path | None = None, learner: Any = "maskconnect", data: Any = None, **options: Any) -> FitResult:
@@ -126,6 +146,8 @@ class Stopping:
         self.calls[kind] += 1
         if self.calls[kind] in self.places[kind]:
             self.action()
+        if logits.ndim == 3:  # of text, (N, T, vocabulary)
+            logits, targets = logits.flatten(0, 1), targets.flatten()
         return F.cross_entropy(logits, targets)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from topolearn.errors import OptionError
 from topolearn.learners import make_learner
 from topolearn.recipes import TrainOptions
 from topolearn.training import lr_factor, optimizers
+from topolearn.training.phases import schedule as phases_of
 
 # -- schedules ----------------------------------------------------------------------------------
 
@@ -47,6 +49,35 @@ def test_constant() -> None:
 def test_warmup_is_linear_and_the_schedule_starts_after_it() -> None:
     assert factors(8, warmup=4) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5])
     assert factors(3, warmup=6, schedule="constant") == pytest.approx([1 / 6, 2 / 6, 3 / 6]), "longer than the phase"
+
+
+def test_cosine_to_a_floor() -> None:
+    half = 0.5 + 0.5**1.5
+    assert factors(4, lr_floor=0.2) == pytest.approx([1, 0.2 + 0.8 * half, 0.6, 0.2 + 0.8 * (1 - half)])
+    assert lr_factor(TrainOptions(lr_floor=0.2), 4, 4) == pytest.approx(0.2)
+    assert lr_factor(TrainOptions(lr_floor=0.2), 9, 4) == pytest.approx(0.2), "a loader may give more batches"
+
+
+def test_warmup_in_steps_and_a_floor_by_the_formula() -> None:
+    """200 steps of warm-up, then cosine to a tenth at step 1,200."""
+    options = TrainOptions(warmup_steps=200, lr_floor=0.1)
+    (phase,) = phases_of(make_learner("fixed", graph()), 12, options.phases)
+    for step in (0, 1, 99, 198, 199):
+        assert phase.lr_factor(options, step, 100) == pytest.approx((step + 1) / 200)
+    for step in (200, 201, 450, 700, 1000, 1199):
+        wanted = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (step - 200) / 1000))
+        assert phase.lr_factor(options, step, 100) == pytest.approx(wanted)
+    assert phase.lr_factor(options, 700, 100) == pytest.approx(0.55)
+
+
+def test_warmup_in_steps_wins_over_epochs_and_comes_once() -> None:
+    options = TrainOptions(warmup_steps=3, warmup_epochs=5.0)
+    search, tune = phases_of(make_learner("maskconnect", graph()), 4, options.phases)
+    assert [search.lr_factor(options, step, 5) for step in range(3)] == pytest.approx([1 / 3, 2 / 3, 1])
+    gone = tune.before * 5  # both are on one schedule, which goes on
+    assert tune.lr_factor(options, 0, 5) == pytest.approx(0.5 * (1 + math.cos(math.pi * (gone - 3) / (20 - 3))))
+    none = TrainOptions(warmup_steps=0, warmup_epochs=5.0)
+    assert search.lr_factor(none, 0, 5) == 1
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "step", "poly", "constant"])
@@ -165,6 +196,79 @@ def test_nodes_have_rates_of_their_own() -> None:
     assert sorted(of[1]) == sorted(id(p) for name in slow for p in net.nodes[name].parameters())
     assert of[2] == [id(p) for p in net.nodes[slower].parameters()]
     assert sorted(held(only)) == sorted(id(p) for p in net.parameters())
+
+
+def ids_of(optimizer: torch.optim.Optimizer) -> list[list[int]]:
+    return [[id(parameter) for parameter in group["params"]] for group in optimizer.param_groups]
+
+
+def test_matrices_alone_decay() -> None:
+    net = network("continuous")
+    (only,) = optimizers(net, lr=0.1, name="adamw", weight_decay=0.3, decay="matrices")
+    matrices, others, gates = only.param_groups
+    assert all(parameter.dim() >= 2 for parameter in matrices["params"])
+    assert all(parameter.dim() < 2 for parameter in others["params"])
+    assert [group["weight_decay"] for group in only.param_groups] == [0.3, 0.0, 0.0]
+    assert [id(parameter) for parameter in gates["params"]] == [id(p) for p in net.learner.parameters()]  # type: ignore[union-attr]
+    assert sorted(held(only)) == sorted(id(p) for p in net.parameters())
+
+
+def test_matrices_alone_decay_at_the_rates_of_nodes() -> None:
+    net = network("continuous")
+    slow = next(name for name in net.nodes if {p.dim() >= 2 for p in net.nodes[name].parameters()} == {True, False})
+    (only,) = optimizers(net, lr=0.1, weight_decay=0.3, decay="matrices", node_lr={slow: 0.5})
+    assert [group["lr"] for group in only.param_groups] == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.1])
+    assert [group["weight_decay"] for group in only.param_groups] == [0.3, 0.0, 0.3, 0.0, 0.0]
+    own = list(net.nodes[slow].parameters())
+    assert sorted(ids_of(only)[2]) == sorted(id(p) for p in own if p.dim() >= 2)
+    assert sorted(ids_of(only)[3]) == sorted(id(p) for p in own if p.dim() < 2)
+    assert sorted(held(only)) == sorted(id(p) for p in net.parameters())
+
+
+def test_weights_without_matrices_or_without_others_are_one_group() -> None:
+    (flat,) = optimizers(nn.BatchNorm2d(3), lr=0.1, weight_decay=0.3, decay="matrices")
+    assert [group["weight_decay"] for group in flat.param_groups] == [0.0]
+    (full,) = optimizers(nn.Linear(2, 3, bias=False), lr=0.1, weight_decay=0.3, decay="matrices")
+    assert [group["weight_decay"] for group in full.param_groups] == [0.3]
+
+
+def made_by_a_run(monkeypatch: pytest.MonkeyPatch, **training: Any) -> list[dict[str, Any]]:
+    """The groups of the first optimiser that a run makes, at the first step."""
+    found: list[dict[str, Any]] = []
+    kind = torch.optim.AdamW if training.get("optimizer") == "adamw" else torch.optim.SGD
+    step = kind.step
+
+    def spy(self: torch.optim.Optimizer, *args: Any) -> Any:
+        found.extend(self.param_groups if not found else [])
+        return step(self, *args)
+
+    monkeypatch.setattr(kind, "step", spy)
+    run(learner="continuous", epochs=2, training=training)
+    return found
+
+
+def test_betas_reach_adamw(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = made_by_a_run(monkeypatch, optimizer="adamw", betas=(0.9, 0.95), weight_decay=0.1, decay="matrices")
+    assert {group["betas"] for group in groups} == {(0.9, 0.95)}
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0, 0.0]
+
+
+def test_the_defaults_are_what_they_were_before_there_was_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, gates = made_by_a_run(monkeypatch)
+    settings = {
+        "momentum": 0.9,
+        "dampening": 0,
+        "nesterov": False,
+        "maximize": False,
+        "foreach": None,
+        "differentiable": False,
+        "fused": None,
+    }
+    for group, decay in ((weights, 1e-4), (gates, 0.0)):
+        found = {key: value for key, value in group.items() if key not in ("params", "lr")}
+        assert found == {**settings, "weight_decay": decay}
+    weights, _ = made_by_a_run(monkeypatch, optimizer="adamw")
+    assert (weights["betas"], weights["weight_decay"]) == ((0.9, 0.999), 1e-4)
 
 
 def test_a_network_without_a_learner_and_any_module() -> None:

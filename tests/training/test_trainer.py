@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 import threading
@@ -253,6 +254,20 @@ def test_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert all(text in line for line in lines if line is not lines[3]), text
     run(tmp_path / "quiet", quiet=True)
     assert capsys.readouterr().err == ""
+
+
+def test_text_is_counted_in_contexts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with Reporter(10, items="contexts") as reporter:
+        reporter.step("search", 4)
+        reporter.epoch({"phase": "search", "epoch": 1, "epochs": 2, "images_per_second": 3.0})
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"search 1/2  \d+ contexts/s, \d+:\d\d left", line)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with Reporter(10, items="contexts") as reporter:
+        assert reporter.live is not None
+        reporter.step("search", 4)
+        assert reporter.live.tasks[0].fields["rate"].endswith(" contexts/s")
 
 
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -93,7 +93,7 @@ class Data(ABC):
         """Training batches ``first``, ``first + 1``, … of an epoch.
 
         Args:
-            batch_size: Images per batch.
+            batch_size: Images or contexts per batch.
             seed: Seed of the run.
             epoch: Number of the epoch, from 0.
             first: Number of the first batch to give.
@@ -101,7 +101,10 @@ class Data(ABC):
 
     @abstractmethod
     def val_batches(self, batch_size: int) -> Iterator[Batch]:
-        """All validation images in order, in full, not augmented; a batch ends early where the size changes."""
+        """All validation images or contexts in order, in full, not augmented.
+
+        A batch ends early where the size of images changes.
+        """
 
     @abstractmethod
     def to(self, device: torch.device | str) -> Data:

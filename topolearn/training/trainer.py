@@ -26,7 +26,6 @@ from topolearn.runs.checkpoint import Checkpoint, Position, foreign_checkpoint
 from topolearn.runs.folder import STATE
 from topolearn.runs.run_writer import RunWriter
 from topolearn.runs.tensor_files import load_into
-from topolearn.task_kinds import kind_of
 from topolearn.tasks import Evaluation, Metric, task_of
 from topolearn.tasks.sliding import judged
 from topolearn.training.interrupt import Interrupt
@@ -105,9 +104,7 @@ class Trainer:
         """
         done = self.at.epochs * self.steps + self.at.step
         quiet = self.recipe.quiet or not self.world.is_main
-        self.reporter = Reporter(
-            total_steps(self.plan, self.steps), done, items=kind_of(self.data.info.task).items, quiet=quiet
-        )
+        self.reporter = Reporter(total_steps(self.plan, self.steps), done, items=self.data.info.kind.items, quiet=quiet)
         with Interrupt() as interrupt, self.reporter:
             while self.at.phase < len(self.plan):
                 self.start_phase()

@@ -1,0 +1,110 @@
+"""Runs on text: resumed to the bit, told by its hash, and what they say and write."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import signal
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import topolearn
+from tests.training.runs import TEXT, Stopping, assert_same, history, quick_fit, send, text_pair
+from topolearn.errors import CheckpointError
+from topolearn.format import loads
+from topolearn.runs import FitResult
+from topolearn.runs.config import read_config
+
+LEARNERS = ("continuous", "maskconnect")
+
+
+def run(out: Path | None, learner: str = "continuous", data: Any = None, **options: Any) -> FitResult:
+    """4 epochs of 3 steps, with dropout."""
+    training = {"steps_per_epoch": 3, "checkpoint_steps": 1, "warmup_steps": 2}
+    settings = {"graph": loads(TEXT), "epochs": 4, "batch_size": 4, "training": training} | options
+    return quick_fit(learner=learner, data=text_pair() if data is None else data, out=out, **settings)
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_a_resumed_run_equals_an_undisturbed_one(learner: str, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    run(whole, learner)
+    for step in (2, 3, 5, 11):  # within an epoch, at its end, in the next one, after the search
+        folder = tmp_path / f"stopped at {step}"
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, learner, loss=Stopping(lambda: send(signal.SIGINT), at=[step]))
+        assert not (folder / "weights.safetensors").exists()
+        run(folder, learner, resume=True)
+        assert_same(whole, folder)
+
+
+def test_what_a_run_says_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "my text.txt").write_bytes(bytes(range(16)) * 40)
+    found = run(tmp_path / "run", data=str(tmp_path / "my text.txt"), quiet=False)
+    lines = [line for line in capsys.readouterr().err.splitlines() if " left" in line]
+    assert len(lines) == 4
+    for line in lines:
+        assert re.search(r"  val_loss \S+  val_bits_per_byte \S+  val_accuracy \S+  .*\d+ contexts/s, ", line), line
+    config = read_config(tmp_path / "run" / "config.yaml")
+    assert config["content"]["bytes"] == 640
+    assert len(config["content"]["sha256"]) == 64
+    assert config["input_size"] == {"tokens": {"length": 8, "vocabulary": 16}}
+    last = json.loads((tmp_path / "run" / "history.jsonl").read_text().splitlines()[-1])
+    assert last["phase"] == "result"
+    assert last["metrics"]["bits_per_byte"] == pytest.approx(last["metrics"]["loss"] / torch.tensor(2.0).log().item())
+    assert all(record["images_per_second"] > 0 for record in found.history[:-1])
+    assert found.metrics == last["metrics"]
+    again = topolearn.load_model(tmp_path / "run")
+    assert again(torch.zeros(1, 5, dtype=torch.int64)).shape == (1, 5, 16)
+
+
+def test_more_tokens_than_positions() -> None:
+    model = run(None).model
+    assert model(torch.zeros(2, 8, dtype=torch.int64)).shape == (2, 8, 16)
+    assert model(torch.zeros(2, 3, dtype=torch.int64)).shape == (2, 3, 16)
+    with pytest.raises(Exception, match="9") as caught:
+        model(torch.zeros(2, 9, dtype=torch.int64))
+    assert "8" in str(caught.value)
+
+
+class TestPythonSource:
+    @pytest.fixture
+    def library(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """Stands in for the standard library, in bytes below 16."""
+        folder = tmp_path / "library"
+        folder.mkdir()
+        (folder / "a.py").write_bytes(bytes(range(16)) * 40)
+        monkeypatch.setattr(sysconfig, "get_path", lambda name: {"stdlib": str(folder)}[name])
+        return folder
+
+    def stopped(self, folder: Path) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, data="python-source", loss=Stopping(lambda: send(signal.SIGINT), at=[2]))
+        assert read_config(folder / "config.yaml")["content"]["python"] == platform.python_version()
+
+    def test_another_python_with_the_same_text_goes_on(
+        self, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.stopped(tmp_path / "run")
+        monkeypatch.setattr(platform, "python_version", lambda: "3.99.1")
+        run(tmp_path / "run", data="python-source", resume=True)
+        run(tmp_path / "whole", data="python-source")
+        assert history(tmp_path / "run") == history(tmp_path / "whole")
+
+    def test_another_text_is_another_run(self, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.stopped(tmp_path / "run")
+        (library / "a.py").write_bytes(bytes(reversed(range(16))) * 40)
+        monkeypatch.setattr(platform, "python_version", lambda: "3.99.1")
+        with pytest.raises(CheckpointError) as caught:
+            run(tmp_path / "run", data="python-source", resume=True)
+        assert re.fullmatch(
+            r"the run in .*/run began with another 'python-source' \(sha256 [0-9a-f]{12}, Python [\d.]+\) than there is"
+            r" now \(sha256 [0-9a-f]{12}, Python 3\.99\.1\); resume it where the text is the same, or choose another"
+            r" folder",
+            caught.value.message,
+        )
