@@ -1,4 +1,4 @@
-"""``start: chain``: learnable edges whose weights make the graph start as a chain."""
+"""``start: chain`` and ``start: mean``: learnable edges whose weights make a graph start as a chain, or as a mean."""
 
 from __future__ import annotations
 
@@ -124,6 +124,25 @@ def test_a_mean_counts_candidates_at_0() -> None:
         "g.yaml:8:67: node 'n1' takes the mean, whose divisor counts the candidates that 'start: chain' sets to 0; use"
         " 'aggregate: sum' there"
     )
+
+
+def test_a_mean_gives_each_of_n_candidates_its_share() -> None:
+    graph = read('{connect: complete, nodes: "n[0..8]", learnable: true, start: mean}')
+    assert [edge.weight for edge in graph.edges if edge.learnable] == [1 / j for j in range(1, 9) for _ in range(j)]
+    assert loads(dumps(graph)) == graph
+    mean = TEXT.replace("channels: 4}", "channels: 4, aggregate: mean}") % '  - {connect: complete, nodes: "n[0..8]"}'
+    net, fixed = compile(graph).eval(), compile(loads(mean)).eval()
+    fixed.load_state_dict(net.state_dict())
+    image = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(net(image), fixed(image))
+
+
+def test_a_mean_of_a_mean_is_an_error() -> None:
+    entry = '  - {connect: complete, nodes: "n[0..8]", learnable: true, start: mean}'
+    with pytest.raises(
+        FormatError, match=r"g.yaml:8:6\d: node 'n1' takes the mean, whose weights are divided by their"
+    ):
+        loads(TEXT.replace("channels: 4}", "channels: 4, aggregate: mean}") % entry, "g.yaml")
 
 
 def test_it_can_be_set() -> None:

@@ -28,7 +28,7 @@ MAX_EDGES = 5_000_000
 _TOP = ("topolearn", "name", "task", "data", "inputs", "nodes", "edges", "outputs")
 _NODE_KEYS = ("op", "aggregate", "input", "share")
 _EDGE_KEYS = ("op", "learnable", "weight", "start")
-STARTS = ("chain",)
+STARTS = ("chain", "mean")
 """Values of the key ``start`` of edges."""
 
 T = TypeVar("T")
@@ -287,20 +287,26 @@ class _Reader:
         return tree
 
     def started(self, graph: Graph) -> Graph:
-        """The verified graph with the weights that ``start: chain`` stands for."""
+        """The verified graph with the weights that ``start`` stands for.
+
+        ``chain``: 1 for the node's candidate of the chain, 0 for others. ``mean``: 1 / n for each of n candidates.
+        """
         chain = set(chain_edges(graph).values())
         edges = list(graph.edges)
         for i, edge in enumerate(edges):
             place = self.starts.get((edge.src, edge.dst))
             if place is None:
                 continue
+            start = place.plain()
             if graph.nodes[edge.dst].aggregate == "mean":
-                raise self.fail(
-                    place,
-                    f"node '{edge.dst}' takes the mean, whose divisor counts the candidates that 'start: chain' sets to"
-                    " 0; use 'aggregate: sum' there",
+                why = (
+                    "divisor counts the candidates that 'start: chain' sets to 0"
+                    if start == "chain"
+                    else "weights are divided by their number already"
                 )
-            edges[i] = replace(edge, weight=1.0 if i in chain else 0.0)
+                raise self.fail(place, f"node '{edge.dst}' takes the mean, whose {why}; use 'aggregate: sum' there")
+            weight = 1.0 / len(graph.candidates[edge.dst]) if start == "mean" else float(i in chain)
+            edges[i] = replace(edge, weight=weight)
         return graph.replace(edges=tuple(edges))
 
     # -- parts ---------------------------------------------------------------------------------

@@ -99,7 +99,8 @@ def _node(name: str, op: type[Op], definitions: dict[str, Any]) -> dict[str, Any
 def _edges(definitions: dict[str, Any]) -> list[dict[str, Any]]:
     start = {
         "enum": list(STARTS),
-        "description": "Instead of 'weight': 1 for the candidate that continues the chain, 0 for the others.",
+        "description": "Instead of 'weight'. chain: 1 for the candidate that continues the chain, 0 for the others;"
+        " mean: 1 / n for each of n candidates.",
     }
     common: dict[str, Any] = {"learnable": {"type": "boolean"}, "weight": {"type": "number"}, "start": start}
     into: dict[str, Any] = {
