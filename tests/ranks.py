@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.training.runs import ROOT, Stopping, graph, pair, run, send, untimed
+from tests.training.runs import ROOT, TEXT, Stopping, graph, pair, run, send, text_pair, untimed
 from topolearn.errors import TopolearnError
 from topolearn.format import loads
 from topolearn.graph import Graph
@@ -50,6 +50,11 @@ FAILED, STOPPED = 2, 130
 def plain() -> Graph:
     """See :data:`PLAIN`."""
     return loads(PLAIN)
+
+
+def text_graph() -> Graph:
+    """See :data:`tests.training.runs.TEXT`."""
+    return loads(TEXT)
 
 
 class Ranks:
@@ -169,8 +174,8 @@ def _fit(
         loss = Stopping(lambda: _act(stop["action"]), stop["at"])
     result = run(
         folder / f"run{rank if apart else ''}",
-        data=pair(data),
-        graph=plain() if network == "plain" else graph(),
+        data=text_pair() if network == "text" else pair(data),
+        graph={"plain": plain, "tiny": graph, "text": text_graph}[network](),
         loss=loss,
         callbacks=[lambda each: called.append(each["phase"])],
         quiet=False,
@@ -188,6 +193,8 @@ def _noting(noise: list[float]) -> Callable[[Tensor, Tensor], Tensor]:
 
     def loss(logits: Tensor, targets: Tensor) -> Tensor:
         noise.append(float(torch.rand(())))
+        if logits.ndim == 3:  # of text, (N, T, vocabulary)
+            logits, targets = logits.flatten(0, 1), targets.flatten()
         return F.cross_entropy(logits, targets)
 
     return loss

@@ -90,6 +90,25 @@ def test_two_processes_do_what_one_does(learner: str, ranks: Ranks, tmp_path: Pa
             assert one[name] == pytest.approx(two[name], rel=1e-3), name
 
 
+def test_two_processes_learn_from_text_what_one_does(ranks: Ranks, tmp_path: Path) -> None:
+    """The last validation batch has one context, so one process has no part in it. AdamW would enlarge rounding."""
+    options = {
+        "network": "text",
+        "learner": "continuous",
+        "batch_size": UNEVEN,
+        "training": {"steps_per_epoch": 4, "optimizer": "sgd"},
+    }
+    _, (alone,) = ranks.run(tmp_path / "one", ranks=1, **options)
+    statuses, (first, second) = ranks.run(tmp_path / "two", **options)
+    assert statuses == [0, 0], (tmp_path / "two" / "rank-1.log").read_text()
+    same_tensors(first["weights"], second["weights"])
+    same_tensors(alone["weights"], first["weights"], rtol=1e-3, atol=1e-5)
+    for one, two in zip(alone["history"], first["history"], strict=True):
+        assert one.keys() == two.keys()
+        for name in one.keys() & {"train_loss", "val_loss", "val_bits_per_byte", "val_accuracy", "lr"}:
+            assert one[name] == pytest.approx(two[name], rel=1e-3), name
+
+
 def test_datasets_are_divided(ranks: Ranks, tmp_path: Path) -> None:
     options = {"data": "datasets", "network": "tiny", "batch_size": UNEVEN}
     statuses, (first, second) = ranks.run(tmp_path, **options)

@@ -150,7 +150,7 @@ class TestFiles:
             (tmp_path / name).write_text(letter * 100)
         data = load_data(tmp_path, task="next_token", text=self.FORM)
         assert data.info.content["sha256"] == hashlib.sha256(b"a" * 100 + b"b" * 100).hexdigest()
-        assert data.notes == (f"read 2 .txt files of '{tmp_path}'; not looked at: 2 other files",)
+        assert data.notes == (f"read 2 .txt files of '{tmp_path}'; not looked at: 2 of another kind",)
 
     @pytest.mark.parametrize("place", ["text.txt", "text/one.txt"])
     def test_text_is_looked_for_where_data_sets_are(self, tmp_path: Path, place: str) -> None:

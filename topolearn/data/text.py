@@ -212,7 +212,7 @@ def text_in(path: Path, form: TextFormat) -> TextData:
     data = text_of_bytes(str(path), _content(paths), form, {})
     others = sum(len(files) for _, _, files in os.walk(path)) - len(paths)
     if others:
-        data.notes = (f"read {len(paths):,} .txt files of '{path}'; not looked at: {others:,} other files",)
+        data.notes = (f"read {len(paths):,} .txt files of '{path}'; not looked at: {others:,} of another kind",)
     return data
 
 
