@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from topolearn.data import DATASETS, Augment, load_data
+from topolearn.data.text import TEXT_SETS
 from topolearn.errors import DataError
 
 
@@ -104,7 +105,7 @@ def test_fashion_mnist(nowhere: Path) -> None:
         load_data("fashion_mnist")
 
 
-@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"digits"}))
+@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"digits", *TEXT_SETS}))
 def test_a_missing_set_names_every_folder(name: str, nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOPOLEARN_DATA", "/none/b")
     with pytest.raises(DataError) as caught:

@@ -160,6 +160,16 @@ class TestFiles:
         assert load_data("text", root=(tmp_path / place).parent, text=self.FORM).info.content["bytes"] == 600
         assert load_data("text", root=tmp_path / place, text=self.FORM).info.content["bytes"] == 600
 
+    def test_a_missing_text_names_every_place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("TOPOLEARN_DATA", "/none/b")
+        with pytest.raises(DataError) as caught:
+            load_data("text", root="/none/a")
+        roots = ["/none/a", "/none/b", "data", f"{tmp_path}/.cache/topolearn"]
+        places = ", ".join(f"'{root}/{name}'" for root in roots for name in ("text.txt", "text"))
+        assert caught.value.message == f"there is no text in {places}; give --data FILE.txt, or a folder of .txt files"
+
     @pytest.mark.parametrize("convert", [torch.as_tensor, np.asarray])
     @pytest.mark.parametrize("dtype", ["uint8", "int32", "int64"])
     def test_ids_of_a_tokenizer(self, convert: Callable[..., Any], dtype: str) -> None:

@@ -102,9 +102,11 @@ class Task(ABC):
         """
         name = graph.inputs[0]
         if name not in graph.image_inputs:
+            sequence = graph.input_rule(name).length is not None
             raise DataError(
-                f"data '{info.name}' has images, but input '{name}' of graph '{graph.name}' takes {graph.shapes[name]};"
-                " train it in a loop of your own, with topolearn.optimizers"
+                f"data '{info.name}' has images, but input '{name}' of graph '{graph.name}' takes"
+                f" {graph.shapes[name] if sequence else 'vectors'}; train it in a loop of your own, with"
+                " topolearn.optimizers"
             )
         channels = graph.input_size(name)[0]
         if channels != info.size[0]:
