@@ -41,6 +41,8 @@ TEXT = {
     "chain": DEPTH["chain"],
     "chain-longer": DEPTH["chain"],
     "learned": LEARNED,
+    "learned-from-mean": LEARNED,
+    "learned-from-mean-k3": LEARNED | {"keep": 3},
     "learned-k2": LEARNED | {"keep": 2},
     "learned-k3": LEARNED | {"keep": 3},
     "learned-k4": LEARNED | {"keep": 4},
@@ -199,7 +201,9 @@ def test_connections_across_depth_are_trained_as_the_chain(name: str) -> None:
     assert [getattr(row, field) for field in fields] == [getattr(chain, field) for field in fields]
 
 
-STARTS_AS_CHAIN = [name for name in DEPTH_ROWS if "-learned" in name and not re.search("random3|x0|sublayers", name)]
+STARTS_AS_CHAIN = [
+    name for name in DEPTH_ROWS if "-learned" in name and not re.search("random3|x0|sublayers|mean", name)
+]
 
 
 @pytest.mark.parametrize("name", STARTS_AS_CHAIN)
@@ -216,12 +220,13 @@ def test_the_embedding_is_read_by_every_block_at_weights_that_start_at_0() -> No
     assert {edge.src for edge in searched.edges if edge.learnable} == {"embed"}
 
 
-def test_random_connections_start_as_their_mean() -> None:
-    searched = loaded("gpt12x64-bytes-random3-learned")[1]
+@pytest.mark.parametrize(("name", "most"), [("random3-learned", 3), ("learned-from-mean", 13)])
+def test_other_connections_start_as_their_mean(name: str, most: int) -> None:
+    searched = loaded(f"gpt12x64-bytes-{name}")[1]
     for node, candidates in searched.candidates.items():
         weights = [searched.edges[i].weight for i in candidates]
         assert weights == pytest.approx([1 / len(weights)] * len(weights), abs=1e-4)
-        assert len(weights) == min(3, list(searched.candidates).index(node) + 1)
+        assert len(weights) == min(most, list(searched.candidates).index(node) + 1)
 
 
 def test_sublayers_start_as_a_residual_stream() -> None:

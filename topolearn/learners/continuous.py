@@ -66,8 +66,6 @@ class ContinuousOptions(CostOptions):
     """K: the most learnable in-edges that stay per node, those of the largest |alpha|; of equals, the later source
     stays. They must reach the threshold, too. None: no such limit. Not together with a budget.
     """
-    lr_scale: Annotated[float, Field(gt=0)] = 1.0
-    """Learning rate of alpha over that of the weights."""
     proximal: bool = False
     """Apply the penalty by soft-thresholding after each step, which gives exact zeros, instead of adding it to the
     loss.
@@ -173,8 +171,8 @@ class Continuous(EdgeLearner):
         return (self.pressure() * self.alpha.abs()).sum()
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
-        """alpha, at ``lr_scale`` times the weights' rate and without weight decay."""
-        return [{"params": [self.alpha], "lr": lr * self.options.lr_scale, "weight_decay": 0.0}]
+        """alpha, at the weights' settings but without weight decay."""
+        return [{"params": [self.alpha], "lr": lr, "weight_decay": 0.0}]
 
     def on_learning_rate(self, lr: float | Tensor) -> None:
         """Called after each optimiser step with its learning rate, which soft-thresholding needs."""
