@@ -15,6 +15,7 @@ from tests.compiler import toys
 from topolearn.compiler import Network
 from topolearn.compiler.modules.tokens import Embedding, PatchEmbedding, TokenHead
 from topolearn.compiler.modules.transformer import Attention, TransformerBlock, rotated
+from topolearn.compiler.timing import measure
 from topolearn.errors import DataError, GraphError
 from topolearn.format import loads
 from topolearn.graph import Edge, Graph, Node
@@ -340,3 +341,11 @@ def test_every_learner_runs_on_tokens(learner: str) -> None:
     topology = net.topology()
     net.set_edge_weights([w if kept else 0.0 for w, kept in zip(topology.weights, topology.keep, strict=True)])
     torch.testing.assert_close(small.eval()(ids), net.eval()(ids), rtol=1e-5, atol=1e-5)
+
+
+def test_every_node_and_edge_of_tokens_has_a_time() -> None:
+    graph = text_graph()
+    prices = measure(graph)
+    assert prices.kind == "milliseconds"
+    assert all(value > 0 for name, value in prices.nodes.items() if name != "tokens")
+    assert [price > 0 for price in prices.edges] == [edge.src != "tokens" for edge in graph.edges]

@@ -351,3 +351,43 @@ def test_batches_are_placed_on_a_device_and_the_text_is_not_copied() -> None:
     assert ids.device.type == "meta"
     held: Tensor = other._train
     assert held is data._train
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", ">i4", "int64", "uint64"])
+def test_ids_of_any_whole_type(kind: str) -> None:
+    ids = np.arange(60)[::-1].astype(kind)
+    ids.setflags(write=False)
+    for given in (ids, torch.from_numpy(ids.astype(ids.dtype.newbyteorder("="))) if kind != ">i4" else ids):
+        data = load_data((given, ids), task="next_token", text=TextFormat(4))
+        assert data.info.vocabulary == 60
+        first, following = next(data.val_batches(2))
+        assert first.tolist() == [[59, 58, 57, 56], [55, 54, 53, 52]]
+        assert following.tolist() == [[58, 57, 56, 55], [54, 53, 52, 51]]
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (np.array(["a", "b"]), "is (2,) of <U1, but must be one axis of whole numbers"),
+        (np.array([1, None]), "is (2,) of object, but must be"),
+        (torch.zeros(4, dtype=torch.complex64), "is (4,) of torch.complex64, but must be"),
+        (torch.zeros(4, dtype=torch.int64, device="meta"), "is (4,) of torch.int64, but must be"),
+        (torch.zeros(4, dtype=torch.int64).to_sparse(), "is (4,) of torch.int64, but must be"),
+        (np.array([0, 2**40]), "has the id 1,099,511,627,776, but ids are below 2^31"),
+    ],
+)
+def test_what_is_no_ids(given: Any, text: str) -> None:
+    with pytest.raises(DataError) as caught:
+        load_data((given, given), task="next_token", text=TextFormat(1))
+    assert text in str(caught.value)
+
+
+def test_a_pipe_in_a_folder_is_passed_over(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "lost.txt").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "real.txt").write_bytes(b"0123456789" * 3)
+    data = load_data(tmp_path, task="next_token", text=TextFormat(4))
+    assert data.info.content["bytes"] == 30
+    assert data.notes[0].endswith("not looked at: 2 of another kind")
+    with pytest.raises(DataError, match=r"pipe.txt' is no file that can be read twice"):
+        load_data(tmp_path / "pipe.txt", task="next_token", text=TextFormat(4))

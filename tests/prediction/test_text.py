@@ -254,3 +254,19 @@ def test_files_with_other_inputs(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "two.onnx")
     words = "two.onnx' takes 2 texts at a time; export it with a dynamic batch"
     refused(DataError, words, continue_text, tmp_path / "two.onnx", "a")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"length": 2.5}, "'length' is 2.5, but must be a whole number"),
+        ({"length": "2"}, "'length' is '2', but must be a whole number"),
+        ({"seed": None}, "'seed' is None, but must be a whole number"),
+        ({"temperature": "1"}, "'temperature' is '1', but must be a number"),
+        ({"length": True}, "'length' is True, but must be a whole number"),
+    ],
+)
+def test_numbers_of_another_kind(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        continue_text("nowhere", b"a", **options)
+    assert str(caught.value) == text

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import topolearn
-from tests.training.runs import TEXT, Stopping, assert_same, history, quick_fit, send, text_pair
-from topolearn.errors import CheckpointError
+from tests.training.runs import TEXT, Stopping, assert_same, graph, history, pair, quick_fit, send, text_pair
+from topolearn.errors import CheckpointError, OptionError
 from topolearn.format import loads
 from topolearn.runs import FitResult
 from topolearn.runs.config import read_config
@@ -108,3 +108,14 @@ class TestPythonSource:
             r" folder",
             caught.value.message,
         )
+
+
+def test_steps_of_an_epoch_are_for_text() -> None:
+    with pytest.raises(OptionError, match="'steps_per_epoch' is for text, but graph 'tiny' is for classification"):
+        quick_fit(graph(), data=pair(), training={"steps_per_epoch": 5})
+
+
+@pytest.mark.parametrize("options", [{"penalty_strength": float("inf")}, {"auto_factor": float("nan")}])
+def test_options_of_learners_are_finite(options: dict[str, float]) -> None:
+    with pytest.raises(OptionError, match="should be a finite number"):
+        quick_fit(graph(), {"name": "continuous", **options}, pair())

@@ -121,4 +121,7 @@ def _prompt(path: Path) -> bytes:
         raise DataError(f"'{path}' is a folder; name one text file, or - for standard input")
     if path.suffix.lower() in SUFFIXES:
         raise DataError(f"'{path}' is an image, but the network continues text; name a text file")
-    return path.read_bytes()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read: {error.strerror or error}; name a text file") from None

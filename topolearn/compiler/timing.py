@@ -61,6 +61,8 @@ class _Stopwatch:
         source, target = self.graph.shapes[edge.src], self.graph.nodes[edge.dst]
         if not isinstance(source, Shape) or target.input is None:
             return 0.0
+        if source.is_ids:  # handed on as they are
+            return 0.0
         aimed = edge_target(source, target)
         key = (edge.op, edge.params, source, aimed)
         if key not in self.known:

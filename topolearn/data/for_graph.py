@@ -33,6 +33,8 @@ def read_data(graph: Graph, data: Any, root: str | Path | None, options: TrainOp
     """The data, as the graph wants them."""
     if kind_of(graph.task).is_text:
         return _read_text(graph, data, root, options)
+    if options.steps_per_epoch != TrainOptions().steps_per_epoch:
+        raise OptionError(f"'steps_per_epoch' is for text, but graph '{graph.name}' is for {graph.task}")
     size = graph.input_size(graph.inputs[0])
     settings: dict[str, Any] = {"task": graph.task, "root": root, "workers": options.workers}
     from_files = isinstance(data, str | Path)

@@ -111,6 +111,8 @@ def _text(data: Any, root: str | Path | None, form: TextFormat, task: str | None
     path = Path(data).expanduser()
     if path.suffix and not path.exists() and find_folder(str(data), root) is None:
         raise DataError(f"there is no file '{path.absolute()}'; give a text file, or a folder of .txt files")
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise DataError(f"'{data}' is no file that can be read twice; save the text in a file, and give that")
     return text_in(path if path.is_file() else _folder(data, root), form)
 
 

@@ -58,8 +58,8 @@ class TextData(Data):
 
     Args:
         info: What the text is.
-        train: (n,) ids of the training text, as small a whole number as you like.
-        val: (n,) ids of the validation text.
+        train: (n,) ids of the training text, uint8 or int32.
+        val: (n,) ids of the validation text, likewise.
         form: How it is cut.
 
     Raises:
@@ -256,20 +256,26 @@ def text_of_ids(train: Any, val: Any, form: TextFormat) -> TextData:
 
 
 def _ids(given: Any, what: str) -> Tensor:
-    ids = torch.as_tensor(given) if isinstance(given, Tensor | np.ndarray) else None
-    if ids is None or ids.ndim != 1 or ids.is_floating_point() or ids.dtype == torch.bool or not len(ids):
+    """Ids as a tensor of their own, of a type that PyTorch can index and compare."""
+    is_dense = not isinstance(given, Tensor) or (given.layout is torch.strided and given.device.type != "meta")
+    ids = np.asarray(given.cpu() if isinstance(given, Tensor) else given) if is_dense else np.empty(0)
+    if not isinstance(given, Tensor | np.ndarray) or ids.ndim != 1 or ids.dtype.kind not in "iu" or not len(ids):
         shape = f"{tuple(given.shape)} of {given.dtype}" if hasattr(given, "shape") else f"a {type(given).__name__}"
         raise DataError(f"{what} is {shape}, but must be one axis of whole numbers, the ids of its tokens")
     if int(ids.min()) < 0:
         raise DataError(f"{what} has the id {int(ids.min())}, but ids start at 0")
-    return ids.cpu()
+    if int(ids.max()) > np.iinfo(np.int32).max:
+        raise DataError(f"{what} has the id {int(ids.max()):,}, but ids are below 2^31")
+    narrow = ids.dtype.itemsize == 1 and ids.dtype.kind == "u"
+    return torch.from_numpy(ids.astype(np.uint8 if narrow else np.int32))
 
 
 def _below(home: Path, suffix: str, left_out: frozenset[str]) -> Iterator[Path]:
-    """Files of a suffix in a folder and below it."""
+    """Files of a suffix in a folder and below it; no pipes, which would never end, and no links that lead nowhere."""
     for folder, inner, names in os.walk(home):
         inner[:] = [name for name in inner if name not in left_out]
-        yield from (Path(folder) / name for name in names if name.endswith(suffix))
+        paths = (Path(folder) / name for name in names if name.endswith(suffix))
+        yield from (path for path in paths if path.is_file())
 
 
 def _content(paths: Iterable[Path]) -> bytes:

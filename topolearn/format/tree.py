@@ -165,7 +165,8 @@ def read_text(path: Path) -> str:
     except FileNotFoundError:
         raise FormatError("no such file; check the path", Location(str(path))) from None
     except IsADirectoryError:
-        raise FormatError("this is a folder; name a file in it", Location(str(path))) from None
+        inside = "its 'graph.yaml'" if (path / "graph.yaml").is_file() else "a file in it"
+        raise FormatError(f"this is a folder; name {inside}", Location(str(path))) from None
     except UnicodeDecodeError as error:
         line, column = _line_and_column(data, error.start, b"\n")
         raise FormatError("not UTF-8 text; save it as UTF-8", Location(str(path), line, column)) from None

@@ -22,7 +22,9 @@ from topolearn.plugins import load_plugins
 class Options(BaseModel):
     """Options of a learner; immutable and checked when made. The string below each field says what it means."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 @dataclass(frozen=True)

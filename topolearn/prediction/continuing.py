@@ -11,7 +11,7 @@ import numpy as np
 
 from topolearn.data import DataInfo
 from topolearn.data.text import BYTES
-from topolearn.errors import DataError, OptionError
+from topolearn.errors import DataError, OptionError, shown
 from topolearn.prediction.opening import load
 from topolearn.prediction.text_model import TextModel
 
@@ -47,10 +47,14 @@ def continue_text(
         the text.
 
     Raises:
-        OptionError: A length below 1, a temperature that is negative or no finite number, or a negative seed.
+        OptionError: A length below 1, a temperature that is negative or no finite number, a negative seed, or one of
+            these that is no number of its kind.
         DataError: An empty prompt, one with tokens that the network does not know, or a network for another task.
         TopolearnError: See :func:`load`.
     """
+    for name, value, kinds in (("length", length, int), ("temperature", temperature, int | float), ("seed", seed, int)):
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise OptionError(f"'{name}' is {shown(value)}, but must be a{' whole' if kinds is int else ''} number")
     if length < 1:
         raise OptionError(f"'length' is {length}, but must be at least 1, the number of tokens to add")
     if not (math.isfinite(temperature) and temperature >= 0):
@@ -78,6 +82,8 @@ def _ids(prompt: bytes | str | Sequence[int], info: DataInfo) -> list[int]:
         )
     try:
         ids = list(map(operator.index, prompt.encode() if isinstance(prompt, str) else prompt))
+    except UnicodeEncodeError:
+        raise DataError("the prompt holds half a character, a surrogate, which is no text; leave it out") from None
     except TypeError:
         raise DataError(f"the prompt is a {type(prompt).__name__}, but must be bytes, text or whole numbers") from None
     if not ids:

@@ -100,12 +100,12 @@ class TrainOptions(BaseModel):
     node_lr: Mapping[str, PositiveFloat] = Field(default_factory=FrozenMap)
     """Node id, or a range of ids as ``e[1..9]`` -> learning rate of its weights over that of the run."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Of the default loss for classification and segmentation."""
+    """Of the default loss for classification, segmentation and next tokens."""
     clip_grad_norm: PositiveFloat | None = None
     """Largest norm of the weights' gradient, None for no limit."""
     train_images: PositiveInt | None = None
     """Train on so many images only, the same ones for every seed; None for all."""
-    steps_per_epoch: PositiveInt = 100
+    steps_per_epoch: Annotated[int, Field(gt=0, le=100_000)] = 100
     """Steps of an epoch of text, which has no length of its own. Images are all seen once per epoch."""
     augment: bool = True
     """Whether training images are augmented, as the data set has it."""
