@@ -286,6 +286,7 @@ TABLES: tuple[Made, ...] = (
         ),
         (
             Row(f"{GPT}-chain", texts={"every block reads": "the one before it (the usual chain)"}),
+            Row(f"{GPT}-chain-longer", texts={"every block reads": "the same, a fifth more steps"}),
             Row("gpt14x64-bytes-chain", texts={"every block reads": "the same, two blocks more"}),
             Row(f"{GPT}-mean-random3", texts={"every block reads": "the mean of three drawn ones"}),
             Row(f"{GPT}-mean-full", texts={"every block reads": "the mean of all before it"}),
