@@ -242,7 +242,6 @@ TABLES: tuple[Made, ...] = (
             Difference("to the chain", "bits_per_byte", to=f"{GPT}-chain"),
             Mean("edges", "edges_learned", few),
             Mean("parameters", "parameters_learned", whole),
-            Mean("step", "step_ratio", two),
         ),
         (
             *described(
@@ -282,7 +281,6 @@ TABLES: tuple[Made, ...] = (
             Metric("bits per byte", "bits_per_byte"),
             Difference("to the chain", "bits_per_byte", to=f"{GPT}-chain"),
             Mean("connections", "edges_learned", few),
-            Mean("time of a step", "step_ratio", two),
         ),
         (
             Row(f"{GPT}-chain", texts={"every block reads": "the one before it (the usual chain)"}),
