@@ -10,6 +10,7 @@ edges of the decoder, its parameters and multiply-accumulates, those of the back
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 import tempfile
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.machine import describe, median_times
+from benchmarks.machine import describe, times_by_round
 from benchmarks.results import Record, add_options, extend_file, read_run, split
 from topolearn.errors import TopolearnError
 from topolearn.graph import Graph
@@ -66,10 +67,10 @@ def main() -> None:
                 result = read_result(name)
                 row |= decoder(result.graph)
                 steps[name] = forward(result, Path(temporary), args.threads)
-            times = median_times(steps, torch.device("cpu"), args.rounds)
+            times = times_by_round(steps, torch.device("cpu"), args.rounds)
         machine = f"{args.threads} threads in ONNX Runtime; {describe(torch.device('cpu'))}"
         for name, row in rows.items():
-            row |= {"image_ms": f"{1e3 * times[name]:.2f}", "image_machine": machine}
+            row |= {"image_ms": f"{1e3 * statistics.median(times[name]):.2f}", "image_machine": machine}
         extend_file(args.out, list(rows.values()))
     except TopolearnError as error:
         sys.exit(f"error: {error}")

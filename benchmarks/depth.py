@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 import topolearn
+from benchmarks.machine import median_ratio
 from benchmarks.results import environment, extend_file
 from benchmarks.side_by_side import COMPILED, Subject, compare_steps
 from topolearn.data import DataInfo
@@ -89,7 +90,13 @@ def main() -> None:
     out = parser.parse_args().out
     if out is not None and times:
         rows = [
-            {"recipe": name, "variant": "", "seeds": "", "step_ratio": f"{seconds / times[CHAIN]:.3f}", **environment()}
+            {
+                "recipe": name,
+                "variant": "",
+                "seeds": "",
+                "step_ratio": f"{median_ratio(seconds, times[CHAIN]):.3f}",
+                **environment(),
+            }
             for name, seconds in times.items()
             if ", " not in name
         ]

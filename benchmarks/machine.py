@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +38,8 @@ def describe(device: torch.device) -> str:
     return f"{place(device)}; torch {torch.__version__}, Python {platform.python_version()}"
 
 
-def median_times(steps: dict[str, Callable[[], object]], device: torch.device, rounds: int) -> dict[str, float]:
-    """Median seconds of each step; the steps take turns, so that a busy machine slows all alike.
+def times_by_round(steps: dict[str, Callable[[], object]], device: torch.device, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each step in each round; the steps take turns, so that a busy machine slows all alike.
 
     Memory that they free is kept, as in training.
     """
@@ -55,7 +55,15 @@ def median_times(steps: dict[str, Callable[[], object]], device: torch.device, r
                 step()
                 synchronise(device)
                 times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
+
+
+def median_ratio(times: Sequence[float], base: Sequence[float]) -> float:
+    """How many times as long as the base a step takes: the median of the ratios of one round each.
+
+    A machine whose speed changes between rounds changes both alike, so this says more than the ratio of two medians.
+    """
+    return statistics.median(one / other for one, other in zip(times, base, strict=True))
 
 
 def training_step(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.machine import describe, median_times, peak_memory_in_child, peak_of, training_step
+from benchmarks.machine import describe, median_ratio, peak_memory_in_child, peak_of, times_by_round, training_step
 from topolearn.learners import EdgeLearner
 
 COMPILED = "torch.compile"
@@ -45,7 +46,7 @@ def compare_steps(
     build: Callable[[str, argparse.Namespace], Subject],
     title: Callable[[argparse.Namespace], str],
     ratios: Mapping[str, str],
-) -> dict[str, float]:
+) -> dict[str, list[float]]:
     """Run a benchmark of training steps: median time, ratios, peak memory of a process that does nothing else.
 
     Args:
@@ -56,7 +57,7 @@ def compare_steps(
         ratios: Heading of a column -> the variant whose time is 1 in it.
 
     Returns:
-        Variant -> median seconds of a step; empty in the processes that measure memory.
+        Variant -> seconds of a step in each round; empty in the processes that measure memory.
     """
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu")
@@ -87,7 +88,7 @@ def compare_steps(
         print(peak_of(step(args.peak), device))
         return {}
     chosen = [variant for variant in variants if variant not in args.skip]
-    times = median_times({variant: step(variant) for variant in chosen}, device, args.rounds)
+    times = times_by_round({variant: step(variant) for variant in chosen}, device, args.rounds)
     print(title(args))
     print(f"{describe(device)}; median of {args.rounds} rounds")
     print()
@@ -96,7 +97,7 @@ def compare_steps(
     spec = sys.modules["__main__"].__spec__
     assert spec is not None, "run it as python -m benchmarks.NAME"
     for variant in chosen:
-        shares = " | ".join(f"{times[variant] / times[base]:.2f}" for base in ratios.values())
+        shares = " | ".join(f"{median_ratio(times[variant], times[base]):.2f}" for base in ratios.values())
         memory = peak_memory_in_child(spec.name, [*sys.argv[1:], "--peak", variant])
-        print(f"| {variant} | {times[variant] * 1e3:.0f} | {shares} | {memory:.0f} |")
+        print(f"| {variant} | {statistics.median(times[variant]) * 1e3:.0f} | {shares} | {memory:.0f} |")
     return times
