@@ -46,6 +46,8 @@ VARIANTS = (
     f"{ALL}, {COMPILED}",
     f"{KEPT}, {COMPILED}",
 )
+SAME_STEP = {ALL: (f"{GPT}-learned-from-mean",)}
+"""Recipe -> others that take the same step, from other values of the edge weights."""
 
 
 def under_way(learner: EdgeLearner) -> EdgeLearner:
@@ -97,8 +99,9 @@ def main() -> None:
                 "step_ratio": f"{median_ratio(seconds, times[CHAIN]):.3f}",
                 **environment(),
             }
-            for name, seconds in times.items()
-            if ", " not in name
+            for variant, seconds in times.items()
+            if ", " not in variant
+            for name in (variant, *SAME_STEP.get(variant, ()))
         ]
         try:
             extend_file(out, rows)
