@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= runs/digits-maskconnect
 
-.PHONY: demo test test-slow lint format types tables check clean
+.PHONY: demo test test-slow lint format types tables docs check clean
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -37,11 +37,15 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Whether the tables of README.md and models/README.md are what results/ say; `python -m benchmarks.tables` writes them.
+# Whether the tables of README.md, models/ and docs/ are what results/ say; `python -m benchmarks.tables` writes them.
 tables: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.tables --check
 
-check: lint types tables test
+# The site, in build/site. Any warning fails, a broken link between pages included.
+docs: $(VENV)/.installed
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c docs -b html . build/site
+
+check: lint types tables docs test
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -37,7 +37,8 @@ from benchmarks.results import Results
 from topolearn.errors import TopolearnError
 from topolearn.files import write_atomically
 from topolearn.format import load_graph
-from topolearn.report.tables import Table
+from topolearn.recipes.recipe import DEFAULTS, OTHER_DEFAULTS, TEXT_DEFAULTS
+from topolearn.report.tables import NumberText, Table
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -72,6 +73,22 @@ class GraphTable:
             graph = load_graph(name)
             rows.append((f"`{name}`", len(graph.nodes), sum(edge.learnable for edge in graph.edges), graph.cost.params))
         return Table(("graph", "nodes", "learnable edges", "parameters"), tuple(rows)).markdown()
+
+
+@dataclass(frozen=True)
+class DefaultsTable:
+    """How long and how fast a run trains by default, by data set."""
+
+    name: str
+
+    def markdown(self, results: Results) -> str:
+        """The table."""
+        named = {f"`{name}`": found for name, found in DEFAULTS.items()}
+        rows = [
+            (data, found.epochs, found.batch_size, NumberText(f"{found.lr:g}"))
+            for data, found in {**named, "text": TEXT_DEFAULTS, "anything else": OTHER_DEFAULTS}.items()
+        ]
+        return Table(("data", "epochs", "batch size", "learning rate"), tuple(rows)).markdown()
 
 
 # -- the tables ----------------------------------------------------------------------------------
@@ -119,6 +136,7 @@ RESNET20, TOPONET6 = "resnet20-cifar100-coarse", "toponet6-sepconv-cifar100-coar
 GPT = "gpt12x64-bytes"
 
 TABLES: tuple[Made, ...] = (
+    DefaultsTable("data-defaults"),
     GraphTable(
         "graphs",
         (
@@ -286,7 +304,9 @@ TABLES: tuple[Made, ...] = (
         ),
         (
             Row(f"{GPT}-chain", texts={"every block reads": "the one before it (the usual chain)"}),
-            Row(f"{GPT}-chain-longer", texts={"every block reads": "the same, trained as long as the learned ones take"}),
+            Row(
+                f"{GPT}-chain-longer", texts={"every block reads": "the same, trained as long as the learned ones"}
+            ),
             Row("gpt14x64-bytes-chain", texts={"every block reads": "the same, two blocks more"}),
             Row(f"{GPT}-mean-random3", texts={"every block reads": "the mean of three drawn ones"}),
             Row(f"{GPT}-mean-full", texts={"every block reads": "the mean of all before it"}),

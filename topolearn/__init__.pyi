@@ -12,9 +12,11 @@ from .compiler import Network as Network
 from .compiler import compile as compile
 from .compiler import features as features
 from .compiler import prune as prune
+from .data import load_data as load_data
 from .errors import TopolearnError as TopolearnError
 from .format import dump_graph as dump_graph
 from .format import load_graph as load_graph
+from .format import loads as loads
 from .graph import Edge as Edge
 from .graph import Graph as Graph
 from .graph import Node as Node

@@ -2,7 +2,19 @@
 
 from topolearn.compiler.dag import DAG
 from topolearn.compiler.feature_maps import Features, features
+from topolearn.compiler.modules import builds_edge, builds_node
 from topolearn.compiler.network import Network, compile, load_pretrained, prune
 from topolearn.compiler.reference import ReferenceDAG
 
-__all__ = ["DAG", "Features", "Network", "ReferenceDAG", "compile", "features", "load_pretrained", "prune"]
+__all__ = [
+    "DAG",
+    "Features",
+    "Network",
+    "ReferenceDAG",
+    "builds_edge",
+    "builds_node",
+    "compile",
+    "features",
+    "load_pretrained",
+    "prune",
+]
