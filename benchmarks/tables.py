@@ -304,9 +304,7 @@ TABLES: tuple[Made, ...] = (
         ),
         (
             Row(f"{GPT}-chain", texts={"every block reads": "the one before it (the usual chain)"}),
-            Row(
-                f"{GPT}-chain-longer", texts={"every block reads": "the same, trained as long as the learned ones"}
-            ),
+            Row(f"{GPT}-chain-longer", texts={"every block reads": "the same, trained as long as the learned ones"}),
             Row("gpt14x64-bytes-chain", texts={"every block reads": "the same, two blocks more"}),
             Row(f"{GPT}-mean-random3", texts={"every block reads": "the mean of three drawn ones"}),
             Row(f"{GPT}-mean-full", texts={"every block reads": "the mean of all before it"}),

@@ -22,19 +22,19 @@ CASES: list[tuple[type[BaseModel], Mapping[str, Any], tuple[str, ...], str]] = [
         ContinuousOptions,
         {"penalty_strength": "x"},
         ("penalty_strength",),
-        "'penalty_strength' of it is 'x', but it should be a valid number, or 'auto'",
+        "'penalty_strength' of it is 'x', but it should be a number, or 'auto'",
     ),
     (
         ContinuousOptions,
         {"penalty_strength": -1},
         ("penalty_strength",),
-        "'penalty_strength' of it is -1, but it should be greater than or equal to 0, or 'auto'",
+        "'penalty_strength' of it is -1, but it should be at least 0, or 'auto'",
     ),
     (
         RecipeFile,
         {"graph": "x", "learner": 3},
         ("learner",),
-        "'learner' of it is 3, but it should be a valid string, or a mapping",
+        "'learner' of it is 3, but it should be text, or a mapping",
     ),
     # The member that was meant.
     (RecipeFile, {"graph": "x", "learner": {"fan_in": 3}}, ("learner", "name"), "it needs 'learner.name'"),
@@ -56,7 +56,7 @@ CASES: list[tuple[type[BaseModel], Mapping[str, Any], tuple[str, ...], str]] = [
         ContinuousOptions,
         {"budget": {"macs": 2.0}},
         ("budget", "macs"),
-        "'budget.macs' of it is 2.0, but it should be less than or equal to 1",
+        "'budget.macs' of it is 2.0, but it should be at most 1",
     ),
     (TrainOptions, {"node_lr": 3}, ("node_lr",), "'node_lr' of it is 3, but it should be a mapping"),
     (

@@ -55,6 +55,8 @@ def validate(model: type[ModelT], values: Mapping[str, Any], what: str) -> Model
         match first["type"]:
             case "extra_forbidden":
                 message = f"unknown parameter '{name}' of {what}{suggest(path[-1], _free(model, values, path))}"
+            case "missing" if path[-1].isdecimal():  # a list that is too short
+                message = f"'{'.'.join(path[:-1])}' of {what} needs at least {int(path[-1]) + 1} values"
             case "missing":
                 message = f"{what} needs '{name}'"
             case _:
@@ -178,13 +180,26 @@ def _free(model: type[BaseModel], values: Mapping[str, Any], path: Sequence[str]
     return [field for field in model.model_fields if field not in values]
 
 
+_WORDS = (
+    (r"^(Value error, |Input |Tuple |Dictionary |String )", ""),
+    (r" after validation(?=,|$)", ""),
+    (r"a valid dictionary( or instance of \w+)?", "a mapping"),
+    (r"a valid integer(, .*)?", "a whole number"),
+    (r"a valid number(, .*)?", "a number"),
+    (r"a valid boolean(, .*)?", "true or false"),
+    (r"a valid string", "text"),
+    (r"a valid (tuple|list)", "a list"),
+    (r"greater than or equal to (\S+)", r"at least \1"),
+    (r"less than or equal to (\S+)", r"at most \1"),
+)
+"""Pattern in a message of the validation library -> what files call it."""
+
+
 def _text(message: str) -> str:
-    """What is wrong, in words of ours where pydantic's name classes."""
-    text = message.removeprefix("Value error, ")
-    text = text.removesuffix(" after validation").replace(" after validation,", ",")
-    for kind in ("Input ", "Tuple ", "Dictionary ", "String "):
-        text = text.removeprefix(kind)
-    return re.sub(r"a valid dictionary( or instance of \w+)?", "a mapping", text)
+    """What is wrong, in words of a file."""
+    for pattern, words in _WORDS:
+        message = re.sub(pattern, words, message)
+    return message
 
 
 def _either(texts: Sequence[str]) -> str:

@@ -199,19 +199,18 @@ class TestOthers:
     def test_list_learners_and_data(self, run: Run) -> None:
         _, out, _ = run("list", "learners")
         assert {"maskconnect", "continuous", "sparsemask", "fixed"} <= {line.split()[0] for line in out.splitlines()}
-        assert all(len(line.split()) > 2 for line in out.splitlines())
+        assert all(len(line.split()) > 2 for line in out.splitlines() if not line.startswith(" "))
         _, out, _ = run("list", "data")
         assert {"digits", "cifar10", "cifar100"} <= {line.split()[0] for line in out.splitlines()}
 
-    def test_list_everything(self, run: Run) -> None:
+    def test_list_counts_what_there_is(self, run: Run) -> None:
         _, out, _ = run("list")
-        assert [line for line in out.splitlines() if not line.startswith(" ")] == [
-            "graphs:",
-            "learners:",
-            "ops:",
-            "data:",
-            "training:",
-        ]
+        counts = {line.split()[0]: int(line.split()[1]) for line in out.splitlines()}
+        assert list(counts) == ["graphs", "learners", "ops", "data", "training"]
+        for kind, count in counts.items():
+            _, listed, _ = run("list", kind)
+            assert count == sum(not line.startswith(" ") for line in listed.splitlines())
+            assert all(len(line) <= 100 for line in listed.splitlines())
 
     def test_list_one_thing_with_its_options(self, run: Run) -> None:
         _, out, _ = run("list", "learners", "toponet")

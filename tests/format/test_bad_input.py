@@ -96,7 +96,7 @@ def test_malformed_yaml(text: str, expected: str) -> None:
         ("[3, 8, 8]", "3", "3:17: an input's size is a list, as [3, 32, 32]"),
         ("[3, 8, 8]", "[3, 8]", "3:10: 'size' of op 'input' is (3, 8), but it must be [channels, height, width] or"),
         ("[3, 8, 8]", "[3, 0, 8]", "3:10: 'size.1' of op 'input' is 0, but it should be greater than 0"),
-        ("[3, 8, 8]", "[3, 99999999999, 8]", "3:10: 'size.1' of op 'input' is 99999999999, but it should be less"),
+        ("[3, 8, 8]", "[3, 99999999999, 8]", "3:10: 'size.1' of op 'input' is 99999999999, but it should be at most"),
         ("{image: [3, 8, 8]}", "{3d: [3, 8, 8]}", "3:10: '3d' is not an id; use letters, digits"),
         # nodes
         ("op: conv,", "op: konv,", "5:14: unknown op 'konv'; did you mean 'conv'?"),

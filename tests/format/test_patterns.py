@@ -169,15 +169,15 @@ def test_patterns_take_lists_of_ids_and_ranges() -> None:
         ("{connect: layers, nodes: 'n[0..7]', width: 0}", 48, "is 0, but it should be greater than 0"),
         ("{connect: layers, nodes: [n0], width: 1}", 30, "should have at least 2 items, not 1"),
         ("{connect: residual, nodes: 'n[0..7]', interval: 0}", 53, "is 0, but it should be greater than 0"),
-        ("{connect: residual, nodes: 'n[0..7]', interval: 1.5}", 53, "is 1.5, but it should be a valid integer"),
+        ("{connect: residual, nodes: 'n[0..7]', interval: 1.5}", 53, "is 1.5, but it should be a whole number"),
         ("{connect: random, nodes: 'n[0..7]', model: sw, p: 1}", 48, "'sw', but it should be 'er', 'ws' or 'ba'"),
         ("{connect: random, nodes: 'n[0..7]', model: er}", 5, "pattern 'random': model 'er' needs 'p'"),
         ("{connect: random, nodes: 'n[0..7]', model: er, p: 0.5, m: 1}", 5, "model 'er' takes no 'm'"),
-        ("{connect: random, nodes: 'n[0..7]', model: er, p: 1.5}", 55, "should be less than or equal to 1"),
+        ("{connect: random, nodes: 'n[0..7]', model: er, p: 1.5}", 55, "should be at most 1"),
         ("{connect: random, nodes: 'n[0..7]', model: ba, m: 6}", 5, "m must be less than the 6 nodes between"),
         ("{connect: random, nodes: 'n[0..7]', model: ws, p: 0, k: 7}", 5, "k must be at most the 6 nodes between"),
         ("{connect: random, nodes: 'n[0..1]', model: er, p: 1}", 5, "needs at least three nodes"),
-        ("{connect: random, nodes: 'n[0..7]', model: er, p: 1, seed: x}", 64, "'x', but it should be a valid integer"),
+        ("{connect: random, nodes: 'n[0..7]', model: er, p: 1, seed: x}", 64, "'x', but it should be a whole number"),
     ],
 )
 def test_what_is_wrong_with_a_pattern(entry: str, column: int, message: str) -> None:

@@ -233,7 +233,7 @@ class TestOverrides:
             ("edges.9.connect", "chain", "edges.9.connect: '9' is no entry of that list in .*; count from 1 to 4"),
             ("edges.x", "1", "--set edges.x: 'x' is no entry of that list"),
             ("nodes.head.class", "1", "unknown key 'class' of node 'head'; did you mean 'classes'"),
-            ("nodes.head.classes", "ten", "'classes' of op 'classifier' is 'ten', but it should be a valid integer"),
+            ("nodes.head.classes", "ten", "'classes' of op 'classifier' is 'ten', but it should be a whole number"),
             ("nodes.head.classes", "[", r"^--set nodes\.head\.classes=\[: not valid YAML"),
         ],
     )

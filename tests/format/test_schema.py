@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,13 +27,15 @@ def valid(value: Any, rule: Any) -> bool:
         return True
     known = {
         *("type", "required", "additionalProperties", "properties", "propertyNames", "minProperties", "items"),
-        *("minItems", "anyOf", "const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+        *("minItems", "anyOf", "oneOf", "const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
         *("pattern", "$ref", "title", "description", "default", "$schema", "$defs"),
     }
     assert set(rule) <= known, f"the test does not know {set(rule) - known}"
     if "$ref" in rule:
         return valid(value, SCHEMA["$defs"][rule["$ref"].rpartition("/")[2]])
     if "anyOf" in rule and not any(valid(value, option) for option in rule["anyOf"]):
+        return False
+    if "oneOf" in rule and sum(valid(value, option) for option in rule["oneOf"]) != 1:
         return False
     if "const" in rule and (value != rule["const"] or type(value) is not type(rule["const"])):
         return False
@@ -127,6 +130,7 @@ def test_macros_are_valid() -> None:
         ("classes: 3", "classes: 0"),
         ("dropout: 0.5", "dropout: 1.5"),
         ("classes: 3, ", ""),
+        ("classes: 3, ", "classes: 3, channels: 3, "),
         ("aggregate: [sum, mean]", "aggregate: max"),
         ("connect: chain", "connect: line"),
         ("op: project", "op: align, affine: true"),
@@ -164,6 +168,29 @@ def test_it_says_what_parameters_mean_as_files_have_them() -> None:
             assert properties[field.name]["anyOf"][0]["description"] == field.text
     momentum = nodes["torchvision.backbone"]["bn_momentum"]["anyOf"][0]["description"]
     assert momentum == "Momentum of every batch normalisation, null for torchvision's."
+
+
+@pytest.mark.parametrize("name", ["channels", "out_channels", "out_features"])
+def test_other_names_of_widths_are_valid(name: str) -> None:
+    assert valid(document(EXAMPLE.replace("classes: 3", f"{name}: 3")), SCHEMA)
+
+
+def properties_of(rule: Any) -> Iterator[tuple[str, Any]]:
+    """Every property that the schema has, anywhere."""
+    if isinstance(rule, dict):
+        properties = rule.get("properties", {})
+        yield from properties.items()
+        for part in (*properties.values(), *(value for key, value in rule.items() if key != "properties")):
+            yield from properties_of(part)
+    elif isinstance(rule, list):
+        for part in rule:
+            yield from properties_of(part)
+
+
+def test_every_key_is_described() -> None:
+    found = list(properties_of(SCHEMA))
+    assert len(found) > 200
+    assert not {key for key, value in found if not value.get("description")}
 
 
 def test_it_is_json() -> None:

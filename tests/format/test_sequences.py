@@ -104,7 +104,7 @@ def test_the_length_is_set_by_name() -> None:
             "4:18: a sequence is {length: 128, vocabulary: 256} of ids",
         ),
         ("length: 8", "length: 0", "4:27: 'length' of op 'input' is 0, but it should be greater than 0"),
-        ("length: 8", "length: 8.5", "4:27: 'length' of op 'input' is 8.5, but it should be a valid integer"),
+        ("length: 8", "length: 8.5", "4:27: 'length' of op 'input' is 8.5, but it should be a whole number"),
         ("vocabulary: 16", "vocab: 16", "4:30: unknown key 'vocab' of an input; did you mean 'vocabulary'?"),
         ("{length: 8, vocabulary: 16}", "8", "4:18: an input's size is a list, as [3, 32, 32], or of a sequence {len"),
         (

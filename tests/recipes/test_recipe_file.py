@@ -134,7 +134,7 @@ def test_a_recipe_that_was_read_runs_as_its_file(folder: Path) -> None:
     [
         ("epochs: 2", "epoch: 2", "7:1", "unknown parameter 'epoch' of a recipe; did you mean 'epochs'?"),
         ("epochs: 2", "epochs: 0", "7:9", "'epochs' of a recipe is 0, but it should be greater than 0"),
-        ("epochs: 2", "epochs: many", "7:9", "'epochs' of a recipe is 'many', but it should be a valid integer"),
+        ("epochs: 2", "epochs: many", "7:9", "'epochs' of a recipe is 'many', but it should be a whole number"),
         ("lr: 0.02", "lr: .inf", "9:5", "'lr' of a recipe is inf, but it should be a finite number"),
         ("precision: bfloat16", "precision: half", "11:12", "'auto', 'float32' or 'bfloat16'"),
         ("topolearn: 1", "topolearn: 2", "2:12", "'topolearn' of a recipe is 2, but it should be 1"),
@@ -248,7 +248,7 @@ def test_settings_change_what_a_phase_has() -> None:
         ({"learner": "continuous", "lr_scale": "2"}, "'continuous' has no such option; it is an option of maskconnect"),
         ({"learner": "masconnect"}, "unknown learner 'masconnect'; did you mean 'maskconnect'?"),
         ({"epochs": "0"}, "'epochs' of --set is 0, but it should be greater than 0"),
-        ({"epochs": "soon"}, "'epochs' of --set is 'soon', but it should be a valid integer"),
+        ({"epochs": "soon"}, "'epochs' of --set is 'soon', but it should be a whole number"),
         ({"seed": "-1"}, "'seed' of --set is -1"),
         ({"phases.": "1"}, "--set phases.: unknown setting"),
         ({"lr": "[1"}, "--set lr=[1"),

@@ -30,7 +30,7 @@ class Kind(StrEnum):
 
 
 def list_(
-    kind: Annotated[Kind | None, typer.Argument(help="Everything, where not given.")] = None,
+    kind: Annotated[Kind | None, typer.Argument(help="What to list; without it, how much there is of each.")] = None,
     name: Annotated[
         str | None, typer.Argument(help="One of the learners, ops or settings of training: with its options.")
     ] = None,
@@ -40,14 +40,15 @@ def list_(
     if kind is not None and name is not None:
         _describe(kind, name)
         return
-    for listed in [kind] if kind else list(Kind):
-        rows = list(_LISTS[listed]())
-        width = max((len(word) for word, _ in rows), default=0)
-        indent = "" if kind else "  "
-        if not kind:
-            print(f"{listed.value}:")
-        for word, text in rows:
-            print(f"{indent}{word:<{width}}  {text}".rstrip())
+    if kind is None:
+        for each in Kind:
+            print(f"{each.value:<8}  {len(list(_LISTS[each]())):>3}  topolearn list {each.value}")
+        return
+    rows = list(_LISTS[kind]())
+    width = max((len(word) for word, _ in rows), default=0)
+    for word, text in rows:
+        opening = f"{word:<{width}}  "
+        print(textwrap.fill(opening + text, _WIDTH, subsequent_indent=" " * len(opening), break_long_words=False))
 
 
 def _describe(kind: Kind, name: str) -> None:

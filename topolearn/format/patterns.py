@@ -14,7 +14,9 @@ Ends = tuple[str, str]
 class Pattern(BaseModel):
     """A rule for edges; ``pairs`` gives them as (source, target)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
     pattern_name: ClassVar[str]
 
     @classmethod
@@ -39,13 +41,10 @@ class Pattern(BaseModel):
 
 
 class OverNodes(Pattern):
-    """A pattern over one ordered list of nodes.
-
-    Attributes:
-        nodes: The ids, in order.
-    """
+    """A pattern over one ordered list of nodes."""
 
     nodes: Annotated[tuple[str, ...], Field(min_length=2)]
+    """The ids, in order."""
 
     @property
     def count(self) -> int:
@@ -79,17 +78,14 @@ class Complete(OverNodes):
 
 
 class Bipartite(Pattern):
-    """Every one of ``from`` to every one of ``to``.
-
-    Attributes:
-        sources: Written ``from``.
-        targets: Written ``to``.
-    """
+    """Every one of ``from`` to every one of ``to``."""
 
     pattern_name = "bipartite"
 
     sources: Annotated[tuple[str, ...], Field(min_length=1, alias="from")]
+    """Where edges start."""
     targets: Annotated[tuple[str, ...], Field(min_length=1, alias="to")]
+    """Where edges end."""
 
     def pairs(self) -> Iterator[Ends]:
         """len(from) * len(to) edges."""
@@ -107,14 +103,12 @@ class Layers(OverNodes):
     The nodes are cut into layers in their order: ``nodes: "m[1..9]_[1..8]", width: 8`` makes nine
     layers, the first m1_1 to m1_8. It is ``bipartite`` between each layer and the next: with n
     layers, (n - 1) * width² edges.
-
-    Attributes:
-        width: Nodes per layer.
     """
 
     pattern_name = "layers"
 
     width: Annotated[int, Field(gt=0)]
+    """Nodes per layer."""
 
     @field_validator("width")
     @classmethod
@@ -147,14 +141,12 @@ class Residual(OverNodes):
     ``interval`` heads a block and takes every earlier node whose number is a multiple of
     ``interval``; other nodes take their predecessor. Interval 1 is the complete graph; K blocks of l
     nodes between input and output give (K + 1)(K + 2) / 2 + K (l - 1) edges.
-
-    Attributes:
-        interval: Nodes per block.
     """
 
     pattern_name = "residual"
 
     interval: Annotated[int, Field(gt=0)]
+    """Nodes per block."""
 
     def pairs(self) -> Iterator[Ends]:
         """The edges, by target."""
@@ -169,23 +161,20 @@ class Random(OverNodes):
 
     A node left without an in-edge takes the first node (the stage's input); one left without an
     out-edge goes to the last (its output).
-
-    Attributes:
-        model: ``er`` (Erdős–Rényi: edge probability ``p``), ``ws`` (Watts–Strogatz: ``k`` neighbours,
-            rewiring probability ``p``), ``ba`` (Barabási–Albert: ``m`` edges per new node).
-        seed: Seed of the generator.
-        p: See ``model``.
-        k: See ``model``.
-        m: See ``model``.
     """
 
     pattern_name = "random"
 
     model: Literal["er", "ws", "ba"]
+    """``er`` is Erdős–Rényi, ``ws`` Watts–Strogatz, ``ba`` Barabási–Albert."""
     seed: int = 0
+    """Seed of the generator."""
     p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Of ``er``: probability of an edge. Of ``ws``: probability that an edge is rewired."""
     k: Annotated[int, Field(gt=0)] | None = None
+    """Of ``ws``: neighbours of each node."""
     m: Annotated[int, Field(gt=0)] | None = None
+    """Of ``ba``: edges of each new node."""
 
     @model_validator(mode="after")
     def _needs(self) -> Random:
@@ -238,18 +227,16 @@ class FullyDenseDecoder(Pattern):
     With features E_1 … E_L of an encoder, stages D_1 … D_L (1 has the highest resolution) and a global
     feature G, D_l takes E_i for i >= l, D_i for i > l, and G: 2 (L - l + 1) edges, L (L + 1) in all. The
     width and the size of a stage are the ``input`` that its node declares.
-
-    Attributes:
-        features: The E_l, highest resolution first.
-        pooled: G, written ``global``.
-        stages: The D_l, highest resolution first, as many as there are features.
     """
 
     pattern_name = "fully_dense_decoder"
 
     features: Annotated[tuple[str, ...], Field(min_length=1)]
+    """The E_l, highest resolution first."""
     pooled: Annotated[tuple[str, ...], Field(min_length=1, max_length=1, alias="global")]
+    """G."""
     stages: Annotated[tuple[str, ...], Field(min_length=1)]
+    """The D_l, highest resolution first, as many as there are features."""
 
     @field_validator("stages")
     @classmethod

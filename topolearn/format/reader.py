@@ -15,7 +15,7 @@ from topolearn.format.tree import Document, Fields, Items, Scalar, Tree
 from topolearn.frozen import EMPTY, FrozenMap
 from topolearn.graph import Edge, Graph, Node, chain_edges
 from topolearn.ops import EDGE_OPS, NODE_OPS, Shape, edge_op
-from topolearn.ops.base import MAX_INT
+from topolearn.ops.base import MAX_INT, WIDTHS, width_name
 from topolearn.options import InvalidOption, validate
 from topolearn.plugins import load_plugins
 from topolearn.task_kinds import DEFAULT_TASK, TASK_KINDS
@@ -28,6 +28,8 @@ MAX_EDGES = 5_000_000
 _TOP = ("topolearn", "name", "task", "data", "inputs", "nodes", "edges", "outputs")
 _NODE_KEYS = ("op", "aggregate", "input", "share")
 _EDGE_KEYS = ("op", "learnable", "weight", "start")
+_COLOURS = (1, 3, 4)
+"""Channels that images usually have."""
 STARTS = ("chain", "mean")
 """Values of the key ``start`` of edges."""
 
@@ -76,7 +78,24 @@ class _Reader:
         graph = self.located(
             lambda: Graph(name, self.nodes, tuple(self.edges), tuple(outputs), task, data).declare_inputs().verify()
         )
+        self.hint_at_resizing(graph)
         return self.started(graph) if self.starts else graph
+
+    def hint_at_resizing(self, graph: Graph) -> None:
+        """Warn of edges that are to resize, into nodes that do not say to what: they take their smallest source."""
+        places = dict(zip(((edge.src, edge.dst) for edge in self.edges), self.edge_places, strict=True))
+        resized: dict[str, Edge] = {}
+        for edge in graph.edges:
+            if EDGE_OPS[edge.op].resizes and self.nodes[edge.dst].input is None:
+                resized.setdefault(edge.dst, edge)
+        for node, edge in resized.items():
+            shapes = [graph.shapes[graph.edges[i].src] for i in graph.in_edges(node)]
+            if all(isinstance(shape, Shape) and shape.is_map and shape.stride != "global" for shape in shapes):
+                self.hint(
+                    places[edge.src, edge.dst],
+                    f"'{edge.op}' enlarges nothing here, because node '{node}' has no 'input' and takes the size of"
+                    " its smallest source; give it one, as input: {channels: 16, stride: 1}",
+                )
 
     # -- nodes ---------------------------------------------------------------------------------
 
@@ -99,6 +118,7 @@ class _Reader:
             raise self.fail(spec.values["op"], f"unknown op '{op}'{suggest(op, NODE_OPS)}")
         if op == "input":
             raise self.fail(spec.values["op"], "inputs stand under 'inputs', as 'image: [3, 32, 32]'")
+        spec = self.own_width(spec, width_name(NODE_OPS[op]), f"node '{key.text}'")
         self.known_keys(spec, (*_NODE_KEYS, *NODE_OPS[op].model_fields), f"node '{key.text}'")
         dealt = {name: self.deal(name, tree, ids, ranged) for name, tree in spec.values.items() if name != "op"}
         for index, node_id in enumerate(ids):
@@ -114,6 +134,19 @@ class _Reader:
             params = self.params.setdefault(params, params)  # thousands of nodes have few: one object is quick to find
             node = Node(node_id, op, params, aggregate, shape, FrozenMap(share))
             self.add_node(key, spec, node)
+
+    def own_width(self, spec: Fields, own: str | None, what: str) -> Fields:
+        """A node's fields with the size of its output under the name that its op has for it."""
+        given = [name for name in WIDTHS if name in spec.values]
+        if own is None or given in ([], [own]):
+            return spec
+        if len(given) > 1:
+            raise self.fail(spec.keys[given[1]], f"'{given[0]}' and '{given[1]}' of {what} mean the same; drop one")
+        renamed = Fields(spec.line, spec.column)
+        for name, tree in spec.values.items():
+            here = own if name == given[0] else name
+            renamed.keys[here], renamed.values[here] = spec.keys[name], tree
+        return renamed
 
     def deal(self, name: str, tree: Tree, ids: list[str], ranged: bool) -> list[Tree]:
         """The value of one key for each id: over a range, a list is dealt out."""
@@ -142,6 +175,9 @@ class _Reader:
         size = tree.plain()
         if len(size) == 3 and size[:2] == [1, 1] and isinstance(size[2], int) and size[2] > 1:
             self.hint(tree, f"an image one pixel high; a sequence is written {{length: {size[2]}, channels: 1}}")
+        if len(size) == 3 and size[0] == size[1] and size[0] not in _COLOURS and size[2] in _COLOURS:
+            right = [size[2], *size[:2]]
+            self.hint(tree, f"an image of {size[0]} channels; channels come first, as {right}")
         return FrozenMap({"size": size})
 
     def hint(self, tree: Tree, message: str) -> None:

@@ -8,13 +8,18 @@ from topolearn.format.patterns import PATTERNS
 from topolearn.format.reader import STARTS, VERSION
 from topolearn.graph import AGGREGATES
 from topolearn.ops import EDGE_OPS, NODE_OPS
-from topolearn.ops.base import Op
+from topolearn.ops.base import WIDTHS, Op, width_name
 from topolearn.options import fields
 from topolearn.task_kinds import TASK_KINDS
 
 _ID = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _COUNT = {"type": "integer", "minimum": 1}
 _IDS: dict[str, Any] = {"$ref": "#/$defs/Ids"}
+
+
+def _told(what: dict[str, Any], text: str) -> dict[str, Any]:
+    """A part of the schema with what an editor shows for it."""
+    return {**what, "description": text}
 
 
 def schema() -> dict[str, Any]:
@@ -28,19 +33,29 @@ def schema() -> dict[str, Any]:
         "required": ["topolearn", "name", "inputs", "nodes", "edges", "outputs"],
         "additionalProperties": False,
         "properties": {
-            "topolearn": {"const": VERSION},
-            "name": {"type": "string"},
-            "task": {"enum": list(TASK_KINDS)},
-            "data": {"type": "string"},
+            "topolearn": {"const": VERSION, "description": "Version of the format."},
+            "name": {"type": "string", "description": "Name of the graph."},
+            "task": {"enum": list(TASK_KINDS), "description": "What the network is for: classification if not given."},
+            "data": {"type": "string", "description": "The data set that it is trained on if you name no other."},
             "inputs": {
+                "description": "Id -> size: [channels, height, width], [length] of a vector, or of a sequence"
+                " {length: 128, vocabulary: 256} or {length: 128, channels: 8}.",
                 "type": "object",
                 "minProperties": 1,
                 "propertyNames": {"pattern": _ID},
                 "additionalProperties": {"anyOf": [{"type": "array", "items": _COUNT}, *_sequences()]},
             },
-            "nodes": {"type": "object", "additionalProperties": {"anyOf": nodes}},
-            "edges": {"type": "array", "items": {"anyOf": _edges(definitions)}},
-            "outputs": _IDS,
+            "nodes": {
+                "description": "Id, or a range of ids as block[1..4], -> op and its options.",
+                "type": "object",
+                "additionalProperties": {"anyOf": nodes},
+            },
+            "edges": {
+                "description": "Edges, groups of edges by target ('into'), and patterns ('connect').",
+                "type": "array",
+                "items": {"anyOf": _edges(definitions)},
+            },
+            "outputs": _told(_IDS, "Ids of the nodes whose values the network returns."),
         },
         "$defs": definitions,
     }
@@ -53,9 +68,12 @@ def _sequences() -> list[dict[str, Any]]:
             "type": "object",
             "required": ["length", each],
             "additionalProperties": False,
-            "properties": {"length": _COUNT, each: _COUNT},
+            "properties": {"length": _told(_COUNT, "Tokens of a sequence."), each: _told(_COUNT, text)},
         }
-        for each in ("vocabulary", "channels")
+        for each, text in {
+            "vocabulary": "How many ids there are: ids go from 0 to this, exclusive.",
+            "channels": "Numbers at each place.",
+        }.items()
     ]
 
 
@@ -69,6 +87,11 @@ def _fields(op: type[Op], definitions: dict[str, Any]) -> tuple[dict[str, Any], 
     return properties, own.get("required", [])
 
 
+def _plain(value: dict[str, Any]) -> str:
+    """What a pattern's key means."""
+    return str(value["description"]).replace("``", "'")
+
+
 def _node(name: str, op: type[Op], definitions: dict[str, Any]) -> dict[str, Any]:
     properties, required = _fields(op, definitions)
     stride = {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "global"}, {"type": "null"}]}
@@ -76,23 +99,39 @@ def _node(name: str, op: type[Op], definitions: dict[str, Any]) -> dict[str, Any
         "type": "object",
         "required": ["channels", "stride"],
         "additionalProperties": False,
-        "properties": {"channels": _COUNT, "stride": stride},
+        "properties": {
+            "channels": _told(_COUNT, "Channels of what is aggregated."),
+            "stride": _told(stride, "Relative to the image: 2 is half its height and width."),
+        },
     }
     declared: dict[str, Any] = {"anyOf": [on_image, *_sequences()]}
     values = {
         **properties,
-        "aggregate": {"enum": list(AGGREGATES)},
-        "input": declared,
-        "share": {"type": "object", "additionalProperties": {"type": "string"}},
+        "aggregate": {"enum": list(AGGREGATES), "description": "How in-edges are combined; sum if not given."},
+        "input": _told(declared, "Shape that the in-edges bring: by default the most channels, and the smallest size."),
+        "share": {
+            "type": "object",
+            "description": "Part of the op -> group of nodes that share its weights.",
+            "additionalProperties": {"type": "string"},
+        },
     }
+    own = width_name(op)
+    others = [name for name in WIDTHS if own is not None and name != own]
+    values |= {name: _told(properties[own], f"Another name for '{own}'.") for name in others if own is not None}
     # Over a range of ids, a list of values is dealt out: everything but the op may be a list.
-    dealt = {key: {"anyOf": [value, {"type": "array", "items": value}]} for key, value in values.items()}
+    dealt = {
+        key: {"anyOf": [value, {"type": "array", "items": value}], "description": value["description"]}
+        for key, value in values.items()
+    }
+    summary = (op.__doc__ or "").strip().partition("\n")[0]
+    any_width = {"oneOf": [{"required": [each]} for each in (own, *others)]} if own in required else {}
     return {
         "type": "object",
-        "description": (op.__doc__ or "").strip().partition("\n")[0],
-        "required": ["op", *required],
+        "description": summary,
+        "required": ["op", *(key for key in required if key != own)],
+        **any_width,
         "additionalProperties": False,
-        "properties": {"op": {"const": name}, **dealt},
+        "properties": {"op": {"const": name, "description": summary}, **dealt},
     }
 
 
@@ -102,25 +141,37 @@ def _edges(definitions: dict[str, Any]) -> list[dict[str, Any]]:
         "description": "Instead of 'weight'. chain: 1 for the candidate that continues the chain, 0 for the others;"
         " mean: 1 / n for each of n candidates.",
     }
-    common: dict[str, Any] = {"learnable": {"type": "boolean"}, "weight": {"type": "number"}, "start": start}
+    common: dict[str, Any] = {
+        "learnable": {"type": "boolean", "description": "Whether a learner decides about these edges."},
+        "weight": {"type": "number", "description": "Weight of each of these edges; 1 if not given."},
+        "start": start,
+    }
     into: dict[str, Any] = {
         "type": "object",
+        "description": "Target -> its sources, each an id, or an id with its weight.",
         "additionalProperties": {
             "type": "array",
             "items": {"anyOf": [{"type": "string"}, {"type": "object", "additionalProperties": {"type": "number"}}]},
         },
     }
     forms: list[tuple[dict[str, Any], list[str]]] = [
-        ({"from": _IDS, "to": _IDS}, ["from", "to"]),
+        ({"from": _told(_IDS, "Where edges start."), "to": _told(_IDS, "Where they end.")}, ["from", "to"]),
         ({"into": into}, ["into"]),
     ]
     for name, pattern in PATTERNS.items():
         own = pattern.model_json_schema(by_alias=True)
-        properties = {key: _IDS if pattern.keys()[key] else value for key, value in own["properties"].items()}
-        forms.append(({"connect": {"const": name}, **properties}, ["connect", *own.get("required", [])]))
+        properties = {
+            key: _told(_IDS if pattern.keys()[key] else value, _plain(value))
+            for key, value in own["properties"].items()
+        }
+        summary = (pattern.__doc__ or "").partition("\n")[0]
+        forms.append(
+            ({"connect": {"const": name, "description": summary}, **properties}, ["connect", *own.get("required", [])])
+        )
     entries = []
     for op_name, op in sorted(EDGE_OPS.items()):
         properties, required = _fields(op, definitions)
+        summary = (op.__doc__ or "").partition("\n")[0]
         needs_op = [] if op_name == "identity" else ["op"]
         for form, keys in forms:
             entries.append(
@@ -128,7 +179,7 @@ def _edges(definitions: dict[str, Any]) -> list[dict[str, Any]]:
                     "type": "object",
                     "required": [*keys, *needs_op, *required],
                     "additionalProperties": False,
-                    "properties": {**form, "op": {"const": op_name}, **properties, **common},
+                    "properties": {**form, "op": {"const": op_name, "description": summary}, **properties, **common},
                 }
             )
     return entries

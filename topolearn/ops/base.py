@@ -33,6 +33,9 @@ def _odd(value: int) -> int:
 MAX_INT = 2**31 - 1
 """Largest size that a parameter may ask for."""
 
+WIDTHS = ("channels", "out_channels", "out_features", "classes")
+"""What ops call the size of their output; no op has two of them. A file may use any of them for any op."""
+
 PositiveInt = Annotated[int, Field(gt=0, le=MAX_INT)]
 OddInt = Annotated[int, Field(gt=0, le=MAX_INT), AfterValidator(_odd)]
 
@@ -113,16 +116,23 @@ class NodeOp(Op):
         return False
 
 
+def width_name(op: type[NodeOp]) -> str | None:
+    """The op's own name among :data:`WIDTHS`; None for an op that has no such option."""
+    return next((name for name in WIDTHS if name in op.model_fields), None)
+
+
 class EdgeOp(Op):
     """What an edge does to its source's output before it is weighted and aggregated.
 
     Class attributes:
         has_parameters: Whether it has a module of its own.
         positive_linear: Whether it is a linear map with constant coefficients, none of them negative.
+        resizes: Whether it brings maps of any size to the size of the target.
     """
 
     has_parameters: ClassVar[bool] = False
     positive_linear: ClassVar[bool] = False
+    resizes: ClassVar[bool] = False
 
     @abstractmethod
     def output(self, source: Shape, target: Shape) -> Shape:

@@ -128,6 +128,7 @@ class Resize(EdgeOp):
     """Interpolate to the target's height and width; a global source is broadcast."""
 
     positive_linear: ClassVar[bool] = True
+    resizes: ClassVar[bool] = True
 
     mode: Literal["bilinear", "nearest"] = "bilinear"
     """``bilinear`` or ``nearest``."""
@@ -153,6 +154,7 @@ class ConvResize(EdgeOp):
     """
 
     has_parameters: ClassVar[bool] = True
+    resizes: ClassVar[bool] = True
 
     activation: Literal["none", "relu", "relu6"] = "relu6"
     """Applied first."""

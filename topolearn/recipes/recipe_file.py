@@ -75,7 +75,7 @@ class RecipeFile(BaseModel):
     @classmethod
     def _by_name(cls, learner: Any) -> Any:
         if not isinstance(learner, str | Mapping | LearnerSpec):
-            raise ValueError("should be a valid string, or a mapping")
+            raise ValueError("should be text, or a mapping")
         return LearnerSpec(name=learner) if isinstance(learner, str) else learner
 
     @cached_property
