@@ -8,7 +8,7 @@ from topolearn.format.patterns import PATTERNS
 from topolearn.format.reader import STARTS, VERSION
 from topolearn.graph import AGGREGATES
 from topolearn.ops import EDGE_OPS, NODE_OPS
-from topolearn.ops.base import WIDTHS, Op, width_name
+from topolearn.ops.base import WIDTHS, NodeOp, Op, width_name
 from topolearn.options import fields
 from topolearn.task_kinds import TASK_KINDS
 
@@ -92,7 +92,7 @@ def _plain(value: dict[str, Any]) -> str:
     return str(value["description"]).replace("``", "'")
 
 
-def _node(name: str, op: type[Op], definitions: dict[str, Any]) -> dict[str, Any]:
+def _node(name: str, op: type[NodeOp], definitions: dict[str, Any]) -> dict[str, Any]:
     properties, required = _fields(op, definitions)
     stride = {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "global"}, {"type": "null"}]}
     on_image = {
