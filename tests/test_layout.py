@@ -32,8 +32,8 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "studies",
-        "many runs: compare, sweep, prune again, what a finished run delivers",
-        "training runs data recipes onnx learners compiler format drawing report graph device files errors",
+        "many runs: compare, sweep, prune again",
+        "training runs data recipes learners compiler format drawing report graph device files errors",
     ),
     (
         "training",
@@ -48,8 +48,8 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
     ("lifting", "networks people have -> Graph", "runs compiler graph ops frozen errors"),
     (
         "runs",
-        "the folder of a run: write, read, resume",
-        "tasks data recipes learners compiler format graph options files errors",
+        "the folder of a run: write, read, resume, deliver",
+        "tasks data recipes onnx learners compiler format drawing report graph options files errors",
     ),
     (
         "tasks",

@@ -52,15 +52,15 @@ def test_a_row_that_does_not_fit_is_refused() -> None:
         (Change("accuracy", 0.951, 0.964, ".2%"), "95.10%", "96.40%", "+1.30 points"),
         (Change("bits_per_byte", 2.0, 1.5, metric_spec("bits_per_byte")), "2.0000", "1.5000", "-25.0%"),
         (Change("latency", 2.0, 1.5, ".2f", " ms"), "2.00 ms", "1.50 ms", "-25.0%"),
-        (Change("new", None, 3), "–", "3", ""),
-        (Change("gone", 3, None), "3", "–", ""),
+        (Change("new", None, 3), "", "3", ""),
+        (Change("gone", 3, None), "3", "", ""),
         (Change("from nothing", 0, 3), "0", "3", ""),
         (Change("same", 7, 7), "7", "7", "+0.0%"),
     ],
 )
 def test_before_and_after(change: Change, before: str, after: str, difference: str) -> None:
     table = compare([change])
-    assert table.columns == ("", "before", "after", "change")
+    assert table.columns == ("", "given", "final", "change")
     assert table.rows == ((change.name, before, after, difference),)
     assert table.is_numeric(1)
     assert isinstance(table.rows[0][1], NumberText)
@@ -148,3 +148,29 @@ def test_edges_that_cost_something_are_noted() -> None:
     edges = tuple(replace(edge, op="project") if edge.dst == "block2" else edge for edge in graph.edges)
     note = node_table(graph.replace(edges=edges).verify()).note
     assert note == "edges: 288 parameters, 262,144 MACs"
+
+
+def test_a_value_on_the_way_has_a_column_of_its_own() -> None:
+    table = compare([Change("accuracy", None, 0.9, ".2%", between=0.8), Change("edges", 10, 5)], note="what to do")
+    assert table.columns == ("", "given", "end of search", "final", "change")
+    assert table.cells() == [["accuracy", "", "80.00%", "90.00%", ""], ["edges", "10", "", "5", "-50.0%"]]
+    assert table.plain().endswith("what to do")
+
+
+@pytest.mark.parametrize(
+    ("quartiles", "change"),
+    [
+        (((1.9, 2.1), (1.4, 1.6)), "-25.0%"),
+        (((1.6, 2.1), (1.4, 1.6)), ""),
+        (((1.9, 2.1), (1.4, 3.0)), ""),
+        (((1.4, 3.0), (1.5, 1.6)), ""),
+    ],
+)
+def test_a_difference_that_may_be_chance_is_not_shown(
+    quartiles: tuple[tuple[float, float], tuple[float, float]], change: str
+) -> None:
+    latency = Change("latency", 2.0, 1.5, ".1f", " ms", quartiles=quartiles)
+    (cells,) = compare([latency]).cells()
+    (low, high), _ = quartiles
+    assert cells[1] == f"2.0 ({low}–{high}) ms"
+    assert cells[-1] == change

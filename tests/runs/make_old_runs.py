@@ -68,7 +68,7 @@ class Stopping:
 
 def fit(recipe: Path, folder: Path, **options: Any) -> None:
     """A run, without the curves for TensorBoard."""
-    topolearn.fit(recipe, out=folder, device="cpu", quiet=True, **options)
+    topolearn.fit(recipe, out=folder, device="cpu", export=False, quiet=True, **options)
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
 
 

@@ -12,8 +12,8 @@ from tests.drawing.samples import Drawing
 from tests.training.runs import run
 from topolearn.errors import CheckpointError
 from topolearn.runs import FitResult, read_learned
+from topolearn.runs.delivery import draw_run
 from topolearn.runs.folder import CONFIG, GRAPH, SEARCH_STATE, SEARCHED
-from topolearn.studies.delivery import draw_run
 
 PARAMETER = {"maskconnect": "learner.mask", "continuous": "learner.alpha", "sparsemask": "learner.gate"}
 

@@ -66,7 +66,7 @@ def copied(name: str, tmp_path: Path) -> Path:
 
 
 def by_python(name: str, folder: Path, run: Run) -> None:
-    topolearn.fit(recipe(name), out=folder, resume=True, device="cpu", quiet=True)
+    topolearn.fit(recipe(name), out=folder, resume=True, device="cpu", export=False, quiet=True)
 
 
 def by_command(name: str, folder: Path, run: Run) -> None:
@@ -123,7 +123,9 @@ def test_a_finished_run_loads(name: str) -> None:
 def test_a_finished_run_is_returned(name: str, tmp_path: Path) -> None:
     folder = copied(name, tmp_path)
     trained: list[Any] = []
-    result = topolearn.fit(recipe(name), out=folder, resume=True, device="cpu", quiet=True, callbacks=[trained.append])
+    result = topolearn.fit(
+        recipe(name), out=folder, resume=True, device="cpu", export=False, quiet=True, callbacks=[trained.append]
+    )
     assert not trained
     assert contents(folder) == contents(OLD / name)
     assert result.history == history(folder)

@@ -14,10 +14,10 @@ from topolearn import cli
 from topolearn.data.seeds import mix
 from topolearn.errors import CheckpointError, OptionError
 from topolearn.runs import FitResult, read_learned, read_result
+from topolearn.runs.delivery import draw_run
 from topolearn.runs.folder import SEARCH_STATE
 from topolearn.runs.searched import load_searched
 from topolearn.runs.tensor_files import load_tensors
-from topolearn.studies.delivery import draw_run
 from topolearn.studies.reprune import reprune
 from topolearn.studies.sweep import OWN, sweep
 from topolearn.training.phases import recalibrate

@@ -115,7 +115,7 @@ def quick_fit(*args: Any, **options: Any) -> FitResult:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return fit(*args, **{"quiet": True, "device": "cpu"} | options)
+        return fit(*args, **{"quiet": True, "device": "cpu", "export": False} | options)
     finally:
         torch.set_num_threads(threads)
 

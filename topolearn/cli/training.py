@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +12,6 @@ from topolearn.errors import CheckpointError, OptionError
 
 if TYPE_CHECKING:
     from topolearn.runs import FitResult
-    from topolearn.studies.delivery import Delivery
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a finished run.")]
 Provider = Annotated[str, typer.Option(help="Execution provider of ONNX Runtime: cpu, cuda or tensorrt.")]
@@ -80,10 +78,11 @@ def fit(
         data_root=data_root,
         out=folder,
         resume=resume,
+        export=not no_export,
         quiet=quiet,
     )
-    if is_main():  # of several processes one writes and prints
-        _close(result, folder, None if no_export else _deliver(result, folder))
+    if is_main():  # of several processes one prints
+        _close(result, folder)
 
 
 def compare(
@@ -159,27 +158,19 @@ def compare(
         raise typer.Exit(1)
 
 
-def _deliver(result: FitResult, folder: Path) -> Delivery:
-    from topolearn.studies.delivery import deliver
-
-    print("exporting to ONNX, comparing with PyTorch, timing …", file=sys.stderr)
-    return deliver(result, folder)
-
-
-def _close(result: FitResult, folder: Path, delivery: Delivery | None) -> None:
+def _close(result: FitResult, folder: Path) -> None:
+    """Print the closing table, with times where the network has just been exported, and what is in the folder."""
     from topolearn.cli.common import print_table
-    from topolearn.studies.delivery import comparison
+    from topolearn.runs.delivery import MATRIX, PICTURE, time_run
 
-    print_table(comparison(result, delivery))
-    if delivery is not None:
-        worst = max(delivery.export.errors.values())
-        print(
-            f"{delivery.export.path}: {delivery.export.size:,} bytes; ONNX Runtime differs from PyTorch by at most"
-            f" {worst:.1g}"
-        )
-        print(f"{delivery.picture}: the learned graph")
-        if delivery.matrix is not None:
-            print(f"{delivery.matrix}: what the learner thought of every edge")
+    report = result.exported
+    print_table(result.table(None if report is None else time_run(result, model=report.path)))
+    if report is not None:
+        worst = max(report.errors.values())
+        print(f"{report.path}: {report.size:,} bytes; ONNX Runtime differs from PyTorch by at most {worst:.1g}")
+    for name, what in ((PICTURE, "the learned graph"), (MATRIX, "what the learner thought of every edge")):
+        if (folder / name).is_file():
+            print(f"{folder / name}: {what}")
     print(f"{folder}: graph.yaml, weights.safetensors, history.jsonl, config.yaml")
 
 
@@ -219,13 +210,13 @@ def prune(
         print_table(found.table())
         print(f"{target}: {MARKDOWN}, {CSV}, {PICTURE}")
         return
-    from topolearn.studies.delivery import comparison, draw_run
+    from topolearn.runs.delivery import draw_run
     from topolearn.studies.reprune import reprune
 
     target = out if out is not None else run_dir.with_name(f"{run_dir.resolve().name}-pruned")
     result = reprune(run_dir, target, overrides(settings), data_root, device)
     picture, matrix = draw_run(result, target)
-    print_table(comparison(result))
+    print_table(result.table())
     print(f"{picture}: the learned graph")
     print(f"{matrix}: what the learner thought of every edge")
     print(f"{target}: graph.yaml, weights.safetensors, history.jsonl, config.yaml")
@@ -284,10 +275,10 @@ def bench(
     """Time a run's network in ONNX Runtime against the graph that was searched, with all its edges."""
     from topolearn.cli.common import print_table
     from topolearn.runs import read_result
-    from topolearn.studies.delivery import comparison, time_run
+    from topolearn.runs.delivery import time_run
 
     if not os.path.isdir(run_dir):
         raise CheckpointError(f"there is no folder {run_dir}; name the folder of a finished run")
     result = read_result(run_dir)
     times = time_run(result, provider=provider, batch=batch, output="argmax" if argmax else "logits")
-    print_table(comparison(result, times=times))
+    print_table(result.table(times))

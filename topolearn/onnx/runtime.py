@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ class Latency:
     Attributes:
         batch: Inputs per call.
         p50: Median.
+        quartiles: 25th and 75th percentile.
         p90: 90th percentile.
         mean: Mean.
         runs: Timed calls.
@@ -87,19 +89,45 @@ class Latency:
 
     batch: int
     p50: float
+    quartiles: tuple[float, float]
     p90: float
     mean: float
     runs: int
 
+    @classmethod
+    def of(cls, batch: int, times: Sequence[float]) -> Latency:
+        """Of the milliseconds of single calls."""
+        low, middle, high, late = np.percentile(times, (25, 50, 75, 90)).tolist()
+        return cls(batch, middle, (low, high), late, float(np.mean(times)), len(times))
 
-def latency(session: Any, feeds: dict[str, np.ndarray[Any, Any]], *, runs: int = 50, warmup: int = 10) -> Latency:
+
+Feeds = dict[str, np.ndarray[Any, Any]]
+"""Input name -> what goes in."""
+
+
+def latency(session: Any, feeds: Feeds, *, runs: int = 50, warmup: int = 10) -> Latency:
     """Time ``runs`` calls of a session after ``warmup`` untimed ones."""
-    for _ in range(warmup):
-        session.run(None, feeds)
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        session.run(None, feeds)
-        times.append((time.perf_counter() - start) * 1e3)
-    batch = len(next(iter(feeds.values())))
-    return Latency(batch, float(np.percentile(times, 50)), float(np.percentile(times, 90)), float(np.mean(times)), runs)
+    return latencies([(session, feeds)], rounds=1, runs=runs, warmup=warmup)[0]
+
+
+def latencies(
+    calls: Sequence[tuple[Any, Feeds]], *, rounds: int = 5, runs: int = 40, warmup: int = 10
+) -> list[Latency]:
+    """Time sessions that take turns, so that a busy machine slows all alike.
+
+    Args:
+        calls: Sessions and what goes into them.
+        rounds: How often each has its turn.
+        runs: Timed calls per turn.
+        warmup: Untimed calls before them.
+    """
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds):
+        for (session, feeds), own in zip(calls, times, strict=True):
+            for _ in range(warmup):
+                session.run(None, feeds)
+            for _ in range(runs):
+                start = time.perf_counter()
+                session.run(None, feeds)
+                own.append((time.perf_counter() - start) * 1e3)
+    return [Latency.of(len(next(iter(feeds.values()))), own) for (_, feeds), own in zip(calls, times, strict=True)]

@@ -127,6 +127,8 @@ class Recipe(BaseModel):
     """Whether to go on with the run in ``out``."""
     data_root: Any = None
     """Where data sets are looked for first."""
+    export: Annotated[bool, Field(strict=False)] = True
+    """Whether ``out`` gets an ONNX file and pictures, too."""
     quiet: Annotated[bool, Field(strict=False)] = False
     """Whether to show no progress."""
 

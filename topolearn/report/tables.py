@@ -133,6 +133,8 @@ class Change:
         after: Likewise.
         spec: How to write it, as for ``format``: ``,`` for counts, ``.2%`` for shares, ``.2f`` …
         unit: Follows the number, as `` ms``.
+        between: Its value on the way; None where it was not measured.
+        quartiles: Where the middle half of what was measured lies, before and after; None for what is exact.
     """
 
     name: str
@@ -140,33 +142,67 @@ class Change:
     after: float | None
     spec: str = ","
     unit: str = ""
+    between: float | None = None
+    quartiles: tuple[tuple[float, float], tuple[float, float]] | None = None
 
-    def text(self, value: float | None) -> NumberText:
-        """A value with its unit."""
-        return NumberText(NOTHING if value is None else f"{value:{self.spec}}{self.unit}")
+    @property
+    def texts(self) -> tuple[NumberText, NumberText, NumberText]:
+        """The values before, on the way and after, with their unit."""
+        ranges = self.quartiles or (None, None)
+        return (
+            self._text(self.before, ranges[0]),
+            self._text(self.between, None),
+            self._text(self.after, ranges[1]),
+        )
+
+    def _text(self, value: float | None, quartiles: tuple[float, float] | None) -> NumberText:
+        if value is None:
+            return NumberText("")
+        around = "" if quartiles is None else f" ({quartiles[0]:{self.spec}}–{quartiles[1]:{self.spec}})"
+        return NumberText(f"{value:{self.spec}}{around}{self.unit}")
 
     @property
     def change(self) -> NumberText:
-        """Per cent of what was before; percentage points where the quantity is a share itself."""
+        """Per cent of what was before; percentage points where the quantity is a share itself.
+
+        Nothing where a value is missing, or where the quartiles overlap: then it may be chance.
+        """
         if self.before is None or self.after is None:
+            return NumberText("")
+        if self.quartiles is not None and self._overlap(*self.quartiles):
             return NumberText("")
         if self.spec.endswith("%"):
             return NumberText(f"{100 * (self.after - self.before):+.2f} points")
-        if not self.before:
-            return NumberText("")
-        return NumberText(f"{100 * (self.after / self.before - 1):+.1f}%")
+        return NumberText(f"{100 * (self.after / self.before - 1):+.1f}%" if self.before else "")
+
+    @staticmethod
+    def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
+        return one[0] <= other[1] and other[0] <= one[1]
 
 
 def compare(
-    changes: Sequence[Change], *, title: str | None = None, before: str = "before", after: str = "after"
+    changes: Sequence[Change],
+    *,
+    title: str | None = None,
+    note: str | None = None,
+    before: str = "given",
+    between: str = "end of search",
+    after: str = "final",
 ) -> Table:
     """A table of quantities before and after, one row each, with what changed.
 
     Args:
         changes: The quantities.
         title: What stands above.
+        note: What stands below.
         before: Heading of the values before.
+        between: Heading of the values on the way; its column is left out where there are none.
         after: Heading of the values after.
     """
-    rows = tuple((item.name, item.text(item.before), item.text(item.after), item.change) for item in changes)
-    return Table(("", before, after, "change"), rows, title)
+    on_the_way = any(item.between is not None for item in changes)
+    rows = []
+    for item in changes:
+        first, middle, last = item.texts
+        rows.append((item.name, first, *([middle] if on_the_way else []), last, item.change))
+    headings = ("", before, *([between] if on_the_way else []), after, "change")
+    return Table(headings, tuple(rows), title, note)

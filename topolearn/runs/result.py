@@ -15,6 +15,7 @@ from topolearn.files import make_folder, write_atomically
 from topolearn.format import dumps, load_graph
 from topolearn.graph import Graph
 from topolearn.graph.price import Spent
+from topolearn.report.tables import Change, Table, compare, metric_spec
 from topolearn.runs.config import read_config, write_config
 from topolearn.runs.folder import CLASSES, CONFIG, GRAPH, SEARCHED, WEIGHTS
 from topolearn.runs.history import read_closing, write_history
@@ -23,11 +24,12 @@ from topolearn.runs.trained import load_model
 
 if TYPE_CHECKING:
     from topolearn.learners import EdgeLearner
+    from topolearn.onnx import ExportReport, Latency
 
 
-@dataclass
+@dataclass(repr=False)
 class FitResult:
-    """What a run gave.
+    """What a run gave. Printed, it is the closing table.
 
     Attributes:
         graph: The learned, pruned graph.
@@ -36,6 +38,8 @@ class FitResult:
         learner: The learner as it ended; None for a run that was read back.
         history: One record per epoch, and one of phase ``result`` with the closing metrics.
         metrics: Of the final network on the validation data.
+        given_metrics: Of the trained network that the run was given, before anything was trained; empty where it began
+            with random weights, or with a last layer that was new.
         searched_metrics: Of the network at the end of the search, before fine-tuning; empty without a search.
         per_class: Of the final network: for segmentation a row of each class, ``class``, ``iou``, ``accuracy`` and
             ``pixels`` (None where there are none to judge by); classes.csv holds it. Else empty.
@@ -46,6 +50,7 @@ class FitResult:
         notes: What was said of the data: what was skipped, converted, or passed over.
         folder: Where the run was written.
         config: The run's settings, as config.yaml has them.
+        exported: The ONNX file that was written into ``folder``; None where that was not done just now.
     """
 
     graph: Graph
@@ -57,11 +62,76 @@ class FitResult:
     searched_metrics: dict[str, float]
     one_level_params: int
     info: DataInfo
+    given_metrics: dict[str, float] = field(default_factory=dict)
     spent: Spent | None = None
     per_class: list[dict[str, Any]] = field(default_factory=list)
     notes: tuple[str, ...] = ()
     folder: Path | None = None
     config: dict[str, Any] = field(default_factory=dict)
+    exported: ExportReport | None = None
+
+    def __repr__(self) -> str:
+        return self.table().plain()
+
+    def table(self, times: tuple[Latency, Latency] | None = None) -> Table:
+        """The closing table: metrics, parameters, MACs, edges, nodes and latency, given and final.
+
+        Args:
+            times: In ONNX Runtime: of the searched graph with all its edges, and of the learned network.
+        """
+        was, now = self.searched.cost, self.graph.cost
+        changes = [
+            Change(
+                name,
+                self.given_metrics.get(name),
+                value,
+                metric_spec(name),
+                between=self.searched_metrics.get(name),
+            )
+            for name, value in self.metrics.items()
+            if name != "loss"
+        ]
+        changes += [
+            Change("parameters", was.params, now.params),
+            Change("parameters, one-level rule", was.params, self.one_level_params),
+            Change("MACs", was.macs, now.macs),
+            Change("edges", len(self.searched.edges), len(self.graph.edges)),
+            Change("nodes", len(self.searched.nodes), len(self.graph.nodes)),
+        ]
+        if self.spent is not None:
+            changes += _budget(self.spent)
+        if times is not None:
+            name = f"ONNX Runtime, batch {times[0].batch}, median (quartiles)"
+            before, after = times
+            quartiles = before.quartiles, after.quartiles
+            changes.append(Change(name, before.p50, after.p50, ".3f", " ms", quartiles=quartiles))
+        title = f"{self.searched.name}: {self.config['learner']}" if self.config else self.searched.name
+        return compare(changes, title=title, note=self._unchanged())
+
+    def _unchanged(self) -> str | None:
+        """What to do where a search has removed nothing."""
+        if not self.searched_metrics or len(self.graph.edges) < len(self.searched.edges):
+            return None
+        known = self.config.get("learner_options", {})
+        hints = {"budget": "a budget", "threshold": "a threshold", "fan_in": "a smaller fan_in"}
+        return f"nothing was removed: give {' or '.join(text for name, text in hints.items() if name in known)}"
+
+    def draw(self, path: str | Path) -> None:
+        """Draw what was learned within what was searched, to an SVG, PNG or PDF file."""
+        from topolearn.drawing import draw
+
+        draw(self.graph, path, searched=self.searched)
+
+    def export(self, path: str | Path, **options: Any) -> ExportReport:
+        """Export the learned network to ONNX, and compare the file with PyTorch.
+
+        Args:
+            path: The file; it appears whole, and only if the check passes.
+            options: As of :func:`topolearn.export_onnx`; ``dynamic`` is what is usual for the task.
+        """
+        from topolearn.onnx import export_onnx, usual_axes
+
+        return export_onnx(self.model, path, **{"dynamic": usual_axes(self.graph), **options})
 
     def save(self, folder: str | Path) -> None:
         """Write the artefacts: search.yaml, graph.yaml, weights.safetensors, history.jsonl, config.yaml."""
@@ -84,12 +154,23 @@ class FitResult:
         save_tensors(folder / WEIGHTS, self.model.state_dict(), {"graph": self.graph.name, "format": 1})
 
 
+def _budget(spent: Spent) -> list[Change]:
+    """What a budget allowed; and what was reached, where the table does not say so anyhow."""
+    if spent.kind == "macs":
+        return [Change("MACs, budget", round(spent.full), round(spent.allowed))]
+    return [
+        Change("measured node by node", spent.full, spent.reached, ".3f", " ms"),
+        Change("measured node by node, budget", spent.full, spent.allowed, ".3f", " ms"),
+    ]
+
+
 def closing_record(result: FitResult) -> dict[str, Any]:
     """The last record of a run's history."""
     return {
         "phase": "result",
         "metrics": result.metrics,
         "searched_metrics": result.searched_metrics,
+        **({"given_metrics": result.given_metrics} if result.given_metrics else {}),
         "one_level_params": result.one_level_params,
         **({} if result.spent is None else {"spent": asdict(result.spent)}),
         **({"per_class": result.per_class} if result.per_class else {}),
@@ -115,6 +196,7 @@ def read_result(folder: str | Path) -> FitResult:
         history=history,
         metrics=closing["metrics"],
         searched_metrics=closing["searched_metrics"],
+        given_metrics=closing.get("given_metrics", {}),
         one_level_params=closing["one_level_params"],
         info=describe_data(config),
         spent=Spent(**closing["spent"]) if "spent" in closing else None,

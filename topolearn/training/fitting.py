@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from topolearn.compiler import Network, load_pretrained
 from topolearn.compiler import compile as build
 from topolearn.data.seeds import global_state_kept
 from topolearn.distributed import World, world_of
-from topolearn.errors import CheckpointError, Location
+from topolearn.errors import CheckpointError, ExportError, Location
 from topolearn.graph import Graph, one_level_params
 from topolearn.learners import EdgeLearner
 from topolearn.recipes import Recipe, RecipeFile, TrainOptions
 from topolearn.runs import FitResult, read_result
 from topolearn.runs.config import about_data
+from topolearn.runs.delivery import deliver
 from topolearn.runs.folder import WEIGHTS, claimed, holds_run
 from topolearn.runs.result import closing_record
 from topolearn.runs.run_writer import RunWriter
@@ -52,6 +54,7 @@ def fit(
     resume: bool = False,
     training: Mapping[str, Any] | TrainOptions | None = None,
     data_root: str | Path | None = None,
+    export: bool = True,
     quiet: bool = False,
     **learner_options: Any,
 ) -> FitResult:
@@ -83,6 +86,8 @@ def fit(
             it is finished.
         training: Options of :class:`topolearn.recipes.TrainOptions`.
         data_root: Where data sets are looked for first.
+        export: Whether ``out`` also gets model.onnx, compared with PyTorch, and the pictures graph.svg and matrix.svg.
+            A network that cannot be exported gives a warning, and the run is kept.
         quiet: Show no progress.
         learner_options: Options of the learner.
 
@@ -111,6 +116,7 @@ def fit(
         resume=resume,
         training=training,
         data_root=data_root,
+        export=export,
         quiet=quiet,
         learner_options=learner_options,
     )
@@ -174,6 +180,12 @@ def _train(ready: Prepared, world: World) -> FitResult:
     )
     result.history.append(closing_record(result))
     world.from_main(lambda: writer.finish(result))
+    if folder is not None and recipe.export and world.is_main:
+        Reporter(0, quiet=recipe.quiet).say("exporting to ONNX, comparing with PyTorch")
+        try:
+            result.exported = deliver(result, folder)
+        except ExportError as error:
+            warnings.warn(f"the network was not exported: {error}", stacklevel=3)
     return result
 
 

@@ -1,0 +1,108 @@
+"""What a finished run delivers: its table, its ONNX file, its pictures, and how fast it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.runs import graph, pair, quick_fit, run
+from topolearn.errors import ExportError
+from topolearn.onnx.runtime import Latency
+from topolearn.runs import FitResult, read_result
+from topolearn.runs.delivery import MATRIX, MODEL, PICTURE, time_run
+
+DELIVERED = {MODEL, PICTURE, MATRIX}
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} & DELIVERED
+
+
+def test_fit_delivers_into_its_folder(tmp_path: Path) -> None:
+    result = run(tmp_path / "run", export=True)
+    assert files(tmp_path / "run") == DELIVERED
+    assert result.exported is not None
+    assert result.exported.path == tmp_path / "run" / MODEL
+    assert max(result.exported.errors.values()) < 1e-4
+
+
+def test_a_finished_run_is_not_exported_again(tmp_path: Path) -> None:
+    run(tmp_path / "run", export=True)
+    (tmp_path / "run" / MODEL).write_bytes(b"mine")
+    again = run(tmp_path / "run", export=True, resume=True)
+    assert again.exported is None
+    assert (tmp_path / "run" / MODEL).read_bytes() == b"mine"
+
+
+def test_without_export_there_are_the_run_s_own_files_alone(tmp_path: Path) -> None:
+    assert run(tmp_path / "run", export=False).exported is None
+    assert not files(tmp_path / "run")
+
+
+def test_a_network_that_cannot_be_exported_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ExportError("no")
+
+    monkeypatch.setattr(FitResult, "export", refuse)
+    with pytest.warns(UserWarning, match="the network was not exported: no"):
+        result = run(tmp_path / "run", export=True)
+    assert files(tmp_path / "run") == {PICTURE, MATRIX}
+    assert read_result(tmp_path / "run").metrics == result.metrics
+
+
+def test_a_result_draws_and_exports_itself(tmp_path: Path) -> None:
+    result = run()
+    result.draw(tmp_path / "graph.svg")
+    assert "<svg" in (tmp_path / "graph.svg").read_text(encoding="utf-8")
+    report = result.export(tmp_path / "net.onnx", dynamic=())
+    assert report.dynamic == ()
+    assert (tmp_path / "net.onnx").is_file()
+
+
+def test_a_printed_result_is_its_closing_table(tmp_path: Path) -> None:
+    result = run(tmp_path / "run")
+    lines = repr(result).splitlines()
+    assert lines[0] == "tiny: maskconnect"
+    assert lines[1].split() == ["given", "end", "of", "search", "final", "change"]
+    # Training began with random weights, so there is no accuracy to compare with.
+    accuracy = next(line for line in lines if line.startswith("accuracy")).split()
+    assert accuracy == ["accuracy", f"{result.searched_metrics['accuracy']:.2%}", f"{result.metrics['accuracy']:.2%}"]
+    edges = next(line for line in lines if line.startswith("edges")).split()
+    assert edges[1:3] == [str(len(result.searched.edges)), str(len(result.graph.edges))]
+    assert edges[3].startswith("-")
+    assert repr(read_result(tmp_path / "run")) == repr(result)
+
+
+@pytest.mark.parametrize(
+    ("learner", "options", "hint"),
+    [
+        ("continuous", {"threshold": 0.0}, "nothing was removed: give a budget or a threshold"),
+        ("maskconnect", {"fan_in": 3}, "nothing was removed: give a smaller fan_in"),
+        ("maskconnect", {"fan_in": 1}, None),
+        ("fixed", {"rule": "full"}, None),
+    ],
+)
+def test_where_nothing_was_removed_the_table_says_what_would(
+    learner: str, options: dict[str, Any], hint: str | None
+) -> None:
+    table = quick_fit(graph(), learner, pair(), epochs=2, batch_size=4, lr=0.01, **options).table()
+    assert table.note == hint
+
+
+def test_times_are_shown_with_their_quartiles() -> None:
+    result = run()
+    given, final = time_run(result)
+    assert isinstance(given, Latency)
+    for each in (given, final):
+        assert each.quartiles[0] <= each.p50 <= each.quartiles[1] <= max(each.p90, each.quartiles[1])
+        assert each.runs == 200
+    *_, row = result.table((given, replace(given, p50=given.p50 / 2))).cells()
+    assert row[0] == "ONNX Runtime, batch 1, median (quartiles)"
+    assert row[-1] == ""  # the same quartiles: a difference that may be chance
+    low, high = given.quartiles
+    *_, row = result.table((given, replace(final, p50=low / 8, quartiles=(low / 10, low / 5)))).cells()
+    assert row[-1].startswith("-")
+    assert f"({low:.3f}–{high:.3f}) ms" in row[1]
