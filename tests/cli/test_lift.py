@@ -51,6 +51,7 @@ def test_the_two_files_are_the_network_and_can_be_fitted(run: Run, tmp_path: Pat
         batch_size=8,
         lr=1e-12,
         device="cpu",
+        training={"judge_given": False},  # its weights are random
         quiet=True,
     )
     parameters = dict(result.model.named_parameters())
@@ -70,7 +71,7 @@ def test_the_two_files_are_the_network_and_can_be_fitted(run: Run, tmp_path: Pat
         (["resnet18", "-o", "net.safetensors"], "error: -o net.safetensors: the graph goes into a YAML file"),
         (["resnet18", "-o", "net.yaml", "--size", "a"], "error: --size a: write a number of pixels, or height and"),
         (["resnet18", "-o", "net.yaml", "--size", "1,2,3"], "error: --size 1,2,3: write a number of pixels"),
-        (["resnet18", "-o", "net.yaml", "--size", "0"], "error: 'size' is 0, but it should be"),
+        (["resnet18", "-o", "net.yaml", "--size", "0"], "error: 'size' is (0, 0), but it should be"),
         (["resnet18", "-o", "net.yaml", "--weights", "no.pth"], "error: no.pth: no such file; name a .safetensors"),
         (["resnet18", "-o", "net.yaml", "--weights", "BEST"], "error: 'resnet18' has no weights 'BEST'"),
     ],

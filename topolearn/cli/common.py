@@ -59,6 +59,15 @@ def overrides(settings: list[str] | None, option: str = "--set") -> dict[str, st
     return found
 
 
+def sides(size: str) -> tuple[int, int]:
+    """Height and width of ``--size 32`` or ``--size 32,64``."""
+    given = size.split(",")
+    if len(given) > 2 or not all(side.strip().isdecimal() for side in given):
+        raise OptionError(f"--size {size}: write a number of pixels, or height and width, as 224 or 192,256")
+    numbers = [int(side) for side in given]
+    return numbers[0], numbers[-1]
+
+
 def print_table(table: Table) -> None:
     """A table with lines on a terminal, plain columns elsewhere."""
     if sys.stdout.isatty():

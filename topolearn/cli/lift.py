@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from topolearn.cli.common import sides
 from topolearn.errors import OptionError
 
 _YAML = (".yaml", ".yml")
@@ -36,29 +37,18 @@ def lift(
     """
     if output.suffix not in _YAML:
         raise OptionError(f"-o {output}: the graph goes into a YAML file, as {output.stem or 'graph'}.yaml")
-    sides = _sides(size)
+    image = None if size is None else sides(size)
     from topolearn import dump_graph
     from topolearn import lift as run
     from topolearn.report import facts
     from topolearn.runs.tensor_files import save_tensors
 
-    net = run(model, weights, size=sides, classes=classes)
+    net = run(model, weights, size=image, classes=classes)
     tensors = output.with_suffix(".safetensors")
-    save_tensors(tensors, net.state_dict(), {"graph": net.graph.name, "format": 1})
+    save_tensors(tensors, net.state_dict(), {"graph": net.graph.name, "format": 1, "about": net.about})
     dump_graph(net.graph, output)
     known = facts(net.graph)
     print(
         f"{output}, {tensors}: {known['params']:,} parameters, {known['macs']:,} MACs, {known['nodes']:,} nodes,"
         f" {known['edges']:,} edges ({known['learnable_edges']:,} learnable)"
     )
-
-
-def _sides(size: str | None) -> int | tuple[int, int] | None:
-    """``32`` or ``32,64`` as numbers."""
-    if size is None:
-        return None
-    sides = size.split(",")
-    if len(sides) > 2 or not all(side.strip().isdecimal() for side in sides):
-        raise OptionError(f"--size {size}: write a number of pixels, or height and width, as 224 or 192,256")
-    numbers = [int(side) for side in sides]
-    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])

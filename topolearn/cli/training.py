@@ -36,6 +36,18 @@ def fit(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     weights: Annotated[Path | None, typer.Option(help="Weights to start from: a file or the folder of a run.")] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            metavar="M,M,M",
+            help="Per channel, of pixels from 0 to 1: what images are normalised by. Default: as the given weights were"
+            " trained, else as the data are.",
+        ),
+    ] = None,
+    std: Annotated[str | None, typer.Option(metavar="S,S,S", help="Likewise, the standard deviations.")] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="N|H,W", help="Height and width of the images; default: the graph's.")
+    ] = None,
     data_root: Annotated[
         Path | None, typer.Option(envvar="TOPOLEARN_DATA", help="Folder in which data sets are looked for.")
     ] = None,
@@ -56,14 +68,22 @@ def fit(
 ) -> None:
     """Learn which edges of a graph to keep, prune the rest, train what is left, export it to ONNX."""
     from topolearn import fit as run
-    from topolearn.cli.common import overrides
+    from topolearn.cli.common import overrides, sides
     from topolearn.distributed import is_main
     from topolearn.recipes import load_recipe
 
     changes = overrides(settings)
     if learner is not None:
         changes["learner"] = learner
+    changes |= {key: f"[{text}]" for key, text in (("mean", mean), ("std", std)) if text is not None}
     recipe = load_recipe(graph, changes)
+    if size is not None:
+        height, width = sides(size)
+        inputs = recipe.searched.image_inputs
+        channels = {name: recipe.searched.input_size(name)[0] for name in inputs}
+        recipe = load_recipe(
+            graph, {**changes, **{f"inputs.{n}": f"[{channels[n]}, {height}, {width}]" for n in inputs}}
+        )
     folder = out if out is not None else Path("runs") / str(recipe.name)
     result = run(
         recipe,

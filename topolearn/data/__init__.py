@@ -3,6 +3,7 @@
 from topolearn.data.augment import Augment, Crop
 from topolearn.data.base import Data, DataInfo
 from topolearn.data.datasets import DatasetData
+from topolearn.data.image_data import ImageData
 from topolearn.data.load import load_data
 from topolearn.data.loaders import LoaderData
 from topolearn.data.named_images import DATASETS
@@ -16,6 +17,7 @@ __all__ = [
     "Data",
     "DataInfo",
     "DatasetData",
+    "ImageData",
     "LoaderData",
     "TensorData",
     "TextData",

@@ -227,13 +227,18 @@ class Finish:
         info: Size, mean, standard deviation and the label to ignore.
         augment: Of training batches.
         scale: The pixel value that means 1.
+        labels: Label -> the label that is given for it; None for the same.
     """
 
-    def __init__(self, info: DataInfo, augment: Augment | Crop, scale: float = 255.0) -> None:
+    def __init__(
+        self, info: DataInfo, augment: Augment | Crop, scale: float = 255.0, labels: Tensor | None = None
+    ) -> None:
         augment.check(info)
         std = torch.tensor(info.std, dtype=torch.float64).view(-1, 1, 1)
         mean = torch.tensor(info.mean, dtype=torch.float64).view(-1, 1, 1)
         self._augment = augment
+        self._scale = scale
+        self._labels = labels
         self._border = info.ignore_index or 0
         self._fill = (scale * mean).round().float().view(-1)
         self._gain = (1 / (scale * std)).float()
@@ -244,7 +249,13 @@ class Finish:
         other = copy.copy(self)
         for name in ("_fill", "_gain", "_shift"):
             setattr(other, name, getattr(self, name).to(device))
+        if self._labels is not None:
+            other._labels = self._labels.to(device)
         return other
+
+    def seen_by(self, info: DataInfo, labels: Tensor | None) -> Finish:
+        """The same with other means, and other numbers of the classes."""
+        return Finish(info, self._augment, self._scale, labels)
 
     def draw(self, count: int, seed: int, epoch: int, step: int) -> Tensor:
         """What :meth:`train` needs for the batch of ``count`` images at ``step``: (3 or 4, N) on the CPU."""
@@ -270,4 +281,6 @@ class Finish:
         """A batch without augmentation; float images are taken to be normalised."""
         if not images.is_floating_point():
             images = images.to(torch.float32).mul_(self._gain).sub_(self._shift)
-        return images, targets if targets.is_floating_point() else targets.long()
+        if targets.is_floating_point():
+            return images, targets
+        return images, targets.long() if self._labels is None else self._labels[targets.long()]

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from topolearn.data.augment import Augment, Crop, Finish
-from topolearn.data.base import Batch, Data, DataInfo, Part, full_batches, picked, sent, shuffled
+from topolearn.data.base import Batch, DataInfo, Part, full_batches, picked, sent, shuffled
 from topolearn.data.describe import describe
+from topolearn.data.image_data import ImageData
 from topolearn.data.items import check_labels, check_size, to_batch, to_item
 from topolearn.data.seeds import global_state_kept, mix, seed_global
 from topolearn.errors import DataError
@@ -26,7 +27,7 @@ _Key = list[tuple[int, int, tuple[int, ...]]]
 
 
 @final
-class DatasetData(Data):
+class DatasetData(ImageData):
     """A pair of map-style Datasets of (image, target) items.
 
     Around every item the global generators of Python, numpy and torch are seeded from the run's

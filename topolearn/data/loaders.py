@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from topolearn.data.augment import Augment, Finish
-from topolearn.data.base import Batch, Data
+from topolearn.data.base import Batch
 from topolearn.data.describe import describe
+from topolearn.data.image_data import ImageData
 from topolearn.data.items import check_labels
 from topolearn.data.seeds import GlobalState, global_state_kept, mix, seed_global
 from topolearn.errors import DataError
@@ -22,7 +23,7 @@ SCANNED = 2000
 
 
 @final
-class LoaderData(Data):
+class LoaderData(ImageData):
     """A pair of DataLoaders of (images, targets) batches.
 
     At the start of an epoch the global generators and the loader's own are seeded from the run's

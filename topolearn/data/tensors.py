@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from topolearn.data.augment import Augment, Crop, Finish
-from topolearn.data.base import Batch, Data, DataInfo, Part, full_batches, picked, sent, shuffled
+from topolearn.data.base import Batch, DataInfo, Part, full_batches, picked, sent, shuffled
+from topolearn.data.image_data import ImageData
 from topolearn.errors import DataError
 
 
 @final
-class TensorData(Data):
+class TensorData(ImageData):
     """Images and targets as tensors on the device.
 
     Args:

@@ -107,6 +107,14 @@ class TrainOptions(BaseModel):
     """Train on so many images only, the same ones for every seed; None for all."""
     steps_per_epoch: Annotated[int, Field(gt=0, le=100_000)] = 100
     """Steps of an epoch of text, which has no length of its own. Images are all seen once per epoch."""
+    mean: tuple[float, ...] | None = None
+    """Per channel, of pixel values in [0, 1]: what images are normalised by. None: what the given network was trained
+    with, else the data's own.
+    """
+    std: tuple[PositiveFloat, ...] | None = None
+    """Likewise, the standard deviation."""
+    judge_given: bool = True
+    """Whether a trained network of unknown classes that is no better than guessing is an error."""
     augment: bool = True
     """Whether training images are augmented, as the data set has it."""
     crop: tuple[PositiveInt, PositiveInt] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from topolearn.runs.folder import STATE
 
 FORMAT = 1
 """Version of the checkpoint's layout."""
+_ADDED = ("start", "given_metrics")
+"""Attributes that checkpoints of earlier versions lack."""
 
 
 @dataclass
@@ -53,6 +55,7 @@ class Checkpoint:
         history: Records so far.
         searched_metrics: Metrics at the end of the search; empty before.
         start: The weights that the run was given, for a phase to come that starts from them; None for none.
+        given_metrics: Metrics of the network that the run was given; empty where it was not trained.
     """
 
     position: Position
@@ -64,6 +67,7 @@ class Checkpoint:
     history: list[dict[str, Any]]
     searched_metrics: dict[str, float]
     start: Mapping[str, Tensor] | None = None
+    given_metrics: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Checkpoint | None:
@@ -76,18 +80,17 @@ class Checkpoint:
         if state is None:
             return None
         try:
-            values = {field.name: state[field.name] for field in fields(cls) if field.name != "start"}
+            values = {each.name: state[each.name] for each in fields(cls) if each.name not in _ADDED}
             position = Position(**values.pop("position"))
             history, metrics = list(values.pop("history")), dict(values.pop("searched_metrics"))
         except (KeyError, TypeError, ValueError):
             raise foreign_checkpoint(folder) from None
-        # A checkpoint of before there was a start has none.
-        start = state.get("start")
-        return cls(position=position, history=history, searched_metrics=metrics, start=start, **values)
+        added = {name: state[name] for name in _ADDED if name in state}
+        return cls(position=position, history=history, searched_metrics=metrics, **added, **values)
 
     def write(self, folder: Path) -> None:
         """Write it into the folder of the run, over the one before."""
-        state = {field.name: getattr(self, field.name) for field in fields(self)}
+        state = {each.name: getattr(self, each.name) for each in fields(self)}
         save_state(folder, {**state, "position": asdict(self.position)})
 
 

@@ -43,6 +43,18 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def read_about(path: Path) -> dict[str, Any]:
+    """What a file that :func:`save_tensors` wrote says of its tensors; empty for one of another program."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("topolearn", "{}"))
+    except (SafetensorError, OSError, ValueError):
+        return {}  # whoever loads the tensors says what is wrong
+    return about if isinstance(about, dict) else {}
+
+
 def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Load tensors into a module of exactly these names and shapes.
 

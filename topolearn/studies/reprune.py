@@ -17,6 +17,7 @@ from topolearn.errors import CheckpointError, DataError, TopolearnError
 from topolearn.files import make_folder
 from topolearn.graph import one_level_params
 from topolearn.runs.folder import SEARCH_STATE, holds_run
+from topolearn.runs.history import read_history
 from topolearn.runs.result import FitResult, closing_record, describe_data
 from topolearn.runs.searched import CPU, SearchedRun, load_searched
 from topolearn.runs.tensor_files import save_tensors
@@ -70,6 +71,7 @@ def reprune(
         history=[],
         metrics=metrics,
         searched_metrics=searched_metrics,
+        given_metrics=_given_metrics(Path(run_dir)),
         one_level_params=one_level_params(run.graph, run.learner.topology()),
         info=describe_data(run.config),
         spent=run.learner.spent(),
@@ -82,6 +84,12 @@ def reprune(
     save_tensors(target / SEARCH_STATE, run.net.state_dict(), {"graph": run.graph.name})
     result.save(target)
     return result
+
+
+def _given_metrics(folder: Path) -> dict[str, float]:
+    """Metrics of the network that the run began with; empty for a run that is not finished, or began at random."""
+    last = (read_history(folder) or [{}])[-1]
+    return dict(last.get("given_metrics", {}))
 
 
 def _find(run: SearchedRun, data_root: str | Path | None, device: torch.device) -> Data | None:

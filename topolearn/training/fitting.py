@@ -28,6 +28,7 @@ from topolearn.runs.run_writer import RunWriter
 from topolearn.runs.tensor_files import load_into, load_tensors
 from topolearn.tasks import Loss, Metric
 from topolearn.training.capture import check_capture
+from topolearn.training.given import is_trained
 from topolearn.training.memory import kept_memory
 from topolearn.training.prepare import Prepared, prepare
 from topolearn.training.progress import Reporter
@@ -141,6 +142,7 @@ def _train(ready: Prepared, world: World) -> FitResult:
     if checkpoint is None:  # else it has all weights
         _load_start(net, recipe)
     world.share_state(net)
+    trained = checkpoint is None and is_trained(net, ready.about, recipe, ready.data.info)
     trainer = Trainer(
         ready=ready,
         net=net,
@@ -148,6 +150,7 @@ def _train(ready: Prepared, world: World) -> FitResult:
         writer=writer,
         world=world,
         start=_weights_of(net) if checkpoint is None and _starts_over(ready) else None,
+        known=ready.about if trained else None,
     )
     for note in ready.data.notes if world.is_main else ():
         Reporter(0).say(note)  # quiet or not, because it is no progress; file names lose their control characters
@@ -172,6 +175,7 @@ def _train(ready: Prepared, world: World) -> FitResult:
         per_class=trainer.per_class,
         notes=tuple(ready.data.notes),
         searched_metrics=trainer.searched_metrics,
+        given_metrics=trainer.given_metrics,
         one_level_params=one_level_params(ready.graph, learner.topology()),
         info=ready.data.info,
         spent=learner.spent(),

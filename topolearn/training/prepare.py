@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from topolearn.recipes import Recipe, TrainOptions
 from topolearn.runs.folder import is_finished
 from topolearn.runs.same_run import holds_this_run
 from topolearn.tasks import check_fits, task_of
+from topolearn.training.given import about_given, seen_by_given
 from topolearn.training.phases import Scheduled, schedule
 
 
@@ -33,6 +34,7 @@ class Prepared:
         data: As the graph wants them, on the CPU.
         plan: Phases and epochs.
         config: What config.yaml says.
+        about: What is known of the data that the given network was trained on.
     """
 
     recipe: Recipe
@@ -40,6 +42,7 @@ class Prepared:
     data: Data
     plan: tuple[Scheduled, ...]
     config: dict[str, Any]
+    about: dict[str, Any] = field(default_factory=dict)
 
     @property
     def graph(self) -> Graph:
@@ -86,8 +89,9 @@ def prepare(recipe: Recipe) -> Prepared:
     learner = recipe.make_learner()
     plan = schedule(learner, recipe.epochs, recipe.training.phases)
     _check_node_lr(recipe.graph, recipe.training.node_lr)
-    data = _read(recipe)
-    return Prepared(recipe, learner, data, plan, _config(recipe, learner, data.info))
+    about = about_given(recipe)
+    data = seen_by_given(_read(recipe), about, recipe.training)
+    return Prepared(recipe, learner, data, plan, _config(recipe, learner, data.info), about)
 
 
 def _read(recipe: Recipe) -> Data:

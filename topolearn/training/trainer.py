@@ -28,6 +28,7 @@ from topolearn.runs.run_writer import RunWriter
 from topolearn.runs.tensor_files import load_into
 from topolearn.tasks import Evaluation, Metric, task_of
 from topolearn.tasks.sliding import judged
+from topolearn.training.given import check_given
 from topolearn.training.interrupt import Interrupt
 from topolearn.training.optim import load_saved_state, optimizers, saved_state
 from topolearn.training.phases import Scheduled, begin_phase, freeze_affine, recalibrate, settle
@@ -53,7 +54,9 @@ class Trainer:
         world: The processes that train together.
         start: The weights that the run was given to start from, for a phase that starts anew; None for none.
         callbacks: Called with every record of the history.
+        known: What is known of the data that a trained network was given with; None where the run was given none.
         history: Records so far.
+        given_metrics: Metrics of the network that the run was given.
         searched_metrics: Metrics of the network at the end of the search.
         per_class: A row of each class, of the last evaluation; empty where the metrics tell none.
         at: How far the run has come.
@@ -66,7 +69,9 @@ class Trainer:
     world: World = ALONE
     start: Mapping[str, Tensor] | None = None
     callbacks: tuple[Callback, ...] = field(init=False)
+    known: Mapping[str, Any] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+    given_metrics: dict[str, float] = field(default_factory=dict)
     searched_metrics: dict[str, float] = field(default_factory=dict)
     per_class: list[dict[str, Any]] = field(default_factory=list)
     at: Position = field(default_factory=Position)
@@ -106,6 +111,8 @@ class Trainer:
         quiet = self.recipe.quiet or not self.world.is_main
         self.reporter = Reporter(total_steps(self.plan, self.steps), done, items=self.data.info.kind.items, quiet=quiet)
         with Interrupt() as interrupt, self.reporter:
+            if self.known is not None and self.at == Position():
+                self.judge_given(self.known)
             while self.at.phase < len(self.plan):
                 self.start_phase()
                 with self.broken_off(interrupt):
@@ -272,18 +279,33 @@ class Trainer:
             f" {len(before.nodes)} nodes; {graph.cost.params:,} of {before.cost.params:,} parameters"
         )
 
+    def judge_given(self, known: Mapping[str, Any]) -> None:
+        """Measure the network that the run was given, with its own edge weights, before anything changes.
+
+        Args:
+            known: What is known of the data that it was trained on.
+
+        Raises:
+            TrainingError: Its classes are not known, and it is no better than guessing.
+        """
+        self.given_metrics, _ = self.judge(build(self.net))
+        if self.options.judge_given:
+            check_given(self.given_metrics, known, self.data.info, self.data.val_size)
+
     def evaluate(self) -> dict[str, float]:
         """Loss and metrics on the validation data, as they were where nothing has changed since."""
-        if self.measured is not None:
-            return self.measured
-        self.world.share(self.net.buffers())  # the running statistics of process 0
-        self.net.eval()
+        if self.measured is None:
+            self.world.share(self.net.buffers())  # the running statistics of process 0
+            self.measured, self.per_class = self.judge(self.net)
+        return self.measured
+
+    def judge(self, net: Network) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Loss and metrics of a network on the validation data, and a row of each class."""
+        net.to(self.device).eval()
         with torch.no_grad(), autocast(self.recipe.precision, self.device):
             evaluation = Evaluation(self.loss, self.metrics, self.device, self.world)
-            metrics = evaluation.run(judged(self.net, self.options), self.data.val_batches(self.recipe.batch_size))
-        self.per_class = evaluation.per_class
-        self.measured = metrics
-        return metrics
+            metrics = evaluation.run(judged(net, self.options), self.data.val_batches(self.recipe.batch_size))
+        return metrics, evaluation.per_class
 
     # -- records and checkpoints -----------------------------------------------------------------
 
@@ -327,6 +349,7 @@ class Trainer:
                 epoch_loss=self.epoch_loss if self.at.step else None,
                 history=self.history,
                 searched_metrics=self.searched_metrics,
+                given_metrics=self.given_metrics,
                 start=self.start if starts_over else None,
             )
         )
@@ -378,6 +401,7 @@ class Trainer:
             raise self.foreign() from None
         self.start = self.start if checkpoint.start is None else checkpoint.start
         self.history, self.searched_metrics = checkpoint.history, checkpoint.searched_metrics
+        self.given_metrics = checkpoint.given_metrics
         if self.at.epoch >= epochs:
             self.at = Position(self.at.phase + 1, 0, 0, self.at.epochs, self.at.settled)
         else:

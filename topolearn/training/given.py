@@ -1,0 +1,108 @@
+"""The network that a run was given: whether it was trained already, and how good it is before anything changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from topolearn.compiler import Network
+from topolearn.data import Data, DataInfo, ImageData
+from topolearn.errors import DataError, TrainingError
+from topolearn.recipes import Recipe, TrainOptions
+from topolearn.runs import read_config
+from topolearn.runs.config import about_data
+from topolearn.runs.folder import CONFIG, WEIGHTS
+from topolearn.runs.tensor_files import read_about
+
+_DEVIATIONS = 3.0
+"""Standard deviations above guessing from which an accuracy is taken to be no luck."""
+
+
+def about_given(recipe: Recipe) -> dict[str, Any]:
+    """What is known of the data that the given network was trained on: ``mean``, ``std``, ``classes``."""
+    if recipe.weights is None:
+        return {} if recipe.start is None else dict(recipe.start.about)
+    folder = recipe.weights if recipe.weights.is_dir() else recipe.weights.parent
+    if recipe.weights == folder or recipe.weights.name == WEIGHTS:
+        return about_data(read_config(folder / CONFIG)) if (folder / CONFIG).is_file() else {}
+    about = read_about(recipe.weights).get("about", {})
+    return about if isinstance(about, dict) else {}
+
+
+def seen_by_given(data: Data, about: Mapping[str, Any], options: TrainOptions) -> Data:
+    """The data as the network takes them that the run was given, or as the options say.
+
+    Raises:
+        DataError: Means for another number of channels, or for data that are not normalised.
+    """
+    info = data.info
+    mean, std = _first(options.mean, about.get("mean")), _first(options.std, about.get("std"))
+    named = known_classes(about) and set(about["classes"]) == set(info.classes)
+    if mean is None and std is None and not named:
+        return data
+    if not isinstance(data, ImageData):
+        raise DataError(f"'mean' and 'std' are for images, but '{info.name}' is for {info.task}; leave them out")
+    classes = about["classes"] if named else info.classes
+    return data.seen_by(mean or info.mean, std or info.std, classes)
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value), None)
+
+
+def is_trained(net: Network, about: Mapping[str, Any], recipe: Recipe, info: DataInfo) -> bool:
+    """Whether a run starts from a network that can be judged on its data: trained, and for the same classes.
+
+    Args:
+        net: With the weights that training starts from.
+        about: What is known of the data that it was trained on: ``mean``, ``std``, ``classes``.
+        recipe: The request.
+        info: The data.
+    """
+    if recipe.start is None and recipe.weights is None:
+        return False
+    if "mean" in about and "classes" not in about:
+        return False  # pretrained, but its last layer is new
+    if known_classes(about) and set(about["classes"]) != set(info.classes):
+        return False  # it was for something else
+    return not _is_fresh(net)
+
+
+def known_classes(about: Mapping[str, Any]) -> bool:
+    """Whether the names of the classes are known, which numbers in their order are not."""
+    classes = list(about.get("classes", ()))
+    return bool(classes) and classes != [str(number) for number in range(len(classes))]
+
+
+def _is_fresh(net: nn.Module) -> bool:
+    """Whether no batch normalisation has ever seen a batch; without any, nobody can tell."""
+    seen = [value for name, value in net.state_dict().items() if name.endswith("num_batches_tracked")]
+    return bool(seen) and not any(int(value) for value in seen if isinstance(value, Tensor))
+
+
+def check_given(metrics: Mapping[str, float], about: Mapping[str, Any], info: DataInfo, val_size: int) -> None:
+    """Stop before anything is removed where a network of unknown classes is no better than guessing.
+
+    Args:
+        metrics: Of the network on the validation data.
+        about: What is known of the data that it was trained on.
+        info: The data.
+        val_size: Number of validation images.
+
+    Raises:
+        TrainingError: It is not.
+    """
+    if info.task != "classification" or known_classes(about) or "accuracy" not in metrics or len(info.classes) < 2:
+        return
+    chance = 1 / len(info.classes)
+    luck = _DEVIATIONS * math.sqrt(chance * (1 - chance) / val_size)
+    if metrics["accuracy"] > chance + min(luck, chance):  # of few images, twice as good as guessing is enough
+        return
+    raise TrainingError(
+        f"the network that was given is right on {metrics['accuracy']:.1%} of the validation images, no better than"
+        f" guessing among {len(info.classes)} classes; give it the pixels that it knows (--mean, --std), and its"
+        " classes in the order of its outputs; to train it anyway, set 'judge_given' to false"
+    )
