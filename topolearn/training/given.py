@@ -14,7 +14,7 @@ from topolearn.errors import DataError, TrainingError
 from topolearn.recipes import Recipe, TrainOptions
 from topolearn.runs import read_config
 from topolearn.runs.config import about_data
-from topolearn.runs.folder import CONFIG, WEIGHTS
+from topolearn.runs.folder import CONFIG, SEARCH_STATE, WEIGHTS
 from topolearn.runs.tensor_files import read_about
 
 _DEVIATIONS = 3.0
@@ -26,7 +26,7 @@ def about_given(recipe: Recipe) -> dict[str, Any]:
     if recipe.weights is None:
         return {} if recipe.start is None else dict(recipe.start.about)
     folder = recipe.weights if recipe.weights.is_dir() else recipe.weights.parent
-    if recipe.weights == folder or recipe.weights.name == WEIGHTS:
+    if recipe.weights == folder or recipe.weights.name in (WEIGHTS, SEARCH_STATE):
         return about_data(read_config(folder / CONFIG)) if (folder / CONFIG).is_file() else {}
     about = read_about(recipe.weights).get("about", {})
     return about if isinstance(about, dict) else {}
