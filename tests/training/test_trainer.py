@@ -399,3 +399,24 @@ def test_data_as_such_and_batches_larger_than_the_set() -> None:
     for data, classes in ((noisy(), 3), (toy(count=3), 4)):
         assert run(data=data, epochs=2, batch_size=100, graph=graph(classes=classes)).metrics
     assert run(data=pair("loaders"), epochs=2, batch_size=100).metrics, "a loader has a batch size of its own"
+
+
+def test_the_line_of_an_epoch_has_losses_metrics_and_how_far_the_search_is(capsys: pytest.CaptureFixture[str]) -> None:
+    record = {"phase": "search", "epoch": 1, "epochs": 2, "train_loss": 0.5, "val_accuracy": 0.25, "mask_min": 0.1}
+    with Reporter(10) as reporter:
+        reporter.epoch(record, "edges decided 34%")
+        reporter.epoch(record)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("search 1/2  train_loss 0.5  val_accuracy 0.25  edges decided 34%  0 images/s, ")
+    assert lines[1].startswith("search 1/2  train_loss 0.5  val_accuracy 0.25  0 images/s, ")
+
+
+@pytest.mark.parametrize(
+    ("learner", "words"),
+    [("maskconnect", "edges decided "), ("sparsemask", "edges decided "), ("continuous", "edges kept ")],
+)
+def test_learners_say_how_far_they_are(learner: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run(None, learner, quiet=False)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("search")]
+    assert lines
+    assert all(words in line for line in lines)

@@ -225,6 +225,10 @@ class EdgeLearner(nn.Module, ABC):
         """Numbers worth a line of the history, by name."""
         return {}
 
+    def progress(self) -> str:
+        """How far the search is, in a few words for the progress line, as ``edges decided 34 %``."""
+        return ""
+
     def spent(self) -> Spent | None:
         """What its budget allowed and what it would keep costs; None where it has none."""
         return None

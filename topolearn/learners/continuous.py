@@ -233,6 +233,10 @@ class Continuous(EdgeLearner):
             Phase("fine_tune", 0.2, continues=True),
         )
 
+    def progress(self) -> str:
+        """How many learnable edges would be kept now."""
+        return f"edges kept {self.summary()['kept_edges']:.0f} of {len(self.alpha)}"
+
     def summary(self) -> dict[str, float]:
         """How large the alphas are, how many edges would be kept now, and lambda."""
         alpha = self.alpha.detach().abs()

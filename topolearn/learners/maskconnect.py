@@ -234,6 +234,10 @@ class MaskConnect(EdgeLearner):
         """
         return (Phase("search", 0.5, search=True), Phase("fine_tune", 0.5, continues=True))
 
+    def progress(self) -> str:
+        """Share of the masks that are near 0 or 1."""
+        return f"edges decided {self.summary()['decided']:.0%}"
+
     def summary(self) -> dict[str, float]:
         """Range of the masks, how decided they are, and how often a draw had to be topped up so far."""
         mask = self.mask.detach()

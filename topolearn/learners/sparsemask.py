@@ -191,6 +191,10 @@ class SparseMask(EdgeLearner):
             Phase("retrain", 0.5, weights="fresh", passes=final),
         )
 
+    def progress(self) -> str:
+        """Share of the gates that are open or shut."""
+        return f"edges decided {1 - self.summary()['undecided'] / len(self.gate):.0%}"
+
     def summary(self) -> dict[str, float]:
         """How many gates are open, shut and undecided, and lambda."""
         u = self.gate.detach() / 2

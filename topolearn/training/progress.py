@@ -72,13 +72,17 @@ class Reporter:
         elapsed = time.perf_counter() - self._start
         return elapsed / max(1, self._done - self._first) * (self.total - self._done)
 
-    def epoch(self, record: Mapping[str, Any]) -> None:
-        """An epoch is done: one line."""
+    def epoch(self, record: Mapping[str, Any], learned: str = "") -> None:
+        """An epoch is done: one line. The other numbers of the record are for history.jsonl.
+
+        Args:
+            record: Its record.
+            learned: How far the search is; empty outside a search.
+        """
         shown = [f"{record['phase']} {record['epoch']}/{record['epochs']}"]
-        for name, value in record.items():
-            if isinstance(value, float) and name not in ("seconds", "images_per_second", "lr"):
-                shown.append(f"{name} {value:.4g}")
+        shown += [f"{name} {record[name]:.4g}" for name in record if name == "train_loss" or name.startswith("val_")]
         minutes, seconds = divmod(int(self.left()), 60)
+        shown += [learned] if learned else []
         shown.append(f"{self._speed()}, {minutes}:{seconds:02d} left")
         self.console.print("  ".join(shown), markup=False, highlight=False)
 

@@ -330,7 +330,7 @@ class Trainer:
             record |= {name: float(value) for name, value in self.learner.summary().items()}
         self.history.append(record)
         self.writer.epoch(record)
-        self.reporter.epoch(record)
+        self.reporter.epoch(record, self.learner.progress() if scheduled.phase.search else "")
         for callback in self.callbacks:
             callback(dict(record))  # their own, the history stays as it is
 
