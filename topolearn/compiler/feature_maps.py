@@ -47,7 +47,7 @@ class Features(nn.Module):
         return OrderedDict((name, outputs[node]) for node, name in self.names.items())
 
 
-def features(net: Network, names: Sequence[str] | Mapping[str, str]) -> Features:
+def features(net: nn.Module, names: Sequence[str] | Mapping[str, str]) -> Features:
     """The feature maps of a network, with its weights, as a backbone for detection or segmentation.
 
     The result is pruned as by :func:`topolearn.prune`: of a network with a learner it keeps the edges
@@ -55,7 +55,7 @@ def features(net: Network, names: Sequence[str] | Mapping[str, str]) -> Features
     classifier and whatever else only it needed goes too. The network itself stays as it is.
 
     Args:
-        net: A network.
+        net: A network, also inside a plain wrapper such as DDP.
         names: Ids of nodes, or id -> name that its feature map gets.
 
     Returns:
@@ -65,7 +65,7 @@ def features(net: Network, names: Sequence[str] | Mapping[str, str]) -> Features
         GraphError: A node that is not there, is cut off from the input, or gives no feature map.
         OptionError: No name, or one name for two.
     """
-    require_network(net, "features")
+    net = require_network(net, "features")
     wanted = _wanted(names)
     topology = net.topology()
     fed = {*net.graph.inputs, *(edge.dst for edge, kept in zip(net.graph.edges, topology.keep, strict=True) if kept)}

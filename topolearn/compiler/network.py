@@ -219,7 +219,12 @@ class Network(nn.Module):
         copied = self.__class__.__new__(self.__class__)
         memo[id(self)] = copied
         copied.__dict__.update(
-            {key: copy.deepcopy(value, memo) for key, value in self.__dict__.items() if key != "dag"}
+            # `net.compile()` leaves a call of this network's, which a copy must not take along.
+            {
+                key: copy.deepcopy(value, memo)
+                for key, value in self.__dict__.items()
+                if key not in ("dag", "_compiled_call_impl")
+            }
         )
         copied._link()
         # A torchvision backbone comes back in training mode, and changes its graph with the mode.
@@ -244,11 +249,13 @@ def _check_learner(learner: WeightSource, graph: Graph) -> None:
         )
 
 
-def compile(graph_or_net: Graph | Network, learner: WeightSource | None = None, *, reference: bool = False) -> Network:
+def compile(
+    graph_or_net: Graph | nn.Module, learner: WeightSource | None = None, *, reference: bool = False
+) -> Network:
     """Build the network of a graph.
 
     Args:
-        graph_or_net: A graph, or a network whose weights to copy.
+        graph_or_net: A graph, or a network whose weights to copy, also inside a plain wrapper such as DDP.
         learner: Gives the edge weights; without one, edges carry their own ``weight``.
         reference: Run it by the slow, obvious interpreter.
 
@@ -272,7 +279,7 @@ def compile(graph_or_net: Graph | Network, learner: WeightSource | None = None, 
     return network.train(source.training)
 
 
-def load_pretrained(net: Network) -> None:
+def load_pretrained(net: nn.Module) -> None:
     """Load the pretrained weights that the graph names for its backbones (``weights: IMAGENET1K_V1``), if any.
 
     :func:`topolearn.fit` calls it where training starts. Building a network never does: its weights are random.
@@ -283,14 +290,33 @@ def load_pretrained(net: Network) -> None:
 
     Raises:
         TrainingError: The weights cannot be loaded.
+        OptionError: Not a network over a graph.
     """
+    net = require_network(net, "load_pretrained")
     for node in net.graph.nodes.values():
         if isinstance(node.rule, TorchvisionBackbone) and node.rule.weights is not None:
             backbone.load_pretrained(node.rule, net.nodes[node.id])
 
 
+def unwrapped(module: Any) -> Any:
+    """What plain wrappers hide: the module inside DDP, ``nn.DataParallel``, ``torch.compile`` and their like.
+
+    A plain wrapper is an ``nn.Sequential`` of one module, or has one child, called ``module`` or ``_orig_mod``. It has
+    no parameters of its own, and no hooks that could change what comes in or goes out. Everything else is returned as
+    it is.
+    """
+    while isinstance(module, nn.Module):
+        children = dict(module.named_children())
+        plain = type(module) is nn.Sequential or children.keys() <= {"module", "_orig_mod"}
+        own = next(module.parameters(recurse=False), None) is not None
+        if len(children) != 1 or not plain or own or module._forward_hooks or module._forward_pre_hooks:
+            break
+        (module,) = children.values()
+    return module
+
+
 def require_network(net: object, function: str) -> Network:
-    """``net``, which is a network over a graph.
+    """The network over a graph that ``net`` is, or wraps.
 
     Args:
         net: What a caller gave.
@@ -299,12 +325,13 @@ def require_network(net: object, function: str) -> Network:
     Raises:
         OptionError: It is something else.
     """
-    if not isinstance(net, Network):
+    found = unwrapped(net)
+    if not isinstance(found, Network):
         raise OptionError(
             f"{function} takes a network over a graph, not a {type(net).__name__}; compile a graph first, or lift a"
             " torchvision network"
         )
-    return net
+    return found
 
 
 def copy_weights(source: Network, target: Network) -> None:
@@ -334,7 +361,7 @@ def _moved_edges(source: Network, target: Network) -> dict[str, str]:
     return moved
 
 
-def prune(net: Network, topology: Topology | None = None) -> Network:
+def prune(net: nn.Module, topology: Topology | None = None) -> Network:
     """Drop what is not kept: edges, whole nodes that nothing reaches or nobody reads, relus that change nothing.
 
     In eval mode the result computes what ``net`` masked by the same topology computes; its edges carry
@@ -342,7 +369,7 @@ def prune(net: Network, topology: Topology | None = None) -> Network:
     their depth see their own batch statistics.
 
     Args:
-        net: A network, with a learner or frozen edge weights.
+        net: A network, with a learner or frozen edge weights, also inside a plain wrapper such as DDP.
         topology: What to keep; default: what the learner would keep.
 
     Returns:

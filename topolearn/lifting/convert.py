@@ -14,6 +14,7 @@ from torchvision import models
 from torchvision.models import MobileNetV2, RegNet, ResNet, WeightsEnum
 
 from topolearn.compiler import Network
+from topolearn.compiler.network import unwrapped
 from topolearn.errors import LiftError, OptionError, shown
 from topolearn.lifting.draft import IMAGE, Draft
 from topolearn.lifting.mobilenets import read_mobilenetv2
@@ -101,6 +102,9 @@ def outline(model: nn.Module, name: str, image: Size) -> Draft:
     read = _READERS.get(type(model))
     if read is None:
         own = type(model).__module__.startswith(f"{models.__name__}.")
+        inner = unwrapped(model)
+        if type(inner) in _READERS:
+            raise refusal("", model, f"it wraps a {type(inner).__name__}; give that network itself")
         raise refusal("", model, NO_GRAPH if own else "it is none of torchvision's own networks")
     draft = Draft(source, name, image)
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)

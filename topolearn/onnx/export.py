@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from topolearn._version import __version__
 from topolearn.compiler import Network
@@ -79,7 +79,7 @@ def usual_axes(graph: Graph) -> tuple[str, ...]:
 
 
 def export_onnx(
-    net: Network,
+    net: nn.Module,
     path: str | Path,
     *,
     precision: str = "float32",
@@ -96,7 +96,7 @@ def export_onnx(
     library version.
 
     Args:
-        net: The network; of one with a learner, what it computes in eval mode.
+        net: The network, also inside a plain wrapper such as DDP; of one with a learner, what it computes in eval mode.
         path: The file; it appears whole, and only if the check passes.
         precision: ``float32`` or ``float16``.
         dynamic: Axes of the inputs that may change: ``batch``; of images ``height`` and ``width``; of sequences
@@ -112,7 +112,7 @@ def export_onnx(
             gives no map of classes to take the best of, or the file does not agree with the network.
         OptionError: Not a network over a graph.
     """
-    require_network(net, "export_onnx")
+    net = require_network(net, "export_onnx")
     target = Path(path)
     axes = (dynamic,) if isinstance(dynamic, str) else tuple(dynamic)
     if precision not in DTYPES:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PositiveFloat, Po
 from torch import nn
 
 from topolearn.compiler import Network
+from topolearn.compiler.network import unwrapped
 from topolearn.errors import OptionError, shown
 from topolearn.format import load_graph
 from topolearn.graph import Graph
@@ -256,8 +257,9 @@ def _graph(
         return given, None, given.searched
     if isinstance(given, Graph):
         return None, None, given.verify()
-    if isinstance(given, Network):
-        return None, given, given.graph
+    net = unwrapped(given)
+    if isinstance(net, Network):
+        return None, net, net.graph
     raise OptionError(
         f"fit takes a graph, the name or path of one, or a network made from one, not a {type(given).__name__};"
         " compile a graph first"

@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from topolearn.compiler import Network
 from topolearn.errors import OptionError, suggest
 from topolearn.format.ranges import expand
 from topolearn.recipes.train_options import TrainOptions
 
 if TYPE_CHECKING:
-    from topolearn.compiler import Network
     from topolearn.learners import EdgeLearner
 
 _OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
 
 
 def optimizers(
-    net: Network | nn.Module,
+    net: nn.Module,
     lr: float,
     name: str = "sgd",
     node_lr: Mapping[str, float] | None = None,
@@ -33,7 +33,7 @@ def optimizers(
     """Optimisers of a network: one for the weights, one for the learner where it wants its own.
 
     Args:
-        net: A compiled network.
+        net: A compiled network, or any module that holds one, such as DDP or a network of yours around it.
         lr: Learning rate of the weights.
         name: ``sgd`` (momentum 0.9 where not given) or ``adamw``.
         node_lr: Node id, or a range of ids -> the rate of its weights over ``lr``; ids that the network does
@@ -45,7 +45,7 @@ def optimizers(
         The weights' optimiser. A learner with parameters adds groups to it, or gets a plain SGD.
 
     Raises:
-        OptionError: Unknown optimiser or option.
+        OptionError: Unknown optimiser or option, or a module that holds two networks with learners.
     """
     if name not in _OPTIMIZERS:
         raise OptionError(f"unknown optimizer '{name}'{suggest(name, _OPTIMIZERS)}")
@@ -53,7 +53,8 @@ def optimizers(
     for option in options:
         if option not in known:
             raise OptionError(f"unknown option '{option}' of optimizer '{name}'{suggest(option, known)}")
-    learner: EdgeLearner | None = getattr(net, "learner", None)
+    networks = [module for module in net.modules() if isinstance(module, Network)]
+    learner = _learner(networks)
     own = set() if learner is None else {id(p) for p in learner.parameters()}
     weights = [p for p in net.parameters() if p.requires_grad and id(p) not in own]
     if name == "sgd":
@@ -62,7 +63,7 @@ def optimizers(
     if fused:
         options.setdefault("fused", True)
     try:
-        groups = _groups(net, weights, lr, node_lr or {})
+        groups = _groups(networks, weights, lr, node_lr or {})
         main = _OPTIMIZERS[name](_decaying(groups) if decay == "matrices" else groups, lr=lr, **options)
     except (TypeError, ValueError) as error:
         raise OptionError(f"optimizer '{name}': {error}") from None
@@ -85,13 +86,23 @@ def optimizers(
     return [main] if holder is main else [main, holder]
 
 
+def _learner(networks: Sequence[Network]) -> EdgeLearner | None:
+    """The one learner that networks have."""
+    learners = {id(net.learner): net.learner for net in networks if net.learner is not None}
+    if len(learners) > 1:
+        raise OptionError(
+            f"the module holds {len(learners)} networks with learners; make optimizers for each of these networks"
+        )
+    return next(iter(learners.values()), None)  # type: ignore[return-value]
+
+
 def _groups(
-    net: Network | nn.Module, weights: Sequence[Tensor], lr: float, node_lr: Mapping[str, float]
+    networks: Sequence[Network], weights: Sequence[Tensor], lr: float, node_lr: Mapping[str, float]
 ) -> list[dict[str, Any]]:
     """The weights at ``lr``, and a group for every other rate that nodes have."""
     factors = {node: factor for word, factor in node_lr.items() for node in expand(word)}
-    nodes = net.nodes.items() if factors else ()  # type: ignore[operator,union-attr]
-    factor_of = {id(p): factors[node] for node, module in nodes if node in factors for p in module.parameters()}
+    nodes = [(node, module) for net in networks for node, module in net.nodes.items() if node in factors]
+    factor_of = {id(p): factors[node] for node, module in nodes for p in module.parameters()}
     return [{"params": [p for p in weights if id(p) not in factor_of]}] + [
         {"params": [p for p in weights if factor_of.get(id(p)) == factor], "lr": lr * factor}
         for factor in dict.fromkeys(factor_of.values())
