@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +36,9 @@ class WeightSource(Protocol):
 
     def active(self) -> Tensor | None:
         """(E,) bool, the edges that the divisor of ``mean`` counts; None: all."""
+
+    def forward_begins(self, parameters: Iterable[Tensor]) -> None:
+        """Hear of a forward pass in training, and of parameters that every step changes."""
 
     def topology(self) -> Topology:
         """The closed topology that would be kept now."""
@@ -191,6 +194,11 @@ class Network(nn.Module):
         Returns:
             One output as a tensor, several as a dict by node id.
         """
+        searching = self._frozen is None and self.training and torch.is_grad_enabled()
+        if searching and not torch.compiler.is_compiling():
+            assert self.learner is not None
+            # To look at all would take longer than the step of a small network.
+            self.learner.forward_begins(p for name in self.graph.outputs for p in self.nodes[name].parameters())
         return self.dag(self._inputs(inputs, named), self.effective_weights())  # type: ignore[no-any-return]
 
     def _inputs(self, inputs: Sequence[Tensor], named: Mapping[str, Tensor]) -> Tensor | dict[str, Tensor]:

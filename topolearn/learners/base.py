@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from topolearn.errors import OptionError, suggest
 from topolearn.graph import Graph, Pass, Topology, removal
 from topolearn.graph.price import Spent
+from topolearn.learners.step_watch import StepWatch, inside_a_step, once_per_step
 from topolearn.options import docstring_section, parameters, validate
 from topolearn.plugins import load_plugins
 
@@ -82,7 +84,8 @@ class EdgeLearner(nn.Module, ABC):
     """Decides about the learnable edges of one graph.
 
     A *draw* (masks, gate noise) lasts until :meth:`after_step`: repeated calls see the same one. In
-    ``eval()`` nothing is drawn.
+    ``eval()`` nothing is drawn. The optimisers of ``topolearn.optimizers`` call :meth:`after_step`; a loop with other
+    optimisers calls it after each step.
 
     A learner declares its options once, as the fields of ``options_type``. The constructor takes them as keywords and
     checks them; ``help``, ``inspect.signature``, ``topolearn list`` and ``--set`` show or take the same ones. A learner
@@ -127,6 +130,7 @@ class EdgeLearner(nn.Module, ABC):
 
     def __init__(self, graph: Graph | None = None, **options: Any) -> None:
         super().__init__()
+        self.step_watch = StepWatch()
         if graph is None:  # a learner with a constructor of its own sets the attributes itself
             return
         self.options = validate(self.options_type, options, f"learner '{self.learner_name}'")
@@ -136,6 +140,8 @@ class EdgeLearner(nn.Module, ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Write the options out in the signature and the docstring; refuse old names of methods."""
         super().__init_subclass__(**kwargs)
+        if not hasattr(cls.after_step, "is_once_per_step"):
+            cls.after_step = once_per_step(cls.after_step)  # type: ignore[method-assign]
         if not hasattr(cls, "learner_name"):
             cls.learner_name = cls.__name__
         for old, new in RENAMED.items():
@@ -198,8 +204,57 @@ class EdgeLearner(nn.Module, ABC):
             lr: A number, or a scalar on the device where the step is captured.
         """
 
+    @once_per_step
     def after_step(self) -> None:
-        """Project or clip the parameters after an optimiser step, and end the draw."""
+        """Project or clip the parameters after an optimiser step, and end the draw.
+
+        The optimisers of ``topolearn.optimizers`` call it when all of them have stepped; your loop's own call then
+        does nothing. With other optimisers, your loop calls it.
+        """
+
+    def step_taken(self, which: int, of: int) -> None:
+        """Called after a step of each optimiser from ``topolearn.optimizers``; the last one calls :meth:`after_step`.
+
+        Args:
+            which: Number of the optimiser.
+            of: How many there are.
+        """
+        self.step_watch.stepped.add(which)
+        if len(self.step_watch.stepped) == of:
+            self._end_step()
+
+    def forward_begins(self, parameters: Iterable[Tensor]) -> None:
+        """Called by the network before each forward pass in training; warns of a step that nobody has ended.
+
+        Where some of the optimisers have skipped the step (as a ``GradScaler`` lets them), it is ended now.
+
+        Args:
+            parameters: Some of the network's, which every step changes.
+        """
+        changed = self.step_watch.changed([*self.parameters(), *parameters])
+        self.step_watch.ended = False
+        if not (changed or self.step_watch.stepped) or inside_a_step():
+            return
+        if self.step_watch.stepped:
+            self._end_step()
+        elif type(self).after_step is not EdgeLearner.after_step:
+            warnings.warn(
+                f"the parameters have changed since learner '{self.learner_name}' last drew, but its after_step() was"
+                " not called, so nothing new is drawn or learned; take all optimizers from topolearn.optimizers, which"
+                " call it and keep momentum and weight decay off the learner, or call it after each step",
+                stacklevel=2,
+            )
+        self.step_watch = StepWatch()
+        self.step_watch.changed([*self.parameters(), *parameters])
+
+    def _end_step(self) -> None:
+        self.step_watch.ended = False
+        self.after_step()
+        self.step_watch.ended = True
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.step_watch = StepWatch()  # parameters have changed, but not by a step
 
     @abstractmethod
     def topology(self) -> Topology:

@@ -42,7 +42,8 @@ def optimizers(
         options: Keyword arguments of the torch optimiser of the weights.
 
     Returns:
-        The weights' optimiser. A learner with parameters adds groups to it, or gets a plain SGD.
+        The weights' optimiser. A learner with parameters adds groups to it, or gets a plain SGD. When all of them have
+        stepped, the learner's ``after_step()`` has been called; a call of your own does nothing then.
 
     Raises:
         OptionError: Unknown optimiser or option, or a module that holds two networks with learners.
@@ -67,28 +68,33 @@ def optimizers(
         main = _OPTIMIZERS[name](_decaying(groups) if decay == "matrices" else groups, lr=lr, **options)
     except (TypeError, ValueError) as error:
         raise OptionError(f"optimizer '{name}': {error}") from None
-    own_groups = [] if learner is None else learner.param_groups(lr)
-    if learner is None or not own_groups:
+    if learner is None:
         return [main]
-    if learner.shares_optimizer:
+    made, own_groups, index = [main], learner.param_groups(lr), 0
+    if own_groups and not learner.shares_optimizer:
+        made.append(torch.optim.SGD(own_groups, lr=lr, fused=fused or None))
+    elif own_groups:
         for group in own_groups:
             main.add_param_group(group)
-        holder, index = main, len(main.param_groups) - 1
-    else:
-        holder, index = torch.optim.SGD(own_groups, lr=lr, fused=fused or None), 0
-    on_learning_rate = learner.on_learning_rate
+        index = len(main.param_groups) - 1
 
-    def pass_on_rate(optimizer: Optimizer, *_: Any) -> None:
-        rate = optimizer.param_groups[index]["lr"]
-        on_learning_rate(rate if isinstance(rate, Tensor) else float(rate))
+    def tell(optimizer: Optimizer, *_: Any) -> None:
+        frozen = all(network.frozen_edge_weights is not None for network in networks)  # it is no longer asked
+        if frozen or bool(getattr(optimizer, "found_inf", False)):  # a fused optimiser skips for a GradScaler by itself
+            return
+        if own_groups and optimizer is made[-1]:
+            rate = optimizer.param_groups[index]["lr"]
+            learner.on_learning_rate(rate if isinstance(rate, Tensor) else float(rate))
+        learner.step_taken(made.index(optimizer), len(made))
 
-    holder.register_step_post_hook(pass_on_rate)
-    return [main] if holder is main else [main, holder]
+    for optimizer in made:
+        optimizer.register_step_post_hook(tell)
+    return [*made]  # a list of the caller's
 
 
 def _learner(networks: Sequence[Network]) -> EdgeLearner | None:
     """The one learner that networks have."""
-    learners = {id(net.learner): net.learner for net in networks if net.learner is not None}
+    learners = {id(network.learner): network.learner for network in networks if network.learner is not None}
     if len(learners) > 1:
         raise OptionError(
             f"the module holds {len(learners)} networks with learners; make optimizers for each of these networks"

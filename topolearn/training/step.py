@@ -103,9 +103,7 @@ class TrainingStep:
         if self.clip_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._weights, self.clip_grad_norm)
         for optimizer in self.optimizers:
-            optimizer.step()
-        if self.learner is not None:
-            self.learner.after_step()
+            optimizer.step()  # the last one ends the learner's step
         return task.detach().double()
 
 
