@@ -28,4 +28,5 @@ from .runs import load_model as load_model
 from .studies import Comparison as Comparison
 from .studies.compare import compare as compare
 from .training import fit as fit
+from .training import kept_memory as kept_memory
 from .training import optimizers as optimizers

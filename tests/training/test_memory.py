@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+import topolearn
 from topolearn.training import memory
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 
 FAULTS = """
 import resource, sys, torch
-from topolearn.training.memory import kept_memory
+from topolearn import kept_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -88,6 +89,11 @@ class Libc:
     def malloc_trim(self, pad: int) -> int:
         self.calls.append((pad,))
         return 1
+
+
+def test_what_it_is_worth_is_said() -> None:
+    said = " ".join((topolearn.kept_memory.__doc__ or "").split())
+    assert "cost 1.35 times a step of the plain network in a bare loop, and 1.20 times with freed memory kept" in said
 
 
 def test_it_is_set_once_and_put_back_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
