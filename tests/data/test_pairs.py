@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, get_worker_info
 
 from tests.data.toys import Endless, Items, Noisy, global_state, image, same
 from topolearn.data import Augment, DataInfo, DatasetData, LoaderData
@@ -207,3 +208,77 @@ def test_loaders_that_do_not_fit() -> None:
     )
     with pytest.raises(DataError, match="at the start of an epoch only, not at step 2; give the Datasets instead"):
         loaders().train_batches(4, seed=0, epoch=0, first=2)
+
+
+class Stream(IterableDataset[Any]):
+    """Says how many items it has, and gives as many as it is told to in each pass."""
+
+    classes = ("a", "b")
+
+    def __init__(self, said: int, *given: int) -> None:
+        self.said, self.given = said, list(given)
+
+    def __len__(self) -> int:
+        return self.said
+
+    def __iter__(self) -> Iterator[Any]:
+        count = self.given.pop(0) if len(self.given) > 1 else self.given[0]
+        worker = get_worker_info()
+        numbers = range(count) if worker is None else range(worker.id, count, worker.num_workers)
+        return iter([(image("float"), number % 2) for number in numbers])
+
+
+class Stopped(Items):
+    """Lets a StopIteration out at item 2."""
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 2:
+            raise StopIteration
+        return super().__getitem__(index)
+
+
+class TestPromises:
+    """What a set's length promises, and what a pass over it gives."""
+
+    GOOD = DataLoader(Items([(image("float"), 0)] * 4, classes=["a", "b"]), 2)
+
+    def passed(self, loader: DataLoader[Any], what: str = "train") -> int:
+        data = LoaderData(*((loader, self.GOOD) if what == "train" else (self.GOOD, loader)))
+        batches = data.train_batches(1, seed=0, epoch=0) if what == "train" else data.val_batches(1)
+        return sum(len(images) for images, _ in batches)
+
+    @pytest.mark.parametrize(("given", "batches"), [((2, 0), 0), ((8, 5), 3), ((8, 4), 2)])
+    def test_a_pass_that_ends_early(self, given: tuple[int, ...], batches: int) -> None:
+        with pytest.raises(
+            DataError, match=f"^the training loader ended after {batches} of the 4 batches that its len"
+        ):
+            self.passed(DataLoader(Stream(8, *given), 2))
+
+    def test_a_loader_that_gives_nothing(self) -> None:
+        for what, words in (("train", "the training loader ended after 0 of"), ("val", "the validation loader ended")):
+            with pytest.raises(DataError, match=words):
+                self.passed(DataLoader(Stream(8, 0), 2), what)
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_an_item_that_raises_stop_iteration(self, workers: int) -> None:
+        items = Stopped([(image("float"), 0)] * 6, classes=["a", "b"])
+        with pytest.raises(DataError, match="the training loader ended after 1 of the 3 batches"):
+            self.passed(DataLoader(items, 2, num_workers=workers))
+        data = DatasetData(items, items, workers=workers)
+        for batches in (data.train_batches(2, seed=0, epoch=0), data.val_batches(2)):
+            with pytest.raises(
+                DataError, match=r"^item 2 of the \w+ set raises StopIteration, but .* length of 6; let"
+            ):
+                list(batches)
+
+    def test_a_batch_of_none_is_no_end(self) -> None:
+        with pytest.raises(DataError, match="the validation loader gives a NoneType, but must give pairs"):
+            self.passed(DataLoader(Stream(8, 8), 2, collate_fn=lambda items: None), "val")
+
+    def test_passes_that_are_complete(self) -> None:
+        assert self.passed(DataLoader(Stream(8, 8), 2)) == 8
+        assert self.passed(DataLoader(Stream(8, 8), 3, drop_last=True)) == 6
+        # Each of two workers has four of eight, and drops one.
+        assert self.passed(DataLoader(Stream(8, 8), 3, drop_last=True, num_workers=2)) == 6
+        # Five of ten are one batch of three, so there are two of the three that ten would make.
+        assert self.passed(DataLoader(Stream(10, 10), 3, drop_last=True, num_workers=2)) == 6

@@ -111,6 +111,9 @@ def test_data_of_one_s_own(drawn: dict[str, Any], tmp_path: Path) -> None:
         for (image, truth, _), place in zip(drawn["rows"], (4, 0), strict=True):
             assert np.abs(image / 255 - images[place].permute(1, 2, 0).numpy()).max() < 0.01
             assert np.array_equal(truth, class_colours(3)[masks[place].numpy()])
+    left_out = DataLoader(sets[1], batch_size=2, drop_last=True)
+    with pytest.raises(OptionError, match="there is no validation image 4: the data give 1 of those in 'places'"):
+        draw_examples(tmp_path / "run", tmp_path / "two.svg", (4, 0), data=(loaders[0], left_out))
     with pytest.raises(DataError):
         draw_examples(tmp_path / "run", tmp_path / "two.svg")
     assert not (tmp_path / "two.svg").exists()

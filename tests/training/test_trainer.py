@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import signal
 import sys
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ import topolearn
 from tests.data.toys import Noisy, noisy, toy
 from tests.training.runs import Stopping, assert_same, graph, pair, run, send, untimed
 from topolearn.compiler import Network
-from topolearn.errors import TrainingError
+from topolearn.data import Data
+from topolearn.data.base import Batch
+from topolearn.errors import DataError, TrainingError
 from topolearn.training.interrupt import Interrupt
 from topolearn.training.phases import settle
 from topolearn.training.progress import Reporter
@@ -388,11 +391,56 @@ class Batches:
         return iter([[0, 1, 2, 3]] * self.given)
 
 
-@pytest.mark.parametrize(("said", "given"), [(2, 3), (3, 2)])
-def test_loaders_that_miscount(said: int, given: int) -> None:
-    data = DataLoader(Short(), batch_sampler=Batches(said, given)), DataLoader(Short(), 4)  # type: ignore[arg-type]
-    result = run(data=data, epochs=2, training={"schedule": "poly"})
-    assert result.metrics["loss"] > 0
+def miscounting(said: int, given: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    return DataLoader(Short(), batch_sampler=Batches(said, given)), DataLoader(Short(), 4)  # type: ignore[arg-type]
+
+
+def test_a_loader_that_gives_more_than_it_promises() -> None:
+    assert run(data=miscounting(2, 3), epochs=2, training={"schedule": "poly"}).metrics["loss"] > 0
+
+
+def test_a_loader_that_gives_less_than_it_promises(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the training loader ended after 2 of the 3 batches"):
+        run(tmp_path / "run", data=miscounting(3, 2), epochs=2)
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
+
+
+class Fewer(Data):
+    """The toy, which gives fewer batches than it promises."""
+
+    mid_epoch_resume = True
+
+    def __init__(self, train: int, val: int) -> None:
+        self.toy, self.train, self.val = toy(), train, val
+        self.info, self.train_size, self.val_size = self.toy.info, self.toy.train_size, self.toy.val_size
+
+    def steps(self, batch_size: int) -> int:
+        return self.toy.steps(batch_size)
+
+    def train_batches(self, batch_size: int, *, seed: int, epoch: int, first: int = 0) -> Iterator[Batch]:
+        return itertools.islice(self.toy.train_batches(batch_size, seed=seed, epoch=epoch, first=first), self.train)
+
+    def val_batches(self, batch_size: int) -> Iterator[Batch]:
+        return itertools.islice(self.toy.val_batches(batch_size), self.val)
+
+    def to(self, device: Any) -> Data:
+        return self
+
+    def first_images(self, count: int) -> Data:
+        return self
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "words"),
+    [
+        (0, 2, "the training data 'toy' ended after 0 of the 5 batches of an epoch"),
+        (3, 2, "the training data 'toy' ended after 3 of the 5 batches"),
+        (5, 0, "the validation set gives nothing, so the network cannot be judged"),
+    ],
+)
+def test_data_of_one_s_own_that_give_less_than_they_promise(train: int, val: int, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        run(data=Fewer(train, val))
 
 
 def test_data_as_such_and_batches_larger_than_the_set() -> None:

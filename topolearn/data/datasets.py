@@ -192,7 +192,15 @@ class _Items(Dataset[Any]):
         with global_state_kept():
             for index, seed, drawn in key:
                 seed_global(seed)
-                image, target = to_item(self.dataset[index], f"item {index} of {self.what}")
+                what = f"item {index} of {self.what}"
+                try:
+                    item = self.dataset[index]
+                except StopIteration:  # would end the pass as if it were complete
+                    raise DataError(
+                        f"{what} raises StopIteration, but the set has a length of {self._size:,}; let it give every"
+                        " item, or correct '__len__'"
+                    ) from None
+                image, target = to_item(item, what)
                 if drawn and self.crop is not None:
                     draws = torch.tensor(drawn)[:, None]
                     images, targets = self.crop.augmented(image[None], target[None], draws)

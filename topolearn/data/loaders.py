@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterator
 from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from topolearn.data.augment import Augment, Finish
 from topolearn.data.base import Batch
@@ -40,7 +41,8 @@ class LoaderData(ImageData):
             else from up to 2,000 items.
 
     Raises:
-        DataError: An empty loader, one without a length, or batches that are no such pairs.
+        DataError: An empty loader, one without a length, or batches that are no such pairs; in a pass, fewer batches
+            than the loader's length promises.
     """
 
     mid_epoch_resume: ClassVar[bool] = False
@@ -54,7 +56,10 @@ class LoaderData(ImageData):
         self.val_size = _size(val, "the validation loader")
         generators = [(each, each.get_state()) for each in _generators(train)]
         with global_state_kept():
-            images, targets = _pair(next(iter(train)), "the training loader")
+            first = next(iter(train), _END)
+            if first is _END:
+                raise _ended("the training loader", 0, len(train))
+            images, targets = _pair(first, "the training loader")
             self.info = describe(train.dataset, images[0], targets[0], lambda: _scan(train), task=task, classes=classes)
         for each, state in generators:
             each.set_state(state)
@@ -92,12 +97,15 @@ class LoaderData(ImageData):
             seed_global(seed)
             batches = iter(loader)
             inner = GlobalState.capture()
-        while True:
+        for given in itertools.count():
             with global_state_kept():
                 inner.restore()
-                batch = next(batches, None)
+                # Also ends where the user's own code lets a StopIteration out.
+                batch = next(batches, _END)
                 inner = GlobalState.capture()
-            if batch is None:
+            if batch is _END:
+                if given < _least(loader):
+                    raise _ended(what, given, len(loader))
                 return
             images, targets = _pair(batch, what)
             if targets.device.type == "cpu":
@@ -121,6 +129,24 @@ class LoaderData(ImageData):
             DataError: Always.
         """
         raise DataError("'train_images' cannot pick from a DataLoader; give it a torch.utils.data.Subset instead")
+
+
+_END = object()
+"""Stands for the end of a pass; a batch may be None where a user's function goes wrong."""
+
+
+def _least(loader: DataLoader[Any]) -> int:
+    """Fewest batches of a pass."""
+    spread = isinstance(loader.dataset, IterableDataset) and loader.drop_last
+    # Each worker leaves out a rest of its own.
+    return len(loader) - (max(0, loader.num_workers - 1) if spread else 0)
+
+
+def _ended(what: str, given: int, promised: int) -> DataError:
+    return DataError(
+        f"{what} ended after {given:,} of the {promised:,} batches that its length promises; let each pass over it give"
+        " all of them, or correct its length"
+    )
 
 
 def _size(loader: DataLoader[Any], what: str) -> int:

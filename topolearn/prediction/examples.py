@@ -109,6 +109,9 @@ def _chosen(data: Data, places: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
             found[place] = pair
         if place == max(places):
             break
+    for place in places:
+        if place not in found:  # a sampler of the user's own may leave images out
+            raise OptionError(f"there is no validation image {place}: the data give {len(found)} of those in 'places'")
     return [found[place] for place in places]
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from topolearn.distributed import ALONE, World
-from topolearn.errors import OptionError, shown
+from topolearn.errors import DataError, OptionError, shown
 from topolearn.tasks.base import Loss, Metric
 from topolearn.tasks.losses import fit_to_labels
 
@@ -43,7 +43,11 @@ class Evaluation:
                 self.averaged[name] = metric
 
     def run(self, network: Callable[[Tensor], Any], batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
-        """Loss and metrics of ``network`` over ``batches``."""
+        """Loss and metrics of ``network`` over ``batches``.
+
+        Raises:
+            DataError: There is nothing in ``batches``.
+        """
         total: dict[str, Tensor] = {}
         count = 0
         for images, targets in batches:
@@ -60,7 +64,11 @@ class Evaluation:
                 else:
                     metric.update(outputs, targets)
         sums, count = self.world.totals(total, count)
-        result = {name: value / max(1, count) for name, value in sums.items()}
+        if not count:
+            raise DataError(
+                "the validation set gives nothing, so the network cannot be judged; give data with a validation set"
+            )
+        result = {name: value / count for name, value in sums.items()}
         for name, metric in self.global_metrics.items():
             value = metric.compute()
             values = value if isinstance(value, Mapping) else {name: value}

@@ -19,7 +19,7 @@ from topolearn.compiler import compile as build
 from topolearn.data import Data
 from topolearn.data.seeds import mix
 from topolearn.distributed import ALONE, World
-from topolearn.errors import CheckpointError, TopolearnError, TrainingError
+from topolearn.errors import CheckpointError, DataError, TopolearnError, TrainingError
 from topolearn.format import dumps, loads
 from topolearn.learners import SearchSchedule
 from topolearn.runs.checkpoint import Checkpoint, Position, foreign_checkpoint
@@ -211,8 +211,9 @@ class Trainer:
             if self.device.type == "cpu" or self.at.step % _CHECK_EVERY == 0:
                 self.check_finite(total)
             self.epoch_loss = total
-            if self.at.step < self.steps:
+            if self.at.step != self.steps:
                 self.pause(total, interrupt)
+        self.check_complete()
         self.check_finite(total)
         self.check_weights()
         self.record(scheduled, float(total) / max(1, self.at.step), images_seen, time.perf_counter() - started)
@@ -239,6 +240,14 @@ class Trainer:
         assert self.take_step is not None
         seed = mix("step", self.recipe.seed, self.at.epochs, self.at.step)
         return self.take_step(images, targets, factor=factor, seed=seed)
+
+    def check_complete(self) -> None:
+        """Stop where the data ended an epoch early; DataLoaders look after that themselves."""
+        if self.data.mid_epoch_resume and self.at.step < self.steps:
+            raise DataError(
+                f"the training data '{self.data.info.name}' ended after {self.at.step:,} of the {self.steps:,} batches"
+                " of an epoch; let 'train_batches' give as many as 'steps' says"
+            )
 
     def check_finite(self, total: Tensor) -> None:
         """Stop where the loss is no longer a number."""
