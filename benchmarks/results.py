@@ -264,7 +264,7 @@ def read_run(run: Path, folder: Path, settings: Mapping[str, str], jobs: int = 1
         "seconds": round(summary.seconds, 1),
         "date": ended(run),
         **{key: config[key] for key in ("data", "topolearn", "torch", "python") if key in config},
-        **({"data_hash": config["content"]["sha256"]} if "content" in config else {}),
+        **({"data_hash": config["content"]["sha256"]} if "sha256" in config.get("content", {}) else {}),
     }
     return {**environment(jobs), **{key: str(value) for key, value in values.items()}}
 

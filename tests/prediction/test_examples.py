@@ -18,7 +18,7 @@ from tests.training.test_dense_fit import scenes, train
 from topolearn.drawing.palette import VOID, class_colours
 from topolearn.errors import CheckpointError, DataError, OptionError
 from topolearn.format import loads
-from topolearn.prediction import draw_examples, predict
+from topolearn.prediction import draw_examples, predict, predict_validation
 from topolearn.prediction import examples as module
 
 
@@ -76,6 +76,17 @@ def test_image_truth_and_prediction(root: Path, finished: Path, drawn: dict[str,
     words = Drawing(tmp_path / "one.svg").words()
     assert words[:3] == ["image", "truth", "prediction"]
     assert words[-4:] == ["sky", "road", "tree", "not judged"]
+
+
+def test_masks_of_all_validation_images(root: Path, finished: Path, tmp_path: Path) -> None:
+    done = predict_validation(finished, tmp_path / "own", data_root=root.parent)
+    predict(finished, root / "val", tmp_path / "files")
+    assert [each.image.name for each in done.images] == ["0", "1", "2"]
+    for folder in ("masks", "overlays"):
+        for name in ("0.png", "1.png", "2.png"):
+            own, files = (pixels(tmp_path / where / folder / name).astype(int) for where in ("own", "files"))
+            assert np.abs(own - files).max() <= (0 if folder == "masks" else 1)
+    assert done.files == [tmp_path / "own" / "legend.svg"]
 
 
 def test_a_class_that_occurs_nowhere_is_not_in_the_legend(

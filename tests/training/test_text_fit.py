@@ -103,8 +103,8 @@ class TestPythonSource:
         with pytest.raises(CheckpointError) as caught:
             run(tmp_path / "run", data="python-source", resume=True)
         assert re.fullmatch(
-            r"the run in .*/run began with another 'python-source' \(sha256 [0-9a-f]{12}, Python [\d.]+\) than there is"
-            r" now \(sha256 [0-9a-f]{12}, Python 3\.99\.1\); resume it where the text is the same, or choose another"
+            r"the run in .*/run began with other data: 'python-source' has another text \(sha256 [0-9a-f]{12}, Python"
+            r" 3\.99\.1, not sha256 [0-9a-f]{12}, Python [\d.]+\); resume it with the same data, or choose another"
             r" folder",
             caught.value.message,
         )

@@ -11,7 +11,7 @@ import typer
 from topolearn.errors import DataError, OptionError
 
 if TYPE_CHECKING:
-    from topolearn.prediction import Model, Prediction, Skipped, TextModel
+    from topolearn.prediction import Prediction, Predictions, Skipped, TextModel
 
 _NAMED = 3
 """Classes named per image."""
@@ -26,15 +26,26 @@ def predict(
         Path, typer.Argument(metavar="RUN_DIR|FILE.onnx", help="The folder of a finished run, or an exported file.")
     ],
     inputs: Annotated[
-        list[Path],
-        typer.Argument(metavar="IMAGES…|PROMPT", help="Image files, and folders of them; or one text file, or -."),
-    ],
+        list[Path] | None,
+        typer.Argument(
+            metavar="IMAGES…|PROMPT",
+            help="Image files, and folders of them; or one text file, or -. Default: the validation images of the"
+            " run's data.",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="OUT", help="Folder to write to; of text a file, else it is printed."),
     ] = None,
     provider: Annotated[str, typer.Option(help="Of an ONNX file: cpu, cuda or tensorrt.")] = "cpu",
     device: Annotated[str, typer.Option(help="Of a run: auto, cpu, cuda, cuda:1 …")] = "auto",
+    data: Annotated[
+        str | None, typer.Option(help="Predict the validation images of this data set or folder, instead of IMAGES.")
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(envvar="TOPOLEARN_DATA", help="Folder in which data sets are looked for.")
+    ] = None,
     length: Annotated[
         int | None, typer.Option(help="Tokens to add.", show_default="200", rich_help_panel=_TEXT)
     ] = None,
@@ -55,25 +66,32 @@ def predict(
     Next token: the continuation is printed, without what a terminal would obey. With -o the prompt and its
     continuation go to the file OUT, byte for byte.
     """
-    from topolearn.prediction import TextModel, load
+    from topolearn.prediction import TextModel, load, predict_validation
+    from topolearn.prediction import predict as run
 
+    if inputs and data is not None:
+        raise OptionError("IMAGES and --data both say what to predict; give one of them")
     asked = {"length": length, "temperature": temperature, "seed": seed}
     given = {name: value for name, value in asked.items() if value is not None}
     loaded = load(model, device=device, provider=provider)
     if isinstance(loaded, TextModel):
+        if not inputs:
+            raise OptionError(f"'{model}' continues a text; name one text file, or - for standard input")
         _continue(loaded, inputs, output, given)
         return
     if given:
         raise OptionError(f"--{next(iter(given))} is for text, but '{model}' is for {loaded.info.task}; leave it out")
     if output is None:
         raise OptionError("missing option '-o' / '--output'; name the folder to write to")
-    _predict(loaded, inputs, output)
+    if inputs:
+        _print(run(loaded, inputs, output, on_image=_tell))
+    elif model.is_dir():
+        _print(predict_validation(model, output, data=data, data_root=data_root, device=device, on_image=_tell))
+    else:
+        raise OptionError(f"'{model}' is a file, which knows of no data; name images, or a folder of images")
 
 
-def _predict(model: Model, images: list[Path], output: Path) -> None:
-    from topolearn.prediction import predict as run
-
-    result = run(model, images, output, on_image=_tell)
+def _print(result: Predictions) -> None:
     for note in result.notes:
         print(note, file=sys.stderr)
     written = sorted({str(path.parent) for each in result.images for path in each.files})

@@ -211,6 +211,10 @@ def prune(
             " every share as a table and a picture.",
         ),
     ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(help="What to measure on: a data set, a folder, a text file; default: what the run trained on."),
+    ] = None,
     data_root: Annotated[
         Path | None, typer.Option(envvar="TOPOLEARN_DATA", help="Folder in which data sets are looked for.")
     ] = None,
@@ -226,7 +230,7 @@ def prune(
 
         target = out if out is not None else run_dir
         changes = overrides(settings)
-        found = measure(run_dir, target, settings=changes, data_root=data_root, device=device, quiet=quiet)
+        found = measure(run_dir, target, settings=changes, data=data, data_root=data_root, device=device, quiet=quiet)
         print_table(found.table())
         print(f"{target}: {MARKDOWN}, {CSV}, {PICTURE}")
         return
@@ -234,7 +238,7 @@ def prune(
     from topolearn.studies.reprune import reprune
 
     target = out if out is not None else run_dir.with_name(f"{run_dir.resolve().name}-pruned")
-    result = reprune(run_dir, target, overrides(settings), data_root, device)
+    result = reprune(run_dir, target, overrides(settings), data_root, device, data=data)
     picture, matrix = draw_run(result, target)
     print_table(result.table())
     print(f"{picture}: the learned graph")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -74,6 +75,8 @@ class Data(ABC):
         info: What the data set is.
         train_size: Number of training images; of text, of contexts that follow one another.
         val_size: Number of validation images, or contexts.
+        path: The folder or file that they were read from, absolute; None for a user's own sets, and for those that
+            come with a library.
         notes: What was converted or skipped when the files were read, a sentence each.
     """
 
@@ -82,7 +85,13 @@ class Data(ABC):
     info: DataInfo
     train_size: int
     val_size: int
+    path: Path | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What tells these data from others of their name: how much they hold, of what size; of text its hash too."""
+        return {"train": self.train_size, "val": self.val_size, "size": self.info.size, **self.info.content}
 
     @abstractmethod
     def steps(self, batch_size: int) -> int:

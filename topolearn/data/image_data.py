@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from topolearn.data.augment import Finish
-from topolearn.data.base import Data
+from topolearn.data.base import Data, DataInfo
 from topolearn.errors import DataError
 
 
@@ -19,6 +19,13 @@ class ImageData(Data):
     """Images with targets, whose batches go through :class:`Finish` at the end."""
 
     _finish: Finish
+    _own: DataInfo | None = None
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """See :attr:`Data.content`; with their own mean and deviation if a network sees them by others."""
+        own = {} if self._own is None else {"mean": self._own.mean, "std": self._own.std}
+        return {**super().content, **own}
 
     def seen_by(self, mean: Sequence[float], std: Sequence[float], classes: Sequence[str]) -> Self:
         """The same data as a network takes them that was trained on others.
@@ -42,6 +49,7 @@ class ImageData(Data):
         if sorted(classes) != sorted(info.classes):
             raise DataError(f"'{info.name}' has other classes than the network")
         other = copy.copy(self)
+        other._own = self._own or info
         other.info = replace(info, mean=tuple(mean), std=tuple(std), classes=tuple(classes))
         other._finish = self._finish.seen_by(other.info, _numbers(info.classes, classes))
         return other

@@ -19,6 +19,11 @@ from topolearn.data.text import TEXT_SETS, TextFormat, text_in, text_of_ids
 from topolearn.errors import DataError, suggest
 from topolearn.task_kinds import kind_of
 
+
+class SetName(str):
+    """The name of a set that is known by name, and never of a folder that is called the same."""
+
+
 TrainAndVal = tuple[Dataset[Any], Dataset[Any]] | tuple[DataLoader[Any], DataLoader[Any]]
 
 
@@ -41,7 +46,7 @@ def load_data(
     Args:
         data: A name of :data:`DATASETS`, a folder (its path, or its name in one of the folders of
             data sets), a text file, a (train, val) pair of Datasets, of DataLoaders or of the ids of a tokenizer's
-            tokens, or Data, returned as is.
+            tokens, or Data, returned as is. Where a folder has the name of a set, write ``./NAME`` for the folder.
         task: ``classification``, ``segmentation``, ``saliency``, ``edges`` or ``next_token``; None for what the data
             are for, which of masks is segmentation, and of text the next token.
         root: Folder of data sets to look in first; then TOPOLEARN_DATA, ``./data`` and
@@ -99,7 +104,7 @@ def _text(data: Any, root: str | Path | None, form: TextFormat, task: str | None
     """A text that is known by name, a file, a folder, or a pair of ids."""
     _check_task(data if isinstance(data, str | Path) else "text", "next_token", task)
     if isinstance(data, str) and data in TEXT_SETS:
-        return TEXT_SETS[data](root, form)
+        return _known(data, root, TEXT_SETS[data](root, form))
     if isinstance(data, tuple | list) and len(data) == 2:
         train, val = data
         return text_of_ids(train, val, form)
@@ -129,15 +134,39 @@ def _from_files(
     name = data if isinstance(data, str) and data in DATASETS else None
     if name is None:
         folder = _folder(data, root)
-        return load_folder(folder, task=task, classes=classes, augment=augment, val_split=val_split, reading=reading)
+        found = load_folder(folder, task=task, classes=classes, augment=augment, val_split=val_split, reading=reading)
+        found.path = folder.absolute()
+        return found
     if val_split is not None:
         raise DataError(f"'{name}' has one set to validate on; 'val_split' is for folders")
     _check_task(name, "segmentation" if name in MASK_SETS else "classification", task)
     if name in MASK_SETS:
-        return MASK_SETS[name](root, augment, reading)
+        return _known(name, root, MASK_SETS[name](root, augment, reading))
     if isinstance(augment, Crop):
         raise DataError(f"'{name}' has images without masks; a crop is for those with, or for Datasets")
-    return IMAGE_SETS[name](root, augment)
+    return _known(name, root, IMAGE_SETS[name](root, augment))
+
+
+def _known(name: str, root: str | Path | None, found: Data) -> Data:
+    """The set that is known by ``name``.
+
+    Raises:
+        DataError: There is also a folder of this name that is not the set's: either could be meant.
+    """
+    if isinstance(name, SetName):
+        return found
+    here = Path(name)
+    folder = here if here.is_dir() else None
+    if folder is None and found.path is None:  # among folders of data sets, such a name is that of a set in files
+        folder = find_folder(name, root)
+    if folder is None or (found.path is not None and found.path.resolve().is_relative_to(folder.resolve())):
+        return found
+    written = f"./{name}" if folder == here else folder
+    place = "comes with a library" if found.path is None else f"is in '{found.path}'"
+    raise DataError(
+        f"'{name}' is the name of a data set, which {place}, and of a folder; write '{written}' for the folder, or"
+        " rename the folder to use the data set"
+    )
 
 
 def _check_task(name: str | Path, own: str, task: str | None) -> None:

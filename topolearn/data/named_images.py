@@ -88,12 +88,14 @@ class Cifar:
         *train, test, meta = find_set(home, self.folder, [[name] for name in (*self.train, self.test, self.meta)], root)
         classes = pickled_texts(read_pickle(meta).get(self.names), meta)
         parts = [self._read(path, len(classes)) for path in train]
-        return TensorData(
+        data = TensorData(
             DataInfo(self.name, "classification", classes, (3, 32, 32), self.mean, self.std),
             (torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])),
             self._read(test, len(classes)),
             augment=Augment(pad=4, flip=True) if augment is None else augment,
         )
+        data.path = meta.parent.absolute()
+        return data
 
     def _read(self, path: Path, classes: int) -> Split:
         content = read_pickle(path)
@@ -121,12 +123,14 @@ def fashion_mnist(root: str | Path | None = None, augment: Augment | None = None
     files = [f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
     paths = find_set("fashion_mnist", "FashionMNIST/raw", [[name, f"{name}.gz"] for name in files], root)
     splits = [_read_mnist(images, labels) for images, labels in (paths[:2], paths[2:])]
-    return TensorData(
+    data = TensorData(
         DataInfo("fashion_mnist", "classification", _FASHION, (1, 28, 28), mean=(0.2860,), std=(0.3530,)),
         splits[0],
         splits[1],
         augment=Augment(pad=2, flip=True) if augment is None else augment,
     )
+    data.path = paths[0].parent.absolute()
+    return data
 
 
 _FASHION = (

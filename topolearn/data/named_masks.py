@@ -74,7 +74,14 @@ def _voc(
     train = _listed(home / _VOC_LISTS / f"{split}.txt", home / "JPEGImages", masks)
     val = _listed(home / _VOC_LISTS / "val.txt", home / "JPEGImages", home / "SegmentationClass")
     files = MaskFiles(dict(enumerate(_VOC)), train, val)
-    return load_masks(files, name, f"'{name}'", augment=augment, reading=reading, mean_and_std=_IMAGENET)
+    return _loaded(home, files, name, augment, reading)
+
+
+def _loaded(home: Path, files: MaskFiles, name: str, augment: Augment | Crop | None, reading: Reading | None) -> Data:
+    """The data of a set's files, which lie in ``home``."""
+    data = load_masks(files, name, f"'{name}'", augment=augment, reading=reading, mean_and_std=_IMAGENET)
+    data.path = home.absolute()
+    return data
 
 
 def ade20k(
@@ -101,9 +108,7 @@ def ade20k(
         if not pairs:
             raise DataError(f"there is no image in the folder '{folder}'")
     names = {0: "void"} | _ade20k_names(found[0].parent.parent / "objectInfo150.txt")
-    return load_masks(
-        MaskFiles(names, train, val), "ade20k", "'ade20k'", augment=augment, reading=reading, mean_and_std=_IMAGENET
-    )
+    return _loaded(found[0].parent.parent, MaskFiles(names, train, val), "ade20k", augment, reading)
 
 
 def _ade20k_names(path: Path) -> dict[int, str]:
@@ -151,7 +156,7 @@ def _camvid(
     ].parent
     train, val = (_listed(home / f"{part}.txt", home / part, home / f"{part}annot") for part in ("train", split))
     files = MaskFiles(dict(enumerate(_CAMVID)), train, val)
-    return load_masks(files, name, f"'{name}'", augment=augment, reading=reading, mean_and_std=_IMAGENET)
+    return _loaded(home, files, name, augment, reading)
 
 
 def _listed(path: Path, folder: Path, masks: Path) -> list[tuple[Path, Path]]:

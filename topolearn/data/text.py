@@ -205,11 +205,14 @@ def text_in(path: Path, form: TextFormat) -> TextData:
         DataError: No such file, none in the folder, or one that cannot be read or is too short.
     """
     if path.is_file():
-        return text_of_bytes(str(path), _content([path]), form, {})
+        data = text_of_bytes(str(path), _content([path]), form, {})
+        data.path = path.absolute()
+        return data
     paths = sorted(_below(path, ".txt", frozenset()), key=lambda each: each.relative_to(path).as_posix())
     if not paths:
         raise DataError(f"there is no .txt file in '{path}'; give a text file, or a folder of .txt files")
     data = text_of_bytes(str(path), _content(paths), form, {})
+    data.path = path.absolute()
     others = sum(len(files) for _, _, files in os.walk(path)) - len(paths)
     if others:
         data.notes = (f"read {len(paths):,} .txt files of '{path}'; not looked at: {others:,} of another kind",)

@@ -6,7 +6,7 @@ from topolearn.prediction.inputs import Skipped
 from topolearn.prediction.metadata import printable
 from topolearn.prediction.model import Model
 from topolearn.prediction.opening import load
-from topolearn.prediction.predict import Prediction, Predictions, predict
+from topolearn.prediction.predict import Prediction, Predictions, predict, predict_validation
 from topolearn.prediction.text_model import TextModel
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "draw_examples",
     "load",
     "predict",
+    "predict_validation",
     "printable",
 ]

@@ -65,8 +65,8 @@ def draw_examples(
         run_dir: The folder of a finished run for segmentation, saliency or edges.
         path: An SVG, PNG or PDF file; appears whole or not at all.
         places: Which of the validation images, from 0.
-        data: As for :func:`topolearn.fit`; the run's own, by name, where not given.
-        data_root: Folder of data sets to look in first.
+        data: As for :func:`topolearn.fit`; the run's own where not given.
+        data_root: Folder of data sets to look in.
         device: Where the network runs; ``auto`` is CUDA where there is one.
 
     Raises:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from topolearn.data import DataInfo
 from topolearn.data.folder_layout import images as images_of
 from topolearn.data.images import MODES, SUFFIXES, open_image
 from topolearn.data.items import deep
@@ -78,3 +79,10 @@ def pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     array = np.array(image).reshape(height, width, -1)
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))[None]
+
+
+def shown(image: Tensor, info: DataInfo) -> Image.Image:
+    """A picture, grey or in colours, of an image (C, H, W) that is normalised as ``info`` says."""
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (info.mean, info.std))
+    array = (255 * (image.cpu() * std + mean).clamp(0, 1)).round().to(torch.uint8).numpy()
+    return Image.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0)) if len(array) == 3 else array[0])

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +16,19 @@ from PIL import Image
 from torch import Tensor
 
 from topolearn.data.images import MODES
+from topolearn.device import find_device
 from topolearn.drawing.palette import MAX_COLOURS
 from topolearn.errors import DataError, OptionError
 from topolearn.files import write_atomically
 from topolearn.prediction import pictures
-from topolearn.prediction.inputs import Skipped, find, passed_over, pixels, read
-from topolearn.prediction.model import Model
+from topolearn.prediction.inputs import Skipped, find, passed_over, pixels, read, shown
+from topolearn.prediction.model import Model, model_of_run
 from topolearn.prediction.opening import load
+from topolearn.runs.config import read_config
+from topolearn.runs.folder import CONFIG
+from topolearn.runs.searched import find_data
+from topolearn.runs.trained import load_model
+from topolearn.task_kinds import kind_of
 from topolearn.tasks import Answer, ClassShares, LabelMap, ScoreMap
 
 MASKS, OVERLAYS, LEGEND, TABLE = "masks", "overlays", "legend.svg", "predictions.csv"
@@ -102,8 +109,7 @@ def predict(
         TopolearnError: A file that cannot be written; or see :func:`load`.
     """
     target = Path(out)
-    if target.exists() and not target.is_dir():
-        raise OptionError(f"'{target}' is a file; name a folder to write to")
+    _check_folder(target)
     asked = [images] if isinstance(images, str | Path) else images
     files = find(asked)
     model = source if isinstance(source, Model) else load(source, device=device, provider=provider)
@@ -115,7 +121,7 @@ def predict(
     writer = _Writer(model, target)
     for path in files:
         try:
-            done = writer(path, *read(path, model.info.size[0]))
+            done = writer.file(path)
         except DataError as error:
             result.skipped.append(Skipped(path, error.message))
             on_image(result.skipped[-1])
@@ -128,6 +134,56 @@ def predict(
     result.notes += [*([] if left is None else [left]), *writer.notes(len(result.images))]
     result.files += writer.close(result.images)
     return result
+
+
+def predict_validation(
+    run_dir: str | Path,
+    out: str | Path,
+    *,
+    data: Any = None,
+    data_root: str | Path | None = None,
+    device: str = "auto",
+    on_image: Callable[[Prediction | Skipped], object] = lambda done: None,
+) -> Predictions:
+    """Ask the network of a run about validation images, which are named by their number, from 0.
+
+    It sees them as in evaluation, and writes what :func:`predict` writes.
+
+    Args:
+        run_dir: The folder of a finished run.
+        out: Folder to write to.
+        data: As for :func:`topolearn.fit`; the run's own where not given.
+        data_root: Folder of data sets to look in.
+        device: Where the network runs; ``auto`` is CUDA where there is one.
+        on_image: Is told of each image when it is done.
+
+    Raises:
+        DataError: The data cannot be found, or are not like the run's; a network that takes text.
+        TopolearnError: There is no such run, or a file cannot be written.
+    """
+    folder, target = Path(run_dir), Path(out)
+    _check_folder(target)
+    net = load_model(folder)
+    if kind_of(net.graph.task).is_text:
+        raise DataError(f"'{folder}' is for {net.graph.task}, which takes a text; use continue_text() for it")
+    found = find_data(read_config(folder / CONFIG), net.graph, data, data_root)
+    model = model_of_run(net, folder, find_device(device))
+    result = Predictions(model.info.task, notes=list(found.notes))
+    writer = _Writer(model, target)
+    digits = len(str(found.val_size - 1))
+    images = (image[None] for batch, _ in found.val_batches(1) for image in batch)
+    for number, image in enumerate(images):
+        picture = shown(image[0], found.info)
+        answer = model(image, (picture.height, picture.width))
+        result.images.append(writer.write(Path(f"{number:0{digits}}"), picture, answer))
+        on_image(result.images[-1])
+    result.files += writer.close(result.images)
+    return result
+
+
+def _check_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise OptionError(f"'{out}' is a file; name a folder to write to")
 
 
 def _check_names(files: Sequence[Path], out: Path) -> None:
@@ -145,7 +201,7 @@ def _check_names(files: Sequence[Path], out: Path) -> None:
 
 
 class _Writer:
-    """Predicts images one by one, and writes what becomes of them."""
+    """Writes what becomes of images, one by one and of all together."""
 
     def __init__(self, model: Model, out: Path) -> None:
         self.model, self.out = model, out
@@ -155,7 +211,9 @@ class _Writer:
         self.resized = 0
         self.answer: Answer | None = None  # the latest; all are of one type
 
-    def __call__(self, path: Path, image: Image.Image, mode: str) -> Prediction:
+    def file(self, path: Path) -> Prediction:
+        """Predict an image file, and write what becomes of it."""
+        image, mode = read(path, self.model.info.size[0])
         own = (image.height, image.width)
         seen = self.model.size_of(*own)
         try:
@@ -164,6 +222,10 @@ class _Writer:
             raise DataError(f"the image '{path}' cannot be predicted: {error.message}") from None
         self.modes[mode] += mode != image.mode
         self.resized += seen != own and self.model.info.kind.is_dense
+        return self.write(path, image, answer)
+
+    def write(self, path: Path, image: Image.Image, answer: Answer) -> Prediction:
+        """Write what the network says of an image."""
         self.answer = answer
         match answer:
             case ClassShares(found):

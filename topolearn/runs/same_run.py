@@ -15,8 +15,9 @@ from topolearn.learners import EdgeLearner
 from topolearn.recipes.train_options import TrainOptions, as_phase
 from topolearn.runs.config import read_config, write_config
 from topolearn.runs.folder import CONFIG, SEARCHED, holds_run
+from topolearn.runs.same_data import content_differs
 
-_MAY_CHANGE = ("training.workers", "training.checkpoint_steps", "content.python")
+_MAY_CHANGE = ("training.workers", "training.checkpoint_steps")
 """Settings without a say in what comes out of a run."""
 
 
@@ -61,28 +62,21 @@ def holds_this_run(
             f"the run in {folder} searches graph '{before.name}', which is not this graph '{graph.name}'; choose"
             " another folder with --out"
         )
-    _check_content(began_with, config, folder)
-    compare_config(_normal(began_with, learner), _normal(config, learner), folder)
+    differs = content_differs(began_with, config)
+    if differs is not None:
+        raise CheckpointError(
+            f"the run in {folder} began with other data: '{config.get('data_path', config['data'])}' has {differs};"
+            " resume it with the same data, or choose another folder"
+        )
+    was, now = _normal(began_with, learner), _normal(config, learner)
+    if "train" in (began_with.get("content") or {}):
+        was["data"] = now["data"]  # what they hold is known, so their name does not matter
+    compare_config(was, now, folder)
     return True
 
 
-def _check_content(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
-    """Raise where the run's data have the same name, but hold something else by now."""
-    was, now = old.get("content") or {}, new.get("content") or {}
-    if was and now and old.get("data") == new.get("data") and was.get("sha256") != now.get("sha256"):
-        raise CheckpointError(
-            f"the run in {folder} began with another '{new['data']}' ({_told(was)}) than there is now ({_told(now)});"
-            " resume it where the text is the same, or choose another folder"
-        )
-
-
-def _told(content: Mapping[str, Any]) -> str:
-    python = f", Python {content['python']}" if "python" in content else ""
-    return f"sha256 {str(content.get('sha256'))[:12]}{python}"
-
-
 def _normal(config: Mapping[str, Any], learner: EdgeLearner) -> dict[str, Any]:
-    """A config as it reads back from its file, without the library's version.
+    """A config as it reads back from its file, without the library's version, and what the data hold and where.
 
     A run that was begun before the library had an option has what is its default now.
     """
@@ -97,4 +91,4 @@ def _normal(config: Mapping[str, Any], learner: EdgeLearner) -> dict[str, Any]:
         given = config.get(key)
         complete[key] = {**usual, **(given if isinstance(given, Mapping) else {})}
     plain = parse(write_config(complete), "config").root.plain()
-    return {key: value for key, value in plain.items() if key != "topolearn"}
+    return {key: value for key, value in plain.items() if key not in ("topolearn", "content", "data_path")}

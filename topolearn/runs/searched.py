@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,9 @@ import torch
 
 from topolearn.compiler import Network
 from topolearn.compiler import compile as build
-from topolearn.data import Data
+from topolearn.data import DATASETS, Data
 from topolearn.data.for_graph import read_data
+from topolearn.data.load import SetName
 from topolearn.errors import CheckpointError, DataError, OptionError
 from topolearn.format import load_graph
 from topolearn.format.tree import parse
@@ -23,6 +26,7 @@ from topolearn.options import validate
 from topolearn.recipes.train_options import TrainOptions
 from topolearn.runs.config import about_data, read_config
 from topolearn.runs.folder import CONFIG, SEARCH_STATE, SEARCHED
+from topolearn.runs.same_data import as_of_run, content_differs, data_settings, values_differ
 from topolearn.runs.tensor_files import load_into, load_tensors
 from topolearn.tasks import Evaluation, check_fits, task_of
 from topolearn.tasks.sliding import judged
@@ -58,11 +62,11 @@ class SearchedRun:
         """Data as the run had them.
 
         Args:
-            given: As for :func:`topolearn.fit`; None: the run's own, by name.
-            root: Folder of data sets to look in first.
+            given: As for :func:`topolearn.fit`; None: the run's own.
+            root: Folder of data sets to look in.
 
         Raises:
-            DataError: They cannot be found by name, or what is there are not the run's.
+            DataError: See :func:`find_data`.
             OptionError: The default loss and metrics cannot judge what comes out of the graph.
         """
         return find_data(self.config, self.graph, given, root)
@@ -92,23 +96,73 @@ class SearchedRun:
 def find_data(config: Mapping[str, Any], graph: Graph, given: Any = None, root: str | Path | None = None) -> Data:
     """Data as a run had them.
 
+    They are known by what they hold: they are looked for where the run found them, then by their name, and what is
+    found is passed over where it holds something else. Data that are given must have the run's classes, and are
+    normalised as its own; where they hold something else, there is a warning.
+
     Args:
         config: Of the run.
         graph: That is to be judged.
-        given: As for :func:`topolearn.fit`; None: the run's own, by name.
-        root: Folder of data sets to look in first.
+        given: As for :func:`topolearn.fit`; None: the run's own.
+        root: Folder of data sets to look in.
 
     Raises:
-        DataError: They cannot be found by name, or what is there are not the run's.
+        DataError: They cannot be found, or what is there are not the run's.
         OptionError: The default loss and metrics cannot judge what comes out of the graph.
     """
-    name = config["data"]
-    data = read_data(graph, name if given is None else given, root, train_options(config))
+    data = _own_data(config, graph, root) if given is None else _given_data(config, graph, given, root)
     check_fits(graph, data.info)
     task_of(graph.task).check_outputs(graph, data.info)
-    if given is None and data.info.classes != tuple(config["classes"]):
-        raise DataError(f"the data found as '{name}' have other classes than the run's; give the right --data-root")
     return data
+
+
+def _given_data(config: Mapping[str, Any], graph: Graph, given: Any, root: str | Path | None) -> Data:
+    data = as_of_run(read_data(graph, given, root, train_options(config)), config)
+    found = data_settings(data)
+    differs = values_differ(config, found)
+    if differs is not None:
+        raise DataError(f"the data given as '{_where(data)}' have {differs}; give data like the run's")
+    differs = content_differs(config, found)
+    if differs is not None:
+        warnings.warn(f"these are other data than the run's: '{_where(data)}' has {differs}", stacklevel=4)
+    return data
+
+
+def _own_data(config: Mapping[str, Any], graph: Graph, root: str | Path | None) -> Data:
+    options = train_options(config)
+    reasons: list[str] = []
+    for source, place in _sources(config, root):
+        try:
+            data = read_data(graph, source, place, options)
+        except DataError as error:
+            reasons.append(error.message)
+            continue
+        if "mean" in (config.get("content") or {}):  # the run's network saw them by other means
+            data = as_of_run(data, config)
+        found = data_settings(data)
+        differs = values_differ(config, found) or content_differs(config, found)
+        if differs is None:
+            return data
+        reasons.append(f"the data found as '{_where(data)}' have {differs}")
+    listed = " | ".join(dict.fromkeys(reasons))
+    raise DataError(f"{listed}; say where the run's own data are with --data-root or --data")
+
+
+def _sources(config: Mapping[str, Any], root: str | Path | None) -> Iterator[tuple[str | Path, str | Path | None]]:
+    """(data, root) as of :func:`read_data`, of all that may be the data of a run: the likeliest first."""
+    name, path = config["data"], config.get("data_path")
+    if path is not None and os.path.exists(path):
+        if name in DATASETS:
+            yield SetName(name), path
+        yield Path(path), None
+    if name in DATASETS:
+        yield SetName(name), root
+    if name not in DATASETS or path is not None:  # a folder of the user's may be called as a set
+        yield Path(name), root
+
+
+def _where(data: Data) -> str:
+    return data.info.name if data.path is None else str(data.path)
 
 
 def train_options(config: Mapping[str, Any]) -> TrainOptions:

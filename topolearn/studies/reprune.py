@@ -30,11 +30,13 @@ def reprune(
     settings: Mapping[str, str] | None = None,
     data_root: str | Path | None = None,
     device: str | torch.device = "auto",
+    *,
+    data: Any = None,
 ) -> FitResult:
     """Take a run's network as it was at the end of its search, and prune it with other options.
 
     Where the run's learner asks for that, the statistics of batch normalisations are computed anew on the run's
-    training data, as at the end of its search; where these cannot be found by name there is a warning.
+    training data, as at the end of its search; where these cannot be found there is a warning.
 
     What is written is a run like any other: it can be shown, exported, pruned again, and ``fit`` with ``resume`` and
     the same options gives its result.
@@ -43,26 +45,28 @@ def reprune(
         run_dir: The folder of a run whose search has ended.
         out: Folder for the result; it must not hold a run yet.
         settings: Option of the learner -> YAML value.
-        data_root: Where the data set is looked for first.
+        data_root: Where the data set is looked for.
         device: Where to measure; ``auto`` is CUDA where there is one.
+        data: As for :func:`topolearn.fit`; None: the run's own.
 
     Returns:
-        The pruned network, on the CPU; its metrics are measured where the run's data set can be found by name.
+        The pruned network, on the CPU; its metrics are measured where the run's data can be found.
 
     Raises:
         CheckpointError: No such run, no search, or ``out`` holds one already.
         OptionError: An unknown option, or one that acts in training only, or a device that cannot be used.
+        DataError: ``data`` that cannot be read, or are for another network.
     """
     target, where = Path(out), find_device(device)
     if holds_run(target):
         raise CheckpointError(f"{target} already holds a run; choose another folder with --out")
     run = load_searched(run_dir, settings)
     pruned = prune(run.net)
-    data = _find(run, data_root, where)
-    if run.learner.recalibrates and data is not None:
+    judged_on = _find(run, data_root, where) if data is None else run.data(data, data_root).to(where)
+    if run.learner.recalibrates and judged_on is not None:
         batch_size, seed = run.config["batch_size"], run.config.get("seed", 0)
-        recalibrate(pruned.to(where), data, batch_size, mix("recalibrate", seed))
-    (searched_metrics, _), (metrics, per_class) = _evaluate(run, data, where, run.net, pruned)
+        recalibrate(pruned.to(where), judged_on, batch_size, mix("recalibrate", seed))
+    (searched_metrics, _), (metrics, per_class) = _evaluate(run, judged_on, where, run.net, pruned)
     result = FitResult(
         graph=pruned.graph,
         model=pruned,
@@ -93,14 +97,14 @@ def _given_metrics(folder: Path) -> dict[str, float]:
 
 
 def _find(run: SearchedRun, data_root: str | Path | None, device: torch.device) -> Data | None:
-    """The run's data; None, with a warning, where they cannot be found by name, or not be judged by default."""
+    """The run's data; None, with a warning, where they cannot be found, or not be judged by default."""
     try:
         return run.data(root=data_root).to(device)
-    except DataError:
+    except DataError as error:
         lost = ", and batch statistics stay those before pruning, which may cost much accuracy"
         warnings.warn(
             f"the run's data '{run.config['data']}' cannot be found, so nothing is measured"
-            f"{lost if run.learner.recalibrates else ''}; say where the data are with --data-root",
+            f"{lost if run.learner.recalibrates else ''}: {error.message}",
             stacklevel=3,
         )
     except TopolearnError as error:

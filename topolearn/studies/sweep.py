@@ -236,8 +236,8 @@ def sweep(
         shares: Of the learnable edges to remove, 0 to 1; default: :data:`SHARES`.
         seeds: Of the random orders; default: 0, 1, 2.
         recalibrate: Whether to compute batch statistics anew, at every point, from up to 100 training batches.
-        data: As for :func:`topolearn.fit`; None: the run's own, by name.
-        data_root: Where data sets are looked for first.
+        data: As for :func:`topolearn.fit`; None: the run's own.
+        data_root: Where data sets are looked for.
         device: ``auto`` is CUDA where there is one.
         quiet: Show no progress.
 
@@ -246,7 +246,7 @@ def sweep(
 
     Raises:
         CheckpointError: No such run, or one without a search.
-        DataError: The run's data cannot be found by name.
+        DataError: The run's data cannot be found, or ``data`` are for another network.
         OptionError: An unknown option, or shares or seeds that are none.
         TrainingError: The search ended with all paths to an output at weight 0.
     """

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from topolearn._version import __version__
-from topolearn.data import Data, DataInfo
+from topolearn.data import Data
 from topolearn.data.for_graph import read_data
 from topolearn.device import find_device, usual_precision
 from topolearn.errors import DataError, OptionError, suggest
@@ -18,6 +18,7 @@ from topolearn.graph import Graph
 from topolearn.learners import EdgeLearner
 from topolearn.recipes import Recipe, TrainOptions
 from topolearn.runs.folder import is_finished
+from topolearn.runs.same_data import data_settings
 from topolearn.runs.same_run import holds_this_run
 from topolearn.tasks import check_fits, task_of
 from topolearn.training.given import about_given, seen_by_given
@@ -91,7 +92,7 @@ def prepare(recipe: Recipe) -> Prepared:
     _check_node_lr(recipe.graph, recipe.training.node_lr)
     about = about_given(recipe)
     data = seen_by_given(_read(recipe), about, recipe.training)
-    return Prepared(recipe, learner, data, plan, _config(recipe, learner, data.info), about)
+    return Prepared(recipe, learner, data, plan, _config(recipe, learner, data), about)
 
 
 def _read(recipe: Recipe) -> Data:
@@ -126,7 +127,7 @@ def _check_node_lr(graph: Graph, node_lr: Iterable[str]) -> None:
                 )
 
 
-def _config(recipe: Recipe, learner: EdgeLearner, info: DataInfo) -> dict[str, Any]:
+def _config(recipe: Recipe, learner: EdgeLearner, data: Data) -> dict[str, Any]:
     """What config.yaml says."""
     graph = recipe.graph
     return {
@@ -140,12 +141,7 @@ def _config(recipe: Recipe, learner: EdgeLearner, info: DataInfo) -> dict[str, A
         "precision": recipe.precision,
         "learner": learner.learner_name,
         "learner_options": learner.options.model_dump(),
-        "data": info.name,
+        **data_settings(data),
         "input_size": {name: graph.input_rule(name).spec for name in graph.inputs},
-        "mean": info.mean,
-        "std": info.std,
-        "classes": info.classes,
-        "ignore_index": info.ignore_index,
         "training": recipe.training.model_dump(),
-        **({"content": dict(info.content)} if info.content else {}),
     }
