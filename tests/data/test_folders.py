@@ -14,7 +14,11 @@ from torch import Tensor
 from tests.data.toys import Batches, fails, same
 from topolearn.data import Augment, Data, DatasetData, TensorData, load_data
 from topolearn.data import reading as reading_module
+from topolearn.data.for_graph import read_data
 from topolearn.errors import DataError
+from topolearn.format import loads
+from topolearn.recipes.train_options import TrainOptions
+from topolearn.tasks import check_fits
 
 
 def save(path: Path, seed: int = 0, size: tuple[int, int] = (6, 8), mode: str = "RGB", high: int = 256) -> Path:
@@ -84,6 +88,51 @@ def test_grey_folders_and_resizing(tmp_path: Path) -> None:
     assert data.info.size == (1, 5, 4)
     with pytest.raises(DataError, match=r"the image '.*\.png' is \d+x8, but the first one is \d+x8; give a 'size'"):
         load_data(tmp_path / "grey")
+
+
+@pytest.mark.parametrize("channels", [None, 1, 3])
+def test_the_channels_of_a_folder_do_not_depend_on_its_first_image(class_folder: Path, channels: int | None) -> None:
+    save(class_folder / "ant" / "0.BMP", mode="L")
+    Image.new("RGBA", (8, 6), (250, 0, 0, 0)).save(class_folder / "bee" / "1.png")
+    data = load_data(class_folder, channels=channels)
+    assert data.info.size == (channels or 3, 6, 8)
+    if channels == 1:
+        assert data.notes == ("19 of 20 images are converted to L (18 RGB, 1 RGBA), transparency is dropped",)
+    else:
+        assert data.notes == ("2 of 20 images are converted to RGB (1 L, 1 RGBA), transparency is dropped",)
+
+
+def test_a_folder_of_grey_images_with_transparency_is_grey(tmp_path: Path) -> None:
+    for index in range(5):
+        save(tmp_path / "grey" / "a" / f"{index}.png", index, mode="L")
+    Image.new("LA", (8, 6), (200, 0)).save(tmp_path / "grey" / "a" / "0.png")
+    data = load_data(tmp_path / "grey")
+    assert data.info.size == (1, 6, 8)
+    assert data.notes == ("1 of 5 images are converted to L (1 LA), transparency is dropped",)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 3), ("RGB", 1)])
+def test_the_channels_of_a_folder_are_those_of_the_graph(tmp_path: Path, mode: str, channels: int) -> None:
+    for index in range(10):
+        save(tmp_path / "set" / "ab"[index % 2] / f"{index}.png", index, mode=mode)
+    graph = loads(GRAPH.format(channels=channels))
+    data = read_data(graph, tmp_path / "set", None, TrainOptions())
+    check_fits(graph, data.info)
+    assert data.notes == (f"10 of 10 images are converted to {'RGB' if channels == 3 else 'L'} (10 {mode})",)
+    (images, _), *_ = data.val_batches(2)
+    assert images.shape == (2, channels, 8, 8)
+    if channels == 3:
+        assert torch.equal(images[:, 0], images[:, 2])
+
+
+GRAPH = """
+topolearn: 1
+name: letters
+inputs: {{image: [{channels}, 8, 8]}}
+nodes: {{head: {{op: classifier, classes: 2}}}}
+edges: [{{from: image, to: head}}]
+outputs: [head]
+"""
 
 
 def test_a_folder_of_masks(mask_folder: Path) -> None:

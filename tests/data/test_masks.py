@@ -127,13 +127,41 @@ def test_grey_masks_are_yes_or_no(tmp_path: Path, task: str, middle: int) -> Non
         for index in range(count):
             Image.fromarray(values).save(where / f"{split}annot" / f"{index}.png")
             picture(where / split / f"{index}.png", index, (2, 4))
-    mask(where / "valannot" / "1.png", size=(2, 4), high=2)  # of 0 and 1
+    mask(where / "valannot" / "1.png", size=(2, 4), high=2)  # of 0 and 1, in a set of greys
     data = load_data(where, task=task, augment=CROP)
     assert (data.info.task, data.info.labels) == (task, 2)
     assert data.info.classes == ("salient" if task == "saliency" else "edge",)
     first, second = (y[0].tolist() for _, y in data.val_batches(1))
     assert first == [[0, middle, middle, 1], [1, 1, 0, 0]]
-    assert second == np.asarray(Image.open(where / "valannot" / "1.png")).tolist()
+    stored = np.asarray(Image.open(where / "valannot" / "1.png"))
+    assert stored.max() == 1
+    assert second == (middle * stored).tolist()
+    assert data.notes == (
+        "1 of 8 masks hold no value above 1, but others do: in all of them 1 is a dark grey, not a label",
+    )
+
+
+@pytest.mark.parametrize("task", ["saliency", "edges"])
+def test_a_set_of_masks_of_0_and_1_has_the_labels_themselves(tmp_path: Path, task: str) -> None:
+    where = folder(tmp_path / "set")
+    for path in where.glob("*annot/*.png"):
+        mask(path, int(path.stem), high=2)
+    mask(where / "trainannot" / "3.png", only=0)
+    data = load_data(where, task=task, augment=CROP)
+    assert data.notes == ()
+    for index, (_, y) in enumerate(data.val_batches(1)):
+        assert y[0].tolist() == np.asarray(Image.open(where / "valannot" / f"{index}.png")).tolist()
+
+
+def test_masks_of_one_bit_are_black_and_white_in_every_set(tmp_path: Path) -> None:
+    where = folder(tmp_path / "set")
+    white = np.random.default_rng(0).integers(0, 2, (12, 16), dtype=np.uint8)
+    for path in where.glob("*annot/*.png"):
+        Image.fromarray(255 * white).save(path)
+    Image.fromarray(255 * white).convert("1").save(where / "valannot" / "1.png")
+    data = load_data(where, task="edges", augment=CROP)
+    assert data.notes == ()
+    assert [y[0].tolist() for _, y in data.val_batches(1)] == [white.tolist()] * 2
 
 
 def with_palette(path: Path, numbers: list[list[int]], palette: list[int]) -> Path:

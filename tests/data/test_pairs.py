@@ -143,6 +143,21 @@ def test_more_than_eight_bits_are_not_cut_off() -> None:
         DatasetData(items, items)
 
 
+def test_pil_images_of_every_mode_take_the_channels_that_are_asked_for() -> None:
+    items = Items([(image("grey"), 0), (image("pil"), 1), (image("pil").convert("RGBA"), 1), (image("pil"), 0)])
+    for channels, mode, note in (
+        (3, "RGB", "3 of 5 PIL images that were looked at are converted to RGB (2 L, 1 RGBA), transparency is dropped"),
+        (1, "L", "3 of 5 PIL images that were looked at are converted to L (2 RGB, 1 RGBA), transparency is dropped"),
+    ):
+        data = DatasetData(items, items, channels=channels)
+        assert data.info.size == (channels, 4, 5)
+        assert data.notes == (note,)
+        ((images, _),) = data.val_batches(4)
+        expected = [np.asarray(each.convert(mode)).reshape(4, 5, channels).tolist() for each, _ in items.items]
+        assert (255 * images).round().permute(0, 2, 3, 1).tolist() == expected
+        assert data.first_images(3).train_size == len(next(data.first_images(3).train_batches(3, seed=0, epoch=0))[1])
+
+
 def test_an_error_in_a_worker_is_one_line() -> None:
     bad = Items([(image("float"), 0)] * 3 + [(image("float", 9), 0)])
     with pytest.raises(DataError, match=r"^the training set has images of different sizes[^\n]*$"):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, ClassVar, final
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -15,7 +17,8 @@ from topolearn.data.augment import Augment, Crop, Finish
 from topolearn.data.base import Batch, DataInfo, Part, full_batches, picked, sent, shuffled
 from topolearn.data.describe import describe
 from topolearn.data.image_data import ImageData
-from topolearn.data.items import check_labels, check_size, to_batch, to_item
+from topolearn.data.items import as_pair, check_labels, check_size, to_batch, to_item
+from topolearn.data.modes import conversions
 from topolearn.data.seeds import global_state_kept, mix, seed_global
 from topolearn.errors import DataError
 
@@ -43,6 +46,7 @@ class DatasetData(ImageData):
         task: ``classification`` or ``segmentation``; None to infer it from the first target.
         classes: Number of classes; None to take it from the set's ``classes`` or ``targets``, else
             from up to 2,000 items.
+        channels: 1 or 3, to which PIL images are converted; None for 1 for grey ones, else 3.
         info: What the data are, where that is known; then ``task`` and ``classes`` are not used.
         augment: Of the training batches, after the set's own transforms; None for none. With a
             :class:`Crop`, images may be of different sizes.
@@ -61,12 +65,13 @@ class DatasetData(ImageData):
         *,
         task: str | None = None,
         classes: int | None = None,
+        channels: int | None = None,
         info: DataInfo | None = None,
         augment: Augment | Crop | None = None,
         workers: int = 0,
     ) -> None:
-        self._train = _Items(train, "the training set")
-        self._val = _Items(val, "the validation set")
+        self._train = _Items(train, "the training set", channels)
+        self._val = _Items(val, "the validation set", channels)
         self.train_size = len(self._train)
         self.val_size = len(self._val)
         if info is None:
@@ -74,6 +79,8 @@ class DatasetData(ImageData):
             info = describe(train, image, target, self._scan, task=task, classes=classes)
             val_size = (info.size[0], *self._val.one(0)[0].shape[1:]) if isinstance(augment, Crop) else info.size
             check_size(self._val.one(0)[0][None], val_size, "the validation set")
+            modes = Counter([*self._train.modes.values(), *self._val.modes.values()])
+            self.notes = tuple(conversions(modes, info.size[0], "PIL images that were looked at"))
         self.info = info
         self._finish = Finish(info, augment or Augment())
         self._crops = isinstance(augment, Crop)
@@ -158,7 +165,7 @@ class DatasetData(ImageData):
         """See :meth:`Data.first_images`."""
         chosen = picked(self.info, self.train_size, count).tolist()
         other = copy.copy(self)
-        other._train = _Items(Subset(self._train.dataset, chosen), self._train.what)
+        other._train = _Items(Subset(self._train.dataset, chosen), self._train.what, self._train.channels)
         other._train.info, other._train.crop = self._train.info, self._train.crop
         other.train_size = count
         return other
@@ -167,7 +174,7 @@ class DatasetData(ImageData):
 class _Items(Dataset[Any]):
     """Batches of a Dataset, each for a key; one that holds several sizes comes as a batch per run of one size."""
 
-    def __init__(self, dataset: Dataset[Any], what: str) -> None:
+    def __init__(self, dataset: Dataset[Any], what: str, channels: int | None) -> None:
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
             raise DataError(
                 f"{what} is a {type(dataset).__name__} without length or items by number; wrap both sets in DataLoaders"
@@ -179,28 +186,40 @@ class _Items(Dataset[Any]):
         self.dataset = dataset
         self._size = len(dataset)
         self.what = what
+        self.channels = channels
+        self.modes: dict[int, str] = {}
+        """Index -> mode, of the PIL images that :meth:`one` has looked at."""
 
     def __len__(self) -> int:
         return self._size
 
     def one(self, index: int) -> tuple[Tensor, Tensor]:
         """An item on its own, for a look at it."""
-        return self._items([(index, mix("look", index), ())])[0]
+        with global_state_kept():
+            pair = self._pair(index, mix("look", index))
+        if isinstance(pair[0], Image.Image):
+            self.modes[index] = pair[0].mode
+        return to_item(pair, self._called(index), self.channels)
+
+    def _pair(self, index: int, seed: int) -> tuple[Any, Any]:
+        seed_global(seed)
+        try:
+            item = self.dataset[index]
+        except StopIteration:  # would end the pass as if it were complete
+            raise DataError(
+                f"{self._called(index)} raises StopIteration, but the set has a length of {self._size:,}; let it give"
+                " every item, or correct '__len__'"
+            ) from None
+        return as_pair(item, self._called(index))
+
+    def _called(self, index: int) -> str:
+        return f"item {index} of {self.what}"
 
     def _items(self, key: _Key) -> list[tuple[Tensor, Tensor]]:
         items = []
         with global_state_kept():
             for index, seed, drawn in key:
-                seed_global(seed)
-                what = f"item {index} of {self.what}"
-                try:
-                    item = self.dataset[index]
-                except StopIteration:  # would end the pass as if it were complete
-                    raise DataError(
-                        f"{what} raises StopIteration, but the set has a length of {self._size:,}; let it give every"
-                        " item, or correct '__len__'"
-                    ) from None
-                image, target = to_item(item, what)
+                image, target = to_item(self._pair(index, seed), self._called(index), self.channels)
                 if drawn and self.crop is not None:
                     draws = torch.tensor(drawn)[:, None]
                     images, targets = self.crop.augmented(image[None], target[None], draws)

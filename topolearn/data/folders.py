@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from topolearn.data.augment import Augment, Crop
 from topolearn.data.base import Data, DataInfo
 from topolearn.data.folder_layout import MaskFiles, find_files
-from topolearn.data.images import ImageFiles, open_image
+from topolearn.data.images import ImageFiles, look_at
 from topolearn.data.masks import load_masks
-from topolearn.data.reading import Reading, data_from
+from topolearn.data.modes import common_channels, conversions
+from topolearn.data.reading import Reading, data_from, in_threads
 from topolearn.errors import DataError
 from topolearn.task_kinds import kind_of
 
@@ -50,9 +52,10 @@ def load_folder(
         return load_masks(
             files, name, where, task=task or "segmentation", classes=classes, augment=augment, reading=reading
         )
-    first = open_image(files.train[0][0])
-    channels = reading.channels or (1 if first.mode in ("1", "L") else 3)
-    size = reading.size or (first.height, first.width)
+    looks = in_threads(look_at, [path for path, _ in (*files.train, *files.val)])
+    modes = Counter(mode for _, mode in looks)
+    channels = reading.channels or common_channels(modes)
+    size = reading.size or looks[0][0]
     if classes not in (None, len(files.classes)):
         raise DataError(f"the folder '{folder}' has {len(files.classes)} classes, not {classes}")
     train, val = (
@@ -61,4 +64,6 @@ def load_folder(
     own = task if task is not None and kind_of(task).target == "label" else "classification"
     info = DataInfo(name, own, files.classes, (channels, *size), mean=(), std=())
     augment = Augment() if augment is None else augment
-    return data_from(train, val, info, augment=augment, workers=reading.workers, one_size=True)
+    data = data_from(train, val, info, augment=augment, workers=reading.workers, one_size=True)
+    data.notes = tuple(conversions(modes, channels))
+    return data

@@ -8,6 +8,7 @@ from typing import Any
 from torch.utils.data import DataLoader, Subset
 
 from topolearn.data import Augment, Crop, Data, TextFormat, load_data
+from topolearn.data.modes import MODES
 from topolearn.errors import OptionError
 from topolearn.graph import Graph
 from topolearn.ops import Shape
@@ -36,14 +37,15 @@ def read_data(graph: Graph, data: Any, root: str | Path | None, options: TrainOp
     if options.steps_per_epoch != TrainOptions().steps_per_epoch:
         raise OptionError(f"'steps_per_epoch' is for text, but graph '{graph.name}' is for {graph.task}")
     size = graph.input_size(graph.inputs[0])
-    settings: dict[str, Any] = {"task": graph.task, "root": root, "workers": options.workers}
+    channels = size[0] if len(size) == 3 and size[0] in MODES else None
+    settings: dict[str, Any] = {"task": graph.task, "root": root, "workers": options.workers, "channels": channels}
     from_files = isinstance(data, str | Path)
     if kind_of(graph.task).is_dense:
         # A pair of Datasets has its own transforms, unless a crop is asked for.
         if from_files or options.crop is not None:
             settings["augment"] = training_crop(graph, options)
         if from_files:
-            settings |= {"channels": size[0] if size[0] in (1, 3) else None, "skip_bad": options.skip_bad}
+            settings["skip_bad"] = options.skip_bad
     elif (given := _of_masks(options)) is not None:
         raise OptionError(f"'{given}' is for {', '.join(dense_tasks())}, but graph '{graph.name}' is for {graph.task}")
     else:

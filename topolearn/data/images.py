@@ -14,15 +14,12 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from topolearn.data.items import deep
 from topolearn.data.labels import Labels
+from topolearn.data.modes import MODES, deep
 from topolearn.errors import DataError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 """Endings of the files that count as images."""
-
-MODES = {1: "L", 3: "RGB"}
-"""Channels -> Pillow's name for such pictures."""
 
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _ON_THEIR_SIDE = frozenset({5, 6, 7, 8})
@@ -103,15 +100,18 @@ def read_labels(path: Path, *, binary: bool = False) -> NDArray[np.uint8]:
 
     Args:
         path: The file.
-        binary: Whether it is a picture of yes and no: a palette of greys then counts as these.
+        binary: Whether it is a picture of yes and no, of which one gets greys: those that a palette or a picture of
+            one bit shows, and where a palette has colours, black for its number 0 and white for 1.
 
     Raises:
         DataError: It cannot be read, or has colours.
     """
     mask = open_image(path, "mask")
-    if binary and mask.mode == "P" and _is_grey(mask):
+    if binary and (mask.mode == "1" or (mask.mode == "P" and _is_grey(mask))):
         mask = mask.convert("L")
     labels = np.array(mask)
+    if binary and mask.mode == "P" and int(labels.max()) <= 1:
+        labels = 255 * labels
     if labels.ndim != 2 or int(labels.max()) > 255 or int(labels.min()) < 0:
         raise DataError(no_mask(path, mask.mode))
     return labels.astype(np.uint8)

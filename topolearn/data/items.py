@@ -11,15 +11,33 @@ from PIL import Image
 from torch import Tensor
 
 from topolearn.data.base import IGNORE
+from topolearn.data.modes import MODES, common_channels, deep
 from topolearn.errors import DataError
 
 
-def to_item(item: Any, what: str) -> tuple[Tensor, Tensor]:
-    """An item as tensors.
+def as_pair(item: Any, what: str) -> tuple[Any, Any]:
+    """The image and the target of an item.
 
     Args:
         item: An (image, target) pair.
         what: How an error calls the item.
+
+    Raises:
+        DataError: Anything else.
+    """
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        length = f" of {len(item)}" if isinstance(item, tuple | list) else ""
+        raise DataError(f"{what} is a {type(item).__name__}{length}, but must be a pair (image, target)")
+    return item[0], item[1]
+
+
+def to_item(pair: tuple[Any, Any], what: str, channels: int | None = None) -> tuple[Tensor, Tensor]:
+    """The image and the target of an item as tensors.
+
+    Args:
+        pair: They, as a Dataset gives them.
+        what: How an error calls the item.
+        channels: 1 or 3, to which a PIL image is converted; None for 1 if it is grey, else 3.
 
     Returns:
         The image (C, H, W), float32 as given or uint8 to be scaled; the target, () or (H, W),
@@ -28,10 +46,7 @@ def to_item(item: Any, what: str) -> tuple[Tensor, Tensor]:
     Raises:
         DataError: Anything else.
     """
-    if not isinstance(item, tuple | list) or len(item) != 2:
-        length = f" of {len(item)}" if isinstance(item, tuple | list) else ""
-        raise DataError(f"{what} is a {type(item).__name__}{length}, but must be a pair (image, target)")
-    image, target = _image(item[0], what), _target(item[1], what)
+    image, target = _image(pair[0], what, channels), _target(pair[1], what)
     if target.ndim == 2 and target.shape != image.shape[1:]:
         raise DataError(
             f"the image of {what} is {'x'.join(map(str, image.shape[1:]))}, but its mask is"
@@ -85,11 +100,6 @@ def highest_label(targets: Tensor) -> int:
     return int(targets.max()) if targets.numel() else -1
 
 
-def deep(image: Image.Image) -> bool:
-    """Whether a picture has more than 8 bits per channel, which a conversion would cut off."""
-    return image.mode[0] in "IF"
-
-
 def check_size(images: Tensor, size: tuple[int, ...], what: str) -> None:
     """Check that a batch has images (N, C, H, W) of the set's size.
 
@@ -103,11 +113,9 @@ def check_size(images: Tensor, size: tuple[int, ...], what: str) -> None:
         )
 
 
-def _image(value: Any, what: str) -> Tensor:
+def _image(value: Any, what: str, channels: int | None) -> Tensor:
     if isinstance(value, Image.Image) and not deep(value):
-        if value.mode not in ("L", "RGB"):
-            value = value.convert("L" if value.mode == "1" else "RGB")
-        value = np.array(value)
+        value = np.array(value.convert(MODES[channels or common_channels([value.mode])]))
     if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim in (2, 3):
         array = value[:, :, None] if value.ndim == 2 else value
         return torch.from_numpy(np.array(array.transpose(2, 0, 1)))

@@ -39,8 +39,6 @@ class Labels:
         Raises:
             DataError: A value without a meaning; ``path`` is the file that it names.
         """
-        if self.binary and int(stored.max()) <= 1:  # written as 0 and 1 instead of black and white
-            return stored
         labels = self.table[stored]
         if (labels == _UNKNOWN).any():
             raise DataError(self.unknown(int(stored[labels == _UNKNOWN][0]), path))
@@ -83,14 +81,18 @@ def named_labels(names: Mapping[int, str], where: str, classes: int | None = Non
     return Labels(tuple(kept.values()), table)
 
 
-def binary_labels(kind: TaskKind) -> Labels:
+def binary_labels(kind: TaskKind, *, zero_one: bool = False) -> Labels:
     """Labels for a task of one channel, from grey masks.
 
     From half of white on it is yes, black is no. In between it is no or, if ``kind.ignores_grey``, ignored:
     in edge detection such a grey says that few of those who drew the edges saw one there (as in HED, Xie
-    & Tu 2015). A mask that holds 0 and 1 alone has the labels themselves.
+    & Tu 2015).
+
+    Args:
+        kind: Of the task.
+        zero_one: Whether all masks of the set hold 0 and 1 alone, which then are the labels: 1 is yes.
     """
     table = np.zeros(256, np.int16)
     table[1:128] = IGNORE if kind.ignores_grey else 0
-    table[128:] = 1
+    table[1 if zero_one else 128 :] = 1
     return Labels((kind.positive,), table, binary=True)

@@ -55,7 +55,8 @@ def load_data(
             :class:`Crop`, images with masks may be of different sizes.
         size: (height, width) to which the images of files are resized; None for their own. Pairs and
             named sets of classification keep theirs.
-        channels: 1 or 3, to which the images of files are converted; None for their own.
+        channels: 1 or 3, to which the images of files and the PIL images of a pair of Datasets are converted;
+            None for their own. Tensors, arrays and named sets of classification keep theirs.
         classes: Number of classes of a pair or of masks; None to find out.
         val_split: Subfolder of a folder to validate on; None for ``val``, else ``test``.
         workers: Processes that load the items of a pair of Datasets or of a large folder.
@@ -86,7 +87,15 @@ def load_data(
         return LoaderData(train, val, task=task, classes=classes)  # type: ignore[arg-type]
     if any(loaders):
         raise DataError("data is a pair of a Dataset and a DataLoader; give two of a kind")
-    return DatasetData(train, val, task=task, classes=classes, augment=augment, workers=workers)  # type: ignore[arg-type]
+    return DatasetData(
+        train,  # type: ignore[arg-type]
+        val,  # type: ignore[arg-type]
+        task=task,
+        classes=classes,
+        channels=channels,
+        augment=augment,
+        workers=workers,
+    )
 
 
 def _is_text(data: Any, task: str | None) -> bool:

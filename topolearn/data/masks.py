@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,14 @@ import numpy as np
 from topolearn.data.augment import Augment, Crop
 from topolearn.data.base import IGNORE, Data, DataInfo
 from topolearn.data.folder_layout import NAMED, MaskFiles
-from topolearn.data.images import MODES, ImageFiles, differ, look_at, no_mask, open_image, read_labels
+from topolearn.data.images import ImageFiles, differ, look_at, no_mask, open_image, read_labels
 from topolearn.data.labels import Labels, binary_labels, named_labels
+from topolearn.data.modes import common_channels, conversions
 from topolearn.data.reading import Reading, data_from, in_threads
 from topolearn.errors import DataError
-from topolearn.task_kinds import kind_of
+from topolearn.task_kinds import TaskKind, kind_of
 
 _MASK_MODES = ("1", "L", "P", "I", "I;16")
-_GREY = ("1", "L")
 
 ImageAndMask = tuple[Path, Path]
 
@@ -72,19 +73,22 @@ def load_masks(
     reading = reading or Reading()
     kind = kind_of(task)
     unnamed = not kind.is_binary and not files.names and classes is None
-    train = _looked_at(files.train, in_full=reading.skip_bad or unnamed)
-    val = _looked_at(files.val, in_full=reading.skip_bad, labels=not kind.is_binary)
+    train = _looked_at(files.train, kind, in_full=reading.skip_bad or unnamed, labels=kind.is_binary)
+    val = _looked_at(files.val, kind, in_full=reading.skip_bad, labels=True)
+    notes = list(files.notes)
     if kind.is_binary:
-        labels = binary_labels(kind)
+        highest = [max(look.values) for look in (*train, *val) if look.values is not None]
+        labels = binary_labels(kind, zero_one=max(highest, default=0) <= 1)
+        notes += _dark(highest)
     else:
         labels = named_labels(files.names or _numbers(train, classes), where, classes)
-    notes = list(files.notes)
     train, val = (
         _usable(looks, labels, what, name, reading.skip_bad, notes)
         for looks, what in ((train, "training"), (val, "validation"))
     )
-    channels = reading.channels or (1 if all(look.mode in _GREY for look in (*train, *val)) else 3)
-    notes += _conversions([*train, *val], channels)
+    modes = Counter(look.mode for look in (*train, *val))
+    channels = reading.channels or common_channels(modes)
+    notes += conversions(modes, channels)
     sizes = {look.size for look in (*train, *val)}
     first = reading.size or train[0].size
     own_size = reading.size is None and isinstance(augment, Crop) and len(sizes) > 1
@@ -107,15 +111,17 @@ def load_masks(
     return data
 
 
-def _looked_at(pairs: Sequence[ImageAndMask], *, in_full: bool, labels: bool = False) -> list[_Look]:
+def _looked_at(pairs: Sequence[ImageAndMask], kind: TaskKind, *, in_full: bool, labels: bool) -> list[_Look]:
     """A look at each pair: at the start of the files, at all labels too, or in full.
 
-    A wrong label among the validation images would be met when an epoch has gone into training.
+    A wrong label among the validation images would be met when an epoch has gone into training. What 1 means in
+    masks of yes and no depends on all of them.
     """
-    return in_threads(_read if in_full else _read_labels if labels else _glance, pairs)
+    look = _read if in_full else _read_labels if labels else _glance
+    return in_threads(partial(look, binary=kind.is_binary), pairs)
 
 
-def _glance(pair: ImageAndMask) -> _Look:
+def _glance(pair: ImageAndMask, *, binary: bool) -> _Look:
     """What the start of the files tells."""
     image, mask = pair
     try:
@@ -134,27 +140,38 @@ def _glance(pair: ImageAndMask) -> _Look:
     return _Look(pair, size, mode)
 
 
-def _read_labels(pair: ImageAndMask) -> _Look:
+def _read_labels(pair: ImageAndMask, *, binary: bool) -> _Look:
     """What the start of the image and the whole mask tell."""
-    look = _glance(pair)
+    look = _glance(pair, binary=binary)
     if look.fault is not None:
         return look
     try:
-        values = np.flatnonzero(np.bincount(read_labels(pair[1]).ravel(), minlength=256))
+        values = np.flatnonzero(np.bincount(read_labels(pair[1], binary=binary).ravel(), minlength=256))
     except DataError as error:
         return _Look(pair, fault=error.message)
     return _Look(pair, look.size, look.mode, frozenset(values.tolist()))
 
 
-def _read(pair: ImageAndMask) -> _Look:
+def _read(pair: ImageAndMask, *, binary: bool) -> _Look:
     """What the whole files tell."""
-    look = _read_labels(pair)
+    look = _read_labels(pair, binary=binary)
     if look.fault is None:
         try:
             open_image(pair[0])
         except DataError as error:
             return _Look(pair, fault=error.message)
     return look
+
+
+def _dark(highest: Sequence[int]) -> list[str]:
+    """A note on masks of yes and no that may hold labels, in a set of greys; they are judged as all others are."""
+    count = highest.count(1)
+    if max(highest, default=0) <= 1 or not count:
+        return []
+    return [
+        f"{count:,} of {len(highest):,} masks hold no value above 1, but others do: in all of them 1 is a dark grey,"
+        " not a label"
+    ]
 
 
 def _numbers(looks: Sequence[_Look], classes: int | None) -> dict[int, str]:
@@ -190,13 +207,3 @@ def _usable(
     listed = " | ".join(faults[:NAMED]) + (f" | and {len(faults) - NAMED:,} more" if len(faults) > NAMED else "")
     notes.append(f"skipped {count}: {listed}")
     return good
-
-
-def _conversions(looks: Sequence[_Look], channels: int) -> list[str]:
-    """A note on the images that are converted."""
-    counts: Mapping[str, int] = Counter(look.mode for look in looks if look.mode != MODES[channels])
-    if not counts:
-        return []
-    kinds = ", ".join(f"{count:,} {mode}" for mode, count in sorted(counts.items()))
-    dropped = ", transparency is dropped" if any(mode.endswith(("A", "a")) for mode in counts) else ""
-    return [f"{sum(counts.values()):,} of {len(looks):,} images are converted to {MODES[channels]} ({kinds}){dropped}"]

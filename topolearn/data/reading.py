@@ -32,7 +32,7 @@ class Reading:
     """How image files are read.
 
     Attributes:
-        channels: 1 or 3, to which images are converted; None for those that they have, 3 where they differ.
+        channels: 1 or 3, to which images are converted; None for 1 if all are grey, else 3.
         size: (height, width) to which images are resized; None for their own.
         workers: Processes that read a set too large to be kept in memory.
         skip_bad: Whether files that cannot be used are left out, and counted, instead of an error.

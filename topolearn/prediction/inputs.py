@@ -13,8 +13,8 @@ from torch import Tensor
 
 from topolearn.data import DataInfo
 from topolearn.data.folder_layout import images as images_of
-from topolearn.data.images import MODES, SUFFIXES, open_image
-from topolearn.data.items import deep
+from topolearn.data.images import SUFFIXES, open_image
+from topolearn.data.modes import MODES, deep
 from topolearn.errors import DataError
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from topolearn.compiler import Network
 from topolearn.data import DataInfo
 from topolearn.data.augment import Augment, Finish
-from topolearn.data.images import MODES
+from topolearn.data.modes import MODES
 from topolearn.errors import CheckpointError, DataError, ExportError, Location
 from topolearn.ops import Shape
 from topolearn.prediction.metadata import AboutTask, damaged, first_error, ports, printable, read_metadata

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from topolearn.data.images import MODES
+from topolearn.data.modes import conversions
 from topolearn.device import find_device
 from topolearn.drawing.palette import MAX_COLOURS
 from topolearn.errors import DataError, OptionError
@@ -220,7 +220,7 @@ class _Writer:
             answer = self.model(pixels(image, seen), own)
         except DataError as error:
             raise DataError(f"the image '{path}' cannot be predicted: {error.message}") from None
-        self.modes[mode] += mode != image.mode
+        self.modes[mode] += 1
         self.resized += seen != own and self.model.info.kind.is_dense
         return self.write(path, image, answer)
 
@@ -254,13 +254,7 @@ class _Writer:
 
     def notes(self, count: int) -> list[str]:
         """What was done to the ``count`` images."""
-        said = []
-        modes = +self.modes
-        if modes:
-            kinds = ", ".join(f"{number:,} {mode}" for mode, number in sorted(modes.items()))
-            dropped = ", transparency is dropped" if any(mode.endswith(("A", "a")) for mode in modes) else ""
-            mode = MODES[self.model.info.size[0]]
-            said.append(f"{modes.total():,} of {count:,} images are converted to {mode} ({kinds}){dropped}")
+        said = conversions(self.modes, self.model.info.size[0])
         if self.resized:
             sides = "x".join("any" if side is None else str(side) for side in self.model.takes)
             said.append(
