@@ -164,6 +164,72 @@ def test_an_error_in_a_worker_is_one_line() -> None:
         list(DatasetData(bad, bad, workers=1).train_batches(4, seed=0, epoch=0))
 
 
+def of_form(shape: tuple[int, ...] = (3, 4, 5), dtype: torch.dtype = torch.float32, target: Any = 1) -> Items:
+    return Items([(torch.ones(shape, dtype=dtype), torch.as_tensor(target))] * 4)
+
+
+OTHER_FORMS = [
+    (of_form((1, 4, 5)), "has images of 1 channel, but the training set starts with images of 3 channels; give all in"),
+    (
+        of_form(dtype=torch.uint8),
+        "has uint8 images, which are scaled to [0, 1], but the training set starts with float images, which are used",
+    ),
+    (
+        of_form(target=0.5),
+        "has targets that are floats, one per image, but the training set starts with targets that are whole numbers,",
+    ),
+    (
+        of_form(target=torch.zeros(4, 5, dtype=torch.int64)),
+        "has targets that are whole numbers, in masks (H, W), but the training set starts with targets that are whole",
+    ),
+]
+
+
+@pytest.mark.parametrize("loaders", [False, True])
+@pytest.mark.parametrize(("other", "text"), OTHER_FORMS)
+def test_validation_is_held_to_the_form_of_the_training_set_before_training(
+    other: Items, text: str, loaders: bool
+) -> None:
+    def load(train: Items, val: Items) -> DatasetData | LoaderData:
+        if loaders:
+            return LoaderData(DataLoader(train, batch_size=2), DataLoader(val, batch_size=2))
+        return DatasetData(train, val)
+
+    good = of_form()
+    assert load(good, good).val_size == 4
+    with pytest.raises(DataError) as caught:
+        load(good, other)
+    assert str(caught.value).startswith(f"the validation {'loader' if loaders else 'set'} {text}")
+
+
+@pytest.mark.parametrize("loaders", [False, True])
+@pytest.mark.parametrize(("other", "text"), OTHER_FORMS)
+def test_every_batch_is_held_to_the_form_of_the_first_item(other: Items, text: str, loaders: bool) -> None:
+    mixed = Items([*of_form().items, *other.items])
+    if loaders:
+        data: DatasetData | LoaderData = LoaderData(DataLoader(mixed), DataLoader(mixed))
+    else:
+        data = DatasetData(mixed, mixed)
+    for batches in (data.train_batches(1, seed=0, epoch=0), data.val_batches(1)):
+        with pytest.raises(DataError) as caught:
+            list(batches)
+        assert text in str(caught.value)
+
+
+def test_a_loader_without_batches_is_named() -> None:
+    class Empty(Endless):
+        def __len__(self) -> int:
+            return 5
+
+        def __iter__(self) -> Iterator[Any]:
+            return iter([])
+
+    good, empty = DataLoader(of_form()), DataLoader(Empty())
+    for pair, name in (((empty, good), "training"), ((good, empty), "validation")):
+        with pytest.raises(DataError, match=f"^the {name} loader gives no batch, but has the length 5; check its data"):
+            LoaderData(*pair)
+
+
 def loaders(**options: Any) -> LoaderData:
     return LoaderData(DataLoader(Noisy(13), batch_size=4, shuffle=True, **options), DataLoader(Noisy(5), batch_size=2))
 
@@ -192,6 +258,7 @@ def test_a_look_at_a_loader_leaves_no_trace() -> None:
     generator = torch.Generator().manual_seed(1)
     states = generator.get_state(), global_state()
     data = loaders(generator=generator)
+    LoaderData(DataLoader(Noisy(4)), DataLoader(Noisy(4), shuffle=True, generator=generator))
     assert torch.equal(generator.get_state(), states[0])
     assert same(list(data.val_batches(2)), list(data.val_batches(2)))
     assert global_state() == states[1]

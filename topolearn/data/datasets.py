@@ -17,7 +17,7 @@ from topolearn.data.augment import Augment, Crop, Finish
 from topolearn.data.base import Batch, DataInfo, Part, full_batches, picked, sent, shuffled
 from topolearn.data.describe import describe
 from topolearn.data.image_data import ImageData
-from topolearn.data.items import as_pair, check_labels, check_size, to_batch, to_item
+from topolearn.data.items import Form, as_pair, check_labels, check_size, to_batch, to_item
 from topolearn.data.modes import conversions
 from topolearn.data.seeds import global_state_kept, mix, seed_global
 from topolearn.errors import DataError
@@ -77,8 +77,11 @@ class DatasetData(ImageData):
         if info is None:
             image, target = self._train.one(0)
             info = describe(train, image, target, self._scan, task=task, classes=classes)
-            val_size = (info.size[0], *self._val.one(0)[0].shape[1:]) if isinstance(augment, Crop) else info.size
-            check_size(self._val.one(0)[0][None], val_size, "the validation set")
+            self._train.form = self._val.form = Form.of(image, target)
+            val_image, val_target = self._val.one(0)
+            self._val.form.check(val_image[None], val_target[None], self._val.what)
+            if not isinstance(augment, Crop):
+                check_size(val_image[None], info.size, self._val.what)
             modes = Counter([*self._train.modes.values(), *self._val.modes.values()])
             self.notes = tuple(conversions(modes, info.size[0], "PIL images that were looked at"))
         self.info = info
@@ -166,7 +169,7 @@ class DatasetData(ImageData):
         chosen = picked(self.info, self.train_size, count).tolist()
         other = copy.copy(self)
         other._train = _Items(Subset(self._train.dataset, chosen), self._train.what, self._train.channels)
-        other._train.info, other._train.crop = self._train.info, self._train.crop
+        other._train.info, other._train.form, other._train.crop = self._train.info, self._train.form, self._train.crop
         other.train_size = count
         return other
 
@@ -182,6 +185,7 @@ class _Items(Dataset[Any]):
         if not len(dataset):
             raise DataError(f"{what} is empty")
         self.info: DataInfo | None = None
+        self.form: Form | None = None
         self.crop: Finish | None = None
         self.dataset = dataset
         self._size = len(dataset)
@@ -238,6 +242,8 @@ class _Items(Dataset[Any]):
             batches = [to_batch(run, self.what) for run in runs]
             if self.info is not None:
                 for images, targets in batches:
+                    if self.form is not None:
+                        self.form.check(images, targets, self.what)
                     size = self.info.size if self.crop is None else (self.info.size[0], *images.shape[2:])
                     check_size(images, size, self.what)
                     check_labels(targets, self.info.labels, self.info.ignore_index, self.what)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,60 @@ def to_item(pair: tuple[Any, Any], what: str, channels: int | None = None) -> tu
             f" {'x'.join(map(str, target.shape))}; they must have one size"
         )
     return image, target
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What all items of a user's data have in common; the first one of the training set says it.
+
+    Attributes:
+        channels: Of an image.
+        floats: Whether images are floats, used as they are, instead of uint8, scaled to [0, 1].
+        target_axes: Number of axes of a target: 0 of a number, 2 of a mask.
+        target_floats: Whether targets are floats instead of labels.
+    """
+
+    channels: int
+    floats: bool
+    target_axes: int
+    target_floats: bool
+
+    @classmethod
+    def of(cls, image: Tensor, target: Tensor) -> Form:
+        """The form of an item: its image (C, H, W) and its target."""
+        return cls(len(image), image.is_floating_point(), target.ndim, target.is_floating_point())
+
+    def check(self, images: Tensor, targets: Tensor, what: str) -> None:
+        """Check a batch.
+
+        Args:
+            images: (N, C, H, W).
+            targets: (N, …).
+            what: What an error calls the set.
+
+        Raises:
+            DataError: It has another form.
+        """
+        found = Form(images.shape[1], images.is_floating_point(), targets.ndim - 1, targets.is_floating_point())
+        if found == self:
+            return
+        says = next(say for say in (_channels, _pixels, _targets) if say(found) != say(self))
+        raise DataError(
+            f"{what} has {says(found)}, but the training set starts with {says(self)}; give all in one form"
+        )
+
+
+def _channels(form: Form) -> str:
+    return f"images of {form.channels} channel{'s' if form.channels > 1 else ''}"
+
+
+def _pixels(form: Form) -> str:
+    return "float images, which are used as they are" if form.floats else "uint8 images, which are scaled to [0, 1]"
+
+
+def _targets(form: Form) -> str:
+    shape = {0: "one per image", 2: "in masks (H, W)"}.get(form.target_axes, f"in tensors of {form.target_axes} axes")
+    return f"targets that are {'floats' if form.target_floats else 'whole numbers'}, {shape}"
 
 
 def to_batch(items: Sequence[tuple[Tensor, Tensor]], what: str) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from topolearn.data.augment import Augment, Finish
 from topolearn.data.base import Batch
 from topolearn.data.describe import describe
 from topolearn.data.image_data import ImageData
-from topolearn.data.items import check_labels
+from topolearn.data.items import Form, check_labels
 from topolearn.data.seeds import GlobalState, global_state_kept, mix, seed_global
 from topolearn.errors import DataError
 
@@ -54,13 +54,12 @@ class LoaderData(ImageData):
         self._val = val
         self.train_size = _size(train, "the training loader")
         self.val_size = _size(val, "the validation loader")
-        generators = [(each, each.get_state()) for each in _generators(train)]
+        generators = [(each, each.get_state()) for loader in (train, val) for each in _generators(loader)]
         with global_state_kept():
-            first = next(iter(train), _END)
-            if first is _END:
-                raise _ended("the training loader", 0, len(train))
-            images, targets = _pair(first, "the training loader")
+            images, targets = _first(train, "the training loader")
             self.info = describe(train.dataset, images[0], targets[0], lambda: _scan(train), task=task, classes=classes)
+            self._form = Form.of(images[0], targets[0])
+            self._form.check(*_first(val, "the validation loader"), "the validation loader")
         for each, state in generators:
             each.set_state(state)
         self._finish = Finish(self.info, Augment())
@@ -108,6 +107,7 @@ class LoaderData(ImageData):
                     raise _ended(what, given, len(loader))
                 return
             images, targets = _pair(batch, what)
+            self._form.check(images, targets, what)
             if targets.device.type == "cpu":
                 check_labels(targets, self.info.labels, self.info.ignore_index, what)
             yield self._finish(
@@ -185,6 +185,14 @@ def _pair(batch: Any, what: str) -> tuple[Tensor, Tensor]:
         images.float() if images.is_floating_point() else images,
         targets.float() if targets.is_floating_point() else targets,
     )
+
+
+def _first(loader: DataLoader[Any], what: str) -> tuple[Tensor, Tensor]:
+    """The first batch of a loader."""
+    batch = next(iter(loader), _END)
+    if batch is _END:
+        raise _ended(what, 0, len(loader))
+    return _pair(batch, what)
 
 
 def _scan(loader: DataLoader[Any]) -> Iterator[Tensor]:
