@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tests.data.scenes import picture_of_16_bits
 from tests.data.toys import Batches, fails, same
 from topolearn.data import Augment, Data, DatasetData, TensorData, load_data
 from topolearn.data import reading as reading_module
@@ -88,6 +89,25 @@ def test_grey_folders_and_resizing(tmp_path: Path) -> None:
     assert data.info.size == (1, 5, 4)
     with pytest.raises(DataError, match=r"the image '.*\.png' is \d+x8, but the first one is \d+x8; give a 'size'"):
         load_data(tmp_path / "grey")
+
+
+def test_a_class_with_an_accent_in_two_forms(tmp_path: Path) -> None:
+    for split, name in (("train", "\u00e9"), ("train", "e\u0301"), ("val", "e\u0301")):
+        for index in range(2):
+            save(tmp_path / "set" / split / name / f"{index}.png", index)
+            save(tmp_path / "set" / split / "bee" / f"{index}.png", index)
+    data = load_data(tmp_path / "set")
+    assert (len(data.info.classes), data.train_size, data.val_size) == (2, 6, 4)
+    assert [y.tolist() for _, y in data.val_batches(4)] == [[0, 0, 1, 1]]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_more_than_eight_bits_are_an_error_before_training(
+    class_folder: Path, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading_module, "IN_MEMORY", 100)
+    deep = picture_of_16_bits(class_folder / "bee" / "3.png", channels, size=(6, 8))
+    fails(class_folder, f"the image '{deep}' has more than 8 bits per channel; convert it to 8 bits")
 
 
 @pytest.mark.parametrize("channels", [None, 1, 3])

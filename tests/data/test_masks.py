@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
-from tests.data.scenes import folder, mask, picture
+from tests.data.scenes import folder, mask, picture, picture_of_16_bits
 from tests.data.toys import fails
 from topolearn.data import Crop, Data, load_data
 from topolearn.data import reading as reading_module
@@ -253,14 +253,117 @@ def test_masks_without_an_image_are_told_of(tmp_path: Path) -> None:
     where = folder(tmp_path / "set")
     for index in range(5):
         mask(where / "trainannot" / f"alone{index}.png")
-    picture(where / "val" / "1.png").rename(where / "val" / "1.tif")
+    picture(where / "val" / "1.png").rename(where / "val" / "1.heic")
     data = load_data(where, augment=CROP)
     assert (data.train_size, data.val_size) == (6, 1)
     first, second = data.notes
-    assert first.startswith(f"'{where / 'trainannot'}' has 5 masks without an image of .bmp, .jpeg, .jpg, .png, .webp")
+    assert first.startswith(f"'{where / 'trainannot'}' has 5 masks without an image of .bmp, .jpeg, .jpg, .png, .tif")
     assert first.endswith("which are passed over: alone0.png, alone1.png, alone2.png and 2 more")
     assert "has 1 masks without an image" in second
     assert second.endswith(": 1.png")
+
+
+def masks_as(where: Path, name: str, mode: str | None = None) -> None:
+    """Write all masks anew, under another name or in another mode; ``{}`` in the name is the image's."""
+    for path in list(where.glob("*annot/*.png")):
+        with Image.open(path) as stored:
+            image = stored.copy()
+        path.unlink()
+        (image if mode is None else image.convert(mode)).save(path.with_name(name.format(path.stem)))
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        *((f"{{}}{suffix}", None) for suffix in (".bmp", ".tif", ".TIFF")),
+        *((f"{{}}{ending}.png", None) for ending in ("_mask", "_label", "_gt")),
+        ("{}_mask.tif", None),
+        *(("{}.png", mode) for mode in ("RGB", "RGBA", "LA")),
+        ("{}.bmp", "RGB"),
+        ("{}.tif", "I;16"),
+    ],
+)
+def test_masks_of_other_names_formats_and_modes(tmp_path: Path, name: str, mode: str | None) -> None:
+    wanted = load_data(folder(tmp_path / "set"), augment=CROP)
+    masks_as(tmp_path / "set", name, mode)
+    data = load_data(tmp_path / "set", augment=CROP)
+    assert (data.notes, data.train_size) == ((), 6)
+    assert [y.tolist() for _, y in data.val_batches(1)] == [y.tolist() for _, y in wanted.val_batches(1)]
+
+
+def test_jpeg_masks_are_for_yes_and_no_alone(tmp_path: Path) -> None:
+    where = folder(tmp_path / "set")
+    for path in where.glob("*annot/*.png"):
+        Image.new("L", (16, 12), 255).save(path)
+    masks_as(where, "{}.jpg")
+    data = load_data(where, task="saliency", augment=CROP)
+    assert labels(data) == [[1], [1]]
+    bad = where / "trainannot" / "0.jpg"
+    fails(where, f"the mask '{bad}' is a JPEG, whose compression changes labels; write them to a PNG file")
+
+
+def test_a_mask_that_is_there_under_another_name_is_named(tmp_path: Path) -> None:
+    where = folder(tmp_path / "set", train=12)
+    (where / "classes.txt").write_text("a\nb\nc")
+    masks_as(where, "{}_labelIds.png")
+    wanted = where / "trainannot" / "0.png"
+    for _ in range(2):
+        fails(where, f"has no mask; add '{wanted}' ('0_labelIds.png' is there); 12 of 12 training images")
+    (where / "classes.txt").unlink()
+    fails(where, f"has no mask; add '{wanted}' ('0_labelIds.png' is there)")
+    for part in ("train", "trainannot"):
+        next((where / part).glob("0*")).unlink()
+    (where / "trainannot" / "1_labelIds.png").unlink()
+    with pytest.raises(DataError) as caught:  # the masks of 10 and 11 have nothing to do with 1
+        load_data(where)
+    assert str(caught.value).endswith(f"has no mask; add '{where / 'trainannot' / '1.png'}'")
+
+
+def test_the_mask_of_another_image_is_not_taken(tmp_path: Path) -> None:
+    where = folder(tmp_path / "set")
+    picture(where / "train" / "0_mask.png")
+    (where / "trainannot" / "0.png").rename(where / "trainannot" / "0_mask.png")
+    fails(where, f"the image '{where / 'train' / '0.png'}' has no mask; add '{where / 'trainannot' / '0.png'}'")
+
+
+def test_of_two_masks_of_one_name_the_png_file_is_taken(tmp_path: Path) -> None:
+    where = folder(tmp_path / "set")
+    wanted = labels(load_data(where, augment=CROP))
+    for index in range(2):
+        for suffix in ("jpg", "tif"):
+            mask(where / "valannot" / f"{index}.{suffix}", only=9)
+    data = load_data(where, augment=CROP)
+    assert (labels(data), data.notes) == (wanted, ())
+
+
+def test_names_with_accents_in_two_forms(tmp_path: Path) -> None:
+    """As one character, and as macOS writes them: a letter and its accent."""
+    where = folder(tmp_path / "set")
+    for path in list(where.rglob("*.png")):
+        accent = "e\u0301" if "annot" in path.parent.name else "\u00e9"
+        path.rename(path.with_name(f"{accent}{path.name}"))
+    data = load_data(where, augment=CROP)
+    assert (data.train_size, data.val_size, data.notes) == (6, 2, ())
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_more_than_eight_bits_are_an_error_before_training(tmp_path: Path, channels: int) -> None:
+    where = folder(tmp_path / "set")
+    deep = picture_of_16_bits(where / "train" / "3.png", channels)
+    fails(where, f"the image '{deep}' has more than 8 bits per channel; convert it to 8 bits", augment=CROP)
+    assert load_data(where, augment=CROP, skip_bad=True).train_size == 5
+    deep = picture_of_16_bits(where / "trainannot" / "4.png", channels, value=2)
+    data = load_data(where, augment=CROP, skip_bad=True)
+    assert data.train_size == (5 if channels == 1 else 4)  # 2 is a label in a grey file, and lost in a colour file
+    assert (f"the mask '{deep}' has more than 8 bits" in data.notes[0]) == (channels > 1)
+
+
+def test_a_mask_of_fractions_is_none(tmp_path: Path) -> None:
+    where = folder(tmp_path / "set")
+    (where / "valannot" / "1.png").unlink()
+    path = where / "valannot" / "1.tif"
+    Image.fromarray(np.full((12, 16), 0.5, np.float32)).save(path)
+    fails(where, f"the mask '{path}' is of mode F; a mask holds one label per pixel, as grey values (R = G = B) or pal")
 
 
 def test_two_images_with_one_mask_and_endings_in_capitals(tmp_path: Path) -> None:

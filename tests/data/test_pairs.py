@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, get_worker_info
 
+from tests.data.scenes import picture_of_16_bits
 from tests.data.toys import Endless, Items, Noisy, global_state, image, same
 from topolearn.data import Augment, DataInfo, DatasetData, LoaderData
 from topolearn.errors import DataError
@@ -35,6 +37,44 @@ def test_grey_images_and_masks() -> None:
         assert targets.dtype == torch.int64
         assert targets[0].tolist() == mask.tolist()
         assert (data.info.task, data.info.classes, data.info.ignore_index) == ("segmentation", ("0", "1", "2"), 255)
+
+
+@pytest.mark.parametrize("keys", [("image", "label"), ("img", "labels"), ("pixel_values", "target"), ("image", "mask")])
+@pytest.mark.parametrize("loaders", [False, True])
+def test_items_that_are_dicts(keys: tuple[str, str], loaders: bool) -> None:
+    labels = [2, 0, 1]
+    items = Items([{keys[0]: image("float") + label, "path": "x", keys[1]: label} for label in labels])
+    if loaders:
+        data: DatasetData | LoaderData = LoaderData(*(DataLoader(items, batch_size=3) for _ in range(2)))
+    else:
+        data = DatasetData(items, items)
+    ((images, targets),) = data.val_batches(3)
+    assert targets.tolist() == labels
+    assert torch.equal(images, torch.stack([image("float") + label for label in labels]))
+
+
+@pytest.mark.parametrize(
+    ("item", "keys"),
+    [
+        ({}, "none"),
+        ({"x": image("float"), "y": 0}, "'x', 'y'"),
+        (
+            {"image": image("float"), "label": 0, "mask": torch.zeros(4, 5, dtype=torch.uint8)},
+            "'image', 'label', 'mask'",
+        ),
+    ],
+)
+def test_dicts_that_are_no_items(item: Any, keys: str) -> None:
+    text = (
+        f"is a dict with the keys {keys}, but needs just one of 'image', 'img', 'pixel_values' and one of 'label',"
+        " 'labels', 'target', 'mask'; or give pairs (image, target)"
+    )
+    with pytest.raises(DataError) as caught:
+        DatasetData(Items([item]), Items([item]))
+    assert str(caught.value) == f"item 0 of the training set {text}"
+    with pytest.raises(DataError) as caught:
+        LoaderData(DataLoader(Items([item])), DataLoader(Items([item])))
+    assert str(caught.value) == f"a batch of the training loader {text}"
 
 
 def test_numbers_as_targets_are_regression() -> None:
@@ -143,6 +183,15 @@ def test_more_than_eight_bits_are_not_cut_off() -> None:
         DatasetData(items, items)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_colours_of_more_than_eight_bits_are_not_cut_off(tmp_path: Path, channels: int) -> None:
+    with Image.open(picture_of_16_bits(tmp_path / "deep.png", channels)) as deep:
+        items = Items([(deep, 0)])
+        text = f"the image of item 0 of the training set is a PIL image of mode {deep.mode}, of more than 8 bits per ch"
+        with pytest.raises(DataError, match=text):
+            DatasetData(items, items)
+
+
 def test_pil_images_of_every_mode_take_the_channels_that_are_asked_for() -> None:
     items = Items([(image("grey"), 0), (image("pil"), 1), (image("pil").convert("RGBA"), 1), (image("pil"), 0)])
     for channels, mode, note in (
@@ -226,7 +275,7 @@ def test_a_loader_without_batches_is_named() -> None:
 
     good, empty = DataLoader(of_form()), DataLoader(Empty())
     for pair, name in (((empty, good), "training"), ((good, empty), "validation")):
-        with pytest.raises(DataError, match=f"^the {name} loader gives no batch, but has the length 5; check its data"):
+        with pytest.raises(DataError, match=f"^the {name} loader ended after 0 of the 5 batches that its length promises"):
             LoaderData(*pair)
 
 

@@ -19,6 +19,7 @@ import topolearn
 from tests.data.scenes import folder
 from tests.export.samples import NAMES, classifier, normalised, random_images, save_model, segmenter
 from tests.training.runs import SEGMENTATION, quick_fit
+from topolearn.data.images import SUFFIXES
 from topolearn.drawing.palette import class_colours
 from topolearn.errors import CheckpointError, DataError, ExportError, OptionError, TopolearnError
 from topolearn.format import loads
@@ -249,10 +250,10 @@ def test_images_of_any_kind_are_converted_and_that_is_said(tmp_path: Path) -> No
     result = predict(segmenter(tmp_path / "net.onnx"), tmp_path / "in", tmp_path / "out")
     assert result.notes == ["4 of 6 images are converted to RGB (1 L, 1 LA, 1 P, 1 RGBA), transparency is dropped"]
     (tmp_path / "in" / "deeper").mkdir()
-    (tmp_path / "in" / "scan.tif").write_bytes(b"")
+    (tmp_path / "in" / "scan.heic").write_bytes(b"")
     (tmp_path / "in" / "notes.txt").write_text("")
     (first, _) = predict(segmenter(tmp_path / "net.onnx"), tmp_path / "in", tmp_path / "out").notes
-    assert first == "not looked at: subfolders (1) and other files (2); images are .bmp, .jpeg, .jpg, .png, .webp"
+    assert first == f"not looked at: subfolders (1) and other files (2); images are {', '.join(sorted(SUFFIXES))}"
     np.testing.assert_array_equal(*(labels_of(tmp_path / "out/masks" / f"{name}.png") for name in ("0", "RGBA")))
     assert picture(tmp_path / "out/masks/turned.png").size == (10, 20)  # upright, as one sees it
 

@@ -39,9 +39,9 @@ class DatasetData(ImageData):
     that reach.
 
     Args:
-        train: Training set. Images are float tensors (C, H, W), used as they are, or uint8 tensors
-            (C, H, W), uint8 arrays (H, W, C) or PIL images, which are scaled to [0, 1] and
-            normalised by ``info``. Targets are class numbers or masks (H, W).
+        train: Training set of pairs (image, target), or of dicts such as ``{"image": …, "label": …}``. Images are
+            float tensors (C, H, W), used as they are, or uint8 tensors (C, H, W), uint8 arrays (H, W, C) or PIL
+            images, which are scaled to [0, 1] and normalised by ``info``. Targets are class numbers or masks (H, W).
         val: Validation set.
         task: ``classification`` or ``segmentation``; None to infer it from the first target.
         classes: Number of classes; None to take it from the set's ``classes`` or ``targets``, else

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,6 +21,9 @@ LAYOUTS = (
 )
 MASKS = ("masks", "annotations", "labels")
 """What the folder of masks beside ``images`` may be called."""
+
+_MASK_ENDINGS = ("", "_mask", "_label", "_gt")
+"""What may follow the image's name in that of its mask, first choice first."""
 
 NAMED = 3
 """Files that a message names where it is about many."""
@@ -121,19 +125,21 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _class_folders(train: Path, val: Path) -> ClassFiles:
-    number = {path.name: index for index, path in enumerate(_subfolders(train))}
+    classes = {composed(path.name): path.name for path in _subfolders(train)}
+    number = {name: index for index, name in enumerate(classes)}
     if not number:
         raise DataError(f"the folder '{train}' has no subfolder; images are looked for as {LAYOUTS}")
     for path in _subfolders(val):
-        if path.name not in number:
+        if composed(path.name) not in number:
             raise DataError(f"'{path}' is a class without a folder in '{train}'; add it there, or remove it")
     files = [
-        [(file, number[path.name]) for path in _subfolders(folder) for file in images(path)] for folder in (train, val)
+        [(file, number[composed(path.name)]) for path in _subfolders(folder) for file in images(path)]
+        for folder in (train, val)
     ]
     for folder, found in zip((train, val), files, strict=True):
         if not found:
             raise DataError(f"there is no image in the subfolders of '{folder}'")
-    return ClassFiles(tuple(number), *files)
+    return ClassFiles(tuple(classes.values()), *files)
 
 
 def _split(folder: Path) -> ClassFiles:
@@ -161,8 +167,12 @@ def _held_out(items: Sequence[_T], name: Callable[[_T], str]) -> tuple[list[_T],
 
 def _masked(folder: Path, masks: Path) -> list[tuple[Path, Path]]:
     """The images of a folder with their masks."""
-    there = {path.stem: path for path in _mask_files(masks)}
-    pairs = [(image, there.get(image.stem, masks / f"{image.stem}.png")) for image in images(folder)]
+    there = {composed(path.stem): path for path in _mask_files(masks)}
+    names = _mask_names(folder)
+    pairs = [
+        (image, next((there[name] for name in names[image] if name in there), masks / f"{image.stem}.png"))
+        for image in names
+    ]
     if not pairs:
         raise DataError(f"there is no image in the folder '{folder}'; put files of {', '.join(sorted(SUFFIXES))} there")
     for (first, _), (second, _) in pairwise(pairs):
@@ -172,15 +182,38 @@ def _masked(folder: Path, masks: Path) -> list[tuple[Path, Path]]:
 
 
 def _mask_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".png") if folder.is_dir() else []
+    """The files of a folder that may be masks: of one name, the PNG file comes last."""
+    return sorted(images(folder), key=lambda path: path.suffix.lower() == ".png") if folder.is_dir() else []
+
+
+def _mask_names(folder: Path) -> dict[Path, list[str]]:
+    """Image -> the names that its mask may have, without suffix; not those of another image's."""
+    found = images(folder)
+    stems = {composed(image.stem) for image in found}
+    names = {image: [composed(image.stem) + ending for ending in _MASK_ENDINGS] for image in found}
+    return {image: [each[0], *(name for name in each[1:] if name not in stems)] for image, each in names.items()}
+
+
+def composed(name: str) -> str:
+    """A name with its accents in one form: a file's may have them as characters of their own, as macOS writes them."""
+    return unicodedata.normalize("NFC", name)
+
+
+def like_the_missing(mask: Path) -> str:
+    """A remark on a file that may be meant to be the mask, empty without one or if the mask is there."""
+    if mask.is_file() or not mask.parent.is_dir():
+        return ""
+    stem = composed(mask.stem)
+    names = sorted(path.name for path in mask.parent.iterdir() if composed(path.name).startswith(stem))
+    return next((f" ('{name}' is there)" for name in names if not composed(name)[len(stem)].isalnum()), "")
 
 
 def _unread(splits: Sequence[Path], masks_of: Callable[[Path], Path]) -> tuple[str, ...]:
     """Notes on masks that lie there without an image that can be read."""
     notes = []
     for split in splits:
-        known = {image.stem for image in images(split)}
-        alone = [path.name for path in _mask_files(masks_of(split)) if path.stem not in known]
+        known = {name for names in _mask_names(split).values() for name in names}
+        alone = sorted(path.name for path in _mask_files(masks_of(split)) if composed(path.stem) not in known)
         if alone:
             more = f" and {len(alone) - NAMED:,} more" if len(alone) > NAMED else ""
             notes.append(

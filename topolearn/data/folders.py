@@ -8,7 +8,7 @@ from pathlib import Path
 from topolearn.data.augment import Augment, Crop
 from topolearn.data.base import Data, DataInfo
 from topolearn.data.folder_layout import MaskFiles, find_files
-from topolearn.data.images import ImageFiles, look_at
+from topolearn.data.images import ImageFiles, look_at, too_deep
 from topolearn.data.masks import load_masks
 from topolearn.data.modes import common_channels, conversions
 from topolearn.data.reading import Reading, data_from, in_threads
@@ -32,7 +32,8 @@ def load_folder(
             for validation; or, with masks, ``train/NAME.jpg`` with ``trainannot/NAME.png`` or
             ``images/train/NAME.jpg`` with ``masks/train/NAME.png`` (or ``annotations``, or
             ``labels``), the same for ``val`` or ``test``, or without either, of which a fifth is for
-            validation; and where wanted ``classes.txt``, one name per line. Labels named ``void`` or
+            validation; and where wanted ``classes.txt``, one name per line. A mask may also be a BMP, TIFF or WebP
+            file, of yes and no a JPEG, and be called ``NAME_mask``, ``NAME_label`` or ``NAME_gt``. Labels named ``void`` or
             ``unlabelled`` there, and 255, are ignored; every other needs a name.
         task: None for ``classification`` or ``segmentation``, whichever the folder is laid out for.
         classes: Number of classes of masks without a ``classes.txt``; None for all that occur.
@@ -52,7 +53,7 @@ def load_folder(
         return load_masks(
             files, name, where, task=task or "segmentation", classes=classes, augment=augment, reading=reading
         )
-    looks = in_threads(look_at, [path for path, _ in (*files.train, *files.val)])
+    looks = in_threads(_look_at, [path for path, _ in (*files.train, *files.val)])
     modes = Counter(mode for _, mode in looks)
     channels = reading.channels or common_channels(modes)
     size = reading.size or looks[0][0]
@@ -67,3 +68,11 @@ def load_folder(
     data = data_from(train, val, info, augment=augment, workers=reading.workers, one_size=True)
     data.notes = tuple(conversions(modes, channels))
     return data
+
+
+def _look_at(image: Path) -> tuple[tuple[int, int], str]:
+    """(height, width) and mode of an image that can be used."""
+    size, mode = look_at(image)
+    if mode[0] in "IF":
+        raise DataError(too_deep(image))
+    return size, mode

@@ -18,10 +18,13 @@ from topolearn.data.labels import Labels
 from topolearn.data.modes import MODES, deep
 from topolearn.errors import DataError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 """Endings of the files that count as images."""
 
-_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+_LOSSY = ("JPEG", "MPO")
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+_COLOURS = {"RGB": 3, "RGBA": 3, "LA": 1}
+"""Mode with several channels -> how many of them, the first ones, are not transparency."""
 _ON_THEIR_SIDE = frozenset({5, 6, 7, 8})
 """EXIF orientations in which height and width are exchanged."""
 
@@ -85,8 +88,12 @@ def _is_on_its_side(image: Image.Image) -> bool:
 def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=_FORMATS) as image:
+            if deep(image) and image.mode[0] not in "IF":  # Pillow would cut it here, without a word
+                raise DataError(too_deep(path, kind))
             yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's readers raise what they meet in a broken file
         text = str(error)
         if isinstance(error, UnidentifiedImageError):
             text = "it is no image, or a broken one"
@@ -96,7 +103,7 @@ def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
 
 
 def read_labels(path: Path, *, binary: bool = False) -> NDArray[np.uint8]:
-    """The labels (H, W) of a mask file as stored: grey values or palette numbers.
+    """The labels (H, W) of a mask file as stored: grey values, also of RGB with R = G = B, or palette numbers.
 
     Args:
         path: The file.
@@ -104,15 +111,21 @@ def read_labels(path: Path, *, binary: bool = False) -> NDArray[np.uint8]:
             one bit shows, and where a palette has colours, black for its number 0 and white for 1.
 
     Raises:
-        DataError: It cannot be read, or has colours.
+        DataError: It cannot be read, has colours, or is a JPEG of labels.
     """
     mask = open_image(path, "mask")
+    if mask.format in _LOSSY and not binary:
+        raise DataError(f"the mask '{path}' is a JPEG, whose compression changes labels; write them to a PNG file")
     if binary and (mask.mode == "1" or (mask.mode == "P" and _is_grey(mask))):
         mask = mask.convert("L")
     labels = np.array(mask)
     if binary and mask.mode == "P" and int(labels.max()) <= 1:
         labels = 255 * labels
-    if labels.ndim != 2 or int(labels.max()) > 255 or int(labels.min()) < 0:
+    if mask.mode in _COLOURS:
+        colours = labels[..., : _COLOURS[mask.mode]]
+        if (colours == colours[..., :1]).all():
+            labels = colours[..., 0]
+    if labels.ndim != 2 or labels.dtype.kind == "f" or int(labels.max()) > 255 or int(labels.min()) < 0:
         raise DataError(no_mask(path, mask.mode))
     return labels.astype(np.uint8)
 
@@ -173,7 +186,7 @@ class ImageFiles(Dataset[tuple[Tensor, Any]]):
                 "'size' to resize to"
             )
         if deep(image):
-            raise DataError(f"the image '{path}' has more than 8 bits per channel; convert it to 8 bits")
+            raise DataError(too_deep(path))
         if image.mode != MODES[self._channels]:
             image = image.convert(MODES[self._channels])
         if isinstance(target, int):
@@ -187,11 +200,16 @@ class ImageFiles(Dataset[tuple[Tensor, Any]]):
         return _pixels(image, height, width), torch.from_numpy(labels)
 
 
+def too_deep(path: Path, kind: str = "image") -> str:
+    """What is wrong with a picture of 16 or 32 bits per channel."""
+    return f"the {kind} '{path}' has more than 8 bits per channel; convert it to 8 bits"
+
+
 def no_mask(path: Path, mode: str) -> str:
     """What is wrong with a mask file of such a mode."""
     return (
-        f"the mask '{path}' is of mode {mode}; a mask holds one label per pixel, as grey values or palette numbers from"
-        " 0 to 255"
+        f"the mask '{path}' is of mode {mode}; a mask holds one label per pixel, as grey values (R = G = B) or palette"
+        " numbers from 0 to 255"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +15,32 @@ from topolearn.data.base import IGNORE
 from topolearn.data.modes import MODES, common_channels, deep
 from topolearn.errors import DataError
 
+IMAGE_KEYS = ("image", "img", "pixel_values")
+"""What the image may be called in an item that is a dict."""
+
+TARGET_KEYS = ("label", "labels", "target", "mask")
+"""What the target may be called in an item that is a dict."""
+
 
 def as_pair(item: Any, what: str) -> tuple[Any, Any]:
     """The image and the target of an item.
 
     Args:
-        item: An (image, target) pair.
+        item: An (image, target) pair, or a dict with one of :data:`IMAGE_KEYS` and one of :data:`TARGET_KEYS`.
         what: How an error calls the item.
 
     Raises:
         DataError: Anything else.
     """
+    if isinstance(item, Mapping):
+        found = [[key for key in keys if key in item] for keys in (IMAGE_KEYS, TARGET_KEYS)]
+        if any(len(keys) != 1 for keys in found):
+            has, *needed = (", ".join(map(repr, keys)) for keys in (item, IMAGE_KEYS, TARGET_KEYS))
+            raise DataError(
+                f"{what} is a dict with the keys {has or 'none'}, but needs just one of {' and one of '.join(needed)};"
+                " or give pairs (image, target)"
+            )
+        return item[found[0][0]], item[found[1][0]]
     if not isinstance(item, tuple | list) or len(item) != 2:
         length = f" of {len(item)}" if isinstance(item, tuple | list) else ""
         raise DataError(f"{what} is a {type(item).__name__}{length}, but must be a pair (image, target)")
@@ -203,5 +218,5 @@ def _describe(value: Any) -> str:
     if isinstance(value, Tensor | np.ndarray):
         return f"a {type(value).__name__} {tuple(value.shape)} of {value.dtype}"
     if isinstance(value, Image.Image):
-        return f"a PIL image of mode {value.mode}"
+        return f"a PIL image of mode {value.mode}{', of more than 8 bits per channel' if deep(value) else ''}"
     return f"a {type(value).__name__}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, final
 
 import torch
@@ -15,7 +15,7 @@ from topolearn.data.augment import Augment, Finish
 from topolearn.data.base import Batch
 from topolearn.data.describe import describe
 from topolearn.data.image_data import ImageData
-from topolearn.data.items import Form, check_labels
+from topolearn.data.items import Form, as_pair, check_labels
 from topolearn.data.seeds import GlobalState, global_state_kept, mix, seed_global
 from topolearn.errors import DataError
 
@@ -34,7 +34,8 @@ class LoaderData(ImageData):
 
     Args:
         train: Gives (N, C, H, W) float images, used as they are, or uint8 images, which are scaled
-            to [0, 1]; and targets (N,) or (N, H, W). Its batch size is the one that counts.
+            to [0, 1]; and targets (N,) or (N, H, W), as a pair or as a dict such as ``{"image": …, "label": …}``.
+            Its batch size is the one that counts.
         val: The same for validation.
         task: ``classification`` or ``segmentation``; None to infer it from the first targets.
         classes: Number of classes; None to take it from the dataset's ``classes`` or ``targets``,
@@ -173,6 +174,8 @@ def _generators(loader: DataLoader[Any]) -> list[torch.Generator]:
 
 
 def _pair(batch: Any, what: str) -> tuple[Tensor, Tensor]:
+    if isinstance(batch, Mapping):
+        batch = as_pair(batch, f"a batch of {what}")
     if not isinstance(batch, tuple | list) or len(batch) != 2 or not all(isinstance(each, Tensor) for each in batch):
         raise DataError(f"{what} gives a {type(batch).__name__}, but must give pairs of tensors (images, targets)")
     images, targets = batch

@@ -12,8 +12,8 @@ import numpy as np
 
 from topolearn.data.augment import Augment, Crop
 from topolearn.data.base import IGNORE, Data, DataInfo
-from topolearn.data.folder_layout import NAMED, MaskFiles
-from topolearn.data.images import ImageFiles, differ, look_at, no_mask, open_image, read_labels
+from topolearn.data.folder_layout import NAMED, MaskFiles, like_the_missing
+from topolearn.data.images import ImageFiles, differ, look_at, open_image, read_labels, too_deep
 from topolearn.data.labels import Labels, binary_labels, named_labels
 from topolearn.data.modes import common_channels, conversions
 from topolearn.data.reading import Reading, data_from, in_threads
@@ -129,12 +129,12 @@ def _glance(pair: ImageAndMask, *, binary: bool) -> _Look:
         if not mask.is_file():
             return _Look(pair, fault=f"the image '{image}' has no mask; add '{mask}'")
         mask_size, mask_mode = look_at(mask, "mask")
+        if mask_mode not in _MASK_MODES:
+            read_labels(mask, binary=binary)  # a grey picture may be stored in colours, and only its pixels tell
     except DataError as error:
         return _Look(pair, fault=error.message)
     if mode[0] in "IF":
-        return _Look(pair, fault=f"the image '{image}' has more than 8 bits per channel; convert it to 8 bits")
-    if mask_mode not in _MASK_MODES:
-        return _Look(pair, fault=no_mask(mask, mask_mode))
+        return _Look(pair, fault=too_deep(image))
     if mask_size != size:
         return _Look(pair, fault=differ(image, size, mask, mask_size))
     return _Look(pair, size, mode)
@@ -178,9 +178,9 @@ def _numbers(looks: Sequence[_Look], classes: int | None) -> dict[int, str]:
     """Names for labels without any: their numbers."""
     if classes is None:
         found = {value for look in looks for value in look.values or () if value != IGNORE}
-        faults = [look.fault for look in looks if look.fault is not None]
-        if not found and faults:
-            raise DataError(faults[0])
+        faulty = next((look for look in looks if look.fault is not None), None)
+        if not found and faulty is not None:
+            raise DataError(f"{faulty.fault}{like_the_missing(faulty.pair[1])}")
         classes = 1 + max(found, default=-1)
     return {label: str(label) for label in range(classes)}
 
@@ -197,7 +197,7 @@ def _usable(
         if fault is None:
             good.append(look)
         else:
-            faults.append(fault)
+            faults.append(fault if faults else fault + like_the_missing(look.pair[1]))
     if not faults:
         return good
     count = f"{len(faults):,} of {len(looks):,} {what} images of '{name}'"

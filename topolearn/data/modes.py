@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 
 from PIL import Image
@@ -9,12 +10,18 @@ from PIL import Image
 MODES = {1: "L", 3: "RGB"}
 """Channels -> Pillow's name for such pictures."""
 
+_DEEP_COLOURS = re.compile(r";16[BLN]")
+"""What raw modes of 16 bits per channel end in: the order of the two bytes. 'BGR;16' are 16 bits for three channels."""
+
 _GREY = frozenset({"1", "L", "LA", "La"})
 
 
 def deep(image: Image.Image) -> bool:
-    """Whether a picture has more than 8 bits per channel, which a conversion would cut off."""
-    return image.mode[0] in "IF"
+    """Whether a picture has more than 8 bits per channel, which a conversion would cut off.
+
+    Pillow has no mode for colours of 16 bits, and cuts them when it reads the pixels. Before that, the raw mode tells.
+    """
+    return image.mode[0] in "IF" or any(_DEEP_COLOURS.search(str(tile)) for tile in getattr(image, "tile", ()))
 
 
 def common_channels(modes: Collection[str]) -> int:

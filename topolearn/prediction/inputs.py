@@ -13,7 +13,7 @@ from torch import Tensor
 
 from topolearn.data import DataInfo
 from topolearn.data.folder_layout import images as images_of
-from topolearn.data.images import SUFFIXES, open_image
+from topolearn.data.images import SUFFIXES, open_image, too_deep
 from topolearn.data.modes import MODES, deep
 from topolearn.errors import DataError
 
@@ -68,7 +68,7 @@ def read(path: Path, channels: int) -> tuple[Image.Image, str]:
     """
     image = open_image(path)
     if deep(image):
-        raise DataError(f"the image '{path}' has more than 8 bits per channel; convert it to 8 bits")
+        raise DataError(too_deep(path))
     return image.convert(MODES[channels]), image.mode
 
 
