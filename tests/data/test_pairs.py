@@ -275,7 +275,7 @@ def test_a_loader_without_batches_is_named() -> None:
 
     good, empty = DataLoader(of_form()), DataLoader(Empty())
     for pair, name in (((empty, good), "training"), ((good, empty), "validation")):
-        with pytest.raises(DataError, match=f"^the {name} loader ended after 0 of the 5 batches that its length promises"):
+        with pytest.raises(DataError, match=f"^the {name} loader ended after 0 of the 5 batches"):
             LoaderData(*pair)
 
 

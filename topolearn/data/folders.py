@@ -33,8 +33,8 @@ def load_folder(
             ``images/train/NAME.jpg`` with ``masks/train/NAME.png`` (or ``annotations``, or
             ``labels``), the same for ``val`` or ``test``, or without either, of which a fifth is for
             validation; and where wanted ``classes.txt``, one name per line. A mask may also be a BMP, TIFF or WebP
-            file, of yes and no a JPEG, and be called ``NAME_mask``, ``NAME_label`` or ``NAME_gt``. Labels named ``void`` or
-            ``unlabelled`` there, and 255, are ignored; every other needs a name.
+            file, of yes and no a JPEG, and be called ``NAME_mask``, ``NAME_label`` or ``NAME_gt``. Labels named
+            ``void`` or ``unlabelled`` there, and 255, are ignored; every other needs a name.
         task: None for ``classification`` or ``segmentation``, whichever the folder is laid out for.
         classes: Number of classes of masks without a ``classes.txt``; None for all that occur.
         augment: None for the default: none for class folders, random flips for folders with masks.
