@@ -72,7 +72,7 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
     ("compiler", "Graph -> Network: plan, aggregation, the modules of each op, the reference", "graph ops errors"),
     ("format", "YAML <-> Graph", "graph ops files options plugins task_kinds errors frozen"),
     ("drawing", "pictures of graphs, matrices, curves, examples; never of runs", "graph ops files errors"),
-    ("report", "tables and texts", "graph ops"),
+    ("report", "tables and texts", "graph ops errors"),
     ("graph", "the IR: Graph, Node, Edge, verification, passes", "ops task_kinds errors frozen"),
     ("ops", "the vocabulary: parameters, shape rule and cost rule of each op, by name", "options errors frozen"),
     ("device", "where a run computes, and in which precision", "errors"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -16,19 +17,19 @@ class Location:
     column: int | None = None
 
     def __str__(self) -> str:
-        return ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
+        return printable(":".join(str(part) for part in (self.file, self.line, self.column) if part is not None))
 
 
 class TopolearnError(Exception):
     """Base of every error that a user's input can cause.
 
     Attributes:
-        message: What is wrong and what to do, one line.
+        message: What is wrong and what to do, one line that is safe to print.
         location: The place in a file, where there is one.
     """
 
     def __init__(self, message: str, location: Location | None = None) -> None:
-        message = " ".join(message.split())
+        message = printable(" ".join(message.split()))
         super().__init__(message, location)
         self.message = message
         self.location = location
@@ -92,6 +93,25 @@ class LiftError(TopolearnError):
 
 class ExportError(TopolearnError):
     """An ONNX export that failed or does not agree with the network."""
+
+
+def printable(text: str, kept: str = "") -> str:
+    r"""``text`` as it can be shown on a terminal: whatever a stranger, a file or a network wrote.
+
+    Control characters, and those that turn the direction of writing, are left out. Bytes of a file name that are not
+    UTF-8 are written as ``\xe9``.
+
+    Args:
+        text: Any text.
+        kept: Characters that stay although they are of that kind, such as line breaks.
+    """
+    return "".join(char for char in utf8(text) if char.isprintable() or char in kept)
+
+
+def utf8(text: str) -> str:
+    r"""``text`` as it can be written to a file: bytes of a file name that are not UTF-8 are written as ``\xe9``."""
+    bytes_again = re.sub("[\udc80-\udcff]", lambda match: f"\\x{ord(match[0]) - 0xDC00:02x}", text)
+    return bytes_again.encode(errors="backslashreplace").decode()
 
 
 def shown(value: object, limit: int = 60) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -33,6 +34,11 @@ def write_atomically(path: Path, data: bytes) -> None:
             raise
     except OSError as error:
         raise TopolearnError(f"cannot write {path}: {error.strerror}; choose another place or make room") from None
+
+
+def file_name(text: str) -> str:
+    """``text`` as the name of one file or folder, wherever it comes from: without separators, and not hidden."""
+    return re.sub(r"[^\w.=,+-]+", "_", text).lstrip(".") or "_"
 
 
 def make_folder(folder: Path) -> None:

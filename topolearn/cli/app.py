@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from topolearn._version import __version__
-from topolearn.cli.common import FAILED, GraphName, Settings, complain, is_run, load, overrides, print_table
+from topolearn.cli.common import FAILED, GraphName, Settings, complain, is_run, load, overrides, print_table, say
 from topolearn.cli.lift import lift
 from topolearn.cli.listing import list_
 from topolearn.cli.predict import predict
@@ -89,7 +89,7 @@ def show(
     shown, searched = load(graph, overrides(settings))
     if output is not None:
         _draw(graph, shown, searched, output, matrix)
-        print(f"wrote {output}", file=sys.stderr)
+        say(f"wrote {output}", sys.stderr)
     if as_json:
         import json
 
@@ -101,7 +101,7 @@ def show(
     elif output is None:
         from topolearn.report import headline, node_table
 
-        print(headline(shown))
+        say(headline(shown))
         print_table(node_table(shown, searched))
 
 
@@ -135,7 +135,7 @@ def validate(
             complain(str(error))
             failed = True
         else:
-            print(
+            say(
                 f"ok {file}: {known['nodes']:,} nodes, {known['edges']:,} edges"
                 f" ({known['learnable_edges']:,} learnable), {known['params']:,} parameters"
             )
@@ -166,7 +166,7 @@ def _warn(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+    say(f"warning: {' '.join(str(message).split())}", sys.stderr)
 
 
 def main() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from topolearn.errors import CheckpointError, OptionError
+from topolearn.errors import CheckpointError, OptionError, printable
 
 if TYPE_CHECKING:
     from topolearn.graph import Graph
@@ -78,6 +78,16 @@ def print_table(table: Table) -> None:
         print(table.plain())
 
 
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print what holds names that others chose, without what a terminal would obey.
+
+    Args:
+        text: One line or several.
+        file: None for stdout.
+    """
+    print(printable(text, kept="\n\t"), file=file, flush=True)
+
+
 def complain(message: str) -> None:
     """One line on stderr."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    say(f"error: {' '.join(message.split())}", sys.stderr)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from topolearn.cli.common import sides
+from topolearn.cli.common import say, sides
 from topolearn.errors import OptionError
 
 _YAML = (".yaml", ".yml")
@@ -48,7 +48,7 @@ def lift(
     save_tensors(tensors, net.state_dict(), {"graph": net.graph.name, "format": 1, "about": net.about})
     dump_graph(net.graph, output)
     known = facts(net.graph)
-    print(
+    say(
         f"{output}, {tensors}: {known['params']:,} parameters, {known['macs']:,} MACs, {known['nodes']:,} nodes,"
         f" {known['edges']:,} edges ({known['learnable_edges']:,} learnable)"
     )

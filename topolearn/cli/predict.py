@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from topolearn.cli.common import say
 from topolearn.errors import DataError, OptionError
 
 if TYPE_CHECKING:
@@ -93,13 +94,13 @@ def predict(
 
 def _print(result: Predictions) -> None:
     for note in result.notes:
-        print(note, file=sys.stderr)
+        say(note, sys.stderr)
     written = sorted({str(path.parent) for each in result.images for path in each.files})
     number = len(result.images)
     count = f"{number:,} image{'s' if number > 1 else ''}"
     if result.skipped:
         count += f", skipped {len(result.skipped):,} of {number + len(result.skipped):,}"
-    print(f"{result.task}, {count}: {', '.join([*written, *map(str, result.files)])}")
+    say(f"{result.task}, {count}: {', '.join([*written, *map(str, result.files)])}")
 
 
 def _tell(done: Prediction | Skipped) -> None:
@@ -107,14 +108,14 @@ def _tell(done: Prediction | Skipped) -> None:
 
     if isinstance(done, Prediction):
         shares = ", ".join(f"{name} {share:.1%}" for name, share in done.shares[:_NAMED])
-        print(f"{done.image}: {shares}", flush=True)
+        say(f"{done.image}: {shares}")
     else:
-        print(f"skipped: {done.reason}", file=sys.stderr)
+        say(f"skipped: {done.reason}", sys.stderr)
 
 
 def _continue(model: TextModel, prompts: list[Path], output: Path | None, options: dict[str, Any]) -> None:
     from topolearn.files import write_atomically
-    from topolearn.prediction import continue_text, printable
+    from topolearn.prediction import continue_text
 
     if len(prompts) > 1:
         raise OptionError(f"'{model.info.name}' continues one prompt, but {len(prompts)} are given; name one text file")
@@ -122,9 +123,9 @@ def _continue(model: TextModel, prompts: list[Path], output: Path | None, option
     added = bytes(continue_text(model, prompt, **options))
     if output is not None:
         write_atomically(output, prompt + added)
-        print(f"{model.info.task}, {len(added):,} bytes after {len(prompt):,}: {output}")
+        say(f"{model.info.task}, {len(added):,} bytes after {len(prompt):,}: {output}")
     else:
-        print(printable(added.decode(errors="replace"), kept="\n\t"))
+        say(added.decode(errors="replace"))
 
 
 def _prompt(path: Path) -> bytes:

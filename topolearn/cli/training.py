@@ -70,6 +70,7 @@ def fit(
     from topolearn import fit as run
     from topolearn.cli.common import overrides, sides
     from topolearn.distributed import is_main
+    from topolearn.files import file_name
     from topolearn.recipes import load_recipe
 
     changes = overrides(settings)
@@ -79,12 +80,10 @@ def fit(
     recipe = load_recipe(graph, changes)
     if size is not None:
         height, width = sides(size)
-        inputs = recipe.searched.image_inputs
-        channels = {name: recipe.searched.input_size(name)[0] for name in inputs}
-        recipe = load_recipe(
-            graph, {**changes, **{f"inputs.{n}": f"[{channels[n]}, {height}, {width}]" for n in inputs}}
-        )
-    folder = out if out is not None else Path("runs") / str(recipe.name)
+        for name in recipe.searched.image_inputs:
+            changes[f"inputs.{name}"] = f"[{recipe.searched.input_size(name)[0]}, {height}, {width}]"
+        recipe = load_recipe(graph, changes)
+    folder = out if out is not None else Path("runs") / file_name(str(recipe.name))
     result = run(
         recipe,
         data=data,
@@ -150,7 +149,7 @@ def compare(
     the same command is given again; what is finished is not run again. Exit status 1 if a run failed.
     """
     from topolearn import compare as run
-    from topolearn.cli.common import complain, overrides, print_table
+    from topolearn.cli.common import complain, overrides, print_table, say
     from topolearn.studies.compare import values
     from topolearn.studies.comparison import CSV, MARKDOWN
 
@@ -171,7 +170,7 @@ def compare(
         quiet=quiet,
     )
     print_table(comparison.table())
-    print(f"{out}: {MARKDOWN}, {CSV}")
+    say(f"{out}: {MARKDOWN}, {CSV}")
     for failure in comparison.failures:
         complain(str(failure))
     if comparison.failures:
@@ -180,18 +179,18 @@ def compare(
 
 def _close(result: FitResult, folder: Path) -> None:
     """Print the closing table, with times where the network has just been exported, and what is in the folder."""
-    from topolearn.cli.common import print_table
+    from topolearn.cli.common import print_table, say
     from topolearn.runs.delivery import MATRIX, PICTURE, time_run
 
     report = result.exported
     print_table(result.table(None if report is None else time_run(result, model=report.path)))
     if report is not None:
         worst = max(report.errors.values())
-        print(f"{report.path}: {report.size:,} bytes; ONNX Runtime differs from PyTorch by at most {worst:.1g}")
+        say(f"{report.path}: {report.size:,} bytes; ONNX Runtime differs from PyTorch by at most {worst:.1g}")
     for name, what in ((PICTURE, "the learned graph"), (MATRIX, "what the learner thought of every edge")):
         if (folder / name).is_file():
-            print(f"{folder / name}: {what}")
-    print(f"{folder}: graph.yaml, weights.safetensors, history.jsonl, config.yaml")
+            say(f"{folder / name}: {what}")
+    say(f"{folder}: graph.yaml, weights.safetensors, history.jsonl, config.yaml")
 
 
 def prune(
@@ -222,7 +221,7 @@ def prune(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress of --sweep.")] = False,
 ) -> None:
     """Prune anew what a run had searched, with other options of its learner, without training."""
-    from topolearn.cli.common import overrides, print_table
+    from topolearn.cli.common import overrides, print_table, say
 
     if sweep:
         from topolearn.studies.sweep import CSV, MARKDOWN, PICTURE
@@ -232,7 +231,7 @@ def prune(
         changes = overrides(settings)
         found = measure(run_dir, target, settings=changes, data=data, data_root=data_root, device=device, quiet=quiet)
         print_table(found.table())
-        print(f"{target}: {MARKDOWN}, {CSV}, {PICTURE}")
+        say(f"{target}: {MARKDOWN}, {CSV}, {PICTURE}")
         return
     from topolearn.runs.delivery import draw_run
     from topolearn.studies.reprune import reprune
@@ -241,9 +240,9 @@ def prune(
     result = reprune(run_dir, target, overrides(settings), data_root, device, data=data)
     picture, matrix = draw_run(result, target)
     print_table(result.table())
-    print(f"{picture}: the learned graph")
-    print(f"{matrix}: what the learner thought of every edge")
-    print(f"{target}: graph.yaml, weights.safetensors, history.jsonl, config.yaml")
+    say(f"{picture}: the learned graph")
+    say(f"{matrix}: what the learner thought of every edge")
+    say(f"{target}: graph.yaml, weights.safetensors, history.jsonl, config.yaml")
 
 
 def export(
@@ -266,6 +265,7 @@ def export(
 ) -> None:
     """Export the network of a run to ONNX and compare it with PyTorch."""
     from topolearn import export_onnx, load_model
+    from topolearn.cli.common import say
     from topolearn.onnx import usual_axes
 
     net = load_model(run_dir)
@@ -285,7 +285,7 @@ def export(
     checked = "not compared with PyTorch"
     if report.errors:
         checked = f"differs from PyTorch by at most {max(report.errors.values()):.1g} on {report.provider}"
-    print(f"{output}: {report.size:,} bytes, {report.nodes} nodes, {checked}")
+    say(f"{output}: {report.size:,} bytes, {report.nodes} nodes, {checked}")
 
 
 def bench(

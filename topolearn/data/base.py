@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from topolearn.data.seeds import generator
-from topolearn.errors import DataError
+from topolearn.errors import DataError, utf8
 from topolearn.task_kinds import TaskKind, kind_of
 
 Batch = tuple[Tensor, Tensor]
@@ -49,6 +49,10 @@ class DataInfo:
     ignore_index: int | None = None
     vocabulary: int = 0
     content: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        # A class may be called as a folder is, in any bytes; its name goes into files that are UTF-8.
+        object.__setattr__(self, "classes", tuple(map(utf8, self.classes)))
 
     @property
     def kind(self) -> TaskKind:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -160,7 +161,7 @@ def _split(folder: Path) -> ClassFiles:
 
 def _held_out(items: Sequence[_T], name: Callable[[_T], str]) -> tuple[list[_T], list[_T]]:
     """All but a fifth, and that: none of one item."""
-    drawn = sorted(items, key=lambda item: hashlib.blake2b(name(item).encode()).digest())
+    drawn = sorted(items, key=lambda item: hashlib.blake2b(os.fsencode(name(item))).digest())
     count = max(1, round(len(drawn) / 5)) if len(drawn) > 1 else 0
     return sorted(drawn[count:], key=name), sorted(drawn[:count], key=name)
 

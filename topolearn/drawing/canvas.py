@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topolearn.errors import OptionError
+from topolearn.errors import OptionError, printable
 from topolearn.files import write_atomically
 
 if TYPE_CHECKING:
@@ -48,6 +48,11 @@ def save(figure: Figure, path: Path) -> None:
         dpi = min(DPI if suffix == ".png" else RASTER_DPI, MAX_PIXELS / max(figure.get_size_inches()))
         figure.savefig(buffer, format=suffix[1:], dpi=dpi, metadata=_METADATA[suffix])
     write_atomically(path, buffer.getvalue())
+
+
+def heading(text: str) -> str:
+    """``text``, which may hold the name of a graph, as Matplotlib draws it letter by letter, without formulas."""
+    return printable(text).replace("$", r"\$")
 
 
 def text_width(text: str, size: float) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from topolearn.drawing.canvas import DIM, INK, NEGATIVE, POSITIVE, check_path, save
+from topolearn.drawing.canvas import DIM, INK, NEGATIVE, POSITIVE, check_path, heading, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,7 +94,9 @@ def draw_curves(panels: Sequence[CurvePanel], path: Path | str, *, title: str, b
     width = LEFT + WIDTH + RIGHT
     height = ABOVE + sum(heights) + GAP * (len(panels) - 1) + BELOW
     figure = Figure(figsize=(width, height), facecolor="white")
-    figure.text(LEFT / width, 1 - 0.22 / height, title, fontsize=FONT + 2, fontweight="bold", color=INK, va="center")
+    figure.text(
+        LEFT / width, 1 - 0.22 / height, heading(title), fontsize=FONT + 2, fontweight="bold", color=INK, va="center"
+    )
     top = height - ABOVE
     for number, (panel, tall) in enumerate(zip(panels, heights, strict=True)):
         axes = figure.add_axes((LEFT / width, (top - tall) / height, WIDTH / width, tall / height))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from topolearn.drawing.canvas import check_path, save
+from topolearn.drawing.canvas import check_path, heading, save
 from topolearn.drawing.heatmap import heatmap
 from topolearn.drawing.panels import panels
 from topolearn.errors import GraphError
@@ -46,4 +46,4 @@ def adjacency(
     if len(found) != len(graph.edges):
         raise GraphError(f"{len(found)} values do not fit a graph of {len(graph.edges)} edges")
     left = [value != 0.0 for value in found] if kept is None else list(kept)
-    save(heatmap(panels(graph), found, left, title or graph.name), path)
+    save(heatmap(panels(graph), found, left, heading(title or graph.name)), path)

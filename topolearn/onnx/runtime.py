@@ -61,7 +61,9 @@ def open_session(model: bytes | Path, provider: str = "cpu", threads: int | None
         options.intra_op_num_threads = threads
     ort.set_default_logger_severity(_FATAL)  # a provider that does not start says so at length
     try:
-        session = ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=[name])
+        # Bytes, because ONNX Runtime knows no names of files that are not UTF-8.
+        data = model if isinstance(model, bytes) else model.read_bytes()
+        session = ort.InferenceSession(data, options, providers=[name])
     except Exception as error:  # ONNX Runtime has no public base class of its errors
         what = "the model" if isinstance(model, bytes) else f"'{model}'"
         raise ExportError(f"ONNX Runtime cannot load {what}: {str(error).partition(chr(10))[0]}") from None

@@ -1,9 +1,9 @@
 """Prediction: image files in, classes, masks and pictures out; a prompt in, its continuation out."""
 
+from topolearn.errors import printable
 from topolearn.prediction.continuing import continue_text
 from topolearn.prediction.examples import draw_examples
 from topolearn.prediction.inputs import Skipped
-from topolearn.prediction.metadata import printable
 from topolearn.prediction.model import Model
 from topolearn.prediction.opening import load
 from topolearn.prediction.predict import Prediction, Predictions, predict, predict_validation

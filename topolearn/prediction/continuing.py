@@ -81,7 +81,7 @@ def _ids(prompt: bytes | str | Sequence[int], info: DataInfo) -> list[int]:
             " topolearn.prediction.continue_text with the ids of a prompt, which returns ids"
         )
     try:
-        ids = list(map(operator.index, prompt.encode() if isinstance(prompt, str) else prompt))
+        ids = list(map(operator.index, prompt.encode(errors="surrogateescape") if isinstance(prompt, str) else prompt))
     except UnicodeEncodeError:
         raise DataError("the prompt holds half a character, a surrogate, which is no text; leave it out") from None
     except TypeError:

@@ -17,8 +17,7 @@ from topolearn.device import find_device
 from topolearn.drawing.canvas import check_path
 from topolearn.drawing.palette import VOID, Colours
 from topolearn.drawing.rows import draw_rows
-from topolearn.errors import OptionError
-from topolearn.prediction.metadata import printable
+from topolearn.errors import OptionError, printable
 from topolearn.prediction.pictures import colours_of
 from topolearn.runs.config import read_config
 from topolearn.runs.folder import CONFIG

@@ -7,18 +7,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from topolearn.errors import ExportError, Location
+from topolearn.errors import ExportError, Location, printable
 from topolearn.onnx.export import METADATA_KEY
-
-
-def printable(text: str, kept: str = "") -> str:
-    """A text without what a terminal would obey: control characters, and those that turn the direction of writing.
-
-    Args:
-        text: What a stranger, or a network, wrote.
-        kept: Characters that stay although they are of that kind, such as line breaks.
-    """
-    return "".join(char for char in text if char.isprintable() or char in kept)
 
 
 class AboutTask(BaseModel):
@@ -68,10 +58,10 @@ def damaged(path: Path, why: str) -> ExportError:
 def first_error(error: ValidationError) -> str:
     """The first thing that is wrong, and where."""
     first = error.errors()[0]
-    return printable(": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]])))
+    return ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
 
 
 def ports(session: Any) -> str:
     """Inputs and outputs of an open file, for errors."""
     found = (*session.get_inputs(), *session.get_outputs())
-    return printable(", ".join(f"{each.name}: {each.type} {each.shape}" for each in found))
+    return ", ".join(f"{each.name}: {each.type} {each.shape}" for each in found)

@@ -16,9 +16,9 @@ from topolearn.compiler import Network
 from topolearn.data import DataInfo
 from topolearn.data.augment import Augment, Finish
 from topolearn.data.modes import MODES
-from topolearn.errors import CheckpointError, DataError, ExportError, Location
+from topolearn.errors import CheckpointError, DataError, ExportError, Location, printable
 from topolearn.ops import Shape
-from topolearn.prediction.metadata import AboutTask, damaged, first_error, ports, printable, read_metadata
+from topolearn.prediction.metadata import AboutTask, damaged, first_error, ports, read_metadata
 from topolearn.runs.config import read_config
 from topolearn.runs.folder import CONFIG
 from topolearn.runs.searched import train_options

@@ -18,7 +18,7 @@ from torch import Tensor
 from topolearn.data.modes import conversions
 from topolearn.device import find_device
 from topolearn.drawing.palette import MAX_COLOURS
-from topolearn.errors import DataError, OptionError
+from topolearn.errors import DataError, OptionError, utf8
 from topolearn.files import write_atomically
 from topolearn.prediction import pictures
 from topolearn.prediction.inputs import Skipped, find, passed_over, pixels, read, shown
@@ -284,4 +284,4 @@ def _table(done: Sequence[Prediction]) -> bytes:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["image", "class", "probability"])
     table.writerows([str(each.image), name, f"{share:.6f}"] for each in done for name, share in each.shares[:TOP])
-    return text.getvalue().encode()
+    return utf8(text.getvalue()).encode()

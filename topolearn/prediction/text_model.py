@@ -16,7 +16,7 @@ from topolearn.compiler import Network
 from topolearn.data import DataInfo
 from topolearn.errors import DataError, ExportError
 from topolearn.ops import Shape
-from topolearn.prediction.metadata import AboutTask, damaged, ports, printable, read_metadata
+from topolearn.prediction.metadata import AboutTask, damaged, ports, read_metadata
 from topolearn.tasks import NextToken, task_of
 
 _FLOATS = ("tensor(float)", "tensor(float16)")
@@ -133,8 +133,7 @@ def text_model_of_file(session: Any, metadata: str, path: Path) -> TextModel:
     ((name, size),) = about.input_size.items()
     fixed = shape[1] if isinstance(shape[1], int) else None
     if inputs[0].name != name or fixed not in (None, size.length):
-        said = printable(f"its input is {inputs[0].name} {shape}, but 'input_size' is {name} {size.length}")
-        raise damaged(path, said)
+        raise damaged(path, f"its input is {inputs[0].name} {shape}, but 'input_size' is {name} {size.length}")
 
     def network(ids: Tensor) -> Tensor:
         count = ids.shape[1]

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from topolearn.errors import printable
+
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
@@ -45,9 +47,9 @@ class Table:
 
     def plain(self) -> str:
         """Aligned columns without lines, for pipes and log files."""
-        rows = [list(self.columns), *self.cells()]
+        rows = [[cell(heading) for heading in self.columns], *self.cells()]
         widths = [max(len(row[i]) for row in rows) for i in range(len(self.columns))]
-        lines = [self.title] if self.title else []
+        lines = [printable(self.title)] if self.title else []
         for row in rows:
             parts = (
                 text.rjust(width) if self.is_numeric(i) else text.ljust(width)
@@ -59,9 +61,9 @@ class Table:
     def markdown(self) -> str:
         """A table for a README."""
         rule = ["---:" if self.is_numeric(i) else "---" for i in range(len(self.columns))]
-        rows = [list(self.columns), rule, *self.cells()]
+        rows = [[cell(heading) for heading in self.columns], rule, *self.cells()]
         lines = ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows]
-        opening = [f"**{self.title}**", ""] if self.title else []
+        opening = [f"**{printable(self.title)}**", ""] if self.title else []
         return "\n".join([*opening, *lines, *(["", self.note] if self.note else [])])
 
     def rich(self) -> RichTable:
@@ -71,10 +73,14 @@ class Table:
         from rich.text import Text
 
         table = RichTable(
-            title=self.title, title_justify="left", caption=self.note, caption_justify="left", box=box.SIMPLE_HEAD
+            title=Text(printable(self.title or "")),
+            title_justify="left",
+            caption=Text(self.note or ""),
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
         )
         for i, heading in enumerate(self.columns):
-            table.add_column(Text(heading), justify="right" if self.is_numeric(i) else "left", overflow="fold")
+            table.add_column(Text(cell(heading)), justify="right" if self.is_numeric(i) else "left", overflow="fold")
         for row in self.cells():
             table.add_row(*(Text(text) for text in row))
         return table
@@ -96,7 +102,7 @@ def cell(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
-    return str(value)
+    return printable(str(value))
 
 
 NO_SHARES = frozenset({"loss", "bits_per_byte"})

@@ -30,12 +30,13 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         CheckpointError: It is missing or damaged.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     if not path.is_file():
         raise CheckpointError("no such file; is this the folder of a finished run?", Location(str(path)))
     try:
-        tensors: dict[str, Tensor] = load_file(path)
+        # From bytes, because safetensors knows no names of files that are not UTF-8.
+        tensors: dict[str, Tensor] = load(path.read_bytes())
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"damaged, or no safetensors file ({error}); put back the file that the run wrote", Location(str(path))

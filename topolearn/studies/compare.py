@@ -16,7 +16,7 @@ import torch
 from topolearn.data import Data
 from topolearn.data.for_graph import read_data
 from topolearn.errors import OptionError, TopolearnError, shown
-from topolearn.files import make_folder
+from topolearn.files import file_name, make_folder
 from topolearn.format.tree import Items, Scalar, parse
 from topolearn.format.writer import scalar
 from topolearn.learners import learner_class
@@ -253,7 +253,7 @@ def _variants(
         with _named(asked):
             read = load_recipe(recipe, settings)
             read.searched.verify()
-        place = Path(*(_file_name(part) for part in (str(read.name), ",".join(texts)) if part))
+        place = Path(*(file_name(part) for part in (str(read.name), ",".join(texts)) if part))
         if place in taken:
             raise OptionError(
                 f"{asked} and {taken[place]} would share the folder {place}; give recipes different names, and"
@@ -282,11 +282,6 @@ def _is_for_others(key: str, learner: str, learners: Sequence[str]) -> bool:
         and not is_learner_option(key, learner)
         and any(is_learner_option(key, other) for other in learners)
     )
-
-
-def _file_name(text: str) -> str:
-    """``text`` as the name of a folder, whatever a recipe calls itself."""
-    return re.sub(r"[^A-Za-z0-9._=,+-]+", "_", text).lstrip(".") or "_"
 
 
 def _seeds(seeds: Sequence[int]) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from topolearn.errors import utf8
 from topolearn.files import make_folder, write_atomically
 from topolearn.format import load_graph
 from topolearn.graph import Graph
@@ -201,7 +202,7 @@ class Comparison:
         """Write compare.md and compare.csv into the folder; each appears whole or not at all."""
         make_folder(self.folder)
         write_atomically(self.folder / MARKDOWN, f"{self.table().markdown()}\n".encode())
-        write_atomically(self.folder / CSV, self.csv().encode())
+        write_atomically(self.folder / CSV, utf8(self.csv()).encode())
 
 
 def mean_and_deviation(metric: str, values: Sequence[float]) -> NumberText | None:

@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from topolearn.errors import printable
+
 
 class Reporter:
     """Shows phases, epochs, throughput and the time left; a context manager.
@@ -84,8 +86,8 @@ class Reporter:
         minutes, seconds = divmod(int(self.left()), 60)
         shown += [learned] if learned else []
         shown.append(f"{self._speed()}, {minutes}:{seconds:02d} left")
-        self.console.print("  ".join(shown), markup=False, highlight=False)
+        self.say("  ".join(shown))
 
     def say(self, text: str) -> None:
         """A line of its own."""
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(printable(text), markup=False, highlight=False)

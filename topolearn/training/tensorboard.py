@@ -6,14 +6,18 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from topolearn.errors import utf8
 from topolearn.training.trainer import Trainer
 
 
 @contextlib.contextmanager
 def tensorboard(trainer: Trainer) -> Iterator[None]:
-    """Write the history to TensorBoard too while entered, where that is installed and the run has a folder."""
+    """Write the history to TensorBoard too while entered, where that is installed and the run has a folder.
+
+    TensorBoard knows no names of folders that are not UTF-8; a run in such a folder goes without.
+    """
     folder = trainer.writer.folder
-    if folder is None:
+    if folder is None or utf8(str(folder)) != str(folder):
         yield
         return
     try:
