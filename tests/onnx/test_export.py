@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from topolearn.format import loads
 from topolearn.graph import Edge, Node
 from topolearn.learners import make_learner
 from topolearn.onnx import ExportReport, export, open_session, parity
+from topolearn.onnx.wrappers import Baked
 from topolearn.ops import Shape
 
 ALL_AXES = ("batch", "height", "width")
@@ -260,6 +262,47 @@ def test_a_wrong_folding_fails_loudly(tmp_path: Path, monkeypatch: pytest.Monkey
     refused(
         network(), tmp_path, "output 'head' of the ONNX model differs from PyTorch by .* at most 0.0001", dynamic=()
     )
+
+
+def test_a_weight_that_is_no_number_is_named(tmp_path: Path) -> None:
+    net = network()
+    with torch.no_grad():
+        name, weight = list(net.named_parameters())[2]
+        weight.view(-1)[0] = float("nan")
+    for check in (True, False):
+        refused(net, tmp_path, f"'{name}' of the network holds values that are NaN or infinite", check=check)
+
+
+def test_what_float16_cannot_hold_is_said(tmp_path: Path) -> None:
+    net = network()
+    with torch.no_grad():
+        list(net.parameters())[-1].view(-1)[0] = 1e6  # of the classifier, into which nothing is folded
+    for check in (True, False):
+        refused(net, tmp_path, "too large for float16; export it in float32", precision="float16", check=check)
+    with torch.no_grad():
+        list(net.parameters())[-1].view(-1)[0] = 0.0
+        list(net.parameters())[-2].fill_(6e4)  # each fits, their sums do not
+    refused(net, tmp_path, r"A value is too large for float16\. Export it in float32", precision="float16", dynamic=())
+
+
+def test_rounding_is_told_from_a_wrong_file(converted: onnx.ModelProto, tmp_path: Path) -> None:
+    scale_head(converted, 1.01)
+    refused(network(), tmp_path, "PyTorch rounds by [0-9.e-]+ only, so the file is wrong")
+    baked = Baked(toys.build(samples.everything()).eval(), [1.0] * len(samples.everything().edges))
+    inputs = parity.examples(samples.everything(), 2)
+    wrong = np.zeros(1, np.float32)
+    assert "so the file is wrong" in parity._why(baked, inputs, wrong, "float32")
+    far = toys.build(
+        toys.graph(
+            [Node("image", "input", {"size": (3, 1, 1)}), Node("head", "classifier", {"classes": 1})],
+            [Edge("image", "head")],
+        )
+    )
+    with torch.no_grad():  # terms of 1e8 that cancel: float32 has steps of 8 there
+        far.get_parameter("nodes.head.linear.weight").copy_(torch.tensor([[1e8, -1e8 / 3, -2e8 / 3]]))
+    images = torch.rand(2, 3, 1, 1, generator=torch.Generator().manual_seed(0)) * 1e-7 + 1
+    said = parity._why(Baked(far.eval(), [1.0]), [images], wrong, "float32")
+    assert re.match(r"PyTorch's own float32 differs from float64 by [0-9.]+, so this is rounding", said)
 
 
 def test_another_shape_fails_loudly(converted: onnx.ModelProto, tmp_path: Path) -> None:

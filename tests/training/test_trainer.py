@@ -89,7 +89,7 @@ def test_a_loss_that_is_no_number(kind: str, text: str, tmp_path: Path, whole: P
 def test_divergence_without_a_folder_or_checkpoint(tmp_path: Path) -> None:
     for out in (None, tmp_path / "run"):
         with pytest.raises(TrainingError) as caught:
-            run(out, loss=diverging("nan", at=1))
+            run(out, loss=diverging("nan", at=2))
         assert str(caught.value).endswith("or set 'clip_grad_norm' or 'warmup_epochs'")
 
 

@@ -38,6 +38,7 @@ class DataInfo:
         ignore_index: The label that counts neither in the loss nor in the metrics.
         vocabulary: Of text: all ids of tokens are below this number.
         content: Of text: what tells it from another, as its length and its hash.
+        counted: Where the classes were counted from labels: which item has the highest one.
     """
 
     name: str
@@ -49,6 +50,7 @@ class DataInfo:
     ignore_index: int | None = None
     vocabulary: int = 0
     content: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    counted: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         # A class may be called as a folder is, in any bytes; its name goes into files that are UTF-8.

@@ -17,7 +17,7 @@ from topolearn.data.augment import Augment, Crop, Finish
 from topolearn.data.base import Batch, DataInfo, Part, full_batches, picked, sent, shuffled
 from topolearn.data.describe import describe
 from topolearn.data.image_data import ImageData
-from topolearn.data.items import Form, as_pair, check_labels, check_size, to_batch, to_item
+from topolearn.data.items import Form, as_pair, check_labels, check_size, check_values, to_batch, to_item
 from topolearn.data.modes import conversions
 from topolearn.data.seeds import global_state_kept, mix, seed_global
 from topolearn.errors import DataError
@@ -94,9 +94,9 @@ class DatasetData(ImageData):
         self._device = torch.device("cpu")
         self._part = Part()
 
-    def _scan(self) -> Iterator[Tensor]:
+    def _scan(self) -> Iterator[tuple[str, Tensor]]:
         step = max(1, -(-self.train_size // SCANNED))
-        return (self._train.one(index)[1] for index in range(0, self.train_size, step))
+        return ((f"item {index}", self._train.one(index)[1]) for index in range(0, self.train_size, step))
 
     def steps(self, batch_size: int) -> int:
         """Number of training batches per epoch; see :func:`full_batches`."""
@@ -236,6 +236,7 @@ class _Items(Dataset[Any]):
         # text of its traceback.
         try:
             items = self._items(key)
+            start = 0  # of the present run
             runs = [items]
             if self.crop is not None:
                 runs = [list(run) for _, run in groupby(items, key=lambda item: item[0].shape)]
@@ -244,9 +245,16 @@ class _Items(Dataset[Any]):
                 for images, targets in batches:
                     if self.form is not None:
                         self.form.check(images, targets, self.what)
+                    indices = [index for index, _, _ in key[start : start + len(images)]]
+                    start += len(images)
+
+                    def name(place: int, indices: list[int] = indices) -> str:
+                        return self._called(indices[place])
+
                     size = self.info.size if self.crop is None else (self.info.size[0], *images.shape[2:])
                     check_size(images, size, self.what)
-                    check_labels(targets, self.info.labels, self.info.ignore_index, self.what)
+                    check_values(images, targets, name)
+                    check_labels(targets, self.info.labels, self.info.ignore_index, name)
         except DataError as error:
             return error
         return batches

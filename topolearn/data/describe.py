@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
 from topolearn.data.base import IGNORE, DataInfo
-from topolearn.data.items import highest_label
+from topolearn.data.items import first_place, highest_label
 from topolearn.errors import DataError
 from topolearn.task_kinds import kind_of
 
@@ -19,7 +20,7 @@ def describe(
     dataset: Any,
     image: Tensor,
     target: Tensor,
-    scan: Callable[[], Iterable[Tensor]],
+    scan: Callable[[], Iterable[tuple[str, Tensor]]],
     *,
     task: str | None,
     classes: int | None,
@@ -30,7 +31,7 @@ def describe(
         dataset: The training set; its attributes ``classes`` and ``targets`` are used.
         image: (C, H, W), the first image.
         target: Its target.
-        scan: Gives targets, for the number of classes where nothing else says it.
+        scan: Gives targets with the names of their items, for the number of classes where nothing else says it.
         task: The task, None to infer it from ``target``.
         classes: Number of classes, None to find out.
 
@@ -53,6 +54,7 @@ def describe(
     while isinstance(base, Subset):
         base = base.dataset
     names: tuple[str, ...] = ()
+    counted = ""
     if kind.is_binary:
         names = (kind.positive,)
         if bool((target == IGNORE).any()) and not bool((target == 1).any()):
@@ -61,7 +63,7 @@ def describe(
                 f" has {IGNORE} and no 1; divide by {IGNORE}"
             )
     elif not target.is_floating_point():
-        names = _classes(base, scan, classes)
+        names, counted = _classes(base, scan, classes)
     return DataInfo(
         name=type(base).__name__,
         task=task,
@@ -70,6 +72,7 @@ def describe(
         mean=(0.0,) * channels,
         std=(1.0,) * channels,
         ignore_index=IGNORE if kind.is_dense else None,
+        counted=counted,
     )
 
 
@@ -84,20 +87,30 @@ def _task(target: Tensor) -> str:
     raise DataError(f"the targets are {tuple(target.shape)}; they must be one number or one mask (H, W) per image")
 
 
-def _classes(dataset: Any, scan: Callable[[], Iterable[Tensor]], count: int | None) -> tuple[str, ...]:
+def _classes(
+    dataset: Any, scan: Callable[[], Iterable[tuple[str, Tensor]]], count: int | None
+) -> tuple[tuple[str, ...], str]:
+    """Names of the classes and, where they were counted, which item has the highest label."""
     known = getattr(dataset, "classes", None)
     if isinstance(known, list | tuple) and known and count in (None, len(known)):
-        return tuple(map(str, known))
+        return tuple(map(str, known)), ""
+    counted = ""
     if count is None:
-        count = _count_from_targets(dataset)
-    if count is None:
-        count = 1 + max(map(highest_label, scan()), default=-1)
+        labels = _own_targets(dataset)
+        if labels is None:
+            found = ((highest_label(label), name) for name, label in scan())
+            highest, name = max(found, key=itemgetter(0), default=(-1, ""))
+        else:
+            highest = highest_label(labels)
+            name = f"item {first_place(labels == highest)}" if highest >= 0 else ""
+        count, counted = 1 + highest, f"{name} has the label {highest}"
     if count < 1:
         raise DataError("the targets hold no label; give the number of classes: load_data(…, classes=N)")
-    return tuple(map(str, range(count)))
+    return tuple(map(str, range(count))), counted
 
 
-def _count_from_targets(dataset: Any) -> int | None:
+def _own_targets(dataset: Any) -> Tensor | None:
+    """All targets of a set that holds them; None for another."""
     targets = getattr(dataset, "targets", None)
     if isinstance(dataset, TensorDataset):
         targets = dataset.tensors[-1]
@@ -105,6 +118,6 @@ def _count_from_targets(dataset: Any) -> int | None:
         labels = torch.as_tensor(targets)
     except (TypeError, ValueError, RuntimeError):
         return None  # no such attribute, or another meaning of the name
-    if labels.is_floating_point() or not labels.numel():
+    if labels.is_floating_point() or not labels.ndim or not labels.numel():
         return None
-    return 1 + highest_label(labels)
+    return labels

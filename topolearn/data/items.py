@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,8 +145,38 @@ def to_batch(items: Sequence[tuple[Tensor, Tensor]], what: str) -> tuple[Tensor,
     return torch.stack(images), torch.stack(targets)
 
 
-def check_labels(targets: Tensor, classes: int, ignore_index: int | None, what: str) -> None:
+def check_values(images: Tensor, targets: Tensor, name: Callable[[int], str]) -> None:
+    """Check that images and targets hold numbers alone.
+
+    Args:
+        images: (N, C, H, W).
+        targets: Theirs, along the first axis.
+        name: How an error calls the n-th of them.
+
+    Raises:
+        DataError: A value that is NaN or infinite.
+    """
+    for kind, values in (("image", images), ("target", targets)):
+        if values.is_floating_point() and not bool(values.isfinite().all()):
+            place = first_place(~values.isfinite())
+            raise DataError(
+                f"the {kind} of {name(place)} holds values that are NaN or infinite; correct it, or leave the item out"
+            )
+
+
+def first_place(wrong: Tensor) -> int:
+    """Where on the first axis of a tensor the first True is."""
+    return int(wrong.flatten().nonzero()[0]) // max(1, wrong[0].numel())
+
+
+def check_labels(targets: Tensor, classes: int, ignore_index: int | None, name: Callable[[int], str]) -> None:
     """Check that all labels are known.
+
+    Args:
+        targets: (N,) or (N, H, W).
+        classes: Labels are below this number.
+        ignore_index: The label that does not count; None for none.
+        name: How an error calls the n-th of the targets.
 
     Raises:
         DataError: A label outside 0 … ``classes - 1`` that is not ``ignore_index``.
@@ -158,7 +188,8 @@ def check_labels(targets: Tensor, classes: int, ignore_index: int | None, what: 
         wrong &= targets != ignore_index
     if wrong.any():
         raise DataError(
-            f"{what} has the label {int(targets[wrong][0])}, but there are {classes} classes (0 to {classes - 1}); "
+            f"{name(first_place(wrong))} has the label {int(targets[wrong][0])}, but there are {classes} classes "
+            f"(0 to {classes - 1}); "
             "mend the labels, or give their number: load_data(…, classes=N)"
         )
 

@@ -15,7 +15,7 @@ from topolearn.data.augment import Augment, Finish
 from topolearn.data.base import Batch
 from topolearn.data.describe import describe
 from topolearn.data.image_data import ImageData
-from topolearn.data.items import Form, as_pair, check_labels
+from topolearn.data.items import Form, as_pair, check_labels, check_values
 from topolearn.data.seeds import GlobalState, global_state_kept, mix, seed_global
 from topolearn.errors import DataError
 
@@ -109,8 +109,13 @@ class LoaderData(ImageData):
                 return
             images, targets = _pair(batch, what)
             self._form.check(images, targets, what)
-            if targets.device.type == "cpu":
-                check_labels(targets, self.info.labels, self.info.ignore_index, what)
+
+            def name(place: int, number: int = given) -> str:
+                return f"item {place} of batch {number} of {what}"
+
+            if targets.device.type == "cpu":  # a GPU would have to be waited for
+                check_values(images, targets, name)
+                check_labels(targets, self.info.labels, self.info.ignore_index, name)
             yield self._finish(
                 images.to(self._device, non_blocking=images.is_pinned()),
                 targets.to(self._device, non_blocking=targets.is_pinned()),
@@ -198,11 +203,11 @@ def _first(loader: DataLoader[Any], what: str) -> tuple[Tensor, Tensor]:
     return _pair(batch, what)
 
 
-def _scan(loader: DataLoader[Any]) -> Iterator[Tensor]:
+def _scan(loader: DataLoader[Any]) -> Iterator[tuple[str, Tensor]]:
     seen = 0
     for batch in loader:
         _, targets = _pair(batch, "the training loader")
-        yield from targets
+        yield from (("an item", target) for target in targets)
         seen += len(targets)
         if seen >= SCANNED:
             return

@@ -14,6 +14,7 @@ from torchvision import models
 from torchvision.models import MobileNetV2, RegNet, ResNet, WeightsEnum
 
 from topolearn.compiler import Network
+from topolearn.compiler.finite import not_finite
 from topolearn.compiler.network import unwrapped
 from topolearn.errors import LiftError, OptionError, shown
 from topolearn.lifting.draft import IMAGE, Draft
@@ -150,7 +151,16 @@ def _compare(model: nn.Module, net: Network, image: Size) -> None:
         theirs, ours = model(images).double(), net(images).double()
     largest, difference = float(theirs.abs().max()), float((ours - theirs).abs().max())
     if not largest < float("inf"):
-        raise LiftError("cannot lift this network: it gives values that are not finite; give it trained weights")
+        name = not_finite(model)
+        if name is None:
+            raise LiftError(
+                "cannot lift this network: its weights are finite, but what it gives of random images is not; train it"
+                " first"
+            )
+        raise LiftError(
+            "cannot lift this network: it gives values that are not finite; give it trained weights (those of"
+            f" '{name}' are not finite)"
+        )
     tolerance = max(TOLERANCE, 4 * torch.finfo(first.dtype).eps)
     if not difference <= tolerance * largest:
         raise LiftError(

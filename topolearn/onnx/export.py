@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from topolearn._version import __version__
 from topolearn.compiler import Network
+from topolearn.compiler.finite import not_finite
 from topolearn.compiler.network import require_network
 from topolearn.errors import ExportError, suggest
 from topolearn.files import write_atomically
@@ -108,8 +109,9 @@ def export_onnx(
         check: Whether to compare with PyTorch on random inputs, at two sizes where axes are dynamic.
 
     Raises:
-        ExportError: The provider is not there, the graph cannot be exported with these dynamic axes or
-            gives no map of classes to take the best of, or the file does not agree with the network.
+        ExportError: The provider is not there, a weight is NaN, infinite or too large for ``precision``, the graph
+            cannot be exported with these dynamic axes or gives no map of classes to take the best of, or the file
+            does not agree with the network.
         OptionError: Not a network over a graph.
     """
     net = require_network(net, "export_onnx")
@@ -126,6 +128,9 @@ def export_onnx(
         require_provider(provider)
     if not target.parent.is_dir():
         raise ExportError(f"there is no folder {target.parent}; make it first")
+    name = not_finite(net)
+    if name is not None:
+        raise ExportError(f"'{name}' of the network holds values that are NaN or infinite; export a network without")
     original = copy.deepcopy(net).cpu().float().eval()
     weights = _constant_weights(original)
     folded = copy.deepcopy(original)
@@ -134,7 +139,10 @@ def export_onnx(
     fold_stage_norms(folded, left)
     baked, truth = Baked(folded, left), Baked(original, weights)
     made, wanted = (ClassMap(baked, net.graph), ClassMap(truth, net.graph)) if output == "argmax" else (baked, truth)
-    proto = _convert(made.to(DTYPES[precision]).eval(), net, precision, axes)
+    made = made.to(DTYPES[precision]).eval()
+    if precision != "float32" and not_finite(made) is not None:
+        raise ExportError(f"a weight of the network is too large for {precision}; export it in float32")
+    proto = _convert(made, net, precision, axes)
     about = {
         "version": __version__,
         "graph": dumps(net.graph),

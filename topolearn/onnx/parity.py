@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import copy
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,8 +85,7 @@ def compare(
         feeds = {name: x.numpy() for name, x in zip(graph.inputs, inputs, strict=True)}
         full = [x.float() if x.is_floating_point() else x for x in inputs]
         try:
-            with torch.no_grad():
-                wanted = original.logits(*full) if isinstance(original, ClassMap) else original(*full)
+            wanted = _given(original, full)
             found = session.run(None, feeds)
         except Exception as error:  # ONNX Runtime's errors have no common base
             sizes = ", ".join(f"{name} {' x '.join(map(str, x.shape))}" for name, x in feeds.items())
@@ -94,19 +94,44 @@ def compare(
             ) from error
         worst = 0.0
         measure = _shortfall if isinstance(original, ClassMap) else _difference
-        for name, theirs, ours in zip(
-            graph.outputs, found, wanted if isinstance(wanted, tuple) else (wanted,), strict=True
-        ):
+        for name, theirs, ours in zip(graph.outputs, found, wanted, strict=True):
+            if not bool(ours.isfinite().all()):
+                raise ExportError(
+                    f"output '{name}' is NaN or infinite in PyTorch already, for random inputs at batch {batch}, so"
+                    " there is nothing to compare a file with; train the network, or export it without the check"
+                )
             difference = measure(theirs, ours.numpy())
             if not difference <= TOLERANCE[precision]:
+                why = _why(original, full, theirs, precision)
                 raise ExportError(
                     f"output '{name}' of the ONNX model differs from PyTorch by {difference:.2g} at batch {batch};"
-                    f" at most {TOLERANCE[precision]:g} is allowed in {precision}. Of a network that was hardly trained"
-                    " this may be rounding: train it further, or export it without the check"
+                    f" at most {TOLERANCE[precision]:g} is allowed in {precision}. {why}"
                 )
             worst = max(worst, difference)
         errors[tuple(inputs[0].shape)] = worst
     return errors
+
+
+def _given(original: Baked | ClassMap, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """What the network gives in PyTorch; logits where its file gives classes."""
+    with torch.no_grad():
+        given = original.logits(*inputs) if isinstance(original, ClassMap) else original(*inputs)
+    return given if isinstance(given, tuple) else (given,)
+
+
+def _why(original: Baked | ClassMap, inputs: Sequence[Tensor], found: NDArray[Any], precision: str) -> str:
+    """Why a file differs from the network, as far as that can be measured, and what to do."""
+    if precision != "float32":
+        overflow = "" if np.isfinite(found).all() else f"A value is too large for {precision}. "
+        return f"{overflow}Export it in float32, or without the check"
+    exact = _given(copy.deepcopy(original).double(), [x.double() if x.is_floating_point() else x for x in inputs])
+    rounding = max(map(_difference, (y.numpy() for y in _given(original, inputs)), (y.numpy() for y in exact)))
+    if rounding > TOLERANCE[precision] / 10:
+        return (
+            f"PyTorch's own float32 differs from float64 by {rounding:.2g}, so this is rounding; export the network"
+            " without the check"
+        )
+    return f"PyTorch rounds by {rounding:.2g} only, so the file is wrong; report it with the graph"
 
 
 def reason(error: BaseException) -> str:

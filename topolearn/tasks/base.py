@@ -130,9 +130,10 @@ class Task(ABC):
                 f"{info.task} cannot be learned from {output}, which is {shape}; end the graph in a {self.head}"
             )
         if shape.channels != len(info.classes):
+            why, otherwise = (f" ({info.counted})", ", or correct that label") if info.counted else ("", "")
             raise DataError(
-                f"data '{info.name}' has {len(info.classes)} classes, but {output} has {shape.channels}; set"
-                f" 'nodes.{graph.outputs[0]}.classes' to {len(info.classes)}"
+                f"data '{info.name}' has {len(info.classes)} classes{why}, but {output} has {shape.channels}; set"
+                f" 'nodes.{graph.outputs[0]}.classes' to {len(info.classes)}{otherwise}"
             )
 
 

@@ -13,9 +13,10 @@ from torch import nn
 
 from topolearn.compiler import Network, load_pretrained
 from topolearn.compiler import compile as build
+from topolearn.compiler.finite import not_finite
 from topolearn.data.seeds import global_state_kept
 from topolearn.distributed import World, world_of
-from topolearn.errors import CheckpointError, ExportError, Location
+from topolearn.errors import CheckpointError, ExportError, Location, TrainingError
 from topolearn.graph import Graph, one_level_params
 from topolearn.learners import EdgeLearner
 from topolearn.recipes import Recipe, RecipeFile, TrainOptions
@@ -141,6 +142,7 @@ def _train(ready: Prepared, world: World) -> FitResult:
     net = _network(ready)
     if checkpoint is None:  # else it has all weights
         _load_start(net, recipe)
+        _check_start(net, recipe)
     world.share_state(net)
     trained = checkpoint is None and is_trained(net, ready.about, recipe, ready.data.info)
     trainer = Trainer(
@@ -206,6 +208,16 @@ def _load_start(net: Network, recipe: Recipe) -> None:
         _load_weights(net, recipe.weights)
     elif recipe.start is None:
         load_pretrained(net)
+
+
+def _check_start(net: Network, recipe: Recipe) -> None:
+    """Raise where a weight that training is to start from is no number."""
+    name = not_finite(net)
+    if name is not None:
+        raise TrainingError(
+            f"'{name}' holds values that are NaN or infinite; start from other weights",
+            None if recipe.weights is None else Location(str(recipe.weights)),
+        )
 
 
 def _starts_over(ready: Prepared) -> bool:

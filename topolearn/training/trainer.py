@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ from torch.optim import Optimizer
 
 from topolearn.compiler import Network
 from topolearn.compiler import compile as build
+from topolearn.compiler.finite import not_finite
 from topolearn.data import Data
 from topolearn.data.seeds import mix
 from topolearn.distributed import ALONE, World
@@ -40,6 +42,9 @@ Callback = Callable[[Mapping[str, Any]], None]
 
 _CHECK_EVERY = 25
 """Steps between checks on a GPU (is the loss finite, has anybody asked to stop): each waits for the device."""
+_USUAL = 100.0
+"""Largest absolute value that images usually have; those of a set are normalised to about 1."""
+_ADVICE = "lower 'lr', or set 'clip_grad_norm' or 'warmup_epochs'"
 
 
 @dataclass
@@ -251,23 +256,39 @@ class Trainer:
 
     def check_finite(self, total: Tensor) -> None:
         """Stop where the loss is no longer a number."""
-        if not math.isfinite(float(total)):
-            raise self.diverged(f"the loss became {float(total)}")
+        if math.isfinite(float(total)):
+            return
+        what = f"the loss became {float(total)}"
+        if self.at.epochs == 0 and self.at.step == 1:  # the first loss comes before the first update
+            raise self.diverged(what, "no weight had been changed by then, so look at the loss function")
+        raise self.diverged(what)
 
     def check_weights(self) -> None:
         """Stop where a weight is no longer a number, before a checkpoint or a result keeps it."""
-        tensors = [t for t in (*self.net.parameters(), *self.net.buffers()) if t.is_floating_point()]
-        if not bool(torch.stack([t.detach().isfinite().all() for t in tensors]).all()):
-            raise self.diverged("a weight became infinite or nan")
+        name = not_finite(self.net)
+        if name is not None:
+            raise self.diverged("a weight became infinite or nan", f"the first is '{name}'; {_ADVICE}")
 
-    def diverged(self, what: str) -> TrainingError:
+    def diverged(self, what: str, advice: str = _ADVICE) -> TrainingError:
         """The error for a run that has no way back but to its last checkpoint."""
         last = self.writer.last_checkpoint()
         kept = "" if last is None else f"; the last good checkpoint is in {last}"
+        reach = self.reach()
+        if not reach <= _USUAL:
+            advice = f"the images reach {reach:.3g}: bring them to about 1; {advice}"
         return TrainingError(
             f"{what} in phase '{self.plan[self.at.phase].phase.name}', epoch {self.at.epoch + 1}, step {self.at.step};"
-            f" lower 'lr', or set 'clip_grad_norm' or 'warmup_epochs'{kept}"
+            f" {advice}{kept}"
         )
+
+    def reach(self) -> float:
+        """Largest absolute value of the images of the latest steps, which are read once more; 0 of ids."""
+        first = max(0, self.at.step - _CHECK_EVERY) if self.data.mid_epoch_resume else 0
+        batches = self.data.train_batches(
+            self.recipe.batch_size, seed=self.recipe.seed, epoch=self.at.epochs, first=first
+        )
+        latest = itertools.islice(batches, _CHECK_EVERY)
+        return max((float(images.abs().max()) for images, _ in latest if images.is_floating_point()), default=0.0)
 
     # -- the end of the search -------------------------------------------------------------------
 
