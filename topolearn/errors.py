@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -112,6 +114,12 @@ def utf8(text: str) -> str:
     r"""``text`` as it can be written to a file: bytes of a file name that are not UTF-8 are written as ``\xe9``."""
     bytes_again = re.sub("[\udc80-\udcff]", lambda match: f"\\x{ord(match[0]) - 0xDC00:02x}", text)
     return bytes_again.encode(errors="backslashreplace").decode()
+
+
+def tell(text: str) -> None:
+    """Print a line of progress or a complaint on stderr; what nobody reads any more ends no run."""
+    with contextlib.suppress(BrokenPipeError):
+        print(f"{printable(text)}\n", end="", file=sys.stderr, flush=True)  # one write, since threads take turns
 
 
 def shown(value: object, limit: int = 60) -> str:

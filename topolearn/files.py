@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
-from topolearn.errors import TopolearnError
+from topolearn.errors import OptionError, TopolearnError
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -34,6 +35,14 @@ def write_atomically(path: Path, data: bytes) -> None:
             raise
     except OSError as error:
         raise TopolearnError(f"cannot write {path}: {error.strerror}; choose another place or make room") from None
+
+
+def check_target(target: Path, sources: Iterable[Path]) -> None:
+    """Raise an OptionError where writing to ``target`` would destroy one of the files that are read."""
+    place = os.path.realpath(target)
+    for source in sources:
+        if os.path.realpath(source) == place:
+            raise OptionError(f"writing to {target} would destroy {source}, which is read; choose another file")
 
 
 def file_name(text: str) -> str:

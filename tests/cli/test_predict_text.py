@@ -108,3 +108,12 @@ def test_a_file_that_cannot_be_written(run: Run, finished: Path, prompt: Path, t
         assert (status, printed, err.count("\n")) == (2, "", 1)
         assert err.startswith(f"error: cannot write {out}: ")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["prompt.txt"]
+
+
+def test_the_continuation_does_not_destroy_the_network(run: Run, finished: Path, prompt: Path) -> None:
+    weights = finished / "weights.safetensors"
+    before = weights.read_bytes()
+    status, _, err = run("predict", str(finished), str(prompt), "--device", "cpu", "-o", str(weights))
+    assert status == 2
+    assert err == f"error: writing to {weights} would destroy {weights}, which is read; choose another file\n"
+    assert weights.read_bytes() == before

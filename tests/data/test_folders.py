@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -297,6 +298,27 @@ def test_files_that_do_not_fit(class_folder: Path, mask_folder: Path) -> None:
     fails(mask_folder, "have 2 classes that are not ignored, but must have 3", classes=3)
     names.write_bytes(b"\xff\xff")
     fails(mask_folder, f"'{names}' cannot be read")
+
+
+def test_pipes_and_devices_are_not_waited_for(class_folder: Path, mask_folder: Path) -> None:
+    why = "is no file, but a folder, a pipe or a device; remove it"
+    path = class_folder / "ant" / "0.png"
+    os.mkfifo(path)
+    fails(class_folder, f"the image '{path}' {why}")
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    fails(class_folder, f"the image '{path}' {why}")
+    for kind, path in (
+        ("image", mask_folder / "train" / "train1.jpg"),
+        ("mask", mask_folder / "trainannot" / "train2.png"),
+    ):
+        path.rename(path.with_suffix(".old"))
+        os.mkfifo(path)
+        fails(mask_folder, f"the {kind} '{path}' {why}")
+        path.unlink()
+        path.with_suffix(".old").rename(path)
+    os.mkfifo(mask_folder / "classes.txt")
+    fails(mask_folder, f"'{mask_folder / 'classes.txt'}' is no file, but a folder, a pipe or a device")
 
 
 def test_an_unreadable_file_of_a_large_folder(class_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

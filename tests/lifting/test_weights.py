@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,38 @@ def test_a_file_from_before_batches_were_counted(tmp_path: Path) -> None:
     same(topolearn.lift("resnet18", tmp_path / "old.pth"), model)
 
 
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_names_of_a_wrapped_network_are_its_own(tmp_path: Path, name: str) -> None:
+    model, path = network("resnet18", num_classes=5), tmp_path / name
+    for prefix in ("module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model."):
+        write({prefix + key: value for key, value in model.state_dict().items()}, path)
+        same(topolearn.lift("resnet18", path), model)
+        same(topolearn.lift(models.resnet18(num_classes=5), path), model)
+    write({f"module.{key}" if "bn1" in key else key: value for key, value in model.state_dict().items()}, path)
+    with pytest.raises(CheckpointError, match=r"holds no 'bn1\.weight', which this ResNet needs"):
+        topolearn.lift("resnet18", path)
+
+
+@pytest.mark.parametrize("entry", ["state_dict", "model_state_dict", "model", "net"])
+def test_weights_may_be_one_entry_of_a_checkpoint(tmp_path: Path, entry: str) -> None:
+    model, path = network("resnet18", num_classes=5), tmp_path / "last.pth"
+    for prefix in ("", "model."):
+        state = {prefix + key: value for key, value in model.state_dict().items()}
+        torch.save({"epoch": 3, "optimizer": {"state": {}, "lr": 0.1}, entry: state, "best": 0.5}, path)
+        same(topolearn.lift("resnet18", path), model)
+
+
+def test_a_checkpoint_that_holds_code_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "last.pth"
+    torch.save({"state_dict": network("resnet18", num_classes=5).state_dict(), "args": Namespace(lr=0.1)}, path)
+    with pytest.raises(CheckpointError) as caught:
+        topolearn.lift("resnet18", path)
+    assert str(caught.value) == (
+        f"{path}: cannot be read as a state dict (Unsupported global: GLOBAL argparse.Namespace was not an allowed"
+        " global by default); save model.state_dict()"
+    )
+
+
 @pytest.mark.parametrize("weights", ["DEFAULT", "IMAGENET1K_V1", ResNet18_Weights.DEFAULT])
 def test_pretrained_weights_tell_what_they_were_trained_on(hub: nn.Module, weights: Any) -> None:
     net = topolearn.lift("resnet18", weights)
@@ -187,8 +220,10 @@ def test_files_that_hold_something_else(tmp_path: Path, name: str) -> None:
         topolearn.lift("resnet18", path)
     state = network("resnet18", num_classes=5).state_dict()
     if path.suffix == ".pth":
-        torch.save({"model": state}, path)
-        with pytest.raises(CheckpointError, match="holds something else than a state dict"):
+        torch.save({"epoch": 3, "optimizer": {"lr": 0.1}}, path)
+        with pytest.raises(
+            CheckpointError, match=r"else than a state dict \('epoch', 'optimizer'\); save model\.state"
+        ):
             topolearn.lift("resnet18", path)
     for change, message in (
         ({"conv1.weight": None}, r"holds no 'conv1\.weight', which this ResNet needs; take weights of this network"),

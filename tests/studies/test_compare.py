@@ -22,7 +22,7 @@ import torch
 import topolearn
 from tests.training.runs import GRAPH, ROOT, assert_same, quick_fit
 from topolearn import cli
-from topolearn.errors import TopolearnError
+from topolearn.errors import OptionError, TopolearnError
 from topolearn.recipes import RecipeFile
 from topolearn.studies import Comparison
 from topolearn.studies.compare import Variant, _Board, compare, values
@@ -121,6 +121,14 @@ def test_values_that_are_none(text: str) -> None:
     with pytest.raises(TopolearnError) as caught:
         values(text, f"--vary k={text}")
     assert f"--vary k={text}" in str(caught.value)
+
+
+def test_a_range_has_an_end() -> None:
+    assert len(values("0..9999", "--seeds")) == 10_000
+    with pytest.raises(OptionError, match="--seeds: names more than 10,000 values; give fewer"):
+        values("0..10000", "--seeds")
+    endless = "9" * 5000
+    assert values(f"1..{endless}", "--seeds") == [f'"1..{endless}"']
 
 
 # -- before anything starts ---------------------------------------------------------------------

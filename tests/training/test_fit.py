@@ -174,6 +174,15 @@ def test_training_anew_starts_from_the_given_weights_once_more(tmp_path: Path, g
         assert same(whole, run(folder, **options, resume=True)), "the checkpoint knows what the run began with"
 
 
+def test_names_of_wrapped_weights_are_the_graphs_own(tmp_path: Path) -> None:
+    start = topolearn.compile(graph())
+    for name, prefix in (("plain", ""), ("wrapped", "_orig_mod.module.")):
+        state = {prefix + key: value for key, value in start.state_dict().items()}
+        save_file(state, tmp_path / f"{name}.safetensors")
+    plain, wrapped = (run(epochs=2, weights=tmp_path / f"{name}.safetensors") for name in ("plain", "wrapped"))
+    assert same(plain, wrapped)
+
+
 def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     first = tmp_path / "first"
     run(first, "fixed", epochs=1, rule="full")
@@ -367,6 +376,8 @@ def test_a_graph_that_names_no_data_asks_for_some_where_digits_do_not_fit() -> N
         ({"fan_in": 4}, OptionError, ["fan_in 4 is larger than every candidate set", "use at most 3"]),
         ({"epochs": 0}, OptionError, ["'epochs' of fit is 0, but it should be greater than 0"]),
         ({"epochs": 2.5}, OptionError, ["'epochs' of fit is 2.5"]),
+        ({"epochs": 10**400}, OptionError, ["'epochs' of fit is 1000", "less than or equal to 1000000000"]),
+        ({"batch_size": 10**10}, OptionError, ["'batch_size' of fit is 1000", "less than or equal to 1000000000"]),
         ({"epochs": 1}, OptionError, ["1 epochs are too few for the phases search, fine_tune"]),
         ({"batch_size": -1}, OptionError, ["'batch_size' of fit is -1"]),
         ({"lr": 0}, OptionError, ["'lr' of fit is 0"]),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 import signal
 import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ from topolearn.compiler import Network
 from topolearn.data import Data
 from topolearn.data.base import Batch
 from topolearn.errors import DataError, TrainingError
+from topolearn.learners import MaskConnect, SearchSchedule
+from topolearn.training import trainer as trainer_module
 from topolearn.training.interrupt import Interrupt
 from topolearn.training.phases import settle
 from topolearn.training.progress import Reporter
@@ -105,6 +109,23 @@ def interrupted(folder: Path | None, **places: Any) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(folder, loss=Stopping(lambda: send(signal.SIGINT), **places), quiet=False)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_run_of_many_epochs_starts_and_stops_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a learner is told of the search ahead takes no longer, and no more memory, for more steps."""
+    ahead: list[SearchSchedule] = []
+    monkeypatch.setattr(MaskConnect, "begin", lambda self, schedule: ahead.append(schedule))
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", epochs=10**8, loss=Stopping(lambda: send(signal.SIGTERM), at=[1]))
+    run()
+    monkeypatch.setattr(trainer_module, "_LOOKED_AT", 8)
+    run()
+    many, exact, coarse = ahead
+    assert many.steps == 3 * 10**8
+    mean = 0.5 + 0.5 * math.sin(0.6 * math.pi) / (0.6 * math.pi)  # of a cosine, up to 0.6 of its length
+    assert many.total_lr == pytest.approx(0.05 * mean * many.steps, rel=1e-4)
+    assert coarse == replace(exact, total_lr=coarse.total_lr)
+    assert coarse.total_lr == pytest.approx(exact.total_lr, rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from topolearn.cli.lift import lift
 from topolearn.cli.listing import list_
 from topolearn.cli.predict import predict
 from topolearn.cli.training import add_commands
-from topolearn.errors import OptionError, TopolearnError
+from topolearn.errors import OptionError, TopolearnError, tell
 
 if TYPE_CHECKING:
     from topolearn.graph import Graph
@@ -89,7 +89,7 @@ def show(
     shown, searched = load(graph, overrides(settings))
     if output is not None:
         _draw(graph, shown, searched, output, matrix)
-        say(f"wrote {output}", sys.stderr)
+        tell(f"wrote {output}")
     if as_json:
         import json
 
@@ -166,23 +166,28 @@ def _warn(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    say(f"warning: {' '.join(str(message).split())}", sys.stderr)
+    tell(f"warning: {' '.join(str(message).split())}")
 
 
 def main() -> None:
     """Run the command line; what a user did wrong is one line and exit status 2."""
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file name may hold what a terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         warnings.showwarning = _warn
+        status = _run()
         try:
-            status = _run()
             sys.stdout.flush()
-        except BrokenPipeError:
-            # Python flushes stdout once more when it ends; let that succeed.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            status = PIPE_CLOSED
+        except OSError as error:
+            status = status or _failed(error)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            # Python flushes it once more when it ends; let that succeed.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     if "TORCHELASTIC_RUN_ID" in os.environ:
         # Started by torchrun. Now and then a thread of torch.distributed outlives its process group, and
         # aborts a process that takes its C++ statics apart; all that was to be written has been.
@@ -191,20 +196,40 @@ def main() -> None:
     sys.exit(status)
 
 
+def _open_streams() -> None:
+    """Let stdin, stdout and stderr lead nowhere where they are closed, before another file gets their number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "w" if number else "r", encoding="utf-8"))
+
+
 def _run() -> int:
+    streams = sys.stdout, sys.stderr
     try:
         app()
     except SystemExit as done:
+        if sys.stdout is not streams[0]:  # what Typer does where the reader of the output has gone away
+            sys.stdout, sys.stderr = streams
+            return PIPE_CLOSED
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except TopolearnError as error:
         complain(str(error))
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        raise
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        complain(f"{where}{error.strerror or error}")
-        return FAILED
+        return _failed(error)
     return 0
+
+
+def _failed(error: OSError) -> int:
+    """Say what the system refused; nothing where it is the reader of the output that has gone away."""
+    if isinstance(error, BrokenPipeError):
+        return PIPE_CLOSED
+    where = f"{error.filename}: " if error.filename else ""
+    complain(f"{where}{error.strerror or error}")
+    return FAILED

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from topolearn.errors import CheckpointError, OptionError, printable
+from topolearn.errors import CheckpointError, OptionError, printable, tell
 
 if TYPE_CHECKING:
     from topolearn.graph import Graph
@@ -78,16 +78,11 @@ def print_table(table: Table) -> None:
         print(table.plain())
 
 
-def say(text: str, file: TextIO | None = None) -> None:
-    """Print what holds names that others chose, without what a terminal would obey.
-
-    Args:
-        text: One line or several.
-        file: None for stdout.
-    """
-    print(printable(text, kept="\n\t"), file=file, flush=True)
+def say(text: str) -> None:
+    """Print lines that hold names from outside on stdout, without what a terminal would obey."""
+    print(printable(text, kept="\n\t"), flush=True)
 
 
 def complain(message: str) -> None:
     """One line on stderr."""
-    say(f"error: {' '.join(message.split())}", sys.stderr)
+    tell(f"error: {' '.join(message.split())}")

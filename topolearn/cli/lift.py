@@ -9,6 +9,7 @@ import typer
 
 from topolearn.cli.common import say, sides
 from topolearn.errors import OptionError
+from topolearn.files import check_target
 
 _YAML = (".yaml", ".yml")
 
@@ -38,13 +39,15 @@ def lift(
     if output.suffix not in _YAML:
         raise OptionError(f"-o {output}: the graph goes into a YAML file, as {output.stem or 'graph'}.yaml")
     image = None if size is None else sides(size)
+    tensors = output.with_suffix(".safetensors")
+    if weights is not None:
+        check_target(tensors, [Path(weights)])
     from topolearn import dump_graph
     from topolearn import lift as run
     from topolearn.report import facts
     from topolearn.runs.tensor_files import save_tensors
 
     net = run(model, weights, size=image, classes=classes)
-    tensors = output.with_suffix(".safetensors")
     save_tensors(tensors, net.state_dict(), {"graph": net.graph.name, "format": 1, "about": net.about})
     dump_graph(net.graph, output)
     known = facts(net.graph)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from topolearn.cli.common import say
-from topolearn.errors import DataError, OptionError
+from topolearn.errors import DataError, OptionError, tell
 
 if TYPE_CHECKING:
     from topolearn.prediction import Prediction, Predictions, Skipped, TextModel
@@ -67,8 +67,10 @@ def predict(
     Next token: the continuation is printed, without what a terminal would obey. With -o the prompt and its
     continuation go to the file OUT, byte for byte.
     """
+    from topolearn.files import check_target
     from topolearn.prediction import TextModel, load, predict_validation
     from topolearn.prediction import predict as run
+    from topolearn.runs.folder import FILES
 
     if inputs and data is not None:
         raise OptionError("IMAGES and --data both say what to predict; give one of them")
@@ -78,6 +80,8 @@ def predict(
     if isinstance(loaded, TextModel):
         if not inputs:
             raise OptionError(f"'{model}' continues a text; name one text file, or - for standard input")
+        if output is not None:
+            check_target(output, [model, *(model / name for name in FILES)])
         _continue(loaded, inputs, output, given)
         return
     if given:
@@ -94,7 +98,7 @@ def predict(
 
 def _print(result: Predictions) -> None:
     for note in result.notes:
-        say(note, sys.stderr)
+        tell(note)
     written = sorted({str(path.parent) for each in result.images for path in each.files})
     number = len(result.images)
     count = f"{number:,} image{'s' if number > 1 else ''}"
@@ -110,7 +114,7 @@ def _tell(done: Prediction | Skipped) -> None:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in done.shares[:_NAMED])
         say(f"{done.image}: {shares}")
     else:
-        say(f"skipped: {done.reason}", sys.stderr)
+        tell(f"skipped: {done.reason}")
 
 
 def _continue(model: TextModel, prompts: list[Path], output: Path | None, options: dict[str, Any]) -> None:

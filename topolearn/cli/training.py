@@ -266,8 +266,11 @@ def export(
     """Export the network of a run to ONNX and compare it with PyTorch."""
     from topolearn import export_onnx, load_model
     from topolearn.cli.common import say
+    from topolearn.files import check_target
     from topolearn.onnx import usual_axes
+    from topolearn.runs.folder import FILES
 
+    check_target(output, (run_dir / name for name in FILES))
     net = load_model(run_dir)
     if dynamic is None:
         axes = usual_axes(net.graph)

@@ -226,8 +226,10 @@ def _unread(splits: Sequence[Path], masks_of: Callable[[Path], Path]) -> tuple[s
 
 def read_names(path: Path) -> dict[int, str]:
     """Label -> name: one name per line, counted from 0, or ``LABEL NAME`` on every line."""
-    if not path.is_file():
+    if not path.exists():
         return {}
+    if not path.is_file():  # a pipe would be waited for
+        raise DataError(f"'{path}' is no file, but a folder, a pipe or a device; write the names into a file")
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:

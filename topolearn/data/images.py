@@ -86,6 +86,8 @@ def _is_on_its_side(image: Image.Image) -> bool:
 
 @contextmanager
 def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise DataError(f"the {kind} '{path}' is no file, but a folder, a pipe or a device; remove it")
     try:
         with Image.open(path, formats=_FORMATS) as image:
             if deep(image) and image.mode[0] not in "IF":  # Pillow would cut it here, without a word

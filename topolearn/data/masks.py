@@ -126,7 +126,7 @@ def _glance(pair: ImageAndMask, *, binary: bool) -> _Look:
     image, mask = pair
     try:
         size, mode = look_at(image)
-        if not mask.is_file():
+        if not mask.exists():
             return _Look(pair, fault=f"the image '{image}' has no mask; add '{mask}'")
         mask_size, mask_mode = look_at(mask, "mask")
         if mask_mode not in _MASK_MODES:

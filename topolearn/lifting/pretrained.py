@@ -13,12 +13,14 @@ from torchvision.models import WeightsEnum
 from topolearn.compiler.modules.backbone import hub_file
 from topolearn.errors import CheckpointError, LiftError, Location, OptionError, shown, suggest
 from topolearn.lifting.source import LIFTED, NO_GRAPH
-from topolearn.runs.tensor_files import load_tensors
+from topolearn.runs.tensor_files import load_tensors, plain_names, why_refused
 
 CLASSES = 1000
 """Classes of a network by name, where nothing says otherwise: ImageNet's."""
 
 _PREFIXES = ("resnet", "resnext", "wide_resnet", "regnet_x", "regnet_y", "mobilenet_v2")
+_NAMES = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
+"""What checkpoints of training programs call the weights."""
 _HEADS = ("fc", "classifier.1")
 """Where torchvision's networks have their last layer."""
 
@@ -86,6 +88,8 @@ def load_file(model: nn.Module, weights: Any) -> None:
 def read_state(path: Path) -> dict[str, Tensor]:
     """A state dict from a safetensors file, or from one that torch.save wrote; nothing in it is run.
 
+    It may be one entry of a checkpoint (``state_dict``, ``model`` …), and that of a wrapped network (``module.…``).
+
     Raises:
         CheckpointError: It cannot be read as one.
     """
@@ -93,15 +97,28 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError("no such file; name a .safetensors or .pth file", where)
     if path.suffix == ".safetensors":
-        return load_tensors(path)
+        return plain_names(load_tensors(path))
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the damaged bytes lead to
-        reason = str(error).partition("\n")[0][:120]
-        raise CheckpointError(f"cannot be read as a state dict ({reason})", where) from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError("holds something else than a state dict; save model.state_dict()", where)
-    return dict(state)
+        why = why_refused(error)
+        raise CheckpointError(f"cannot be read as a state dict ({why}); save model.state_dict()", where) from None
+    # A checkpoint holds more than the weights, and these under a name of their own.
+    inner = (state.get(name) for name in _NAMES) if isinstance(state, dict) else ()
+    found = next((each for each in (state, *inner) if _is_state(each)), None)
+    if found is None:
+        there = f" ({', '.join(map(shown, list(state)[:8]))})" if isinstance(state, dict) and state else ""
+        raise CheckpointError(f"holds something else than a state dict{there}; save model.state_dict()", where)
+    return plain_names(found)
+
+
+def _is_state(value: Any) -> bool:
+    """Whether a value holds tensors by name, and nothing else."""
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
+    )
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:

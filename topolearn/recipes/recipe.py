@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PositiveFloat, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PositiveFloat, field_validator
 from torch import nn
 
 from topolearn.compiler import Network
@@ -21,6 +21,7 @@ from topolearn.learners.base import mend_option
 from topolearn.options import validate
 from topolearn.recipes.recipe_file import (
     DEFAULT_LEARNER,
+    Count,
     LearnerSpec,
     Precision,
     RecipeFile,
@@ -100,9 +101,9 @@ class Recipe(BaseModel):
     """A learner's name and options, or a learner made for the graph."""
     data: Any = None
     """What to train on, as given; None where nobody said."""
-    epochs: PositiveInt
+    epochs: Count
     """Over all phases."""
-    batch_size: PositiveInt
+    batch_size: Count
     """Images or contexts per step, over all processes."""
     lr: PositiveFloat
     """Peak learning rate of the weights."""

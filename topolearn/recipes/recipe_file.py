@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator
 
 from topolearn.errors import OptionError, shown, suggest
 from topolearn.format import library, load_graph
@@ -21,6 +21,7 @@ from topolearn.recipes.train_options import TrainOptions, as_phase
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Count = Annotated[int, Field(gt=0, le=10**9)]
 
 
 DEFAULT_LEARNER = "maskconnect"
@@ -58,9 +59,9 @@ class RecipeFile(BaseModel):
     """Name, or a mapping of ``name`` and options."""
     data: str | None = None
     """Name of a data set, a folder or a text file."""
-    epochs: PositiveInt | None = None
+    epochs: Count | None = None
     """Over all phases."""
-    batch_size: PositiveInt | None = None
+    batch_size: Count | None = None
     """Images or contexts per step."""
     lr: PositiveFloat | None = None
     """Peak learning rate of the weights."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from topolearn.errors import CheckpointError, Location
 from topolearn.files import make_folder, write_atomically
 from topolearn.runs.folder import STATE
+from topolearn.runs.tensor_files import why_refused
 
 FORMAT = 1
 """Version of the checkpoint's layout."""
@@ -122,8 +123,8 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the damaged bytes lead to
-        reason = str(error).partition("\n")[0][:120]
-        raise CheckpointError(f"damaged checkpoint ({reason}); remove it to start again", Location(str(path))) from None
+        why = why_refused(error)
+        raise CheckpointError(f"damaged checkpoint ({why}); remove it to start again", Location(str(path))) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(
             "a checkpoint of another version; finish the run with the version that began it", Location(str(path))

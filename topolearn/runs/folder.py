@@ -20,6 +20,8 @@ SEARCH_STATE = "search.safetensors"
 CLASSES = "classes.csv"
 CONFIG = "config.yaml"
 HISTORY = "history.jsonl"
+FILES = (CLASSES, CONFIG, GRAPH, HISTORY, SEARCHED, SEARCH_STATE, STATE, WEIGHTS)
+"""All that a run writes into its folder."""
 PATIENCE = 10.0
 """Seconds to wait for a folder that another process has: workers that load data outlive a killed one by a few."""
 
@@ -31,7 +33,7 @@ def holds_run(folder: Path) -> bool:
 
 def tidy(folder: Path) -> None:
     """Remove what a process that was killed in the middle of writing a file left beside it."""
-    for name in (CLASSES, CONFIG, GRAPH, HISTORY, SEARCHED, SEARCH_STATE, STATE, WEIGHTS):
+    for name in FILES:
         path = folder / name
         for left in path.parent.glob(f".{path.name}.*"):
             left.unlink(missing_ok=True)

@@ -13,6 +13,9 @@ from torch import Tensor
 from topolearn.errors import CheckpointError, Location
 from topolearn.files import write_atomically
 
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
+"""What names of tensors begin with where a wrapper's state was saved."""
+
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Write tensors as safetensors, the same bytes for the same tensors."""
@@ -54,6 +57,21 @@ def read_about(path: Path) -> dict[str, Any]:
     except (SafetensorError, OSError, ValueError):
         return {}  # whoever loads the tensors says what is wrong
     return about if isinstance(about, dict) else {}
+
+
+def why_refused(error: Exception) -> str:
+    """What ``torch.load`` with ``weights_only`` did not like of a file: its first line offers to run what is in it."""
+    text = str(error)
+    return (text.partition("WeightsUnpickler error: ")[2] or text).partition("\n")[0].partition(". ")[0][:120]
+
+
+def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors by the names that they have without a wrapper, as DistributedDataParallel or torch.compile."""
+    plain = dict(tensors)
+    for prefix in _WRAPPERS * 2:  # one may be around another
+        if plain and all(name.startswith(prefix) for name in plain):
+            plain = {name.removeprefix(prefix): tensor for name, tensor in plain.items()}
+    return plain
 
 
 def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 
 from topolearn.data import Data
 from topolearn.data.for_graph import read_data
-from topolearn.errors import OptionError, TopolearnError, shown
+from topolearn.errors import OptionError, TopolearnError, shown, tell
 from topolearn.files import file_name, make_folder
 from topolearn.format.tree import Items, Scalar, parse
 from topolearn.format.writer import scalar
@@ -27,6 +26,9 @@ from topolearn.report.tables import metric_spec
 from topolearn.studies.comparison import Comparison, Failure, Row, RunSummary, clock
 from topolearn.studies.processes import Crew, Job, run_all
 from topolearn.training.prepare import prepare
+
+_MOST = 10_000
+"""Most values that a range may name: each is at least one run."""
 
 
 def compare(
@@ -188,10 +190,9 @@ class _Board:
         return Comparison(tuple(rows), self.seeds, self.folder, failures)
 
     def say(self, text: str) -> None:
-        """A line of progress; one write, since threads take turns."""
+        """A line of progress."""
         if not self.quiet:
-            sys.stderr.write(f"{text}\n")
-            sys.stderr.flush()
+            tell(text)
 
 
 # -- what is to be run ---------------------------------------------------------------------------
@@ -206,13 +207,16 @@ def values(text: str, where: str) -> list[str]:
 
     Raises:
         FormatError: Not YAML.
-        OptionError: None at all.
+        OptionError: None at all, or too many.
     """
     items = parse(f"values: [{text}]", where).root.values["values"]
     assert isinstance(items, Items)
     found: list[str] = []
     for item in items.items:
-        bounds = re.fullmatch(r"(\d+)\.\.(\d+)", item.text) if isinstance(item, Scalar) and not item.quoted else None
+        plain = item.text if isinstance(item, Scalar) and not item.quoted else ""
+        bounds = re.fullmatch(r"(\d{1,19})\.\.(\d{1,19})", plain)
+        if bounds is not None and int(bounds[2]) - int(bounds[1]) >= _MOST:
+            raise OptionError(f"{where}: names more than {_MOST:,} values; give fewer")
         if bounds is not None:
             found += map(str, range(int(bounds[1]), int(bounds[2]) + 1))
         else:

@@ -26,7 +26,7 @@ from topolearn.runs.delivery import deliver
 from topolearn.runs.folder import WEIGHTS, claimed, holds_run
 from topolearn.runs.result import closing_record
 from topolearn.runs.run_writer import RunWriter
-from topolearn.runs.tensor_files import load_into, load_tensors
+from topolearn.runs.tensor_files import load_into, load_tensors, plain_names
 from topolearn.tasks import Loss, Metric
 from topolearn.training.capture import check_capture
 from topolearn.training.given import is_trained
@@ -234,7 +234,7 @@ def _weights_of(net: Network) -> dict[str, torch.Tensor]:
 def _load_weights(net: Network, path: Path) -> None:
     """Start from the weights in a file or a run's folder; the learner keeps its own start."""
     file = path / WEIGHTS if path.is_dir() else path
-    tensors = load_tensors(file)
+    tensors = plain_names(load_tensors(file))
     learner = {f"learner.{name}": value for name, value in net.learner.state_dict().items()} if net.learner else {}
     plain = {name: value for name, value in tensors.items() if not name.startswith("learner.")}
     _check_classes(net, plain, file)

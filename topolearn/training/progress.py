@@ -13,6 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from topolearn.errors import printable
 
 
+class _Stderr(Console):
+    """Stderr, for lines and the bar; a run does not end because nobody reads them any more."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing from now on; Rich itself would end the program."""
+        self.quiet = True
+
+
 class Reporter:
     """Shows phases, epochs, throughput and the time left; a context manager.
 
@@ -24,7 +32,7 @@ class Reporter:
     """
 
     def __init__(self, total: int, done: int = 0, *, items: str = "images", quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, soft_wrap=True)
+        self.console = _Stderr(stderr=True, quiet=quiet, soft_wrap=True)
         self.total = total
         self.items = items
         self.live: Progress | None = None

@@ -42,6 +42,8 @@ Callback = Callable[[Mapping[str, Any]], None]
 
 _CHECK_EVERY = 25
 """Steps between checks on a GPU (is the loss finite, has anybody asked to stop): each waits for the device."""
+_LOOKED_AT = 1_000_000
+"""Most steps, evenly spaced, at which the learning rates of a phase are added up beforehand."""
 _USUAL = 100.0
 """Largest absolute value that images usually have; those of a set are normalised to about 1."""
 _ADVICE = "lower 'lr', or set 'clip_grad_norm' or 'warmup_epochs'"
@@ -167,10 +169,12 @@ class Trainer:
         """Make the optimisers of a phase, in the state that a resumed one was left in."""
         steps = scheduled.epochs * self.steps
         lr = self.recipe.lr * scheduled.phase.lr
-        factors = [scheduled.lr_factor(self.options, step, self.steps) for step in range(steps)]
         if scheduled.phase.search:
+            looked_at = range(0, steps, -(-steps // _LOOKED_AT))
+            factors = [scheduled.lr_factor(self.options, step, self.steps) for step in looked_at]
+            total = lr * sum(factors) * (steps / len(factors))
             momentum = self.options.momentum if self.options.optimizer == "sgd" else 0.0
-            self.learner.begin(SearchSchedule(steps, lr * sum(factors), lr * max(factors), momentum))
+            self.learner.begin(SearchSchedule(steps, total, lr * max(factors), momentum))
         self.optimizers = optimizers(self.net, lr, self.options.optimizer, **self.options.optimizer_options())
         if self.resumed is not None:
             try:
