@@ -217,7 +217,7 @@ class TestPythonSource:
     def test_texts_are_listed_with_what_they_are(self, run: Run) -> None:
         assert {"python-source", "text"} <= set(DATASETS)
         status, out, _ = run("list", "data")
-        lines = dict(line.split(maxsplit=1) for line in out.splitlines())
+        lines = dict(line.split(maxsplit=1) for line in out.splitlines() if not line.startswith(" "))
         assert status == 0
         assert lines["python-source"].startswith("Text that comes with Python")
         assert lines["text"].startswith("Text of your own")
