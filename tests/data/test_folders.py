@@ -192,7 +192,7 @@ def test_names_of_classes(mask_folder: Path, text: str, names: tuple[str, ...], 
 
 
 def test_labels_outside_the_classes(mask_folder: Path) -> None:
-    first = mask_folder / "valannot" / "val0.png"  # all labels to judge by are read before those to train on
+    first = mask_folder / "trainannot" / "train0.png"
     fails(mask_folder, f"the mask '{first}' has the label 2, but the 2 classes are 0 to 1; mend it", classes=2)
     (mask_folder / "classes.txt").write_text("1 sky\n2 road\n3 car")
     fails(mask_folder, f"the mask '{first}' has the label 0, but the 3 classes are 1 to 3; mend it, or give the label")

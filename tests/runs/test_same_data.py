@@ -20,7 +20,7 @@ from topolearn.errors import CheckpointError, DataError, OptionError
 from topolearn.format import loads
 from topolearn.prediction import predict_validation
 from topolearn.runs import FitResult, load_searched, read_config, read_result
-from topolearn.runs.same_data import content_differs, data_settings, values_differ
+from topolearn.runs.same_data import classes_differ, content_differs, data_settings, values_differ
 from topolearn.studies.reprune import reprune
 from topolearn.studies.sweep import sweep
 
@@ -118,7 +118,8 @@ def same(**changes: Any) -> dict[str, Any]:
     [
         ({}, None),
         ({"data": "other", "data_path": "/nowhere"}, None),
-        ({"classes": ("a", "b", "d", "c")}, "other classes than the run's"),
+        ({"classes": ("a", "b", "d", "c")}, None),  # they are numbered as the run's are
+        ({"classes": ("a", "b", "c", "e")}, "other classes than the run's"),
         ({"mean": (0.5, 0.4, 0.2)}, "the mean [0.5, 0.4, 0.2], not [0.5, 0.4, 0.3]"),
         ({"std": (0.1,) * 3}, "the standard deviation [0.1, 0.1, 0.1], not [0.2, 0.2, 0.2]"),
         ({"train": 23}, "a training set of 23, not 22"),
@@ -128,7 +129,7 @@ def same(**changes: Any) -> dict[str, Any]:
 )
 def test_what_tells_data_apart(changes: dict[str, Any], words: str | None) -> None:
     now = same(**changes)
-    assert (values_differ(same(), now) or content_differs(same(), now)) == words
+    assert (classes_differ(same(), now) or values_differ(same(), now) or content_differs(same(), now)) == words
     old = {key: value for key, value in same().items() if key != "content"}  # of an earlier version
     assert content_differs(old, now) is None
 
@@ -183,16 +184,17 @@ class TestTakenUp:
 
     def test_given_data_that_are_not_like_the_run_s(self, run_dir: Path, elsewhere: Path, run: Run) -> None:
         bright = pictures(elsewhere / "bright", least=100)
-        with pytest.raises(
-            DataError, match=r"the data given as '.*/bright' have the mean .*; give data like the run's"
-        ):
-            reprune(run_dir, elsewhere / "again", data=bright)
+        with pytest.warns(UserWarning, match=r"these are other data than the run's: '.*/bright' has the mean "):
+            seen = taken_up(run_dir, bright)
+        own = taken_up(run_dir)
+        assert (seen.info.mean, seen.info.std) == (own.info.mean, own.info.std)  # what its network knows
+        assert next(seen.val_batches(1))[0].mean() > next(own.val_batches(1))[0].mean()
         renamed = pictures(elsewhere / "renamed", classes=("cat", "fox"))
         with pytest.raises(DataError, match=r"given as '.*/renamed' have other classes than the run's"):
             measured(run_dir, data=renamed)
-        status, _, err = run("prune", str(run_dir), "--data", "bright", "--out", str(elsewhere / "again"))
+        status, _, err = run("prune", str(run_dir), "--data", "renamed", "--out", str(elsewhere / "again"))
         assert status == 2
-        assert err.startswith(f"error: the data given as '{bright}' have the mean")
+        assert err.startswith(f"error: the data given as '{renamed}' have other classes")
         assert not (elsewhere / "again").exists()
 
     def test_given_data_with_another_validation_set(self, run_dir: Path, elsewhere: Path) -> None:
@@ -327,9 +329,8 @@ class TestPredict:
             status, out, _ = run(*command, *options)
             assert (status, out.count("\n")) == (0, 3)
         bright = pictures(elsewhere / "bright", least=100)
-        status, _, err = run(*command, "--data", str(bright))
-        assert status == 2
-        assert "have the mean" in err
+        with pytest.warns(UserWarning, match="these are other data than the run's"):
+            assert run(*command, "--data", str(bright))[0] == 0
 
     def test_what_does_not_go_together(self, run_dir: Path, elsewhere: Path, run: Run) -> None:
         status, _, err = run("predict", str(run_dir), str(elsewhere), "--data", "pets", "-o", "out")

@@ -21,6 +21,9 @@ Batch = tuple[Tensor, Tensor]
 IGNORE = 255
 """The label of pixels that count neither in the loss nor in the metrics."""
 
+BLACK_AND_WHITE = frozenset({0, IGNORE})
+"""The values of masks of two classes as most tools write them. Beside a third value, 255 is ignored."""
+
 
 @dataclass(frozen=True, slots=True)
 class DataInfo:
@@ -98,6 +101,13 @@ class Data(ABC):
     def content(self) -> dict[str, Any]:
         """What tells these data from others of their name: how much they hold, of what size; of text its hash too."""
         return {"train": self.train_size, "val": self.val_size, "size": self.info.size, **self.info.content}
+
+    def check_classes(self) -> None:
+        """Raise a DataError if it is known before training that a class has no training example.
+
+        A user's own data without ``targets`` are judged when their first epoch ends.
+        """
+        return
 
     @abstractmethod
     def steps(self, batch_size: int) -> int:

@@ -15,15 +15,13 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from topolearn.data.augment import Augment, Crop, Finish
 from topolearn.data.base import Batch, DataInfo, Part, full_batches, picked, sent, shuffled
+from topolearn.data.census import Census
 from topolearn.data.describe import describe
 from topolearn.data.image_data import ImageData
-from topolearn.data.items import Form, as_pair, check_labels, check_size, check_values, to_batch, to_item
+from topolearn.data.items import Form, as_pair, check_labels, check_size, check_values, to_batch, to_item, white_as_one
 from topolearn.data.modes import conversions
 from topolearn.data.seeds import global_state_kept, mix, seed_global
 from topolearn.errors import DataError
-
-SCANNED = 2000
-"""Items that are looked at, evenly spaced, where only they can tell the number of classes."""
 
 _Key = list[tuple[int, int, tuple[int, ...]]]
 """Of a batch: index and seed of each item, and what was drawn for its crop; () where it is left as it is."""
@@ -74,9 +72,11 @@ class DatasetData(ImageData):
         self._val = _Items(val, "the validation set", channels)
         self.train_size = len(self._train)
         self.val_size = len(self._val)
+        self._census: Census | None = None
         if info is None:
             image, target = self._train.one(0)
-            info = describe(train, image, target, self._scan, task=task, classes=classes)
+            found = describe(train, image, target, self._targets, is_first=True, task=task, classes=classes)
+            info, self._census = found.info, found.census
             self._train.form = self._val.form = Form.of(image, target)
             val_image, val_target = self._val.one(0)
             self._val.form.check(val_image[None], val_target[None], self._val.what)
@@ -84,6 +84,8 @@ class DatasetData(ImageData):
                 check_size(val_image[None], info.size, self._val.what)
             modes = Counter([*self._train.modes.values(), *self._val.modes.values()])
             self.notes = tuple(conversions(modes, info.size[0], "PIL images that were looked at"))
+            for items in (self._train, self._val):
+                items.white_is_one = found.white_is_one
         self.info = info
         self._finish = Finish(info, augment or Augment())
         self._crops = isinstance(augment, Crop)
@@ -94,9 +96,15 @@ class DatasetData(ImageData):
         self._device = torch.device("cpu")
         self._part = Part()
 
-    def _scan(self) -> Iterator[tuple[str, Tensor]]:
-        step = max(1, -(-self.train_size // SCANNED))
+    def _targets(self, count: int | None) -> Iterator[tuple[str, Tensor]]:
+        """Names and targets of up to ``count`` training items, evenly spaced; of all for None."""
+        step = 1 if count is None else max(1, -(-self.train_size // count))
         return ((f"item {index}", self._train.one(index)[1]) for index in range(0, self.train_size, step))
+
+    def check_classes(self) -> None:
+        """See :meth:`Data.check_classes`."""
+        if self._census is not None:
+            self._census.check()
 
     def steps(self, batch_size: int) -> int:
         """Number of training batches per epoch; see :func:`full_batches`."""
@@ -121,6 +129,8 @@ class DatasetData(ImageData):
             else:
                 draws = self._finish.draw(whole, seed, epoch, step)[:, mine]
                 yield self._finish.train(images, targets, sent(draws, self._device))
+        if self._census is not None:
+            self._census.close()
 
     def val_batches(self, batch_size: int) -> Iterator[Batch]:
         """See :meth:`Data.val_batches`."""
@@ -146,6 +156,8 @@ class DatasetData(ImageData):
             if isinstance(loaded, DataError):
                 raise loaded
             for images, targets in loaded:
+                if self._census is not None and items is self._train:
+                    self._census.count(targets)
                 yield (
                     images.to(self._device, non_blocking=on_cuda),
                     targets.to(self._device, non_blocking=on_cuda),
@@ -170,6 +182,7 @@ class DatasetData(ImageData):
         other = copy.copy(self)
         other._train = _Items(Subset(self._train.dataset, chosen), self._train.what, self._train.channels)
         other._train.info, other._train.form, other._train.crop = self._train.info, self._train.form, self._train.crop
+        other._train.white_is_one = self._train.white_is_one
         other.train_size = count
         return other
 
@@ -187,6 +200,7 @@ class _Items(Dataset[Any]):
         self.info: DataInfo | None = None
         self.form: Form | None = None
         self.crop: Finish | None = None
+        self.white_is_one = False
         self.dataset = dataset
         self._size = len(dataset)
         self.what = what
@@ -224,6 +238,8 @@ class _Items(Dataset[Any]):
         with global_state_kept():
             for index, seed, drawn in key:
                 image, target = to_item(self._pair(index, seed), self._called(index), self.channels)
+                if self.white_is_one:
+                    target = white_as_one(target, self._called(index))
                 if drawn and self.crop is not None:
                     draws = torch.tensor(drawn)[:, None]
                     images, targets = self.crop.augmented(image[None], target[None], draws)

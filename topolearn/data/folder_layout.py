@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
+from topolearn.data.class_list import ClassList, read_class_list
 from topolearn.data.images import SUFFIXES
 from topolearn.errors import DataError
 from topolearn.task_kinds import kind_of
@@ -52,16 +52,18 @@ class MaskFiles:
     """Images with masks.
 
     Attributes:
-        names: Label in the masks -> its name, of ``classes.txt``; empty without one.
+        listed: What the list of classes says.
         train: Image files with their mask files.
         val: The same for validation.
         notes: What was passed over.
+        is_known: Whether it is a set that is known by name, whose labels are not judged.
     """
 
-    names: Mapping[int, str]
+    listed: ClassList
     train: list[tuple[Path, Path]]
     val: list[tuple[Path, Path]]
     notes: tuple[str, ...] = ()
+    is_known: bool = False
 
 
 def find_files(folder: Path, task: str | None, val_split: str | None) -> ClassFiles | MaskFiles:
@@ -90,7 +92,7 @@ def find_files(folder: Path, task: str | None, val_split: str | None) -> ClassFi
         if not parts[1]:
             raise DataError(f"the folder '{home}' has one image; validation needs some of its own")
     train, val = parts
-    return MaskFiles(read_names(folder / "classes.txt"), train, val, _unread(splits, masks_of))
+    return MaskFiles(read_class_list(folder), train, val, _unread(splits, masks_of))
 
 
 def _layout(folder: Path) -> tuple[Path, Callable[[Path], Path] | None]:
@@ -222,23 +224,3 @@ def _unread(splits: Sequence[Path], masks_of: Callable[[Path], Path]) -> tuple[s
                 f" '{split}', which are passed over: {', '.join(alone[:NAMED])}{more}"
             )
     return tuple(notes)
-
-
-def read_names(path: Path) -> dict[int, str]:
-    """Label -> name: one name per line, counted from 0, or ``LABEL NAME`` on every line."""
-    if not path.exists():
-        return {}
-    if not path.is_file():  # a pipe would be waited for
-        raise DataError(f"'{path}' is no file, but a folder, a pipe or a device; write the names into a file")
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"'{path}' cannot be read: {error}; write it as text in UTF-8") from None
-    numbered = [re.fullmatch(r"(\d+)[\s,:]+(.+)", line) for line in lines]
-    pairs = [(int(match[1]), match[2]) for match in numbered if match]
-    if len(pairs) < len(lines):
-        pairs = list(enumerate(lines))
-    names = dict(pairs)
-    if len(names) < len(pairs) or not names or max(names) > 255:
-        raise DataError(f"'{path}' must name each label once, one per line, as NAME or LABEL NAME, labels up to 255")
-    return names

@@ -32,9 +32,11 @@ def load_folder(
             for validation; or, with masks, ``train/NAME.jpg`` with ``trainannot/NAME.png`` or
             ``images/train/NAME.jpg`` with ``masks/train/NAME.png`` (or ``annotations``, or
             ``labels``), the same for ``val`` or ``test``, or without either, of which a fifth is for
-            validation; and where wanted ``classes.txt``, one name per line. A mask may also be a BMP, TIFF or WebP
-            file, of yes and no a JPEG, and be called ``NAME_mask``, ``NAME_label`` or ``NAME_gt``. Labels named
-            ``void`` or ``unlabelled`` there, and 255, are ignored; every other needs a name.
+            validation; and beside them ``classes.txt`` with a line for each label: ``NAME``, or
+            ``LABEL NAME``, or ``R G B NAME`` for coloured masks. Labels named ``void`` or
+            ``unlabelled`` there are ignored, as 255 is without a name; every other needs a name. A mask
+            may also be a BMP, TIFF or WebP file, of yes and no a JPEG, and be called ``NAME_mask``,
+            ``NAME_label`` or ``NAME_gt``.
         task: None for ``classification`` or ``segmentation``, whichever the folder is laid out for.
         classes: Number of classes of masks without a ``classes.txt``; None for all that occur.
         augment: None for the default: none for class folders, random flips for folders with masks.

@@ -58,6 +58,7 @@ def read_data(graph: Graph, data: Any, root: str | Path | None, options: TrainOp
     if counted and isinstance(shape, Shape) and 0 < len(source.info.classes) < shape.channels:
         # Only the labels that were met have been counted; the graph knows of rarer ones.
         source = load_data(data, classes=shape.channels, **settings)
+    source.check_classes()
     return source if options.train_images is None else source.first_images(options.train_images)
 
 

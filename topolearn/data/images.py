@@ -14,6 +14,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from topolearn.data.class_list import CLASS_LIST, Colour
 from topolearn.data.labels import Labels
 from topolearn.data.modes import MODES, deep
 from topolearn.errors import DataError
@@ -104,31 +105,52 @@ def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
         raise DataError(f"the {kind} '{path}' cannot be read: {text}; mend it or remove it") from None
 
 
-def read_labels(path: Path, *, binary: bool = False) -> NDArray[np.uint8]:
-    """The labels (H, W) of a mask file as stored: grey values, also of RGB with R = G = B, or palette numbers.
+def read_labels(path: Path, *, binary: bool = False, colours: Sequence[Colour] = ()) -> NDArray[np.uint8]:
+    """The labels (H, W) of a mask file as stored: grey values (also R = G = B), palette numbers, those of its colours.
 
     Args:
         path: The file.
         binary: Whether it is a picture of yes and no, of which one gets greys: those that a palette or a picture of
             one bit shows, and where a palette has colours, black for its number 0 and white for 1.
+        colours: The colours of the labels 0, 1, …; none for a mask that holds the labels themselves.
 
     Raises:
-        DataError: It cannot be read, has colours, or is a JPEG of labels.
+        DataError: It cannot be read, has colours where ``colours`` is empty, or one that is not among them, or is a
+            JPEG of labels.
     """
     mask = open_image(path, "mask")
     if mask.format in _LOSSY and not binary:
         raise DataError(f"the mask '{path}' is a JPEG, whose compression changes labels; write them to a PNG file")
+    if colours:
+        return _labels_of_colours(mask, colours, path)
     if binary and (mask.mode == "1" or (mask.mode == "P" and _is_grey(mask))):
         mask = mask.convert("L")
     labels = np.array(mask)
     if binary and mask.mode == "P" and int(labels.max()) <= 1:
         labels = 255 * labels
     if mask.mode in _COLOURS:
-        colours = labels[..., : _COLOURS[mask.mode]]
-        if (colours == colours[..., :1]).all():
-            labels = colours[..., 0]
+        channels = labels[..., : _COLOURS[mask.mode]]
+        if (channels == channels[..., :1]).all():
+            labels = channels[..., 0]
     if labels.ndim != 2 or labels.dtype.kind == "f" or int(labels.max()) > 255 or int(labels.min()) < 0:
         raise DataError(no_mask(path, mask.mode))
+    return labels.astype(np.uint8)
+
+
+def _labels_of_colours(mask: Image.Image, colours: Sequence[Colour], path: Path) -> NDArray[np.uint8]:
+    weights = np.array([65536, 256, 1])
+    pixels = np.array(mask.convert("RGB")) @ weights
+    codes = np.array(colours) @ weights
+    order = codes.argsort()
+    labels: NDArray[np.intp] = order[np.searchsorted(codes[order], pixels).clip(max=len(codes) - 1)]
+    wrong = codes[labels] != pixels
+    if wrong.any():
+        code = int(pixels[wrong][0])
+        colour = f"{code // 65536} {code // 256 % 256} {code % 256}"
+        raise DataError(
+            f"the mask '{path}' has the colour {colour}, which the list of classes does not have; add the line"
+            f" '{colour} NAME' to it, with the name 'void' to ignore this colour"
+        )
     return labels.astype(np.uint8)
 
 
@@ -193,7 +215,8 @@ class ImageFiles(Dataset[tuple[Tensor, Any]]):
             image = image.convert(MODES[self._channels])
         if isinstance(target, int):
             return _pixels(image, height, width), target
-        stored = read_labels(target, binary=self._labels is not None and self._labels.binary)
+        binary, colours = (False, ()) if self._labels is None else (self._labels.binary, self._labels.colours)
+        stored = read_labels(target, binary=binary, colours=colours)
         if stored.shape != (image.height, image.width):
             raise DataError(differ(path, (image.height, image.width), target, stored.shape))
         labels = stored if self._labels is None else self._labels(stored, target)
@@ -211,7 +234,7 @@ def no_mask(path: Path, mode: str) -> str:
     """What is wrong with a mask file of such a mode."""
     return (
         f"the mask '{path}' is of mode {mode}; a mask holds one label per pixel, as grey values (R = G = B) or palette"
-        " numbers from 0 to 255"
+        f" numbers from 0 to 255; for colours, give '{CLASS_LIST}' a line 'R G B NAME' for each, as '128 0 0 car'"
     )
 
 

@@ -194,11 +194,18 @@ def check_labels(targets: Tensor, classes: int, ignore_index: int | None, name: 
         )
 
 
-def highest_label(targets: Tensor) -> int:
-    """The highest label of integer ``targets``, -1 without any; in masks the ignored label does not count."""
-    if targets.ndim > 1:
-        targets = targets[targets != IGNORE]
-    return int(targets.max()) if targets.numel() else -1
+def white_as_one(target: Tensor, what: str) -> Tensor:
+    """A mask of 0 and 255 with the labels 0 and 1.
+
+    Raises:
+        DataError: It has the label 1 itself.
+    """
+    if bool((target == 1).any()):
+        raise DataError(
+            f"{what} has the label 1, but the masks looked at before training hold 0 and {IGNORE} alone, which makes"
+            f" {IGNORE} the second of two classes; write all masks with the same labels"
+        )
+    return torch.where(target == IGNORE, 1, target)
 
 
 def check_size(images: Tensor, size: tuple[int, ...], what: str) -> None:

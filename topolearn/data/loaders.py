@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, final
 
 import torch
@@ -15,12 +15,9 @@ from topolearn.data.augment import Augment, Finish
 from topolearn.data.base import Batch
 from topolearn.data.describe import describe
 from topolearn.data.image_data import ImageData
-from topolearn.data.items import Form, as_pair, check_labels, check_values
+from topolearn.data.items import Form, as_pair, check_labels, check_values, white_as_one
 from topolearn.data.seeds import GlobalState, global_state_kept, mix, seed_global
 from topolearn.errors import DataError
-
-SCANNED = 2000
-"""Items that are looked at where only they can tell the number of classes."""
 
 
 @final
@@ -58,13 +55,21 @@ class LoaderData(ImageData):
         generators = [(each, each.get_state()) for loader in (train, val) for each in _generators(loader)]
         with global_state_kept():
             images, targets = _first(train, "the training loader")
-            self.info = describe(train.dataset, images[0], targets[0], lambda: _scan(train), task=task, classes=classes)
+            found = describe(
+                train.dataset, images[0], targets[0], self._targets, is_first=False, task=task, classes=classes
+            )
             self._form = Form.of(images[0], targets[0])
             self._form.check(*_first(val, "the validation loader"), "the validation loader")
+        self.info, self._census, self._white_is_one = found.info, found.census, found.white_is_one
         for each, state in generators:
             each.set_state(state)
         self._finish = Finish(self.info, Augment())
         self._device = torch.device("cpu")
+
+    def check_classes(self) -> None:
+        """See :meth:`Data.check_classes`."""
+        if self._census is not None:
+            self._census.check()
 
     def steps(self, batch_size: int) -> int:
         """Length of the training loader, which has a batch size of its own."""
@@ -106,9 +111,11 @@ class LoaderData(ImageData):
             if batch is _END:
                 if given < _least(loader):
                     raise _ended(what, given, len(loader))
-                return
+                break
             images, targets = _pair(batch, what)
             self._form.check(images, targets, what)
+            if self._white_is_one:
+                targets = white_as_one(targets, what)
 
             def name(place: int, number: int = given) -> str:
                 return f"item {place} of batch {number} of {what}"
@@ -116,10 +123,26 @@ class LoaderData(ImageData):
             if targets.device.type == "cpu":  # a GPU would have to be waited for
                 check_values(images, targets, name)
                 check_labels(targets, self.info.labels, self.info.ignore_index, name)
+            if self._census is not None and loader is self._train:
+                self._census.count(targets)
             yield self._finish(
                 images.to(self._device, non_blocking=images.is_pinned()),
                 targets.to(self._device, non_blocking=targets.is_pinned()),
             )
+        if self._census is not None and loader is self._train:
+            with global_state_kept():
+                self._census.close()
+
+    def _targets(self, count: int | None) -> Iterator[tuple[str, Tensor]]:
+        """Names and targets of up to ``count`` training images; of all that a sampler may pick from for None."""
+        loader = self._train if count is not None else _in_order(self._train)
+        seen = 0
+        for batch in loader:
+            targets = _pair(batch, "the training loader")[1]
+            yield from (("an item", target) for target in targets)
+            seen += len(targets)
+            if count is not None and seen >= count:
+                return
 
     def to(self, device: torch.device | str) -> LoaderData:
         """The same data with batches on ``device``."""
@@ -203,11 +226,9 @@ def _first(loader: DataLoader[Any], what: str) -> tuple[Tensor, Tensor]:
     return _pair(batch, what)
 
 
-def _scan(loader: DataLoader[Any]) -> Iterator[tuple[str, Tensor]]:
-    seen = 0
-    for batch in loader:
-        _, targets = _pair(batch, "the training loader")
-        yield from (("an item", target) for target in targets)
-        seen += len(targets)
-        if seen >= SCANNED:
-            return
+def _in_order(loader: DataLoader[Any]) -> Iterable[Any]:
+    """Batches of all items of a loader's dataset, whatever its sampler leaves out; none where they have no numbers."""
+    if isinstance(loader.dataset, IterableDataset):
+        return ()
+    size = None if loader.batch_sampler is None else loader.batch_size or 1
+    return DataLoader(loader.dataset, batch_size=size, collate_fn=loader.collate_fn, generator=torch.Generator())

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from topolearn.data.augment import Augment, Crop
-from topolearn.data.base import IGNORE, Data, DataInfo
+from topolearn.data.base import BLACK_AND_WHITE, IGNORE, Data, DataInfo
+from topolearn.data.class_list import CLASS_LIST, ClassList, Colour
 from topolearn.data.folder_layout import NAMED, MaskFiles, like_the_missing
 from topolearn.data.images import ImageFiles, differ, look_at, open_image, read_labels, too_deep
-from topolearn.data.labels import Labels, binary_labels, named_labels
+from topolearn.data.labels import Labels, labels_of_set, named_labels
 from topolearn.data.modes import common_channels, conversions
+from topolearn.data.occurrence import check_occurrence
 from topolearn.data.reading import Reading, data_from, in_threads
 from topolearn.errors import DataError
 from topolearn.task_kinds import TaskKind, kind_of
@@ -26,6 +29,17 @@ ImageAndMask = tuple[Path, Path]
 
 
 @dataclass(frozen=True)
+class _MaskReader:
+    """Reads the values of a mask file; the fields are those of :func:`read_labels`."""
+
+    binary: bool
+    colours: tuple[Colour, ...]
+
+    def __call__(self, path: Path) -> NDArray[np.uint8]:
+        return read_labels(path, binary=self.binary, colours=self.colours)
+
+
+@dataclass(frozen=True)
 class _Look:
     """What a look at an image and its mask has shown.
 
@@ -33,14 +47,14 @@ class _Look:
         pair: The files.
         size: (height, width).
         mode: Of the image.
-        values: That the mask holds; None where it was not read.
+        values: That the mask holds -> pixels of each; empty where it was not read.
         fault: Why the two cannot be used, None where they can.
     """
 
     pair: ImageAndMask
     size: tuple[int, int] = (0, 0)
     mode: str = ""
-    values: frozenset[int] | None = None
+    values: Mapping[int, int] = field(default_factory=dict)
     fault: str | None = None
 
 
@@ -72,16 +86,14 @@ def load_masks(
     """
     reading = reading or Reading()
     kind = kind_of(task)
-    unnamed = not kind.is_binary and not files.names and classes is None
-    train = _looked_at(files.train, kind, in_full=reading.skip_bad or unnamed, labels=kind.is_binary)
-    val = _looked_at(files.val, kind, in_full=reading.skip_bad, labels=True)
-    notes = list(files.notes)
-    if kind.is_binary:
-        highest = [max(look.values) for look in (*train, *val) if look.values is not None]
-        labels = binary_labels(kind, zero_one=max(highest, default=0) <= 1)
-        notes += _dark(highest)
-    else:
-        labels = named_labels(files.names or _numbers(train, classes), where, classes)
+    unnamed = not kind.is_binary and not files.listed.names
+    read = _MaskReader(kind.is_binary and not files.listed.names, files.listed.colours)
+    train = _looked_at(files.train, read, in_full=reading.skip_bad, labels=not files.is_known)
+    val = _looked_at(files.val, read, in_full=reading.skip_bad, labels=True)
+    found = _values([*train, *val])
+    listed = _numbers(train, found, classes) if unnamed else files.listed
+    labels = named_labels(listed, where) if files.is_known else labels_of_set(kind, listed, found, where, classes)
+    notes = [*files.notes, *(_dark([*train, *val]) if labels.binary and labels.table[1] != 1 else ())]
     train, val = (
         _usable(looks, labels, what, name, reading.skip_bad, notes)
         for looks, what in ((train, "training"), (val, "validation"))
@@ -89,6 +101,8 @@ def load_masks(
     modes = Counter(look.mode for look in (*train, *val))
     channels = reading.channels or common_channels(modes)
     notes += conversions(modes, channels)
+    if not files.is_known:
+        _judge(labels, kind, _values(train), where)
     sizes = {look.size for look in (*train, *val)}
     first = reading.size or train[0].size
     own_size = reading.size is None and isinstance(augment, Crop) and len(sizes) > 1
@@ -111,17 +125,13 @@ def load_masks(
     return data
 
 
-def _looked_at(pairs: Sequence[ImageAndMask], kind: TaskKind, *, in_full: bool, labels: bool) -> list[_Look]:
-    """A look at each pair: at the start of the files, at all labels too, or in full.
-
-    A wrong label among the validation images would be met when an epoch has gone into training. What 1 means in
-    masks of yes and no depends on all of them.
-    """
+def _looked_at(pairs: Sequence[ImageAndMask], read: _MaskReader, *, in_full: bool, labels: bool) -> list[_Look]:
+    """A look at each pair: at the start of the files, at all labels too, or in full."""
     look = _read if in_full else _read_labels if labels else _glance
-    return in_threads(partial(look, binary=kind.is_binary), pairs)
+    return in_threads(partial(look, read=read), pairs)
 
 
-def _glance(pair: ImageAndMask, *, binary: bool) -> _Look:
+def _glance(pair: ImageAndMask, read: _MaskReader) -> _Look:
     """What the start of the files tells."""
     image, mask = pair
     try:
@@ -130,7 +140,7 @@ def _glance(pair: ImageAndMask, *, binary: bool) -> _Look:
             return _Look(pair, fault=f"the image '{image}' has no mask; add '{mask}'")
         mask_size, mask_mode = look_at(mask, "mask")
         if mask_mode not in _MASK_MODES:
-            read_labels(mask, binary=binary)  # a grey picture may be stored in colours, and only its pixels tell
+            read(mask)  # a grey picture may be stored in colours, and only its pixels tell
     except DataError as error:
         return _Look(pair, fault=error.message)
     if mode[0] in "IF":
@@ -140,21 +150,22 @@ def _glance(pair: ImageAndMask, *, binary: bool) -> _Look:
     return _Look(pair, size, mode)
 
 
-def _read_labels(pair: ImageAndMask, *, binary: bool) -> _Look:
+def _read_labels(pair: ImageAndMask, read: _MaskReader) -> _Look:
     """What the start of the image and the whole mask tell."""
-    look = _glance(pair, binary=binary)
+    look = _glance(pair, read)
     if look.fault is not None:
         return look
     try:
-        values = np.flatnonzero(np.bincount(read_labels(pair[1], binary=binary).ravel(), minlength=256))
+        counts = np.bincount(read(pair[1]).ravel())
     except DataError as error:
         return _Look(pair, fault=error.message)
-    return _Look(pair, look.size, look.mode, frozenset(values.tolist()))
+    values = {value: int(counts[value]) for value in np.flatnonzero(counts).tolist()}
+    return _Look(pair, look.size, look.mode, values)
 
 
-def _read(pair: ImageAndMask, *, binary: bool) -> _Look:
+def _read(pair: ImageAndMask, read: _MaskReader) -> _Look:
     """What the whole files tell."""
-    look = _read_labels(pair, binary=binary)
+    look = _read_labels(pair, read)
     if look.fault is None:
         try:
             open_image(pair[0])
@@ -163,10 +174,11 @@ def _read(pair: ImageAndMask, *, binary: bool) -> _Look:
     return look
 
 
-def _dark(highest: Sequence[int]) -> list[str]:
+def _dark(looks: Sequence[_Look]) -> list[str]:
     """A note on masks of yes and no that may hold labels, in a set of greys; they are judged as all others are."""
+    highest = [max(look.values) for look in looks if look.values]
     count = highest.count(1)
-    if max(highest, default=0) <= 1 or not count:
+    if not count:
         return []
     return [
         f"{count:,} of {len(highest):,} masks hold no value above 1, but others do: in all of them 1 is a dark grey,"
@@ -174,15 +186,36 @@ def _dark(highest: Sequence[int]) -> list[str]:
     ]
 
 
-def _numbers(looks: Sequence[_Look], classes: int | None) -> dict[int, str]:
+def _values(looks: Sequence[_Look]) -> dict[int, int]:
+    """Value -> pixels of it in all masks that can be read, in the order of the values."""
+    total: Counter[int] = Counter()
+    for look in looks:
+        total.update(look.values)
+    return dict(sorted(total.items()))
+
+
+def _numbers(train: Sequence[_Look], found: Collection[int], classes: int | None) -> ClassList:
     """Names for labels without any: their numbers."""
     if classes is None:
-        found = {value for look in looks for value in look.values or () if value != IGNORE}
-        faulty = next((look for look in looks if look.fault is not None), None)
-        if not found and faulty is not None:
-            raise DataError(f"{faulty.fault}{like_the_missing(faulty.pair[1])}")
-        classes = 1 + max(found, default=-1)
-    return {label: str(label) for label in range(classes)}
+        faulty = [look for look in train if look.fault is not None]
+        if len(faulty) == len(train):
+            raise DataError(f"{faulty[0].fault}{like_the_missing(faulty[0].pair[1])}")
+        labels = [value for value in _values(train) if value != IGNORE]
+        classes = 2 if set(found) == BLACK_AND_WHITE else 1 + max(labels, default=-1)
+    return ClassList({label: str(label) for label in range(classes)})
+
+
+def _judge(labels: Labels, kind: TaskKind, found: Mapping[int, int], where: str) -> None:
+    """Raise unless every class occurs in the training masks, whose values are ``found``."""
+    classes = (f"not {kind.positive}", kind.positive) if kind.is_binary else labels.classes
+    values = [value for value in found if value != IGNORE or len(found) < 3]
+    names = ("background", "foreground") if len(values) == 2 else ("NAME",) * len(values)
+    lines = [f"'{value} {name}'" for value, name in zip(values, names, strict=True)]
+    mend = f"name the labels that occur in '{CLASS_LIST}', as {', '.join(lines[:NAMED])}"
+    if labels.colours:
+        mend = f"take what does not occur out of '{CLASS_LIST}'"
+    shown = {str(labels.colours[value] if labels.colours else value): count for value, count in found.items()}
+    check_occurrence(classes, labels.counts(found, len(classes)), shown, "pixels", where, mend)
 
 
 def _usable(
@@ -192,7 +225,7 @@ def _usable(
     good: list[_Look] = []
     faults: list[str] = []
     for look in looks:
-        stray = None if look.values is None or labels.binary else labels.stray(look.values)
+        stray = labels.stray(look.values)
         fault = look.fault if stray is None else labels.unknown(stray, look.pair[1])
         if fault is None:
             good.append(look)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from topolearn.data.augment import Augment, Crop
 from topolearn.data.base import Data
+from topolearn.data.class_list import ClassList
 from topolearn.data.folder_layout import MaskFiles, images
 from topolearn.data.masks import load_masks
 from topolearn.data.reading import Reading
@@ -73,7 +74,7 @@ def _voc(
 ) -> Data:
     train = _listed(home / _VOC_LISTS / f"{split}.txt", home / "JPEGImages", masks)
     val = _listed(home / _VOC_LISTS / "val.txt", home / "JPEGImages", home / "SegmentationClass")
-    files = MaskFiles(dict(enumerate(_VOC)), train, val)
+    files = MaskFiles(ClassList(dict(enumerate(_VOC))), train, val, is_known=True)
     return _loaded(home, files, name, augment, reading)
 
 
@@ -108,7 +109,8 @@ def ade20k(
         if not pairs:
             raise DataError(f"there is no image in the folder '{folder}'")
     names = {0: "void"} | _ade20k_names(found[0].parent.parent / "objectInfo150.txt")
-    return _loaded(found[0].parent.parent, MaskFiles(names, train, val), "ade20k", augment, reading)
+    files = MaskFiles(ClassList(names), train, val, is_known=True)
+    return _loaded(found[0].parent.parent, files, "ade20k", augment, reading)
 
 
 def _ade20k_names(path: Path) -> dict[int, str]:
@@ -155,7 +157,7 @@ def _camvid(
         0
     ].parent
     train, val = (_listed(home / f"{part}.txt", home / part, home / f"{part}annot") for part in ("train", split))
-    files = MaskFiles(dict(enumerate(_CAMVID)), train, val)
+    files = MaskFiles(ClassList(dict(enumerate(_CAMVID))), train, val, is_known=True)
     return _loaded(home, files, name, augment, reading)
 
 

@@ -25,25 +25,30 @@ def data_settings(data: Data) -> dict[str, Any]:
 
 def as_of_run(data: Data, config: Mapping[str, Any]) -> Data:
     """Data as the network of a run takes them: normalised and numbered as its own were; others as they are."""
-    same_classes = sorted(config["classes"]) == sorted(data.info.classes)
-    if not isinstance(data, ImageData) or not same_classes or len(config["mean"]) != len(data.info.mean):
+    info = data.info
+    wanted = tuple(config["mean"]), tuple(config["std"]), tuple(config["classes"])
+    if not isinstance(data, ImageData) or wanted == (info.mean, info.std, info.classes):
         return data
-    return data.seen_by(config["mean"], config["std"], config["classes"])
+    return data.seen_by(*wanted)
 
 
 def values_differ(was: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """What the network of a run would take wrongly, as in "the data have …"; None if nothing.
+    """Where data are not normalised as a run's were when they were read, as in "the data have …"; None if nowhere.
 
     Args:
         was: The run's config.
         now: What :func:`data_settings` says of the data.
     """
-    if tuple(was["classes"]) != tuple(now["classes"]):
-        return "other classes than the run's"
+    own = {**was, **(was.get("content") or {})}  # the network of the run may have seen them by other means
     for key, name in (("mean", "mean"), ("std", "standard deviation")):
-        if tuple(was[key]) != tuple(now[key]):
-            return f"the {name} {scalar(now[key])}, not {scalar(was[key])}"
+        if tuple(own[key]) != tuple(now[key]):
+            return f"the {name} {scalar(now[key])}, not {scalar(own[key])}"
     return None
+
+
+def classes_differ(was: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Whether the classes are others, as in "the data have …"; their order does not matter."""
+    return None if sorted(was["classes"]) == sorted(now["classes"]) else "other classes than the run's"
 
 
 def content_differs(was: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
@@ -62,8 +67,8 @@ def content_differs(was: Mapping[str, Any], now: Mapping[str, Any]) -> str | Non
         if key in old and old[key] != new.get(key):
             return f"a {name} set of {new.get(key, 0):,}, not {old[key]:,}"
     for key, name in (("mean", "mean"), ("std", "standard deviation")):
-        if key in old and tuple(old[key]) != tuple(new.get(key, ())):
-            return f"the {name} {scalar(new.get(key, ()))}, not {scalar(old[key])}"
+        if key in old and key in new and tuple(old[key]) != tuple(new[key]):
+            return f"the {name} {scalar(new[key])}, not {scalar(old[key])}"
     if "size" in old and tuple(old["size"]) != tuple(new.get("size", ())):
         sizes = ("x".join(map(str, each.get("size", ()))) for each in (new, old))
         return f"the size {', not '.join(sizes)}"

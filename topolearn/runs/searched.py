@@ -26,7 +26,7 @@ from topolearn.options import validate
 from topolearn.recipes.train_options import TrainOptions
 from topolearn.runs.config import about_data, read_config
 from topolearn.runs.folder import CONFIG, SEARCH_STATE, SEARCHED
-from topolearn.runs.same_data import as_of_run, content_differs, data_settings, values_differ
+from topolearn.runs.same_data import as_of_run, classes_differ, content_differs, data_settings, values_differ
 from topolearn.runs.tensor_files import load_into, load_tensors
 from topolearn.tasks import Evaluation, check_fits, task_of
 from topolearn.tasks.sliding import judged
@@ -117,15 +117,15 @@ def find_data(config: Mapping[str, Any], graph: Graph, given: Any = None, root: 
 
 
 def _given_data(config: Mapping[str, Any], graph: Graph, given: Any, root: str | Path | None) -> Data:
-    data = as_of_run(read_data(graph, given, root, train_options(config)), config)
+    data = read_data(graph, given, root, train_options(config))
     found = data_settings(data)
-    differs = values_differ(config, found)
+    differs = classes_differ(config, found)
     if differs is not None:
         raise DataError(f"the data given as '{_where(data)}' have {differs}; give data like the run's")
-    differs = content_differs(config, found)
+    differs = values_differ(config, found) or content_differs(config, found)
     if differs is not None:
         warnings.warn(f"these are other data than the run's: '{_where(data)}' has {differs}", stacklevel=4)
-    return data
+    return as_of_run(data, config)
 
 
 def _own_data(config: Mapping[str, Any], graph: Graph, root: str | Path | None) -> Data:
@@ -137,12 +137,10 @@ def _own_data(config: Mapping[str, Any], graph: Graph, root: str | Path | None) 
         except DataError as error:
             reasons.append(error.message)
             continue
-        if "mean" in (config.get("content") or {}):  # the run's network saw them by other means
-            data = as_of_run(data, config)
         found = data_settings(data)
-        differs = values_differ(config, found) or content_differs(config, found)
+        differs = classes_differ(config, found) or values_differ(config, found) or content_differs(config, found)
         if differs is None:
-            return data
+            return as_of_run(data, config)
         reasons.append(f"the data found as '{_where(data)}' have {differs}")
     listed = " | ".join(dict.fromkeys(reasons))
     raise DataError(f"{listed}; say where the run's own data are with --data-root or --data")

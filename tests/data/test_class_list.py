@@ -1,0 +1,124 @@
+"""Lists of classes beside masks: their forms, what mixes them, and lists of other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.data.scenes import folder
+from tests.data.toys import fails
+from topolearn.data import load_data
+from topolearn.data.class_list import ClassList, read_class_list
+from topolearn.errors import DataError
+
+COLOURS = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0]], np.uint8)
+"""Of the labels of :func:`folder`."""
+
+
+def read(where: Path, text: str, name: str = "classes.txt") -> ClassList:
+    (where / name).write_text(text, encoding="utf-8")
+    return read_class_list(where)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("# what the labels are\n0 sky\n\n2 road", {0: "sky", 2: "road"}),
+        ("#\nsky\n  # below it\nroad\n", {0: "sky", 1: "road"}),
+        ("0,sky\n1,traffic light", {0: "sky", 1: "traffic light"}),
+        ("0\n1", {0: "0", 1: "1"}),
+    ],
+)
+def test_comments_are_skipped(tmp_path: Path, text: str, names: dict[int, str]) -> None:
+    assert read(tmp_path, text) == ClassList(names)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "without", "with_label"),
+    [
+        ("label name\n0 sky\n1 road", 1, "label name", "0 sky"),
+        ("0 sky\n1 road\nvoid", 3, "void", "0 sky"),
+        ("# names\n\nsky\nroad\n2 void", 3, "sky", "2 void"),
+        ("0 0 0 sky\nroad", 2, "road", "0 0 0 sky"),
+    ],
+)
+def test_labels_on_some_lines_are_an_error(tmp_path: Path, text: str, line: int, without: str, with_label: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, text)
+    assert str(caught.value).startswith(
+        f"{tmp_path / 'classes.txt'}:{line}: the line '{without}' has no label, but the line '{with_label}' has one; "
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("classes.txt", "0 0 0 background\n128 0 0 traffic light\n# grass\n0 128 0 void"),
+        ("classes.txt", "0,0,0,background\n128,0,0,traffic light\n0,128,0,void"),
+        ("classes.txt", "background 0 0 0\ntraffic light\t128 0 0\nvoid 0 128 0"),
+        (
+            "labelmap.txt",
+            "# label:color_rgb:parts:actions\nbackground:0,0,0::\ntraffic light:128,0,0::\nvoid:0,128,0::",
+        ),
+    ],
+)
+def test_colours_of_labels(tmp_path: Path, name: str, text: str) -> None:
+    names = {0: "background", 1: "traffic light", 2: "void"}
+    assert read(tmp_path, text, name) == ClassList(names, ((0, 0, 0), (128, 0, 0), (0, 128, 0)))
+
+
+@pytest.mark.parametrize("text", ["1 1 1 a\n1 1 1 b", "0 0 256 a"])
+def test_colours_that_do_not_fit(tmp_path: Path, text: str) -> None:
+    with pytest.raises(DataError, match="must name each colour once, as R G B NAME, with numbers up to 255"):
+        read(tmp_path, text)
+
+
+def test_the_other_list_counts_only_without_the_first(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("c")
+    (tmp_path / "labelmap.txt").write_text("b")
+    assert read_class_list(tmp_path).names == {0: "b"}
+    assert read(tmp_path, "a").names == {0: "a"}
+
+
+@pytest.mark.parametrize("name", ["labels.txt", "label_colors.txt", "class_dict.csv", "Classes.TXT", "label_map.pbtxt"])
+def test_lists_of_other_tools_are_refused(tmp_path: Path, name: str) -> None:
+    where = folder(tmp_path / "set")
+    (where / name).write_text("sky")
+    fails(where, f"'{where / name}' seems to list classes, but is not read; write '{where / 'classes.txt'}'")
+    (where / "classes.txt").write_text("sky\nroad\ncar")
+    assert load_data(where).info.classes == ("sky", "road", "car")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_coloured_masks(tmp_path: Path, mode: str) -> None:
+    where = folder(tmp_path / "set")
+    labels = {}
+    for path in where.glob("*annot/*.png"):
+        labels[path] = np.asarray(Image.open(path))
+        picture = Image.fromarray(COLOURS[labels[path]]).convert("RGB" if mode == "P" else mode)
+        if mode == "P":  # its numbers are others than the labels
+            picture = Image.fromarray(2 - labels[path])
+            picture.putpalette(COLOURS[::-1].flatten().tolist())
+        picture.save(path)
+    (where / "classes.txt").write_text("128 0 0 car\n0 128 0 void\n0 0 0 background")
+    data = load_data(where)
+    assert data.info.classes == ("car", "background")
+    wanted = [np.array([1, 0, 255])[labels[where / "valannot" / f"{index}.png"]].tolist() for index in (0, 1)]
+    assert [mask.tolist() for _, masks in data.val_batches(1) for mask in masks] == wanted
+    path = where / "valannot" / "1.png"
+    Image.fromarray(np.full((12, 16, 3), (0, 128, 1), np.uint8)).save(path)
+    fails(
+        where, f"the mask '{path}' has the colour 0 128 1, which the list of classes does not have; add the line '0 1"
+    )
+
+
+def test_coloured_masks_without_a_list(tmp_path: Path) -> None:
+    where = folder(tmp_path / "set")
+    colours = np.zeros((12, 16, 3), np.uint8)
+    colours[0, 0] = 128, 0, 0
+    Image.fromarray(colours).save(where / "trainannot" / "0.png")
+    fails(where, "0.png' is of mode RGB; a mask holds one label per pixel, as grey values (R = G = B) or palette")
+    fails(where, "for colours, give 'classes.txt' a line 'R G B NAME' for each, as '128 0 0 car'")

@@ -1,0 +1,108 @@
+"""Which labels occur among the training targets of a user's own data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from topolearn.data.occurrence import check_occurrence
+
+
+class Census:
+    """Counts the labels of training targets until every class has occurred, and raises if one never does.
+
+    Copies of the data share it: after one epoch of one of them nothing is left to count.
+
+    Args:
+        classes: Names of the classes, in the order of their labels.
+        are_declared: Whether the data name these classes, so that each must occur. Where only their number is given,
+            a graph may have more classes than the data: then those up to the highest label that occurs must.
+        unit: What is counted, ``images`` or ``pixels``.
+        found: Label -> how often it occurs, as far as that is known before training.
+        is_whole: Whether ``found`` is of all training targets.
+        everything: Gives all training targets that can be had, one after the other, for a last look at the end of an
+            epoch. Batches leave out the images that fill no batch, and crops leave out parts of masks.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        unit: str,
+        found: Mapping[int, int],
+        *,
+        are_declared: bool,
+        is_whole: bool,
+        everything: Callable[[], Iterable[Tensor]],
+    ) -> None:
+        self._classes = classes
+        self._are_declared = are_declared
+        self._unit = unit
+        self._found = Counter(found)
+        self._counted: Counter[int] = Counter()
+        self._is_whole = is_whole
+        self._everything = everything
+        self._is_settled = False
+
+    def count(self, targets: Tensor) -> None:
+        """Count the labels of a batch, unless every class has occurred already."""
+        if not self._is_settled and not self._is_whole:
+            self._counted.update(count_labels(targets))
+            self._is_settled = _all_occur(self._classes, self._counted)
+
+    def check(self) -> None:
+        """Judge where all targets are known.
+
+        Raises:
+            DataError: A class has no training example, or there is one class alone.
+        """
+        if self._is_whole:
+            classes = self._judged(self._found)
+            counts = [self._found[label] for label in range(len(classes))]
+            found = {str(label): count for label, count in sorted(self._found.items())}
+            mend = "number the labels 0, 1, … without a gap, and leave out of 'classes' what does not occur"
+            check_occurrence(classes, counts, found, self._unit, "the training targets", mend)
+
+    def close(self) -> None:
+        """Judge at the end of an epoch, if need be after a look at all targets.
+
+        Raises:
+            DataError: A class has no training example, or there is one class alone.
+        """
+        if self._is_settled:
+            return
+        self._found |= self._counted
+        if not self._is_whole and not _all_occur(self._judged(self._found), self._found):
+            looked: Counter[int] = Counter()
+            for targets in self._everything():
+                looked.update(count_labels(targets))
+                both = self._found | looked
+                if _all_occur(self._judged(both), both):
+                    break
+            self._found |= looked
+        self._is_whole = True
+        self.check()
+        self._is_settled = True
+
+    def _judged(self, found: Mapping[int, int]) -> Sequence[str]:
+        """The classes that must occur."""
+        if self._are_declared:
+            return self._classes
+        return self._classes[: 1 + max((label for label in found if label < len(self._classes)), default=0)]
+
+
+def _all_occur(classes: Sequence[str], found: Mapping[int, int]) -> bool:
+    return len(classes) > 1 and all(found.get(label) for label in range(len(classes)))
+
+
+def count_labels(targets: Tensor) -> dict[int, int]:
+    """Label -> how often it occurs in ``targets``, which are whole numbers."""
+    values = targets.flatten().long()
+    if values.numel() and int(values.min()) >= 0 and int(values.max()) < 2**16:  # faster for masks than a sort
+        counts = values.bincount()
+        labels = counts.nonzero().flatten()
+        return dict(zip(labels.tolist(), counts[labels].tolist(), strict=True))
+    labels, counts = torch.unique(values, return_counts=True)
+    return dict(zip(labels.tolist(), counts.tolist(), strict=True))

@@ -1,0 +1,42 @@
+"""Whether every class occurs among the training targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from topolearn.errors import DataError
+
+_NAMED = 3
+_LISTED = 12
+
+
+def check_occurrence(
+    classes: Sequence[str], counts: Sequence[int], found: Mapping[str, int], unit: str, where: str, mend: str
+) -> None:
+    """Check that every class has a training example, and that there are two classes.
+
+    Args:
+        classes: Names of the classes.
+        counts: How often each occurs.
+        found: What the training targets hold -> how often, for the error.
+        unit: What is counted, ``images`` or ``pixels``.
+        where: What holds the targets.
+        mend: What to do about a class that is missing.
+
+    Raises:
+        DataError: A class does not occur, or there is one alone.
+    """
+    missing = [f"'{name}'" for name, count in zip(classes, counts, strict=True) if not count]
+    if missing:
+        more = f" and {len(missing) - _NAMED:,} more" if len(missing) > _NAMED else ""
+        is_are = "class {} has" if len(missing) == 1 else "classes {} have"
+        wrong = f"the {is_are.format(', '.join(missing[:_NAMED]) + more)} no training example"
+    elif len(classes) == 1:
+        wrong = f"there is one class alone, '{classes[0]}', so there is nothing to learn"
+    else:
+        return
+    listed = [f"{value} ({count:,} {unit})" for value, count in found.items()]
+    rest = f" and {len(listed) - _LISTED:,} more" if len(listed) > _LISTED else ""
+    if len(found) < 2 or not missing:
+        mend = "add examples of another class"
+    raise DataError(f"{wrong}: {where} hold {', '.join(listed[:_LISTED]) or 'nothing'}{rest}; {mend}")
