@@ -85,7 +85,8 @@ def test_a_folder_of_classes_with_a_split_of_its_own(class_folder: Path, tmp_pat
 
 def test_grey_folders_and_resizing(tmp_path: Path) -> None:
     for index in range(5):
-        save(tmp_path / "grey" / "a" / f"{index}.png", index, size=(6 + index, 8), mode="L")
+        for name in "ab":
+            save(tmp_path / "grey" / name / f"{index}.png", index, size=(6 + index, 8), mode="L")
     data = load_data(tmp_path / "grey", size=(5, 4))
     assert data.info.size == (1, 5, 4)
     with pytest.raises(DataError, match=r"the image '.*\.png' is \d+x8, but the first one is \d+x8; give a 'size'"):

@@ -254,11 +254,13 @@ def test_masks_without_an_image_are_told_of(tmp_path: Path) -> None:
     where = folder(tmp_path / "set")
     for index in range(5):
         mask(where / "trainannot" / f"alone{index}.png")
-    picture(where / "val" / "1.png").rename(where / "val" / "1.heic")
+    picture(where / "val" / "1.png").rename(where / "val" / "1.psd")
     data = load_data(where, augment=CROP)
     assert (data.train_size, data.val_size) == (6, 1)
     first, second = data.notes
-    assert first.startswith(f"'{where / 'trainannot'}' has 5 masks without an image of .bmp, .jpeg, .jpg, .png, .tif")
+    assert first.startswith(
+        f"'{where / 'trainannot'}' has 5 masks without an image of .apng, .avif, .bmp, .dib, .gif, "
+    )
     assert first.endswith("which are passed over: alone0.png, alone1.png, alone2.png and 2 more")
     assert "has 1 masks without an image" in second
     assert second.endswith(": 1.png")

@@ -119,7 +119,7 @@ def test_crops_are_for_masks() -> None:
         quick_fit("digits", data="digits", training={"crop": 8})
 
 
-@pytest.mark.parametrize("option", [{"evaluation": "sliding"}, {"scale": [0.5, 1.0]}, {"skip_bad": True}])
+@pytest.mark.parametrize("option", [{"evaluation": "sliding"}, {"scale": [0.5, 1.0]}])
 def test_what_is_for_masks_is_refused_before_training(option: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=f"'{next(iter(option))}' is for edges, saliency, segmentation, but graph 'd"):
         quick_fit("digits", data="digits", training=option, out=tmp_path / "run")

@@ -25,6 +25,9 @@ MASKS = ("masks", "annotations", "labels")
 
 _MASK_ENDINGS = ("", "_mask", "_label", "_gt")
 """What may follow the image's name in that of its mask, first choice first."""
+_VAL = ("val", "test")
+_NO_CLASSES = frozenset({"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "lost+found"})
+"""Folders that archives, systems and programs leave beside others."""
 
 NAMED = 3
 """Files that a message names where it is about many."""
@@ -40,11 +43,13 @@ class ClassFiles:
         classes: Names of the classes, sorted.
         train: Image files with their class numbers.
         val: The same for validation.
+        notes: What was passed over.
     """
 
     classes: tuple[str, ...]
     train: list[tuple[Path, int]]
     val: list[tuple[Path, int]]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,9 @@ def find_files(folder: Path, task: str | None, val_split: str | None) -> ClassFi
     found = "classification" if masks_of is None else "segmentation"
     if task is not None and kind_of(task).is_dense != (masks_of is not None):
         raise DataError(f"the folder '{folder}' is laid out for {found}, but the task is {task}; it may be {LAYOUTS}")
-    splits = [home / "train", _val_folder(home, val_split)] if (home / "train").is_dir() else [home]
+    train = home / "train"
+    is_split = train.is_dir() and (val_split is not None or not _is_class(train, masks_of))
+    splits = [train, _val_folder(home, val_split)] if is_split else [home]
     if len(splits) == 1 and val_split is not None:
         raise DataError(f"the folder '{home}' has no 'train', so it has no '{val_split}' to validate on")
     if masks_of is None:
@@ -91,8 +98,8 @@ def find_files(folder: Path, task: str | None, val_split: str | None) -> ClassFi
         parts = list(_held_out(parts[0], lambda pair: pair[0].name))
         if not parts[1]:
             raise DataError(f"the folder '{home}' has one image; validation needs some of its own")
-    train, val = parts
-    return MaskFiles(read_class_list(folder), train, val, _unread(splits, masks_of))
+    train_pairs, val_pairs = parts
+    return MaskFiles(read_class_list(folder), train_pairs, val_pairs, _unread(splits, masks_of))
 
 
 def _layout(folder: Path) -> tuple[Path, Callable[[Path], Path] | None]:
@@ -106,12 +113,17 @@ def _layout(folder: Path) -> tuple[Path, Callable[[Path], Path] | None]:
     return home, lambda split: masks / split.relative_to(home)
 
 
+def _is_class(train: Path, masks_of: Callable[[Path], Path] | None) -> bool:
+    """Whether a folder called ``train`` is one of the classes: it holds images itself, and no split is beside it."""
+    return masks_of is None and bool(images(train)) and not any((train.parent / name).is_dir() for name in _VAL)
+
+
 def _annot(split: Path) -> Path:
     return split.with_name(f"{split.name}annot")
 
 
 def _val_folder(folder: Path, name: str | None) -> Path:
-    names = ["val", "test"] if name is None else [name]
+    names = _VAL if name is None else (name,)
     for each in names:
         if (folder / each).is_dir():
             return folder / each
@@ -124,31 +136,49 @@ def images(folder: Path) -> list[Path]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    """The folders of classes."""
+    inner = (path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    return sorted(path for path in inner if path.name not in _NO_CLASSES)
+
+
+def _passed_over(folder: Path) -> tuple[str, ...]:
+    """A note on what lies in a folder of class folders, or in one of these, and is no image of a class."""
+    classes = _subfolders(folder)
+    inner = [path for each in classes for path in sorted(set(each.iterdir()) - set(images(each)))]
+    left = [*sorted(set(folder.iterdir()) - set(classes)), *inner]
+    if not left:
+        return ()
+    named = [f"{path.relative_to(folder).as_posix()}{'/' if path.is_dir() else ''}" for path in left[:NAMED]]
+    more = f" and {len(left) - NAMED:,} more" if len(left) > NAMED else ""
+    what = "file or folder is" if len(left) == 1 else "files and folders are"
+    return (f"in '{folder}' {len(left):,} {what} passed over, as no image of a class: {', '.join(named)}{more}",)
 
 
 def _class_folders(train: Path, val: Path) -> ClassFiles:
     classes = {composed(path.name): path.name for path in _subfolders(train)}
     number = {name: index for index, name in enumerate(classes)}
     if not number:
-        raise DataError(f"the folder '{train}' has no subfolder; images are looked for as {LAYOUTS}")
+        way_out = "; a class called 'train' needs another name, or splits: train/train and val/train" * bool(
+            images(train)
+        )
+        raise DataError(f"the folder '{train}' has no subfolder{way_out}; images are looked for as {LAYOUTS}")
     for path in _subfolders(val):
         if composed(path.name) not in number:
             raise DataError(f"'{path}' is a class without a folder in '{train}'; add it there, or remove it")
-    files = [
+    train_files, val_files = files = [
         [(file, number[composed(path.name)]) for path in _subfolders(folder) for file in images(path)]
         for folder in (train, val)
     ]
     for folder, found in zip((train, val), files, strict=True):
         if not found:
             raise DataError(f"there is no image in the subfolders of '{folder}'")
-    return ClassFiles(tuple(classes.values()), *files)
+    return ClassFiles(tuple(classes.values()), train_files, val_files, (*_passed_over(train), *_passed_over(val)))
 
 
 def _split(folder: Path) -> ClassFiles:
     """Every fifth image of each class is for validation, by a hash of its name: the same in every run."""
-    classes = [path for path in _subfolders(folder) if images(path)]
-    if not classes:
+    classes = _subfolders(folder)
+    if not any(map(images, classes)):
         raise DataError(f"there is no image in the folder '{folder}'; images are looked for as {LAYOUTS}")
     train: list[tuple[Path, int]] = []
     val: list[tuple[Path, int]] = []
@@ -158,7 +188,7 @@ def _split(folder: Path) -> ClassFiles:
         val += [(file, number) for file in held_out]
     if not val:
         raise DataError(f"the folder '{folder}' has one image per class; validation needs some of its own")
-    return ClassFiles(tuple(path.name for path in classes), train, val)
+    return ClassFiles(tuple(path.name for path in classes), train, val, _passed_over(folder))
 
 
 def _held_out(items: Sequence[_T], name: Callable[[_T], str]) -> tuple[list[_T], list[_T]]:

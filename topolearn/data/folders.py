@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from topolearn.data.augment import Augment, Crop
 from topolearn.data.base import Data, DataInfo
-from topolearn.data.folder_layout import MaskFiles, find_files
-from topolearn.data.images import ImageFiles, look_at, too_deep
+from topolearn.data.folder_layout import NAMED, ClassFiles, MaskFiles, find_files
+from topolearn.data.images import ImageFiles, look_at, open_image, too_deep
 from topolearn.data.masks import load_masks
-from topolearn.data.modes import common_channels, conversions
-from topolearn.data.reading import Reading, data_from, in_threads
+from topolearn.data.modes import common_channels, conversions, deep
+from topolearn.data.occurrence import check_occurrence
+from topolearn.data.reading import Reading, data_from, in_threads, left_out
 from topolearn.errors import DataError
 from topolearn.task_kinds import kind_of
 
@@ -55,12 +57,22 @@ def load_folder(
         return load_masks(
             files, name, where, task=task or "segmentation", classes=classes, augment=augment, reading=reading
         )
+    if classes not in (None, len(files.classes)):
+        raise DataError(f"the folder '{folder}' has {len(files.classes)} classes, not {classes}")
+    notes = list(files.notes)
+    if reading.skip_bad:
+        files = replace(
+            files,
+            train=_usable(files.train, f"training images of '{name}'", notes),
+            val=_usable(files.val, f"validation images of '{name}'", notes),
+        )
+    _judge(folder, files)
+    notes += _without_validation(files)
     looks = in_threads(_look_at, [path for path, _ in (*files.train, *files.val)])
     modes = Counter(mode for _, mode in looks)
     channels = reading.channels or common_channels(modes)
+    notes += conversions(modes, channels)
     size = reading.size or looks[0][0]
-    if classes not in (None, len(files.classes)):
-        raise DataError(f"the folder '{folder}' has {len(files.classes)} classes, not {classes}")
     train, val = (
         ImageFiles(part, channels, size, resize=reading.size is not None) for part in (files.train, files.val)
     )
@@ -68,7 +80,7 @@ def load_folder(
     info = DataInfo(name, own, files.classes, (channels, *size), mean=(), std=())
     augment = Augment() if augment is None else augment
     data = data_from(train, val, info, augment=augment, workers=reading.workers, one_size=True)
-    data.notes = tuple(conversions(modes, channels))
+    data.notes = tuple(notes)
     return data
 
 
@@ -78,3 +90,37 @@ def _look_at(image: Path) -> tuple[tuple[int, int], str]:
     if mode[0] in "IF":
         raise DataError(too_deep(image))
     return size, mode
+
+
+def _usable(files: list[tuple[Path, int]], what: str, notes: list[str]) -> list[tuple[Path, int]]:
+    """The images that can be read; the others are noted."""
+    faults = in_threads(_fault, [path for path, _ in files])
+    notes += left_out([fault for fault in faults if fault is not None], len(files), what, skip_bad=True)
+    return [file for file, fault in zip(files, faults, strict=True) if fault is None]
+
+
+def _fault(path: Path) -> str | None:
+    """Why an image cannot be used; None where it can."""
+    try:
+        return too_deep(path) if deep(open_image(path)) else None
+    except DataError as error:
+        return error.message
+
+
+def _judge(folder: Path, files: ClassFiles) -> None:
+    """Raise unless every class has a training image."""
+    number = Counter(index for _, index in files.train)
+    counts = [number[index] for index in range(len(files.classes))]
+    found = dict(zip(files.classes, counts, strict=True))
+    mend = "put images into each, or remove the folders of classes that have none"
+    check_occurrence(files.classes, counts, found, "images", f"the class folders of '{folder}'", mend)
+
+
+def _without_validation(files: ClassFiles) -> list[str]:
+    """A note on the classes that no image to validate on is of."""
+    there = {index for _, index in files.val}
+    missing = [f"'{name}'" for index, name in enumerate(files.classes) if index not in there]
+    if not missing:
+        return []
+    more = f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else ""
+    return [f"no validation image is of the class {', '.join(missing[:NAMED])}{more}"]

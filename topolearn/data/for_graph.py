@@ -37,15 +37,18 @@ def read_data(graph: Graph, data: Any, root: str | Path | None, options: TrainOp
     if options.steps_per_epoch != TrainOptions().steps_per_epoch:
         raise OptionError(f"'steps_per_epoch' is for text, but graph '{graph.name}' is for {graph.task}")
     size = graph.input_size(graph.inputs[0])
-    channels = size[0] if len(size) == 3 and size[0] in MODES else None
-    settings: dict[str, Any] = {"task": graph.task, "root": root, "workers": options.workers, "channels": channels}
+    settings: dict[str, Any] = {
+        "task": graph.task,
+        "root": root,
+        "workers": options.workers,
+        "skip_bad": options.skip_bad,
+        "channels": size[0] if len(size) == 3 and size[0] in MODES else None,
+    }
     from_files = isinstance(data, str | Path)
     if kind_of(graph.task).is_dense:
         # A pair of Datasets has its own transforms, unless a crop is asked for.
         if from_files or options.crop is not None:
             settings["augment"] = training_crop(graph, options)
-        if from_files:
-            settings["skip_bad"] = options.skip_bad
     elif (given := _of_masks(options)) is not None:
         raise OptionError(f"'{given}' is for {', '.join(dense_tasks())}, but graph '{graph.name}' is for {graph.task}")
     else:
@@ -77,13 +80,17 @@ def _read_text(graph: Graph, data: Any, root: str | Path | None, options: TrainO
 
 def _of_images(options: TrainOptions) -> str | None:
     """An option that has another value than its default, and acts on images alone."""
-    return _of_masks(options) or ("train_images" if options.train_images is not None else None)
+    return _of_masks(options) or _changed(options, "skip_bad", "train_images")
 
 
 def _of_masks(options: TrainOptions) -> str | None:
     """An option that has another value than its default, and acts on images with masks alone."""
+    return _changed(options, "crop", "evaluation", "scale")
+
+
+def _changed(options: TrainOptions, *names: str) -> str | None:
+    """The first of the options that has another value than its default."""
     defaults = TrainOptions()
-    names = ("crop", "evaluation", "scale", "skip_bad")
     return next((name for name in names if getattr(options, name) != getattr(defaults, name)), None)
 
 

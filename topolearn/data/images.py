@@ -19,11 +19,27 @@ from topolearn.data.labels import Labels
 from topolearn.data.modes import MODES, deep
 from topolearn.errors import DataError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+_SUFFIXES_OF = {
+    "PNG": ".png .apng",
+    "JPEG": ".jpg .jpeg .jpe .jfif",
+    "BMP": ".bmp",
+    "DIB": ".dib",
+    "WEBP": ".webp",
+    "GIF": ".gif",
+    "TIFF": ".tif .tiff",
+    "PPM": ".ppm .pgm .pbm .pnm",
+    "TGA": ".tga",
+    "JPEG2000": ".jp2 .j2k .j2c .jpx",
+    "AVIF": ".avif",
+}
+"""The formats that Pillow reads by itself and that images are kept in. Others need programs beside it, or are no images
+but documents and icons that lie among them.
+"""
+
+SUFFIXES = frozenset(" ".join(_SUFFIXES_OF.values()).split())
 """Endings of the files that count as images."""
 
 _LOSSY = ("JPEG", "MPO")
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _COLOURS = {"RGB": 3, "RGBA": 3, "LA": 1}
 """Mode with several channels -> how many of them, the first ones, are not transparency."""
 _ON_THEIR_SIDE = frozenset({5, 6, 7, 8})
@@ -90,7 +106,7 @@ def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise DataError(f"the {kind} '{path}' is no file, but a folder, a pipe or a device; remove it")
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(path, formats=tuple(_SUFFIXES_OF)) as image:
             if deep(image) and image.mode[0] not in "IF":  # Pillow would cut it here, without a word
                 raise DataError(too_deep(path, kind))
             yield image
@@ -98,7 +114,7 @@ def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # Pillow's readers raise what they meet in a broken file
         text = str(error)
-        if isinstance(error, UnidentifiedImageError):
+        if isinstance(error, UnidentifiedImageError | KeyError):  # an old Pillow does not know the last format
             text = "it is no image, or a broken one"
         elif isinstance(error, OSError) and error.strerror:
             text = error.strerror

@@ -60,8 +60,8 @@ def load_data(
         classes: Number of classes of a pair or of masks; None to find out.
         val_split: Subfolder of a folder to validate on; None for ``val``, else ``test``.
         workers: Processes that load the items of a pair of Datasets or of a large folder.
-        skip_bad: Whether images with masks that cannot be used are left out; ``notes`` of the data
-            then says how many, and names them.
+        skip_bad: Whether images of a folder, or their masks, that cannot be used are left out; ``notes`` of
+            the data then says how many, and names them.
         text: How text is cut; None for contexts of 64 tokens.
 
     Raises:
@@ -79,6 +79,8 @@ def load_data(
             f"data is a {type(data).__name__}, but must be a name, a folder, or a pair (train, val) of Datasets or of "
             "DataLoaders"
         )
+    if skip_bad:
+        raise DataError("'skip_bad' is for files; leave out the items that cannot be used in your Dataset")
     train, val = data
     loaders = [isinstance(each, DataLoader) for each in data]
     if all(loaders):
@@ -153,6 +155,10 @@ def _from_files(
         return _known(name, root, MASK_SETS[name](root, augment, reading))
     if isinstance(augment, Crop):
         raise DataError(f"'{name}' has images without masks; a crop is for those with, or for Datasets")
+    if reading.skip_bad:
+        raise DataError(
+            f"'{name}' is not one file per image; 'skip_bad' is for folders of images, and those with masks"
+        )
     return _known(name, root, IMAGE_SETS[name](root, augment))
 
 

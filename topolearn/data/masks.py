@@ -19,7 +19,7 @@ from topolearn.data.images import ImageFiles, differ, look_at, open_image, read_
 from topolearn.data.labels import Labels, labels_of_set, named_labels
 from topolearn.data.modes import common_channels, conversions
 from topolearn.data.occurrence import check_occurrence
-from topolearn.data.reading import Reading, data_from, in_threads
+from topolearn.data.reading import Reading, data_from, in_threads, left_out
 from topolearn.errors import DataError
 from topolearn.task_kinds import TaskKind, kind_of
 
@@ -231,12 +231,5 @@ def _usable(
             good.append(look)
         else:
             faults.append(fault if faults else fault + like_the_missing(look.pair[1]))
-    if not faults:
-        return good
-    count = f"{len(faults):,} of {len(looks):,} {what} images of '{name}'"
-    if not skip_bad or not good:
-        more = f"; {count} cannot be used: mend them, or set 'skip_bad'" if len(faults) > 1 else ""
-        raise DataError(f"{faults[0]}{more}")
-    listed = " | ".join(faults[:NAMED]) + (f" | and {len(faults) - NAMED:,} more" if len(faults) > NAMED else "")
-    notes.append(f"skipped {count}: {listed}")
+    notes += left_out(faults, len(looks), f"{what} images of '{name}'", skip_bad=skip_bad)
     return good

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -14,8 +14,10 @@ from torch import Tensor
 from topolearn.data.augment import Augment, Crop
 from topolearn.data.base import Data, DataInfo
 from topolearn.data.datasets import DatasetData
+from topolearn.data.folder_layout import NAMED
 from topolearn.data.images import ImageFiles
 from topolearn.data.tensors import TensorData, mean_and_std
+from topolearn.errors import DataError
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -96,6 +98,28 @@ def in_threads(work: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
     """What ``work`` gives for each item, in order; decoding of images runs beside itself."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return list(pool.map(work, items))
+
+
+def left_out(faults: Sequence[str], total: int, what: str, *, skip_bad: bool) -> list[str]:
+    """A note on the files that are left out, or none.
+
+    Args:
+        faults: What is wrong with each file that cannot be used.
+        total: Of how many.
+        what: What they are.
+        skip_bad: Whether they may be left out.
+
+    Raises:
+        DataError: They may not, or none is left.
+    """
+    if not faults:
+        return []
+    count = f"{len(faults):,} of {total:,} {what}"
+    if not skip_bad or len(faults) == total:
+        more = f"; {count} cannot be used: mend them, or set 'skip_bad'" if len(faults) > 1 else ""
+        raise DataError(f"{faults[0]}{more}")
+    listed = " | ".join(faults[:NAMED]) + (f" | and {len(faults) - NAMED:,} more" if len(faults) > NAMED else "")
+    return [f"skipped {count}: {listed}"]
 
 
 def _spaced(count: int) -> list[int]:

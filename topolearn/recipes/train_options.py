@@ -128,7 +128,7 @@ class TrainOptions(BaseModel):
     shared with the next, their logits averaged).
     """
     skip_bad: bool = False
-    """Leave out images with masks that cannot be used, and say so, instead of an error."""
+    """Leave out images of a folder, or with masks, that cannot be used, and say so, instead of an error."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that load a user's Dataset."""
     phases: Mapping[str, PhaseOptions] = Field(default_factory=FrozenMap)

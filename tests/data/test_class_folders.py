@@ -1,0 +1,125 @@
+"""Folders of classes: nothing in them appears or vanishes without a word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.data.scenes import picture
+from tests.data.toys import Items, fails
+from topolearn.data import load_data
+from topolearn.data.for_graph import read_data
+from topolearn.data.images import SUFFIXES, open_image
+from topolearn.format import loads
+from topolearn.recipes.train_options import TrainOptions
+
+GRAPH = """
+topolearn: 1
+name: tiny
+inputs: {image: [3, 4, 4]}
+nodes:
+  head: {op: classifier, classes: 2}
+edges:
+  - {from: image, to: head}
+outputs: [head]
+"""
+
+
+def classes(where: Path, *names: str, count: int = 5) -> Path:
+    for name in names:
+        for index in range(count):
+            picture(where / name / f"{index}.png", index)
+    return where
+
+
+def test_every_suffix_of_images_is_read(tmp_path: Path) -> None:
+    where = classes(tmp_path / "set", "a", "b")
+    for index, suffix in enumerate(sorted(SUFFIXES)):
+        mode = {".pbm": "1", ".pgm": "L"}.get(suffix, "RGB")
+        Image.open(picture(tmp_path / "source.png", index)).convert(mode).save(where / "a" / f"x{suffix.upper()}")
+        assert open_image(where / "a" / f"x{suffix.upper()}").size == (16, 12)
+    assert {".gif", ".tif", ".tiff", ".ppm", ".jpg", ".webp", ".avif", ".tga"} <= SUFFIXES
+    data = load_data(where)
+    assert data.train_size + data.val_size == 10 + len(SUFFIXES)
+    assert data.notes == ()
+
+
+def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
+    where = classes(tmp_path / "set", "a", "b", "a/inner", "__MACOSX/a", ".hidden")
+    picture(where / "b" / ".0.png")
+    picture(where / "0.png")
+    (where / "b" / "notes.txt").write_text("text")
+    data = load_data(where)
+    assert (data.info.classes, data.train_size, data.val_size) == (("a", "b"), 8, 2)
+    assert data.notes == (
+        f"in '{where}' 6 files and folders are passed over, as no image of a class: .hidden/, 0.png, __MACOSX/ and 3"
+        " more",
+    )
+
+
+def test_what_is_passed_over_in_splits_is_counted(tmp_path: Path) -> None:
+    where = classes(tmp_path / "set", "train/a", "train/b", "val/a", "val/__MACOSX")
+    (where / "train" / "b" / "x.psd").write_bytes(b"")
+    first, second, third = load_data(where).notes
+    assert first.startswith(f"in '{where / 'train'}' 1 file or folder is passed over")
+    assert first.endswith(": b/x.psd")
+    assert second.endswith(": __MACOSX/")
+    assert third == "no validation image is of the class 'b'"
+
+
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_a_class_without_a_training_image(tmp_path: Path, split: str) -> None:
+    where = classes(tmp_path / "set", f"{split}a", f"{split}b")
+    (where / f"{split}c").mkdir()
+    if split:
+        classes(where, "val/a", "val/c")
+    counts = (5, 5, 0) if split else (4, 4, 0)
+    hold = ", ".join(f"{name} ({count} images)" for name, count in zip("abc", counts, strict=True))
+    fails(where, f"the class 'c' has no training example: the class folders of '{where}' hold {hold}; put images into")
+
+
+def test_one_class_alone(tmp_path: Path) -> None:
+    fails(classes(tmp_path / "set", "a"), "there is one class alone, 'a', so there is nothing to learn")
+
+
+def test_a_class_called_train(tmp_path: Path) -> None:
+    where = classes(tmp_path / "set", "train", "car", "bus")
+    data = load_data(where)
+    assert (data.info.classes, data.train_size, data.val_size) == (("bus", "car", "train"), 12, 3)
+    fails(where, "has 'train' but no 'val' to validate on", val_split="val")
+    classes(where, "val")
+    fails(where, f"the folder '{where / 'train'}' has no subfolder; a class")
+    splits = classes(
+        tmp_path / "splits", *(f"{split}/{name}" for split in ("train", "val") for name in ("train", "car"))
+    )
+    assert load_data(splits).info.classes == ("car", "train")
+
+
+def test_images_that_cannot_be_used_are_left_out_on_request(tmp_path: Path) -> None:
+    where = classes(tmp_path / "set", "train/a", "train/b", "val/a", "val/b")
+    broken, deep, other = where / "train/a/0.png", where / "train/b/1.png", where / "val/b/2.png"
+    broken.write_bytes(broken.read_bytes()[:300])
+    Image.fromarray(np.full((12, 16), 1000, np.uint16)).save(deep)
+    other.write_text("text")
+    fails(where, f"the image '{broken}' cannot be read")
+    data = load_data(where, skip_bad=True)
+    assert (data.train_size, data.val_size) == (8, 9)
+    first, second = data.notes
+    assert first.startswith(f"skipped 2 of 10 training images of 'set': the image '{broken}' cannot be read: ")
+    assert first.endswith(f" | the image '{deep}' has more than 8 bits per channel; convert it to 8 bits")
+    assert second.startswith(f"skipped 1 of 10 validation images of 'set': the image '{other}' cannot be read")
+    for path in (where / "train" / "b").iterdir():
+        path.write_text("text")
+    fails(where, "the class 'b' has no training example", skip_bad=True)
+
+
+def test_leaving_out_is_for_files(tmp_path: Path) -> None:
+    fails("digits", "'digits' is not one file per image; 'skip_bad' is for folders of images", skip_bad=True)
+    fails((Items([]), Items([])), "'skip_bad' is for files; leave out the items", skip_bad=True)
+    where = classes(tmp_path / "set", "a", "b")
+    (where / "a" / "0.png").write_text("text")
+    data = read_data(loads(GRAPH), where, None, TrainOptions(skip_bad=True))
+    assert data.train_size + data.val_size == 9
