@@ -41,7 +41,7 @@ def test_mean_std_and_size(run: Run, images: Path, tmp_path: Path) -> None:
         ("--mean", "x", "'mean.0' of training is 'x', but it should be a number"),
         ("--mean", "0.1,0.2", "'mean' has 2 numbers, but images of 'digits' have 1 channels"),
         ("--std", "0", "'std.0' of training is 0, but it should be greater than 0"),
-        ("--size", "8x8", "--size 8x8: write a number of pixels, or height and width, as 224 or 192,256"),
+        ("--size", "8x8", "--size 8x8: write a number of pixels, or height and width, such as 224 or 192,256"),
     ],
 )
 def test_what_cannot_be_used(run: Run, tmp_path: Path, option: str, value: str, message: str) -> None:

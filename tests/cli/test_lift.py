@@ -67,7 +67,7 @@ def test_the_two_files_are_the_network_and_can_be_fitted(run: Run, tmp_path: Pat
             ["vgg16", "-o", "net.yaml"],
             "error: cannot lift 'vgg16' (VGG): there is no graph for networks of this class; ",
         ),
-        (["resnet18", "-o", "net.txt"], "error: -o net.txt: the graph goes into a YAML file, as net.yaml\n"),
+        (["resnet18", "-o", "net.txt"], "error: -o net.txt: the graph goes into a YAML file, such as net.yaml\n"),
         (["resnet18", "-o", "net.safetensors"], "error: -o net.safetensors: the graph goes into a YAML file"),
         (["resnet18", "-o", "net.yaml", "--size", "a"], "error: --size a: write a number of pixels, or height and"),
         (["resnet18", "-o", "net.yaml", "--size", "1,2,3"], "error: --size 1,2,3: write a number of pixels"),

@@ -339,7 +339,7 @@ class TestPredict:
         status, _, err = run("predict", "m.onnx", "-o", "out")
         assert (status, err) == (
             2,
-            "error: 'm.onnx' is a file, which knows of no data; name images, or a folder of images\n",
+            "error: 'm.onnx' is a file without data; name images, or a folder of images\n",
         )
         with pytest.raises(OptionError, match="is a file; name a folder to write to"):
             predict_validation(run_dir, elsewhere / "m.onnx")

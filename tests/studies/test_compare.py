@@ -514,7 +514,7 @@ def test_clock(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ("--seeds a", "--seeds a: seeds are whole numbers, as 0,1,2 or 0..4"),
+        ("--seeds a", "--seeds a: seeds are whole numbers, such as 0,1,2 or 0..4"),
         ("--seeds -1", "--seeds -1: seeds are whole numbers"),
         ("--vary fan_in", "--vary fan_in: write it as KEY=VALUE"),
         ("--vary fan_in=", "--vary fan_in=: names no value; write them as 1,2,4 or 1..8"),

@@ -98,7 +98,7 @@ def test_the_command_draws_it_too(
     assert not ended.value.code
     assert finished.folder is not None
     assert files(out) == files(finished.folder) | {"graph.svg", "matrix.svg"}
-    assert f"{out / 'matrix.svg'}: what the learner thought of every edge" in capsys.readouterr().out
+    assert f"{out / 'matrix.svg'}: the learner's value of every edge" in capsys.readouterr().out
 
 
 def files(run_dir: Path) -> set[str]:

@@ -115,7 +115,7 @@ def test_a_learner_that_is_there_already() -> None:
     result = run(learner=learner, training={"phases": {"search": 3, "fine_tune": 2}})
     assert result.learner is learner
     assert same(result, run(learner="maskconnect", fan_in=1, seed=0, training={"phases": {}})) is False
-    fails(OptionError, "options go to the learner where it is made", learner=learner, fan_in=2)
+    fails(OptionError, "the learner is already made; give its options where you make it", learner=learner, fan_in=2)
     fails(OptionError, "the learner was made for graph 'tiny'", learner=learner, graph=graph(name="other"))
 
 

@@ -1,7 +1,6 @@
-"""``topolearn …``: a thin layer over the API.
+"""The command line ``topolearn …``: a thin layer over the API.
 
-Whatever takes time to import is imported inside the command that needs it: ``--help``, ``show`` and
-``validate`` work without torch.
+Slow imports stand inside the command that needs them: ``--help``, ``show`` and ``validate`` work without torch.
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ app.command(name="list")(list_)
 
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C: 128 + SIGINT, as shells have it."""
+"""Exit status after Ctrl-C: 128 + SIGINT, as in shells."""
 PIPE_CLOSED = 141
-"""Exit status where the reader of the output went away: 128 + SIGPIPE."""
+"""Exit status if the reader of the output has closed the pipe: 128 + SIGPIPE."""
 
 
 # -- commands ----------------------------------------------------------------------------------
@@ -73,19 +72,19 @@ def show(
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Draw the graph to an SVG or PNG file.")
     ] = None,
     matrix: Annotated[
-        bool, typer.Option("--matrix", help="Let -o draw the adjacency matrix: each learnable edge with its value.")
+        bool, typer.Option("--matrix", help="With -o: draw the adjacency matrix, with each learnable edge's value.")
     ] = False,
     settings: Settings = None,
 ) -> None:
-    """Show a graph: its nodes and their shapes, parameters and multiply-accumulates.
+    """Show a graph: its nodes with their shapes, parameters and multiply-accumulates.
 
-    GRAPH may also be the folder of a run; its picture then shows what was learned within what was searched,
-    its matrix the learner's masks, weights or gates at the end of the search.
+    GRAPH may also be the folder of a run. Its picture then shows the learned graph within the searched one. Its
+    matrix shows the learner's masks, weights or gates at the end of the search.
     """
     if as_json and expand:
         raise OptionError("--json and --expand print different things; choose one of them")
     if matrix and output is None:
-        raise OptionError("--matrix draws a picture; say where to with -o FILE.svg")
+        raise OptionError("--matrix draws a picture; name its file with -o FILE.svg")
     shown, searched = load(graph, overrides(settings))
     if output is not None:
         _draw(graph, shown, searched, output, matrix)
@@ -170,10 +169,10 @@ def _warn(
 
 
 def main() -> None:
-    """Run the command line; what a user did wrong is one line and exit status 2."""
+    """Run the command line; a user's error prints one line and gives exit status 2."""
     _open_streams()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a file name may hold what a terminal cannot show
+        if isinstance(stream, io.TextIOWrapper):  # file names may contain characters that a terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         warnings.showwarning = _warn
@@ -186,18 +185,18 @@ def main() -> None:
         try:
             stream.flush()
         except OSError:
-            # Python flushes it once more when it ends; let that succeed.
+            # Python flushes it again at exit; let that succeed.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        # Started by torchrun. Now and then a thread of torch.distributed outlives its process group, and
-        # aborts a process that takes its C++ statics apart; all that was to be written has been.
+        # Started by torchrun. Sometimes a thread of torch.distributed outlives its process group, and aborts
+        # the process while it destroys its C++ statics. Everything has been written by now.
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
 
 
 def _open_streams() -> None:
-    """Let stdin, stdout and stderr lead nowhere where they are closed, before another file gets their number."""
+    """Open stdin, stdout and stderr on the null device if they are closed, before another file gets their number."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -212,7 +211,7 @@ def _run() -> int:
     try:
         app()
     except SystemExit as done:
-        if sys.stdout is not streams[0]:  # what Typer does where the reader of the output has gone away
+        if sys.stdout is not streams[0]:  # Typer replaces it when the reader of the output has closed the pipe
             sys.stdout, sys.stderr = streams
             return PIPE_CLOSED
         return done.code if isinstance(done.code, int) else int(done.code is not None)
@@ -227,7 +226,7 @@ def _run() -> int:
 
 
 def _failed(error: OSError) -> int:
-    """Say what the system refused; nothing where it is the reader of the output that has gone away."""
+    """Report an error of the system, except a pipe that its reader closed; return the exit status."""
     if isinstance(error, BrokenPipeError):
         return PIPE_CLOSED
     where = f"{error.filename}: " if error.filename else ""

@@ -1,4 +1,4 @@
-"""What the commands share: reading their arguments, printing tables and errors."""
+"""Helpers shared by the commands: read their arguments, print tables and errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GraphName = Annotated[str, typer.Argument(metavar="GRAPH", help="A YAML file, or
 
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the file, as nodes.head.classes=10."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the file, such as nodes.head.classes=10."),
 ]
 
 
@@ -30,7 +30,7 @@ FAILED = 2
 
 
 def load(name: str, settings: dict[str, str]) -> tuple[Graph, Graph | None]:
-    """The graph that ``name`` means and, where it is the folder of a run, the one that was searched."""
+    """Load the graph that ``name`` means and, if it is the folder of a run, the searched graph too."""
     from topolearn.format import load_graph
 
     folder = Path(name)
@@ -44,32 +44,32 @@ def load(name: str, settings: dict[str, str]) -> tuple[Graph, Graph | None]:
 
 
 def is_run(name: str) -> bool:
-    """Whether ``name`` is the folder of a run that has learned a graph."""
+    """Whether ``name`` is the folder of a finished run, with a learned graph."""
     return os.path.isfile(Path(name) / "graph.yaml")
 
 
 def overrides(settings: list[str] | None, option: str = "--set") -> dict[str, str]:
-    """``KEY=VALUE`` options as a mapping."""
+    """Return ``KEY=VALUE`` options as a mapping."""
     found = {}
     for text in settings or []:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise OptionError(f"{option} {text}: write it as KEY=VALUE, as nodes.head.classes=10")
+            raise OptionError(f"{option} {text}: write it as KEY=VALUE, such as nodes.head.classes=10")
         found[key] = value
     return found
 
 
 def sides(size: str) -> tuple[int, int]:
-    """Height and width of ``--size 32`` or ``--size 32,64``."""
+    """Return height and width from ``--size 32`` or ``--size 32,64``."""
     given = size.split(",")
     if len(given) > 2 or not all(side.strip().isdecimal() for side in given):
-        raise OptionError(f"--size {size}: write a number of pixels, or height and width, as 224 or 192,256")
+        raise OptionError(f"--size {size}: write a number of pixels, or height and width, such as 224 or 192,256")
     numbers = [int(side) for side in given]
     return numbers[0], numbers[-1]
 
 
 def print_table(table: Table) -> None:
-    """A table with lines on a terminal, plain columns elsewhere."""
+    """Print a table: with lines on a terminal, in plain columns elsewhere."""
     if sys.stdout.isatty():
         from rich.console import Console
 
@@ -79,10 +79,10 @@ def print_table(table: Table) -> None:
 
 
 def say(text: str) -> None:
-    """Print lines that hold names from outside on stdout, without what a terminal would obey."""
+    """Print lines that contain names from outside to stdout, without terminal control characters."""
     print(printable(text, kept="\n\t"), flush=True)
 
 
 def complain(message: str) -> None:
-    """One line on stderr."""
+    """Print an error as one line on stderr."""
     tell(f"error: {' '.join(message.split())}")

@@ -1,4 +1,4 @@
-"""``topolearn lift``: a torchvision network as a graph file with weights beside it."""
+"""``topolearn lift``: turn a torchvision network into a graph file and a weights file."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ def lift(
     ],
     weights: Annotated[
         str | None,
-        typer.Option(help="Torchvision's pretrained ones (DEFAULT, IMAGENET1K_V2 …), or a file; default: random."),
+        typer.Option(help="Pretrained torchvision weights (DEFAULT, IMAGENET1K_V2 …), or a file; default: random."),
     ] = None,
     size: Annotated[
         str | None, typer.Option(metavar="N|H,W", help="Height and width of the images; default: 224.")
     ] = None,
     classes: Annotated[
-        int | None, typer.Option(min=1, help="Number of classes; a last layer for another number starts anew.")
+        int | None, typer.Option(min=1, help="Number of classes; if it changes, the last layer starts at random.")
     ] = None,
 ) -> None:
-    """Turn a torchvision network into a graph that computes the same, its residual branches learnable edges.
+    """Turn a torchvision network into a graph that computes the same, with its residual branches as learnable edges.
 
-    ResNet, ResNeXt, Wide-ResNet, RegNet and MobileNetV2 can be lifted. Go on with
+    You can lift ResNet, ResNeXt, Wide-ResNet, RegNet and MobileNetV2. Then train with
     `topolearn fit FILE.yaml --weights FILE.safetensors`.
     """
     if output.suffix not in _YAML:
-        raise OptionError(f"-o {output}: the graph goes into a YAML file, as {output.stem or 'graph'}.yaml")
+        raise OptionError(f"-o {output}: the graph goes into a YAML file, such as {output.stem or 'graph'}.yaml")
     image = None if size is None else sides(size)
     tensors = output.with_suffix(".safetensors")
     if weights is not None:

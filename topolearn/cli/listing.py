@@ -1,4 +1,4 @@
-"""``topolearn list``: what is known by name, and the options of each."""
+"""``topolearn list``: the known graphs, learners, ops, data sets and training options."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WIDTH = 100
 
 
 class Kind(StrEnum):
-    """What ``list`` lists."""
+    """The kinds of things that ``list`` lists."""
 
     GRAPHS = "graphs"
     LEARNERS = "learners"
@@ -30,12 +30,12 @@ class Kind(StrEnum):
 
 
 def list_(
-    kind: Annotated[Kind | None, typer.Argument(help="What to list; without it, how much there is of each.")] = None,
+    kind: Annotated[Kind | None, typer.Argument(help="What to list; without it, the number of each kind.")] = None,
     name: Annotated[
-        str | None, typer.Argument(help="One of the learners, ops or settings of training: with its options.")
+        str | None, typer.Argument(help="Name of a learner, op or training option, to show its options.")
     ] = None,
 ) -> None:
-    """List the shipped graphs, the learners, ops and data sets that are known by name, and the settings of training."""
+    """List the shipped graphs, the learners, ops and data sets, and the training options."""
     load_plugins()
     if kind is not None and name is not None:
         _describe(kind, name)
@@ -52,11 +52,11 @@ def list_(
 
 
 def _describe(kind: Kind, name: str) -> None:
-    """What is called ``name``, and its options with their defaults."""
+    """Print what ``name`` is, and its options with their defaults."""
     if kind is Kind.GRAPHS:
-        raise OptionError(f"a graph has no options; see it by 'topolearn show {name}'")
+        raise OptionError(f"a graph has no options; use 'topolearn show {name}'")
     if kind is Kind.DATA:
-        raise OptionError("data sets have no options of their own; 'topolearn list training' has those of reading them")
+        raise OptionError("data sets have no options of their own; see 'topolearn list training' for reading them")
     if kind is Kind.TRAINING:
         known = _training().model_fields
         if name not in known:
@@ -69,7 +69,7 @@ def _describe(kind: Kind, name: str) -> None:
 
 
 def _found(kind: Kind, name: str) -> list[tuple[str, type[BaseModel]]]:
-    """Summary and options of the learner or the ops called ``name``: a node op and an edge op may share it."""
+    """Return summary and options of the learner or ops called ``name``; a node op and an edge op may share a name."""
     if kind is Kind.LEARNERS:
         from topolearn.learners import learner_class
 
@@ -97,7 +97,7 @@ def _print_fields(model: type[BaseModel], names: list[str]) -> None:
             print(textwrap.fill(field.text, _WIDTH, initial_indent="      ", subsequent_indent="      "))
 
 
-# -- what `list` knows -------------------------------------------------------------------------
+# -- what `list` prints ------------------------------------------------------------------------
 
 
 def _graphs() -> Iterator[tuple[str, str]]:
@@ -158,10 +158,10 @@ _LISTS: dict[Kind, Callable[[], Iterator[tuple[str, str]]]] = {
 
 
 def _summary(thing: Any) -> str:
-    """The first sentence of the docstring."""
+    """Return the first sentence of the docstring."""
     return _sentence((thing.__doc__ or "").strip().partition("\n")[0])
 
 
 def _sentence(text: str) -> str:
-    """The first sentence, without its full stop."""
+    """Return the first sentence, without its full stop."""
     return re.split(r"(?<!\bal)\. (?=[A-Z])", text, maxsplit=1)[0].rstrip(".").replace("``", "'")

@@ -1,4 +1,4 @@
-"""``topolearn predict``: images in, masks, overlays or a table of classes out; or a prompt in, its continuation out."""
+"""``topolearn predict``: predict masks or classes of images, or continue a prompt."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from topolearn.prediction import Prediction, Predictions, Skipped, TextModel
 
 _NAMED = 3
-"""Classes named per image."""
+"""Number of classes named per image."""
 _STDIN = "-"
-"""What names the prompt that is read from standard input."""
+"""Name of a prompt that is read from standard input."""
 _TEXT = "Text"
-"""The heading of the options that are for text alone."""
+"""Heading of the options that apply to text only."""
 
 
 def predict(
@@ -30,17 +30,17 @@ def predict(
         list[Path] | None,
         typer.Argument(
             metavar="IMAGES…|PROMPT",
-            help="Image files, and folders of them; or one text file, or -. Default: the validation images of the"
-            " run's data.",
+            help="Image files and folders; or one text file; or - for a prompt from standard input. Default: the"
+            " validation images of the run's data.",
             show_default=False,
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="OUT", help="Folder to write to; of text a file, else it is printed."),
+        typer.Option("-o", "--output", metavar="OUT", help="Folder to write to; for text a file, default: print it."),
     ] = None,
-    provider: Annotated[str, typer.Option(help="Of an ONNX file: cpu, cuda or tensorrt.")] = "cpu",
-    device: Annotated[str, typer.Option(help="Of a run: auto, cpu, cuda, cuda:1 …")] = "auto",
+    provider: Annotated[str, typer.Option(help="Where an ONNX file runs: cpu, cuda or tensorrt.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where a run's network runs: auto, cpu, cuda, cuda:1 …")] = "auto",
     data: Annotated[
         str | None, typer.Option(help="Predict the validation images of this data set or folder, instead of IMAGES.")
     ] = None,
@@ -48,23 +48,27 @@ def predict(
         Path | None, typer.Option(envvar="TOPOLEARN_DATA", help="Folder in which data sets are looked for.")
     ] = None,
     length: Annotated[
-        int | None, typer.Option(help="Tokens to add.", show_default="200", rich_help_panel=_TEXT)
+        int | None, typer.Option(help="Number of tokens to add.", show_default="200", rich_help_panel=_TEXT)
     ] = None,
     temperature: Annotated[
         float | None,
         typer.Option(
-            help="Below 1 likely tokens get likelier; 0 takes the likeliest.", show_default="1.0", rich_help_panel=_TEXT
+            help="Below 1, likely tokens get likelier; 0 always takes the likeliest.",
+            show_default="1.0",
+            rich_help_panel=_TEXT,
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the draws.", show_default="0", rich_help_panel=_TEXT)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the draws.", show_default="0", rich_help_panel=_TEXT)
+    ] = None,
 ) -> None:
-    """Predict images, or continue a text, with the network of a run or with an exported file.
+    """Run a trained network or an exported file on images, or let it continue a text.
 
     Segmentation: OUT/masks/NAME.png (its values are the labels, its palette their colours),
     OUT/overlays/NAME.png and OUT/legend.svg. Saliency and edges: grey masks and overlays. Classification:
-    OUT/predictions.csv. What cannot be read is named, left out and counted.
+    OUT/predictions.csv. Images that cannot be read are named, skipped and counted.
 
-    Next token: the continuation is printed, without what a terminal would obey. With -o the prompt and its
+    Next token: the continuation is printed, without terminal control characters. With -o the prompt and its
     continuation go to the file OUT, byte for byte.
     """
     from topolearn.files import check_target
@@ -93,7 +97,7 @@ def predict(
     elif model.is_dir():
         _print(predict_validation(model, output, data=data, data_root=data_root, device=device, on_image=_tell))
     else:
-        raise OptionError(f"'{model}' is a file, which knows of no data; name images, or a folder of images")
+        raise OptionError(f"'{model}' is a file without data; name images, or a folder of images")
 
 
 def _print(result: Predictions) -> None:
@@ -133,7 +137,7 @@ def _continue(model: TextModel, prompts: list[Path], output: Path | None, option
 
 
 def _prompt(path: Path) -> bytes:
-    """The bytes of a prompt's file, or of standard input."""
+    """Read the bytes of a prompt from a file or standard input."""
     from topolearn.data.images import SUFFIXES
 
     if str(path) == _STDIN:

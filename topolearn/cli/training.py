@@ -1,4 +1,4 @@
-"""The commands that need torch: fit, compare, prune, export, bench. Everything heavy is imported inside them."""
+"""The commands that need torch: fit, compare, prune, export, bench. They import it when they run."""
 
 from __future__ import annotations
 
@@ -29,22 +29,24 @@ def fit(
     data: Annotated[
         str | None, typer.Option(help="Name of a data set, a folder of images, a text file, or a folder of .txt files.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Over all phases.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Number of epochs, over all phases.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images or contexts per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate of the weights.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed for everything random.")] = None,
+    device: Annotated[str, typer.Option(help="Where to train: auto, cpu, cuda, cuda:1 …")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     weights: Annotated[Path | None, typer.Option(help="Weights to start from: a file or the folder of a run.")] = None,
     mean: Annotated[
         str | None,
         typer.Option(
             metavar="M,M,M",
-            help="Per channel, of pixels from 0 to 1: what images are normalised by. Default: as the given weights were"
-            " trained, else as the data are.",
+            help="Mean of each channel for normalising images, for pixels from 0 to 1. Default: as the given weights"
+            " were trained, else the mean of the data.",
         ),
     ] = None,
-    std: Annotated[str | None, typer.Option(metavar="S,S,S", help="Likewise, the standard deviations.")] = None,
+    std: Annotated[
+        str | None, typer.Option(metavar="S,S,S", help="Standard deviation of each channel, like --mean.")
+    ] = None,
     size: Annotated[
         str | None, typer.Option(metavar="N|H,W", help="Height and width of the images; default: the graph's.")
     ] = None,
@@ -52,7 +54,7 @@ def fit(
         Path | None, typer.Option(envvar="TOPOLEARN_DATA", help="Folder in which data sets are looked for.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/GRAPH-LEARNER.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in the folder of --out.")] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -100,7 +102,7 @@ def fit(
         export=not no_export,
         quiet=quiet,
     )
-    if is_main():  # of several processes one prints
+    if is_main():  # only one of several processes prints
         _close(result, folder)
 
 
@@ -108,13 +110,13 @@ def compare(
     recipes: Annotated[
         list[str], typer.Argument(metavar="RECIPE|GRAPH…", help="Recipes or graphs: their names or YAML files.")
     ],
-    seeds: Annotated[str, typer.Option(help="One run of every recipe for each: 0,1,2 or 0..4.")] = "0,1,2",
+    seeds: Annotated[str, typer.Option(help="Seeds to run every recipe with: 0,1,2 or 0..4.")] = "0,1,2",
     vary: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUES",
-            help="Run every recipe with each of these values, as fan_in=1,2,4..8 or learner=maskconnect,continuous;"
-            " given several times, with every combination.",
+            help="Run every recipe with each of these values, such as fan_in=1,2,4..8 or"
+            " learner=maskconnect,continuous. Give it several times to run every combination.",
         ),
     ] = None,
     settings: Annotated[
@@ -122,31 +124,33 @@ def compare(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="For all runs, as in `topolearn fit`; an option of learners, for the runs of those that have it.",
+            help="A setting for all runs, as in `topolearn fit`. A learner's option applies to the learners that have"
+            " it.",
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Of every run, instead of the recipe's.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of every run, instead of the recipe's.")] = None,
     out: Annotated[
-        Path, typer.Option(help="Folder of the runs (NAME/seed-S), and of the table: compare.md and compare.csv.")
+        Path, typer.Option(help="Folder for the runs (NAME/seed-S) and the table (compare.md, compare.csv).")
     ] = Path("runs/compare"),
     jobs: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Runs at a time, each a process of its own. The CPU's threads are divided among them, GPUs are"
-            " dealt out in turn. Default: one per GPU, or one.",
+            help="Number of runs at a time, each in its own process. They share the CPU's threads, and take the GPUs"
+            " in turn. Default: one per GPU, or one without a GPU.",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto (every GPU there is, else the CPU), cpu, cuda:1 …")] = "auto",
+    device: Annotated[str, typer.Option(help="auto (all GPUs, else the CPU), cpu, cuda:1 …")] = "auto",
     data_root: Annotated[
         Path | None, typer.Option(envvar="TOPOLEARN_DATA", help="Folder in which data sets are looked for.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
-    """Train several recipes with several seeds; one table: mean and deviation, size before and after, time.
+    """Train several recipes with several seeds, and print one table: metrics, size before and after, time.
 
-    All recipes are checked before the first run starts. What was interrupted or has failed goes on when
-    the same command is given again; what is finished is not run again. Exit status 1 if a run failed.
+    Metrics are given as mean and standard deviation. All recipes are checked before the first run starts. Give the
+    same command again to resume interrupted or failed runs; finished runs are not repeated. Exit status 1 if a run
+    failed.
     """
     from topolearn import compare as run
     from topolearn.cli.common import complain, overrides, print_table, say
@@ -155,7 +159,7 @@ def compare(
 
     numbers = values(seeds, f"--seeds {seeds}")
     if not all(number.isdecimal() for number in numbers):
-        raise OptionError(f"--seeds {seeds}: seeds are whole numbers, as 0,1,2 or 0..4")
+        raise OptionError(f"--seeds {seeds}: seeds are whole numbers, such as 0,1,2 or 0..4")
     varied = {key: values(text, f"--vary {key}={text}") for key, text in overrides(vary, "--vary").items()}
     comparison = run(
         recipes,
@@ -178,7 +182,7 @@ def compare(
 
 
 def _close(result: FitResult, folder: Path) -> None:
-    """Print the closing table, with times where the network has just been exported, and what is in the folder."""
+    """Print the closing table, with times if the network has just been exported, and the files in the folder."""
     from topolearn.cli.common import print_table, say
     from topolearn.runs.delivery import MATRIX, PICTURE, time_run
 
@@ -187,7 +191,7 @@ def _close(result: FitResult, folder: Path) -> None:
     if report is not None:
         worst = max(report.errors.values())
         say(f"{report.path}: {report.size:,} bytes; ONNX Runtime differs from PyTorch by at most {worst:.1g}")
-    for name, what in ((PICTURE, "the learned graph"), (MATRIX, "what the learner thought of every edge")):
+    for name, what in ((PICTURE, "the learned graph"), (MATRIX, "the learner's value of every edge")):
         if (folder / name).is_file():
             say(f"{folder / name}: {what}")
     say(f"{folder}: graph.yaml, weights.safetensors, history.jsonl, config.yaml")
@@ -196,23 +200,23 @@ def _close(result: FitResult, folder: Path) -> None:
 def prune(
     run_dir: RunFolder,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write; default: RUN_DIR-pruned, with --sweep RUN_DIR itself.")
+        Path | None, typer.Option(help="Folder to write to; default: RUN_DIR-pruned, or RUN_DIR itself with --sweep.")
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Another option of the learner: fan_in=2, threshold=0.1 …"),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change an option of the learner: fan_in=2, threshold=0.1 …"),
     ] = None,
     sweep: Annotated[
         bool,
         typer.Option(
             "--sweep",
-            help="Write no model, but remove ever more edges, by magnitude and at random, and write the accuracy at"
-            " every share as a table and a picture.",
+            help="Write no model. Remove more and more edges, by magnitude and at random, and write the accuracy at"
+            " each share as a table and a picture.",
         ),
     ] = False,
     data: Annotated[
         str | None,
-        typer.Option(help="What to measure on: a data set, a folder, a text file; default: what the run trained on."),
+        typer.Option(help="Data to measure on: a data set, folder or text file; default: the run's own data."),
     ] = None,
     data_root: Annotated[
         Path | None, typer.Option(envvar="TOPOLEARN_DATA", help="Folder in which data sets are looked for.")
@@ -220,7 +224,7 @@ def prune(
     device: Annotated[str, typer.Option(help="Where to measure: auto, cpu, cuda, cuda:1 …")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress of --sweep.")] = False,
 ) -> None:
-    """Prune anew what a run had searched, with other options of its learner, without training."""
+    """Prune a run's searched network again, with other options of its learner, without training."""
     from topolearn.cli.common import overrides, print_table, say
 
     if sweep:
@@ -241,7 +245,7 @@ def prune(
     picture, matrix = draw_run(result, target)
     print_table(result.table())
     say(f"{picture}: the learned graph")
-    say(f"{matrix}: what the learner thought of every edge")
+    say(f"{matrix}: the learner's value of every edge")
     say(f"{target}: graph.yaml, weights.safetensors, history.jsonl, config.yaml")
 
 
@@ -252,18 +256,18 @@ def export(
     dynamic: Annotated[
         str | None,
         typer.Option(
-            help="Axes that may change: batch,height,width, or none. Default: batch; all three where every pixel is"
+            help="Axes of variable size: batch,height,width, or none. Default: batch; all three if every pixel is"
             " classified.",
             show_default=False,
         ),
     ] = None,
     argmax: Annotated[
-        bool, typer.Option("--argmax", help="Of segmentation: give the class of every pixel of the image, not logits.")
+        bool, typer.Option("--argmax", help="For segmentation: output the class of every pixel, not logits.")
     ] = False,
     provider: Provider = "cpu",
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not compare with PyTorch.")] = False,
 ) -> None:
-    """Export the network of a run to ONNX and compare it with PyTorch."""
+    """Export the network of a run to ONNX, and compare it with PyTorch."""
     from topolearn import export_onnx, load_model
     from topolearn.cli.common import say
     from topolearn.files import check_target
@@ -296,10 +300,10 @@ def bench(
     provider: Provider = "cpu",
     batch: Annotated[int, typer.Option(min=1, help="Inputs per call.")] = 1,
     argmax: Annotated[
-        bool, typer.Option("--argmax", help="Of segmentation: with the class of every pixel as output, not logits.")
+        bool, typer.Option("--argmax", help="For segmentation: output the class of every pixel, not logits.")
     ] = False,
 ) -> None:
-    """Time a run's network in ONNX Runtime against the graph that was searched, with all its edges."""
+    """Time a run's network in ONNX Runtime against the searched graph with all its edges."""
     from topolearn.cli.common import print_table
     from topolearn.runs import read_result
     from topolearn.runs.delivery import time_run

@@ -1,4 +1,4 @@
-"""What a run is asked for: one object, checked when it is made."""
+"""The request for a run: one object, checked when it is made."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from topolearn.recipes.train_options import TrainOptions
 from topolearn.task_kinds import kind_of
 
 DEFAULT_DATA, DEFAULT_TEXT = "digits", "python-source"
-"""What a graph is trained on that names no data, where nobody says: most graphs, and those for text."""
+"""Default data for a graph that names none: for most graphs, and for text."""
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a run has where nobody says: its length, the size of a batch, the learning rate, settings of training."""
+    """Default length, batch size, learning rate and training settings of a run."""
 
     epochs: int
     batch_size: int
@@ -57,8 +57,8 @@ DEFAULTS = {
     "voc-train": Defaults(epochs=50, batch_size=16, lr=0.05),
     "ade20k": Defaults(epochs=120, batch_size=16, lr=0.05),
 }
-"""By data set: the CIFAR figures are the ResNet recipe's (He et al. 2016), those of VOC and ADE20K the
-ones of SparseMask (Wu et al. 2019), the others ours."""
+"""By data set. CIFAR follows the ResNet recipe (He et al. 2016), VOC and ADE20K follow SparseMask (Wu et al. 2019),
+the other figures are ours."""
 TEXT_DEFAULTS = Defaults(
     epochs=12,
     batch_size=32,
@@ -73,13 +73,13 @@ TEXT_DEFAULTS = Defaults(
         "clip_grad_norm": 1.0,
     },
 )
-"""For text of any name: 1,200 steps, with the optimiser of GPT-3 (Brown et al. 2020) at a rate for small networks."""
+"""For all text: 1,200 steps, with the optimiser of GPT-3 (Brown et al. 2020) at a learning rate for small networks."""
 OTHER_DEFAULTS = Defaults(epochs=30, batch_size=32, lr=0.05)
-"""For data of any other name, and data without one."""
+"""For all other data, with or without a name."""
 
 
 class Recipe(BaseModel):
-    """A request for a run: everything that :func:`topolearn.fit` was given, complete and checked.
+    """A request for a run: the arguments of :func:`topolearn.fit`, complete and checked.
 
     :meth:`Recipe.of` makes one from the arguments of ``fit``, from a recipe file, or from both.
     """
@@ -96,43 +96,43 @@ class Recipe(BaseModel):
     graph: InstanceOf[Graph]
     """The graph to search."""
     start: InstanceOf[Network] | None = None
-    """A network over it whose weights to start from; None for other weights."""
+    """A network made from the graph; training starts from its weights. None: start from ``weights`` or at random."""
     learner: LearnerSpec | InstanceOf[EdgeLearner]
     """A learner's name and options, or a learner made for the graph."""
     data: Any = None
-    """What to train on, as given; None where nobody said."""
+    """What to train on, as given; None if nothing was given."""
     epochs: Count
-    """Over all phases."""
+    """Number of epochs, over all phases."""
     batch_size: Count
     """Images or contexts per step, over all processes."""
     lr: PositiveFloat
     """Peak learning rate of the weights."""
     seed: Seed = 0
-    """Seed of everything random."""
+    """Seed for everything random."""
     precision: Precision = "auto"
     """``auto``, ``float32`` or ``bfloat16``."""
     training: InstanceOf[TrainOptions] = Field(default_factory=TrainOptions)
     """How the weights are trained."""
     loss: Callable[..., Any] | None = None
-    """Function of (outputs, targets); None for the task's."""
+    """Function of (outputs, targets); None for the task's loss."""
     metrics: Mapping[Any, Any] | None = None
-    """By name; None for the task's."""
+    """Metrics by name; None for the task's."""
     callbacks: tuple[Callable[..., Any], ...] = ()
     """Called with every record of the history."""
     weights: Path | None = None
-    """A safetensors file, or the folder of a run, to start from; None for other weights."""
+    """A safetensors file or the folder of a run to start from; None: start from ``start`` or at random."""
     device: Any = "auto"
-    """Where to run."""
+    """The device to run on."""
     out: Path | None = None
     """Folder of the run; None writes nothing."""
     resume: Annotated[bool, Field(strict=False)] = False
-    """Whether to go on with the run in ``out``."""
+    """Whether to resume the run in ``out``."""
     data_root: Any = None
-    """Where data sets are looked for first."""
+    """Folder in which data sets are looked for first."""
     export: Annotated[bool, Field(strict=False)] = True
-    """Whether ``out`` gets an ONNX file and pictures, too."""
+    """Whether to write an ONNX file and pictures to ``out`` too."""
     quiet: Annotated[bool, Field(strict=False)] = False
-    """Whether to show no progress."""
+    """Whether to hide progress."""
 
     @field_validator("callbacks", mode="before")
     @classmethod
@@ -164,21 +164,21 @@ class Recipe(BaseModel):
         learner_options: Mapping[str, Any] | None = None,
         **given: Any,
     ) -> Recipe:
-        """The request that arguments of :func:`topolearn.fit` make.
+        """Make a request from the arguments of :func:`topolearn.fit`.
 
-        What is given wins over what a recipe file says; what neither says has its default, which for the
-        length of the run depends on the data.
+        An argument wins over the recipe file. What neither gives has its default; the defaults for epochs, batch
+        size and learning rate depend on the data.
 
         Args:
-            graph: As of ``fit``; or a recipe file that has been read.
-            learner: As of ``fit``.
-            data: As of ``fit``.
-            training: As of ``fit``.
+            graph: As in ``fit``; or a recipe file that has been read.
+            learner: As in ``fit``.
+            data: As in ``fit``.
+            training: As in ``fit``.
             learner_options: Options of the learner.
             given: Other arguments of ``fit``, by name.
 
         Raises:
-            TopolearnError: One of its subclasses, for what cannot be used.
+            TopolearnError: One of its subclasses, if an argument cannot be used.
         """
         file, start, searched = _graph(graph)
         values = {key: value for key, value in given.items() if value is not None}
@@ -202,20 +202,20 @@ class Recipe(BaseModel):
 
     @property
     def chosen_data(self) -> Any:
-        """What is trained on: as given, else what the graph names, else the default for its task."""
+        """The data to train on: as given, else the graph's, else the default for its task."""
         return _first(self.data, self.graph.data, _default_data(self.graph))
 
     @property
     def names_data(self) -> bool:
-        """Whether anybody has said what to train on."""
+        """Whether the request or the graph says what to train on."""
         return self.data is not None or self.graph.data is not None
 
     def changed(self, **changes: Any) -> Recipe:
-        """The same request with other values, which must be valid."""
+        """Return the same request with other values, which must be valid."""
         return self.model_copy(update=changes)
 
     def make_learner(self) -> EdgeLearner:
-        """The learner; one with a ``seed`` gets the run's where none is given.
+        """Return the learner; a ``seed`` option that is not given takes the run's seed.
 
         Raises:
             OptionError: An unknown learner or option, an invalid value, or a graph that the learner cannot work on.
@@ -228,7 +228,7 @@ class Recipe(BaseModel):
         return make_learner(self.learner.name, self.graph, options)
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        """What differs from the defaults."""
+        """Yield the fields that differ from their defaults."""
         for name, known in type(self).model_fields.items():
             value = getattr(self, name)
             if value != known.get_default(call_default_factory=True):
@@ -236,19 +236,19 @@ class Recipe(BaseModel):
 
 
 def _first(*values: Any) -> Any:
-    """The first that is given."""
+    """Return the first value that is not None."""
     return next(value for value in values if value is not None)
 
 
 def _default_data(graph: Graph) -> str:
-    """What a graph is trained on that names no data, where nobody says."""
+    """Return the default data for a graph that names none."""
     return DEFAULT_TEXT if kind_of(graph.task).is_text else DEFAULT_DATA
 
 
 def _graph(
     given: str | Path | Graph | nn.Module | RecipeFile,
 ) -> tuple[RecipeFile | None, Network | None, Graph]:
-    """The recipe file, the start and the graph that ``graph`` means."""
+    """Return the recipe file, the network to start from, and the graph that ``given`` means."""
     if isinstance(given, str | Path):
         document = open_recipe(given)
         if not is_recipe(document):
@@ -273,10 +273,10 @@ def _learner(
     options: dict[str, Any],
     graph: Graph,
 ) -> LearnerSpec | EdgeLearner:
-    """The learner that is meant; a recipe's options go with its own learner only."""
+    """Return the learner to use; a recipe's learner options apply to its own learner only."""
     if isinstance(given, EdgeLearner):
         if options:
-            raise OptionError("options go to the learner where it is made, when a made learner is given")
+            raise OptionError("the learner is already made; give its options where you make it")
         if given.graph != graph:
             raise OptionError(f"the learner was made for graph '{given.graph.name}', which is not this graph")
         return given
@@ -294,7 +294,7 @@ def _learner(
 
 
 def _usual(data: Any, graph: Graph) -> Defaults:
-    """What a run has where nobody says, which depends on the data, and for text on the task."""
+    """Return the defaults of a run: those for text if the task is text, else by data set."""
     if kind_of(graph.task).is_text:
         return TEXT_DEFAULTS
     return DEFAULTS.get(data, OTHER_DEFAULTS) if isinstance(data, str) else OTHER_DEFAULTS
@@ -310,7 +310,7 @@ def _training(usual: Defaults, file: RecipeFile | None, given: Mapping[str, Any]
 
 
 def check_functions(loss: Any, metrics: Any, callbacks: Any) -> None:
-    """Raise an OptionError where loss, metrics or callbacks are not what can be called."""
+    """Raise an OptionError if the loss, a metric or a callback cannot be called."""
     if metrics is not None and not isinstance(metrics, Mapping):
         raise OptionError("'metrics' is a mapping from name to metric, as {'error': function}")
     if not isinstance(callbacks, tuple | list):

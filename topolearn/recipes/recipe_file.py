@@ -1,4 +1,4 @@
-"""Recipe files: a graph and how to train it; and the settings of the command line."""
+"""Recipe files, which name a graph and how to train it, and ``--set`` on the command line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEFAULT_LEARNER = "maskconnect"
 
 
 class LearnerSpec(BaseModel):
-    """A learner by name; every other key is an option of it."""
+    """A learner by name; every other key is one of its options."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -41,36 +41,36 @@ class LearnerSpec(BaseModel):
 
 
 class RecipeFile(BaseModel):
-    """What a recipe file says: a graph and how to train it."""
+    """The content of a recipe file: a graph and how to train it."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
     topolearn: Literal[1] = 1
-    """Version of the format, 1."""
+    """Version of the format: 1."""
     name: str | None = None
     """The recipe's name."""
     graph: str
-    """Name or path of a graph; in a file, a path is relative to it."""
+    """Name or path of a graph; a path in a file is relative to that file."""
     graph_set: Mapping[str, Any] = Field(default_factory=dict)
-    """Dotted path in the graph file -> value, as ``{nodes.head.classes: 10}``."""
+    """Changes to the graph file: dotted path -> value, such as ``{nodes.head.classes: 10}``."""
     learner: LearnerSpec = LearnerSpec(name=DEFAULT_LEARNER)
-    """Name, or a mapping of ``name`` and options."""
+    """Name of the learner, or a mapping of ``name`` and options."""
     data: str | None = None
     """Name of a data set, a folder or a text file."""
     epochs: Count | None = None
-    """Over all phases."""
+    """Number of epochs, over all phases."""
     batch_size: Count | None = None
     """Images or contexts per step."""
     lr: PositiveFloat | None = None
     """Peak learning rate of the weights."""
     seed: Seed = 0
-    """Seed of everything random."""
+    """Seed for everything random."""
     precision: Precision = "auto"
-    """``auto`` is bfloat16 on a GPU that has it, float32 elsewhere."""
+    """``auto`` is bfloat16 on a GPU that supports it, float32 elsewhere."""
     training: Mapping[str, Any] = Field(default_factory=dict)
-    """See :class:`topolearn.recipes.train_options.TrainOptions`."""
+    """Training options: see :class:`topolearn.recipes.train_options.TrainOptions`."""
 
     @field_validator("learner", mode="before")
     @classmethod
@@ -85,7 +85,7 @@ class RecipeFile(BaseModel):
         return load_graph(self.graph, {key: scalar(value) for key, value in self.graph_set.items()})
 
     def settings(self) -> dict[str, Any]:
-        """What the file says of data, length, seed and precision, by name."""
+        """Return the file's data, epochs, batch size, learning rate, seed and precision, by name, if given."""
         values = {key: getattr(self, key) for key in _RUN_KEYS if key != "learner"}
         return {key: value for key, value in values.items() if value is not None}
 
@@ -94,12 +94,12 @@ _RUN_KEYS = ("data", "epochs", "batch_size", "lr", "seed", "precision", "learner
 
 
 def is_recipe(document: Document) -> bool:
-    """Whether a file is a recipe; graph files have ``nodes``, recipes name a ``graph``."""
+    """Whether a file is a recipe: recipes name a ``graph``, graph files have ``nodes``."""
     return "graph" in document.root.values and "nodes" not in document.root.values
 
 
 def open_recipe(name_or_path: str | Path) -> Document:
-    """The parsed graph or recipe file that a name or path means; graphs win over recipes of the same name."""
+    """Find and parse a graph or recipe file; a graph wins over a recipe of the same name."""
     text = str(name_or_path)
     kind = "models" if text in library.names("models") and text not in library.names("graphs") else "graphs"
     if Path(text).parent.name == "models":
@@ -109,10 +109,10 @@ def open_recipe(name_or_path: str | Path) -> Document:
 
 
 def read_recipe(document: Document) -> RecipeFile:
-    """Check a recipe file; its graph is looked for beside it first.
+    """Check a recipe file. Its graph is looked for beside the file first.
 
     Raises:
-        FormatError: An unknown key or invalid value, located.
+        FormatError: An unknown key or invalid value, with file and line.
     """
     try:
         recipe = validate(RecipeFile, tuples(document.root.plain()), "a recipe")
@@ -126,14 +126,16 @@ def read_recipe(document: Document) -> RecipeFile:
 
 
 def load_recipe(name_or_path: str | Path, settings: Mapping[str, str]) -> RecipeFile:
-    """A recipe with settings of the command line; it has a name. A graph alone is a recipe of its defaults.
+    """Load a recipe, apply command-line settings, and give it a name if it has none.
+
+    A graph alone counts as a recipe with defaults.
 
     Args:
-        name_or_path: Of a recipe or a graph.
-        settings: As of :func:`apply_settings`.
+        name_or_path: Name or path of a recipe or a graph.
+        settings: As in :func:`apply_settings`.
 
     Raises:
-        TopolearnError: A file that cannot be used, or a setting that is none.
+        TopolearnError: The file cannot be used, or a setting is unknown.
     """
     document = open_recipe(name_or_path)
     recipe = apply_settings(_read(document), settings)
@@ -147,14 +149,14 @@ def _read(document: Document) -> RecipeFile:
 
 
 def apply_settings(recipe: RecipeFile, settings: Mapping[str, str]) -> RecipeFile:
-    """A recipe with ``--set KEY=VALUE`` settings applied.
+    """Return a recipe with ``--set KEY=VALUE`` settings applied.
 
-    A key is one of the recipe's own, an option of the learner, a training option (``phases.NAME``
+    A key is a key of the recipe, an option of the learner, a training option (``phases.NAME``
     for a phase's share, ``phases.NAME.lr`` and ``phases.NAME.milestones`` for its learning rate), or
     a path in the graph file, which starts with ``nodes.``, ``inputs.`` …
 
     Raises:
-        OptionError: A key that is none of these.
+        OptionError: Any other key.
     """
     values = recipe.model_dump(exclude_none=True)
     learner, own = recipe.learner.name, recipe.learner.options
@@ -188,17 +190,17 @@ def apply_settings(recipe: RecipeFile, settings: Mapping[str, str]) -> RecipeFil
 
 
 def is_learner_option(key: str, learner: str) -> bool:
-    """Whether a key of ``--set`` is an option of this learner."""
+    """Whether a ``--set`` key is an option of this learner."""
     named, _, option = key.rpartition(".")
     known = learner_class(learner).options_type.model_fields
     return option in known and (named == "learner" or (not named and key not in _RUN_KEYS))
 
 
 def learner_of(name_or_path: str | Path, settings: Mapping[str, str]) -> str:
-    """The learner of a recipe or a graph, with settings applied, without reading the graph.
+    """Return the name of the learner of a recipe or graph, with settings applied, without reading the graph.
 
     Raises:
-        TopolearnError: A file that cannot be used.
+        TopolearnError: The file cannot be used.
     """
     if "learner" in settings:
         return settings["learner"]
@@ -206,7 +208,7 @@ def learner_of(name_or_path: str | Path, settings: Mapping[str, str]) -> str:
 
 
 def _changed_phase(phases: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """The phases with ``value`` at ``NAME`` (false: 0, the phase is switched off) or ``NAME.lr``."""
+    """Return the phases with ``value`` at ``NAME`` (false means 0, which skips the phase) or ``NAME.lr``."""
     if not isinstance(phases, Mapping):
         raise OptionError(f"'phases' of training is {shown(phases)}, but it should map names of phases to shares")
     name, _, key = path.partition(".")
@@ -215,6 +217,6 @@ def _changed_phase(phases: Mapping[str, Any], path: str, value: Any) -> dict[str
     before = as_phase(phases.get(name))
     if key:
         return {**phases, name: {**before, key: value}}
-    # A number changes the share and leaves the rest of what the phase has.
+    # A number changes the share and keeps the phase's other settings.
     whole = isinstance(value, Mapping) or not before.keys() - {"share"}
     return {**phases, name: value if whole else {**before, "share": value}}

@@ -26,18 +26,18 @@ Milestones = tuple[Annotated[float, Field(gt=0, lt=1)], ...]
 
 
 class PhaseOptions(BaseModel):
-    """How one phase is trained, where it is not as the learner plans it; a number alone is the share."""
+    """Changes to the learner's plan for one phase; a number alone is the share."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
     share: NonNegativeFloat | None = None
-    """Share of the epochs; 0 skips the phase. None: the plan's."""
+    """Share of the epochs; 0 skips the phase. None: as the learner plans."""
     lr: PositiveFloat | None = None
-    """Peak learning rate of the phase over that of the run. None: the plan's."""
+    """Factor on the run's peak learning rate. None: as the learner plans."""
     milestones: Milestones | None = None
-    """Of ``step``, as shares of the phase. None: those of all phases."""
+    """For schedule ``step``: milestones as shares of the phase. None: the run's ``milestones``."""
 
     @model_validator(mode="before")
     @classmethod
@@ -59,96 +59,96 @@ class PhaseOptions(BaseModel):
         return tuple(milestones) if isinstance(milestones, list) else milestones
 
     def plain(self) -> float | dict[str, Any]:
-        """What is given, in its shortest form."""
+        """Return the given values in their shortest form: a share alone as a number."""
         given = self.model_dump(exclude_none=True)
         return float(given["share"]) if list(given) == ["share"] else given
 
 
 class TrainOptions(BaseModel):
-    """How the weights are trained; the same for every learner."""
+    """How the weights are trained, the same for every learner."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """``sgd`` or ``adamw``."""
+    """Optimiser of the weights: ``sgd`` or ``adamw``."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Of SGD."""
+    """Momentum, for ``sgd``."""
     nesterov: bool = False
-    """Of SGD."""
+    """Whether ``sgd`` uses Nesterov momentum."""
     betas: tuple[Share, Share] = (0.9, 0.999)
-    """Of AdamW: how much of the mean gradient and of the mean squared gradient stays from step to step."""
+    """For ``adamw``: decay rates of the running means of the gradient and of its square."""
     weight_decay: NonNegativeFloat = 1e-4
-    """Of the weights that ``decay`` names; learners decide about their own parameters."""
+    """Weight decay, for the weights that ``decay`` selects. Learners set it for their own parameters."""
     decay: Literal["all", "matrices"] = "all"
-    """What decays: ``all`` weights, or ``matrices``: those with two axes or more, so no scale, shift or bias."""
+    """Which weights decay: ``all``, or ``matrices``: those with two or more axes, so no scale, shift or bias."""
     schedule: Literal["cosine", "step", "poly", "constant"] = "cosine"
-    """Of the learning rate within each phase: ``cosine`` to ``lr_floor``, ``step`` (a tenth at each milestone),
-    ``poly`` ((1 - t)^power), ``constant``.
+    """Learning rate within each phase: ``cosine`` (down to ``lr_floor``), ``step`` (a tenth at each milestone),
+    ``poly`` ((1 - t)^power) or ``constant``.
     """
     lr_floor: Share = 0.0
-    """Of ``cosine``: where it ends, as a share of the peak."""
+    """For schedule ``cosine``: last learning rate, as a share of the peak."""
     milestones: Milestones = (0.5, 0.75)
-    """Of ``step``, as shares of the phase."""
+    """For schedule ``step``: where the learning rate drops, as shares of the phase."""
     power: PositiveFloat = 0.9
-    """Of ``poly``."""
+    """For schedule ``poly``: the exponent."""
     warmup_epochs: NonNegativeFloat = 0.0
-    """Linear warm-up at the start of the first phase."""
+    """Epochs of linear warm-up at the start of the first phase."""
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
-    """The same in steps; None: as ``warmup_epochs`` says."""
+    """Steps of warm-up, instead of ``warmup_epochs``; None: use ``warmup_epochs``."""
     node_lr: Mapping[str, PositiveFloat] = Field(default_factory=FrozenMap)
-    """Node id, or a range of ids as ``e[1..9]`` -> learning rate of its weights over that of the run."""
+    """Node id, or a range of ids such as ``e[1..9]`` -> factor on the learning rate of its weights."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Of the default loss for classification, segmentation and next tokens."""
+    """Label smoothing of the default loss, for classification, segmentation and next tokens."""
     clip_grad_norm: PositiveFloat | None = None
-    """Largest norm of the weights' gradient, None for no limit."""
+    """Largest norm of the weights' gradient; None for no limit."""
     train_images: PositiveInt | None = None
-    """Train on so many images only, the same ones for every seed; None for all."""
+    """Number of training images to use, the same ones for every seed; None for all."""
     steps_per_epoch: Annotated[int, Field(gt=0, le=100_000)] = 100
-    """Steps of an epoch of text, which has no length of its own. Images are all seen once per epoch."""
+    """Steps per epoch of text. An epoch of images shows each image once."""
     mean: tuple[float, ...] | None = None
-    """Per channel, of pixel values in [0, 1]: what images are normalised by. None: what the given network was trained
-    with, else the data's own.
+    """Mean of each channel for normalising images, for pixel values in [0, 1]. None: as the given network was trained,
+    else the mean of the data.
     """
     std: tuple[PositiveFloat, ...] | None = None
-    """Likewise, the standard deviation."""
+    """Standard deviation of each channel, like ``mean``."""
     judge_given: bool = True
-    """Whether a trained network of unknown classes that is no better than guessing is an error."""
+    """Whether to stop if a given trained network has unknown classes and is no better than guessing."""
     augment: bool = True
-    """Whether training images are augmented, as the data set has it."""
+    """Whether to augment training images; how depends on the data set."""
     crop: tuple[PositiveInt, PositiveInt] | None = None
-    """Of images with masks, (height, width) or both as one number: what is cut out of each for training; None for the
-    size of the graph's input.
+    """For images with masks: size of the training crops, (height, width) or one number for both; None for the size of
+    the graph's input.
     """
     scale: tuple[PositiveFloat, PositiveFloat] = (0.5, 2.0)
-    """Smallest and largest factor by which images with masks are scaled before the crop."""
+    """For images with masks: smallest and largest factor of the random scaling before the crop."""
     evaluation: Literal["whole", "sliding"] = "whole"
-    """Of images with masks: ``whole`` (each at full size) or ``sliding`` (windows of the crop's size, a third of each
-    shared with the next, their logits averaged).
+    """How to evaluate images with masks: ``whole`` (each at full size) or ``sliding`` (windows of the crop's size that
+    overlap by a third, with averaged logits).
     """
     skip_bad: bool = False
-    """Leave out images of a folder, or with masks, that cannot be used, and say so, instead of an error."""
+    """Whether to leave out images that cannot be used and report them, instead of stopping with an error."""
     workers: Annotated[int, Field(ge=0)] = 0
-    """Processes that load a user's Dataset."""
+    """Number of processes that load your own Dataset."""
     phases: Mapping[str, PhaseOptions] = Field(default_factory=FrozenMap)
-    """Phase name -> share of the epochs, instead of the learner's plan; 0 skips a phase. For the phase's own learning
-    rate too, a mapping of ``share``, ``lr`` and ``milestones``: see :class:`PhaseOptions`.
+    """Phase name -> share of the epochs, instead of the learner's plan; 0 skips a phase. To set its learning rate too,
+    give a mapping of ``share``, ``lr`` and ``milestones``: see :class:`PhaseOptions`.
     """
     channels_last: bool | None = None
-    """Whether images and weights are laid out channels last; None: on CUDA."""
+    """Whether images and weights use the channels-last memory layout; None: on CUDA only."""
     compile: bool = False
-    """Whether the network goes through ``torch.compile``."""
+    """Whether to use ``torch.compile``."""
     cuda_graph: bool = False
-    """Whether a step is captured as a CUDA graph and replayed: on a CUDA device, for batches of one size; see
+    """Whether to capture a step as a CUDA graph and replay it. Needs a CUDA device and batches of one size; see
     :mod:`topolearn.training.capture`.
     """
     deterministic: bool = True
     """Whether CUDA uses deterministic convolutions."""
     evaluate_every: PositiveInt = 1
-    """Epochs between evaluations on the validation data; a phase's last epoch has one anyway."""
+    """Epochs between evaluations on the validation data; the last epoch of a phase is always evaluated."""
     checkpoint_steps: PositiveInt | None = None
-    """Steps between checkpoints, besides those at the end of each epoch; None: no others."""
+    """Steps between checkpoints, besides the one at the end of each epoch; None for no others."""
 
     @field_validator("milestones", "scale", "betas", mode="before")
     @classmethod
@@ -195,7 +195,7 @@ class TrainOptions(BaseModel):
 
 
 def as_phase(given: Any) -> Mapping[str, Any]:
-    """What a phase is given, as a mapping: a number is its share, None is nothing."""
+    """Return the settings of a phase as a mapping: a number is its share, None gives an empty one."""
     if given is None:
         return {}
     return given if isinstance(given, Mapping) else {"share": given}
