@@ -196,7 +196,7 @@ def test_nothing_is_written_where_something_is_wrong(finished: FitResult, tmp_pa
         reprune(finished.folder, tmp_path / "out", {"fanin": "1"})
     with pytest.raises(OptionError, match=r"learner 'maskconnect'; it is an option of continuous, sparsemask"):
         reprune(finished.folder, tmp_path / "out", {"threshold": "0.1"})
-    with pytest.raises(OptionError, match=r"--set step: .* acts in training, .*; give fan_in, seed, or search anew"):
+    with pytest.raises(OptionError, match=r"--set step: .* acts in training, .*; give fan_in, seed, or search again"):
         reprune(finished.folder, tmp_path / "out", {"step": "0.1"})
     with pytest.raises(OptionError, match="device 'cuda:99' cannot be used"):
         reprune(finished.folder, tmp_path / "out", device="cuda:99")

@@ -285,7 +285,7 @@ class TestTables:
 class TestErrors:
     def test_a_run_without_a_search(self, tmp_path: Path) -> None:
         run(tmp_path / "run", "fixed")
-        message = "has no search.safetensors: it has not ended its search, or learner 'fixed' has none"
+        message = "has no search.safetensors: its search has not ended, or learner 'fixed' does not search"
         with pytest.raises(CheckpointError, match=message):
             measured(tmp_path / "run", out=tmp_path / "out")
         assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""The checkpoint of a run that is under way: written, read, removed."""
+"""The checkpoint of an unfinished run: write, read and remove it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Position:
 
     Attributes:
         phase: Number of the phase.
-        epoch: Epochs of the phase that are done.
-        step: Steps of the present epoch that are done.
+        epoch: Epochs done in this phase.
+        step: Steps done in this epoch.
         epochs: Epochs done in all phases.
         settled: Whether the search has ended.
     """
@@ -44,19 +44,19 @@ class Position:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a run needs to go on: tensors and plain values, nothing that would have to be unpickled.
+    """Everything a run needs to resume: tensors and plain values, so that nothing is unpickled.
 
     Attributes:
-        position: Where it goes on.
-        graph: Of the network, as YAML.
-        network: The network's state, with the learner's while it searches.
+        position: Where to resume.
+        graph: The network's graph, as YAML.
+        network: The network's state; during the search it includes the learner's.
         learner: The learner's state.
-        optimizers: States as of :func:`topolearn.training.optim.saved_state`.
-        epoch_loss: Sum of the losses of the present epoch; None between epochs.
+        optimizers: States from :func:`topolearn.training.optim.saved_state`.
+        epoch_loss: Sum of the losses of this epoch; None between epochs.
         history: Records so far.
-        searched_metrics: Metrics at the end of the search; empty before.
-        start: The weights that the run was given, for a phase to come that starts from them; None for none.
-        given_metrics: Metrics of the network that the run was given; empty where it was not trained.
+        searched_metrics: Metrics at the end of the search; empty before it.
+        start: The weights that the run was given, if a later phase starts from them; else None.
+        given_metrics: Metrics of the network that the run was given; empty if it was not trained.
     """
 
     position: Position
@@ -72,7 +72,7 @@ class Checkpoint:
 
     @classmethod
     def read(cls, folder: Path) -> Checkpoint | None:
-        """The checkpoint of the run in ``folder``; None where there is none.
+        """Read the checkpoint of the run in ``folder``; None if there is none.
 
         Raises:
             CheckpointError: It is damaged, of another version, or of another run.
@@ -90,13 +90,13 @@ class Checkpoint:
         return cls(position=position, history=history, searched_metrics=metrics, **added, **values)
 
     def write(self, folder: Path) -> None:
-        """Write it into the folder of the run, over the one before."""
+        """Write the checkpoint to the folder of the run, replacing the last one."""
         state = {each.name: getattr(self, each.name) for each in fields(self)}
         save_state(folder, {**state, "position": asdict(self.position)})
 
 
 def foreign_checkpoint(folder: Path) -> CheckpointError:
-    """The error for a checkpoint that is in order, but not this run's."""
+    """Return the error for an intact checkpoint of another run."""
     return CheckpointError(
         "the checkpoint of another run; put back the one that belongs here, or remove it to start again",
         Location(str(folder / STATE)),
@@ -112,7 +112,7 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:
-    """What :func:`save_state` wrote; None where there is nothing.
+    """Read what :func:`save_state` wrote; None if there is no checkpoint.
 
     Raises:
         CheckpointError: It is damaged, or of another version.
@@ -122,7 +122,7 @@ def load_state(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the damaged bytes lead to
+    except Exception as error:  # on damaged bytes, torch.load can raise anything
         why = why_refused(error)
         raise CheckpointError(f"damaged checkpoint ({why}); remove it to start again", Location(str(path))) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:

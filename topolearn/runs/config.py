@@ -1,4 +1,4 @@
-"""config.yaml: the settings of a run, written, read back and compared."""
+"""config.yaml: write and read the settings of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from topolearn.options import tuples
 
 
 def about_data(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a server must know of the data a run was trained on; ``windows`` where it was evaluated in some."""
+    """Return what serving needs to know of a run's data: ``mean``, ``std``, ``classes``.
+
+    ``windows`` is added if the run was evaluated in sliding windows.
+    """
     about = {key: list(config[key]) for key in ("mean", "std", "classes")}
     training = config.get("training", {})
     if training.get("evaluation") == "sliding":
@@ -23,7 +26,7 @@ def about_data(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_config(config: Mapping[str, Any]) -> str:
-    """config.yaml: one line per key."""
+    """Return the text of config.yaml: one line per key."""
     return "".join(f"{key}: {scalar(value)}\n" for key, value in config.items())
 
 
@@ -31,10 +34,10 @@ _NEEDED = ("graph", "task", "learner", "learner_options", "data", "input_size", 
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read config.yaml back.
+    """Read config.yaml.
 
     Raises:
-        CheckpointError: Missing or damaged.
+        CheckpointError: The file is missing or damaged.
     """
     if not path.is_file():
         raise CheckpointError("no such file; is this the folder of a run?", Location(str(path)))

@@ -1,4 +1,4 @@
-"""What a finished run delivers: an ONNX file, pictures, and how fast the network is."""
+"""Deliver a finished run: export to ONNX, draw pictures, measure latency."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ MATRIX = "matrix.svg"
 
 
 def deliver(result: FitResult, folder: Path) -> ExportReport:
-    """Export the learned network, compare the file with PyTorch, and draw what was learned.
+    """Export the learned network, compare the file with PyTorch, and draw the learned graph.
 
     Args:
         result: A finished run.
-        folder: The folder of the run, where ``model.onnx``, ``graph.svg`` and ``matrix.svg`` go.
+        folder: The folder of the run; ``model.onnx``, ``graph.svg`` and ``matrix.svg`` are written there.
 
     Raises:
-        ExportError: The network cannot be exported; the pictures are there.
+        ExportError: The network cannot be exported; the pictures are written anyway.
     """
     draw_run(result, folder)
     return result.export(folder / MODEL)
 
 
 def draw_run(result: FitResult, folder: Path) -> tuple[Path, Path | None]:
-    """Draw ``graph.svg`` and, of a run that searched, ``matrix.svg`` into its folder."""
+    """Draw ``graph.svg`` and, if the run searched, ``matrix.svg`` to its folder."""
     from topolearn.runs.folder import SEARCH_STATE
 
     draw(result.graph, folder / PICTURE, searched=result.searched)
@@ -56,16 +56,16 @@ def time_run(
     output: str = "logits",
     model: Path | None = None,
 ) -> tuple[Latency, Latency]:
-    """Time the searched graph, every edge in place, and the learned network in ONNX Runtime.
+    """Time the searched graph with all its edges and the learned network, in ONNX Runtime.
 
-    Both are exported in the same way, and take turns, so that a busy machine slows both.
+    Both are exported in the same way and run alternately, so that a busy machine slows both.
 
     Args:
         result: A finished run.
         provider: Execution provider.
         batch: Inputs per call.
-        output: What the files give: see :func:`topolearn.export_onnx`.
-        model: The learned network's file; None to export it for this.
+        output: Output of the files: see :func:`topolearn.export_onnx`.
+        model: ONNX file of the learned network; None to export it here.
     """
     from topolearn.compiler import compile as build
     from topolearn.onnx import export_onnx, latencies, open_session

@@ -1,4 +1,4 @@
-"""The folder of a run: the names of its files, and having it to oneself."""
+"""The folder of a run: the names of its files, and a lock on it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ CLASSES = "classes.csv"
 CONFIG = "config.yaml"
 HISTORY = "history.jsonl"
 FILES = (CLASSES, CONFIG, GRAPH, HISTORY, SEARCHED, SEARCH_STATE, STATE, WEIGHTS)
-"""All that a run writes into its folder."""
+"""All files that a run writes to its folder."""
 PATIENCE = 10.0
-"""Seconds to wait for a folder that another process has: workers that load data outlive a killed one by a few."""
+"""Seconds to wait for another process's lock: data loading workers outlive a killed process by a few seconds."""
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether ``folder`` holds a run, finished or not, or what one gave."""
+    """Whether ``folder`` holds a run, finished or not, or only its result."""
     return any((folder / name).is_file() for name in (CONFIG, GRAPH, WEIGHTS))
 
 
 def tidy(folder: Path) -> None:
-    """Remove what a process that was killed in the middle of writing a file left beside it."""
+    """Remove the temporary files of a process that was killed while it wrote."""
     for name in FILES:
         path = folder / name
         for left in path.parent.glob(f".{path.name}.*"):
@@ -40,19 +40,19 @@ def tidy(folder: Path) -> None:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run in ``folder`` has written its last file, and tidied up."""
+    """Whether the run in ``folder`` is finished: weights written, checkpoint removed."""
     return (folder / WEIGHTS).is_file() and not (folder / STATE).is_file()
 
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Have a folder to oneself while entered, against other processes and other runs of this one.
+    """Lock a folder against other processes, and other runs in this one, while the context is entered.
 
-    The folder is made where there is none, and is removed again where nothing was written into it. The claim is a lock
-    on the folder itself, which leaves no file and ends with the process, however that ends.
+    The folder is made if it does not exist, and removed again if it stays empty. The lock is on the folder itself:
+    it leaves no file, and ends with the process however that ends.
 
     Raises:
-        CheckpointError: Another run has it.
+        CheckpointError: Another run holds the lock.
         TopolearnError: The folder cannot be made or read.
     """
     missing = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
@@ -77,7 +77,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 def _locks(descriptor: int) -> bool:
-    """Whether the lock on an open folder could be had within :data:`PATIENCE`."""
+    """Whether the lock on an open folder is obtained within :data:`PATIENCE`."""
     end = time.monotonic() + PATIENCE
     while True:
         try:

@@ -1,4 +1,4 @@
-"""history.jsonl: what a run says of every epoch, and of its end."""
+"""history.jsonl: one record per epoch of a run, and a closing record."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_closing(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The history of a finished run, and its last record, which has the closing metrics.
+    """Read the history of a finished run and its last record, which has the closing metrics.
 
     Raises:
-        CheckpointError: A run that is not finished.
+        CheckpointError: The run is not finished.
     """
     history = read_history(folder)
     if not history or history[-1].get("phase") != "result":

@@ -1,4 +1,4 @@
-"""What a run learned, read back from its folder."""
+"""Reading what a run learned from its folder."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from topolearn.runs.tensor_files import load_into, load_tensors
 
 @dataclass(frozen=True)
 class Learned:
-    """What a search ended with.
+    """The result of a search: the graphs, and a value per edge.
 
     Attributes:
         searched: The graph that was searched.
-        graph: What is left of it.
-        values: (E,) the learner's values of all edges: masks, weights, gates.
-        kept: (E,) which edges of ``searched`` are left.
+        graph: The graph that is left.
+        values: (E,) the learner's value of each edge: mask, weight or gate.
+        kept: (E,) whether each edge of ``searched`` is left.
         learner: Name of the learner.
     """
 
@@ -36,18 +36,18 @@ class Learned:
 
     @property
     def title(self) -> str:
-        """What stands above its pictures."""
+        """Title of the pictures."""
         return f"{self.searched.name}: {self.learner}"
 
 
 def read_learned(run_dir: Path | str) -> Learned:
-    """Read what the learner of a finished run thought of every edge when its search ended.
+    """Read the learner's value of every edge at the end of the search of a finished run.
 
-    The values are in ``search.safetensors``; a learner without anything to learn (``fixed``) needs no such file.
+    The values are in ``search.safetensors``; the learner ``fixed`` learns nothing and needs no such file.
     Nothing is unpickled.
 
     Raises:
-        CheckpointError: Not the folder of a finished run, or one without the state of its search.
+        CheckpointError: It is not the folder of a finished run, or the state of its search is missing.
     """
     folder = Path(run_dir)
     config = read_config(folder / CONFIG)
@@ -69,7 +69,7 @@ def read_learned(run_dir: Path | str) -> Learned:
         load_into(learner, own, path)
     values = learner.eval().edge_values().detach().tolist()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the run itself has said that a path had to be brought back
+        warnings.simplefilter("ignore")  # the run itself has warned that a path was restored
         left = set(Alive.of(searched, learner.topology().keep).edges)
     kept = tuple(i in left for i in range(len(values)))
     return Learned(searched, graph, tuple(values), kept, config["learner"])

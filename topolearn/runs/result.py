@@ -1,4 +1,4 @@
-"""What ``fit`` gives back."""
+"""The result of ``fit``: learned graph, trained network, metrics, history."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ if TYPE_CHECKING:
 
 @dataclass(repr=False)
 class FitResult:
-    """What a run gave. Printed, it is the closing table.
+    """The result of a run; it prints as the closing table.
 
     Attributes:
         graph: The learned, pruned graph.
-        model: The trained network over it, in eval mode.
+        model: The trained network of that graph, in eval mode.
         searched: The graph that was searched.
-        learner: The learner as it ended; None for a run that was read back.
+        learner: The learner at the end; None if the run was read from its folder.
         history: One record per epoch, and one of phase ``result`` with the closing metrics.
-        metrics: Of the final network on the validation data.
-        given_metrics: Of the trained network that the run was given, before anything was trained; empty where it began
-            with random weights, or with a last layer that was new.
-        searched_metrics: Of the network at the end of the search, before fine-tuning; empty without a search.
-        per_class: Of the final network: for segmentation a row of each class, ``class``, ``iou``, ``accuracy`` and
-            ``pixels`` (None where there are none to judge by); classes.csv holds it. Else empty.
+        metrics: Metrics of the final network on the validation data.
+        given_metrics: Metrics of the trained network that the run was given, before any training; empty if the run
+            began with random weights or a new last layer.
+        searched_metrics: Metrics of the network at the end of the search, before fine-tuning; empty without a search.
+        per_class: For segmentation: one row per class for the final network, with ``class``, ``iou``, ``accuracy``
+            and ``pixels`` (None for values without a pixel to measure), as in classes.csv. Otherwise empty.
         one_level_params: Parameters that pruning by "no outgoing edge" alone would leave; see
             :func:`topolearn.graph.one_level_params`.
         info: The data set's description.
-        spent: What the learner's budget allowed, and what was reached; None without a budget.
-        notes: What was said of the data: what was skipped, converted, or passed over.
-        folder: Where the run was written.
-        config: The run's settings, as config.yaml has them.
-        exported: The ONNX file that was written into ``folder``; None where that was not done just now.
+        spent: What the learner's budget allowed and what was reached; None without a budget.
+        notes: Notes on the data: what was skipped or converted.
+        folder: The folder that the run was written to.
+        config: The run's settings, as in config.yaml.
+        exported: Report of the ONNX file that was just written to ``folder``; None if none was.
     """
 
     graph: Graph
@@ -74,10 +74,10 @@ class FitResult:
         return self.table().plain()
 
     def table(self, times: tuple[Latency, Latency] | None = None) -> Table:
-        """The closing table: metrics, parameters, MACs, edges, nodes and latency, given and final.
+        """Return the closing table: metrics, parameters, MACs, edges, nodes and latency, given and final.
 
         Args:
-            times: In ONNX Runtime: of the searched graph with all its edges, and of the learned network.
+            times: Latency in ONNX Runtime of the searched graph with all its edges, and of the learned network.
         """
         was, now = self.searched.cost, self.graph.cost
         changes = [
@@ -109,7 +109,7 @@ class FitResult:
         return compare(changes, title=title, note=self._unchanged())
 
     def _unchanged(self) -> str | None:
-        """What to do where a search has removed nothing."""
+        """Return what to do if the search removed nothing; None if it removed something."""
         if not self.searched_metrics or len(self.graph.edges) < len(self.searched.edges):
             return None
         known = self.config.get("learner_options", {})
@@ -117,7 +117,7 @@ class FitResult:
         return f"nothing was removed: give {' or '.join(text for name, text in hints.items() if name in known)}"
 
     def draw(self, path: str | Path) -> None:
-        """Draw what was learned within what was searched, to an SVG, PNG or PDF file."""
+        """Draw the learned graph within the searched one, to an SVG, PNG or PDF file."""
         from topolearn.drawing import draw
 
         draw(self.graph, path, searched=self.searched)
@@ -127,14 +127,14 @@ class FitResult:
 
         Args:
             path: The file; it appears whole, and only if the check passes.
-            options: As of :func:`topolearn.export_onnx`; ``dynamic`` is what is usual for the task.
+            options: As in :func:`topolearn.export_onnx`; the default of ``dynamic`` depends on the task.
         """
         from topolearn.onnx import export_onnx, usual_axes
 
         return export_onnx(self.model, path, **{"dynamic": usual_axes(self.graph), **options})
 
     def save(self, folder: str | Path) -> None:
-        """Write the artefacts: search.yaml, graph.yaml, weights.safetensors, history.jsonl, config.yaml."""
+        """Write the run's files: search.yaml, graph.yaml, weights.safetensors, history.jsonl, config.yaml."""
         target = Path(folder)
         make_folder(target)
         write_atomically(target / SEARCHED, dumps(self.searched).encode())
@@ -143,7 +143,7 @@ class FitResult:
         self.save_model(target)
 
     def save_model(self, folder: Path) -> None:
-        """Write graph.yaml and weights.safetensors, all that :func:`topolearn.load_model` needs, and classes.csv."""
+        """Write graph.yaml and weights.safetensors, which :func:`topolearn.load_model` needs, and classes.csv."""
         if self.per_class:
             text = io.StringIO()
             table = csv.DictWriter(text, list(self.per_class[0]), lineterminator="\n")
@@ -155,7 +155,7 @@ class FitResult:
 
 
 def _budget(spent: Spent) -> list[Change]:
-    """What a budget allowed; and what was reached, where the table does not say so anyhow."""
+    """Return the rows of a budget: what it allowed, and what was reached unless the table has it already."""
     if spent.kind == "macs":
         return [Change("MACs, budget", round(spent.full), round(spent.allowed))]
     return [
@@ -165,7 +165,7 @@ def _budget(spent: Spent) -> list[Change]:
 
 
 def closing_record(result: FitResult) -> dict[str, Any]:
-    """The last record of a run's history."""
+    """Return the last record of a run's history."""
     return {
         "phase": "result",
         "metrics": result.metrics,
@@ -179,10 +179,10 @@ def closing_record(result: FitResult) -> dict[str, Any]:
 
 
 def read_result(folder: str | Path) -> FitResult:
-    """Read a finished run back.
+    """Read a finished run from its folder.
 
     Raises:
-        CheckpointError: Not the folder of a finished run.
+        CheckpointError: It is not the folder of a finished run.
     """
     path = Path(folder)
     config = read_config(path / CONFIG)
@@ -208,7 +208,7 @@ def read_result(folder: str | Path) -> FitResult:
 
 
 def describe_data(config: Mapping[str, Any]) -> DataInfo:
-    """The data a run was trained on, as its config has them."""
+    """Return the description of a run's data, from its config."""
     spec: Any = next(iter(config["input_size"].values()))
     is_text = isinstance(spec, Mapping)
     return DataInfo(

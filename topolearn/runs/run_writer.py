@@ -1,4 +1,4 @@
-"""What a run writes into its folder, from its first file to its last."""
+"""Writing the files of a run's folder, from the first to the last."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from topolearn.runs.tensor_files import save_tensors
 
 
 class RunWriter:
-    """Writes the files of one run; nothing where it has no folder.
+    """Writes the files of one run; does nothing without a folder.
 
     Attributes:
-        folder: The run's folder; None for a run that leaves nothing, and for all but one of several processes.
+        folder: The run's folder; None for a run that writes no files, and in all but one of several processes.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
 
     def checkpoint_left(self) -> Checkpoint | None:
-        """The checkpoint of a run that has been begun, to go on from; None if there is none.
+        """Read the checkpoint of a run that has begun; None if there is none.
 
         Raises:
-            CheckpointError: A checkpoint that cannot be used.
+            CheckpointError: The checkpoint cannot be used.
         """
         if self.folder is None or not holds_run(self.folder):
             return None
@@ -40,10 +40,10 @@ class RunWriter:
         return Checkpoint.read(self.folder)
 
     def begin(self, graph: Graph, config: Mapping[str, Any]) -> None:
-        """Write the first files of a run that starts, or starts again because it left no checkpoint.
+        """Write the first files of a run that starts, or that starts again because it left no checkpoint.
 
         Args:
-            graph: The graph that is searched.
+            graph: The searched graph.
             config: The settings.
         """
         if self.folder is None:
@@ -56,7 +56,7 @@ class RunWriter:
         write_history(self.folder, [])
 
     def resumed(self, history: list[dict[str, Any]]) -> None:
-        """Let the history end where a checkpoint was written."""
+        """Replace the history by the one of the checkpoint."""
         if self.folder is not None:
             write_history(self.folder, history)
 
@@ -71,19 +71,19 @@ class RunWriter:
             checkpoint.write(self.folder)
 
     def search_ended(self, net: Network) -> None:
-        """Keep the network as it was at the end of the search, its learner included."""
+        """Save the network with its learner as it is at the end of the search."""
         if self.folder is not None:
             save_tensors(self.folder / SEARCH_STATE, net.state_dict(), {"graph": net.graph.name})
 
     def finish(self, result: FitResult) -> None:
-        """Write what the run gave, and remove its checkpoint."""
+        """Write the result of the run, and remove its checkpoint."""
         if self.folder is not None:
             write_history(self.folder, result.history)
             result.save_model(self.folder)
             remove_state(self.folder)
 
     def last_checkpoint(self) -> Path | None:
-        """The folder of the last checkpoint, if there is one."""
+        """Return the folder of the last checkpoint; None if there is none."""
         if self.folder is None or not (self.folder / STATE).is_file():
             return None
         return (self.folder / STATE).parent

@@ -1,4 +1,4 @@
-"""What config.yaml says of a run's data, and whether other data are the same: by what they hold, not by their name."""
+"""The data settings in config.yaml, and comparing them with other data: by content, not by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from topolearn.format.writer import scalar
 
 
 def data_settings(data: Data) -> dict[str, Any]:
-    """What config.yaml says of data: what a network must know of them, what they hold, and where they were found."""
+    """Return what config.yaml stores about data: what the network needs, their content, and where they were found."""
     info = data.info
     return {
         "data": info.name,
@@ -24,7 +24,7 @@ def data_settings(data: Data) -> dict[str, Any]:
 
 
 def as_of_run(data: Data, config: Mapping[str, Any]) -> Data:
-    """Data as the network of a run takes them: normalised and numbered as its own were; others as they are."""
+    """Return image data with the mean, std and class numbers of a run's data; other data as they are."""
     info = data.info
     wanted = tuple(config["mean"]), tuple(config["std"]), tuple(config["classes"])
     if not isinstance(data, ImageData) or wanted == (info.mean, info.std, info.classes):
@@ -33,7 +33,7 @@ def as_of_run(data: Data, config: Mapping[str, Any]) -> Data:
 
 
 def values_differ(was: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """Where data are not normalised as a run's were when they were read, as in "the data have …"; None if nowhere.
+    """Return which mean or std differs from that of the run's data, to follow "the data have …"; None if none does.
 
     Args:
         was: The run's config.
@@ -47,14 +47,14 @@ def values_differ(was: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
 
 
 def classes_differ(was: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """Whether the classes are others, as in "the data have …"; their order does not matter."""
+    """Return that the classes differ from the run's, to follow "the data have …"; None if only their order does."""
     return None if sorted(was["classes"]) == sorted(now["classes"]) else "other classes than the run's"
 
 
 def content_differs(was: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """Where data hold something else, as in "the data have …"; None if nowhere.
+    """Return how the content of data differs from the run's, to follow "the data have …"; None if it does not.
 
-    A run of an earlier version knows less of its data; what its config lacks is not compared.
+    Configs of earlier versions store less about the data; what a config lacks is not compared.
 
     Args:
         was: The run's config.

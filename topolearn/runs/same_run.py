@@ -1,4 +1,4 @@
-"""Whether a folder holds the run that is asked for, and not another one."""
+"""Check that a folder holds the requested run, and not another one."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from topolearn.runs.folder import CONFIG, SEARCHED, holds_run
 from topolearn.runs.same_data import content_differs
 
 _MAY_CHANGE = ("training.workers", "training.checkpoint_steps")
-"""Settings without a say in what comes out of a run."""
+"""Settings that do not affect the result of a run."""
 
 
 def compare_config(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path, within: str = "") -> None:
-    """Raise where a run's settings differ from those it began with."""
+    """Raise a CheckpointError if a run's settings differ from those it began with."""
     for key in {**old, **new}:
         name, was, wanted = f"{within}{key}", old.get(key), new.get(key)
         if within == "training.phases.":  # a number is short for the share
@@ -39,17 +39,17 @@ def compare_config(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path,
 def holds_this_run(
     folder: Path, graph: Graph, config: Mapping[str, Any], learner: EdgeLearner, *, resume: bool
 ) -> bool:
-    """Whether ``folder`` holds a run, which is then this one.
+    """Whether ``folder`` holds this run; another run is an error.
 
     Args:
-        folder: Any folder; it need not be there.
-        graph: The graph that is to be searched.
+        folder: Any folder; it need not exist.
+        graph: The graph to search.
         config: The settings.
         learner: The learner.
-        resume: Whether a run may be there.
+        resume: Whether the folder may hold a run.
 
     Raises:
-        CheckpointError: A run that is not to be resumed, or another one.
+        CheckpointError: The folder holds another run, or a run although ``resume`` is false.
     """
     if not holds_run(folder):
         return False
@@ -70,15 +70,15 @@ def holds_this_run(
         )
     was, now = _normal(began_with, learner), _normal(config, learner)
     if "train" in (began_with.get("content") or {}):
-        was["data"] = now["data"]  # what they hold is known, so their name does not matter
+        was["data"] = now["data"]  # their content is known, so their name does not matter
     compare_config(was, now, folder)
     return True
 
 
 def _normal(config: Mapping[str, Any], learner: EdgeLearner) -> dict[str, Any]:
-    """A config as it reads back from its file, without the library's version, and what the data hold and where.
+    """Return a config as its file reads back, without the library's version and the data's content and path.
 
-    A run that was begun before the library had an option has what is its default now.
+    An option that the library did not have when the run began gets today's default.
     """
     defaults: dict[str, dict[str, Any]] = {"training": TrainOptions().model_dump()}
     if config["learner"] == learner.learner_name:

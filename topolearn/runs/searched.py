@@ -1,4 +1,4 @@
-"""A run's network as it was at the end of its search, and the data to judge it by."""
+"""A run's network as it was at the end of its search, and the data to evaluate it on."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class SearchedRun:
     """A run whose search has ended.
 
     Attributes:
-        config: The run's settings, with the learner's options as they are now.
-        learner: As it was when the search ended, but for its options.
+        config: The run's settings, with the learner's present options.
+        learner: The learner as it was when the search ended, except for its options.
         net: The network, in eval mode.
     """
 
@@ -55,36 +55,36 @@ class SearchedRun:
 
     @property
     def options(self) -> TrainOptions:
-        """How it was trained."""
+        """The training options."""
         return train_options(self.config)
 
     def data(self, given: Any = None, root: str | Path | None = None) -> Data:
-        """Data as the run had them.
+        """Load the run's data, or data like them.
 
         Args:
-            given: As for :func:`topolearn.fit`; None: the run's own.
-            root: Folder of data sets to look in.
+            given: Data, as in :func:`topolearn.fit`; None for the run's own.
+            root: Folder in which to look for data sets.
 
         Raises:
             DataError: See :func:`find_data`.
-            OptionError: The default loss and metrics cannot judge what comes out of the graph.
+            OptionError: The default loss and metrics do not fit the graph's outputs.
         """
         return find_data(self.config, self.graph, given, root)
 
     def evaluate(self, net: Network, data: Data, device: torch.device = CPU) -> dict[str, float]:
-        """The default loss and metrics of a network on the validation data.
+        """Return the default loss and metrics of a network on the validation data.
 
         Args:
-            net: On ``device``; left in eval mode.
-            data: With batches there.
-            device: Where that is.
+            net: A network on ``device``; it is left in eval mode.
+            data: Data with batches on ``device``.
+            device: The device.
         """
         return self.judge(net, data, device)[0]
 
     def judge(
         self, net: Network, data: Data, device: torch.device = CPU
     ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """As :meth:`evaluate`, and what the metrics say of each class, as :class:`FitResult` has it."""
+        """Return the metrics of :meth:`evaluate` and the rows per class of :class:`FitResult`."""
         task = task_of(data.info.task)
         evaluation = Evaluation(task.loss(data.info, self.options.label_smoothing), task.metrics(data.info), device)
         net.eval()
@@ -94,21 +94,21 @@ class SearchedRun:
 
 
 def find_data(config: Mapping[str, Any], graph: Graph, given: Any = None, root: str | Path | None = None) -> Data:
-    """Data as a run had them.
+    """Find the data of a run, or load data like them.
 
-    They are known by what they hold: they are looked for where the run found them, then by their name, and what is
-    found is passed over where it holds something else. Data that are given must have the run's classes, and are
-    normalised as its own; where they hold something else, there is a warning.
+    A run's own data are recognised by their content. They are looked for where the run found them, then by name;
+    data with other content are skipped. Given data must have the run's classes and are normalised like the run's
+    own; if their content differs, there is a warning.
 
     Args:
-        config: Of the run.
-        graph: That is to be judged.
-        given: As for :func:`topolearn.fit`; None: the run's own.
-        root: Folder of data sets to look in.
+        config: The run's settings.
+        graph: The graph to evaluate.
+        given: Data, as in :func:`topolearn.fit`; None for the run's own.
+        root: Folder in which to look for data sets.
 
     Raises:
-        DataError: They cannot be found, or what is there are not the run's.
-        OptionError: The default loss and metrics cannot judge what comes out of the graph.
+        DataError: The data cannot be found, or are not the run's.
+        OptionError: The default loss and metrics do not fit the graph's outputs.
     """
     data = _own_data(config, graph, root) if given is None else _given_data(config, graph, given, root)
     check_fits(graph, data.info)
@@ -147,7 +147,7 @@ def _own_data(config: Mapping[str, Any], graph: Graph, root: str | Path | None) 
 
 
 def _sources(config: Mapping[str, Any], root: str | Path | None) -> Iterator[tuple[str | Path, str | Path | None]]:
-    """(data, root) as of :func:`read_data`, of all that may be the data of a run: the likeliest first."""
+    """Yield ``(data, root)`` for :func:`read_data`, for each place that may hold a run's data: the likeliest first."""
     name, path = config["data"], config.get("data_path")
     if path is not None and os.path.exists(path):
         if name in DATASETS:
@@ -155,7 +155,7 @@ def _sources(config: Mapping[str, Any], root: str | Path | None) -> Iterator[tup
         yield Path(path), None
     if name in DATASETS:
         yield SetName(name), root
-    if name not in DATASETS or path is not None:  # a folder of the user's may be called as a set
+    if name not in DATASETS or path is not None:  # a user's folder may have the name of a set
         yield Path(name), root
 
 
@@ -164,28 +164,28 @@ def _where(data: Data) -> str:
 
 
 def train_options(config: Mapping[str, Any]) -> TrainOptions:
-    """How a run was trained."""
+    """Return the training options of a run."""
     return validate(TrainOptions, config.get("training", {}), "the run's training")
 
 
 def load_searched(run_dir: str | Path, settings: Mapping[str, str] | None = None) -> SearchedRun:
-    """Read a run's network as it was at the end of its search; nothing is unpickled.
+    """Read a run's network as it was at the end of its search, without unpickling anything.
 
     Args:
-        run_dir: The folder of a run whose search has ended.
-        settings: Option of the learner -> YAML value, instead of the run's.
+        run_dir: Folder of a run that has ended its search.
+        settings: Learner option -> YAML value, instead of the run's.
 
     Raises:
-        CheckpointError: No such run, or no search.
-        OptionError: An unknown option, or one that acts in training only.
+        CheckpointError: There is no such run, or it has no ended search.
+        OptionError: An unknown option, or one that acts only in training.
     """
     folder = Path(run_dir)
     config = read_config(folder / CONFIG)
     path = folder / SEARCH_STATE
     if not path.is_file():
         raise CheckpointError(
-            f"the run in {folder} has no {SEARCH_STATE}: it has not ended its search, or learner"
-            f" '{config['learner']}' has none"
+            f"the run in {folder} has no {SEARCH_STATE}: its search has not ended, or learner"
+            f" '{config['learner']}' does not search"
         )
     config["learner_options"] = {**config["learner_options"], **_options(config["learner"], settings or {})}
     searched = load_graph(folder / SEARCHED)
@@ -198,7 +198,7 @@ def load_searched(run_dir: str | Path, settings: Mapping[str, str] | None = None
 
 
 def _with_prices(net: Network, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The state of the search, with the prices that the learner's options ask for now, which may be others."""
+    """Return the state of the search with the prices of the learner's present options, which may have changed."""
     prices = "learner.pricing."
     own = {name: value for name, value in net.state_dict().items() if name.startswith(prices)}
     same = {name: value for name, value in tensors.items() if name in own and value.shape == own[name].shape}
@@ -214,7 +214,7 @@ def _options(learner: str, settings: Mapping[str, str]) -> dict[str, Any]:
         if deciding is not None and key not in deciding:
             raise OptionError(
                 f"--set {key}: this option of learner '{learner}' acts in training, not on a search that has ended;"
-                f" give {', '.join(sorted(deciding))}, or search anew"
+                f" give {', '.join(sorted(deciding))}, or search again"
             )
         options[key] = parse(f"value: {text}", f"--set {key}={text}").root.values["value"].plain()
     return options

@@ -1,4 +1,4 @@
-"""Tensors by name in safetensors files, and into modules."""
+"""Named tensors: save to and load from safetensors files, and load into modules."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from topolearn.errors import CheckpointError, Location
 from topolearn.files import write_atomically
 
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
-"""What names of tensors begin with where a wrapper's state was saved."""
+"""Prefixes of tensor names in the state of a wrapped network."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write tensors as safetensors, the same bytes for the same tensors."""
+    """Write tensors to a safetensors file; the same tensors give the same bytes."""
     from safetensors.torch import save
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
-    # safetensors writes several metadata keys in random order, so there is one.
+    # safetensors writes several metadata keys in random order, so there is only one.
     write_atomically(path, save(plain, {"topolearn": json.dumps(dict(about), sort_keys=True)}))
 
 
@@ -38,7 +38,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError("no such file; is this the folder of a finished run?", Location(str(path)))
     try:
-        # From bytes, because safetensors knows no names of files that are not UTF-8.
+        # From bytes, because safetensors cannot open file names that are not UTF-8.
         tensors: dict[str, Tensor] = load(path.read_bytes())
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
@@ -48,37 +48,40 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What a file that :func:`save_tensors` wrote says of its tensors; empty for one of another program."""
+    """Read the ``about`` of a file that :func:`save_tensors` wrote; empty for files of other programs."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("topolearn", "{}"))
     except (SafetensorError, OSError, ValueError):
-        return {}  # whoever loads the tensors says what is wrong
+        return {}  # loading the tensors reports what is wrong
     return about if isinstance(about, dict) else {}
 
 
 def why_refused(error: Exception) -> str:
-    """What ``torch.load`` with ``weights_only`` did not like of a file: its first line offers to run what is in it."""
+    """Return why ``torch.load`` with ``weights_only`` refused a file.
+
+    The first line of torch's message is left out, because it suggests running the file's code.
+    """
     text = str(error)
     return (text.partition("WeightsUnpickler error: ")[2] or text).partition("\n")[0].partition(". ")[0][:120]
 
 
 def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors by the names that they have without a wrapper, as DistributedDataParallel or torch.compile."""
+    """Return the tensors without the name prefixes of wrappers such as DistributedDataParallel or torch.compile."""
     plain = dict(tensors)
-    for prefix in _WRAPPERS * 2:  # one may be around another
+    for prefix in _WRAPPERS * 2:  # wrappers may be nested
         if plain and all(name.startswith(prefix) for name in plain):
             plain = {name.removeprefix(prefix): tensor for name, tensor in plain.items()}
     return plain
 
 
 def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Load tensors into a module of exactly these names and shapes.
+    """Load tensors into a module with exactly these names and shapes.
 
     Raises:
-        CheckpointError: Names the first tensor that does not fit.
+        CheckpointError: A tensor does not fit; the message names the first one.
     """
     own = module.state_dict()
     mend = "; take the weights of this very graph"

@@ -1,4 +1,4 @@
-"""The trained network of a finished run, read back without any code of the search."""
+"""Loading the trained network of a finished run, without importing the search."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from topolearn.runs.tensor_files import load_into, load_tensors
 
 
 def load_model(run_dir: str | Path) -> Network:
-    """The trained network of a finished run, in eval mode.
+    """Load the trained network of a finished run, in eval mode.
 
-    It needs graph.yaml and weights.safetensors; what config.yaml says of the data goes into ``about``.
+    It needs graph.yaml and weights.safetensors. If there is a config.yaml, its data settings go into ``about``.
 
     Raises:
-        CheckpointError: They are missing, damaged, or do not fit each other.
+        CheckpointError: A file is missing or damaged, or the two do not fit each other.
     """
     folder = Path(run_dir)
     if not (folder / GRAPH).is_file():
