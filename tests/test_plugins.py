@@ -86,7 +86,7 @@ def test_a_plugin_with_an_old_method_name_says_the_new_one(tmp_path: Path) -> No
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "error: plug-in 'example' (old_example) cannot be loaded: ValueError: learner 'Old' of old_example has a"
-        " method 'heed_lr', which is now called 'on_learning_rate'; rename it; mend or uninstall it\n"
+        " method 'heed_lr', which is now called 'on_learning_rate'; rename it; fix or uninstall it\n"
     )
 
 

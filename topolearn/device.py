@@ -1,4 +1,4 @@
-"""Where a run computes, and in which precision."""
+"""Choosing the device and the precision of a run."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from topolearn.errors import OptionError
 
 
 def find_device(device: str | torch.device) -> torch.device:
-    """The device that is meant; ``auto`` is CUDA where there is one.
+    """Return the device to use; ``auto`` is CUDA if available, else the CPU.
 
     Raises:
-        OptionError: It cannot be used.
+        OptionError: The device cannot be used.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -24,7 +24,7 @@ def find_device(device: str | torch.device) -> torch.device:
 
 
 def usual_precision(precision: str, device: torch.device) -> str:
-    """``precision``; for ``auto`` what suits the device: ``bfloat16`` on a GPU that has it, else ``float32``."""
+    """Return ``precision``; ``auto`` becomes ``bfloat16`` on a GPU that supports it, else ``float32``."""
     if precision != "auto":
         return precision
     # On a CPU bfloat16 is emulated unless it has special instructions; float32 is never slower there.

@@ -1,4 +1,4 @@
-"""The errors a user can meet: what is wrong, where, what to do."""
+"""The errors that a user can meet, and helpers to write messages: what is wrong, where, what to do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TopolearnError(Exception):
 
     Attributes:
         message: What is wrong and what to do, one line that is safe to print.
-        location: The place in a file, where there is one.
+        location: The place in a file; None if there is none.
     """
 
     def __init__(self, message: str, location: Location | None = None) -> None:
@@ -48,8 +48,8 @@ class GraphError(TopolearnError):
     """A graph that is not a valid network.
 
     Attributes:
-        node: Id of the node at fault, where there is one.
-        edge: ``(src, dst)`` of the edge at fault, where there is one.
+        node: Id of the node at fault, if it is a node.
+        edge: ``(src, dst)`` of the edge at fault, if it is an edge.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class DataError(TopolearnError):
 
 
 class TrainingError(TopolearnError):
-    """A training run that cannot start or go on."""
+    """A training run that cannot start or continue."""
 
 
 class CheckpointError(TopolearnError):
@@ -85,7 +85,7 @@ class LiftError(TopolearnError):
     """A network that cannot be lifted into a graph.
 
     Attributes:
-        module: Path of the module at fault, where there is one; "" is the network itself.
+        module: Path of the module at fault, if it is a module; "" is the network itself.
     """
 
     def __init__(self, message: str, location: Location | None = None, *, module: str | None = None) -> None:
@@ -98,32 +98,32 @@ class ExportError(TopolearnError):
 
 
 def printable(text: str, kept: str = "") -> str:
-    r"""``text`` as it can be shown on a terminal: whatever a stranger, a file or a network wrote.
+    r"""Make any text safe for a terminal.
 
-    Control characters, and those that turn the direction of writing, are left out. Bytes of a file name that are not
-    UTF-8 are written as ``\xe9``.
+    Control characters, and those that change the direction of writing, are left out. Bytes of a file name that are
+    not UTF-8 are written as ``\xe9``.
 
     Args:
-        text: Any text.
-        kept: Characters that stay although they are of that kind, such as line breaks.
+        text: Any text, from a file, a network or a stranger.
+        kept: Control characters to keep, such as line breaks.
     """
     return "".join(char for char in utf8(text) if char.isprintable() or char in kept)
 
 
 def utf8(text: str) -> str:
-    r"""``text`` as it can be written to a file: bytes of a file name that are not UTF-8 are written as ``\xe9``."""
+    r"""Make any text valid UTF-8: bytes of a file name that are not UTF-8 are written as ``\xe9``."""
     bytes_again = re.sub("[\udc80-\udcff]", lambda match: f"\\x{ord(match[0]) - 0xDC00:02x}", text)
     return bytes_again.encode(errors="backslashreplace").decode()
 
 
 def tell(text: str) -> None:
-    """Print a line of progress or a complaint on stderr; what nobody reads any more ends no run."""
+    """Print a line of progress or a complaint on stderr; a closed pipe does not end the run."""
     with contextlib.suppress(BrokenPipeError):
         print(f"{printable(text)}\n", end="", file=sys.stderr, flush=True)  # one write, since threads take turns
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """``repr(value)``, cut where it is long."""
+    """Return ``repr(value)``, shortened if it is long."""
     try:
         text = repr(value)
     except ValueError:  # an integer of more digits than Python writes
@@ -132,7 +132,7 @@ def shown(value: object, limit: int = 60) -> str:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"``, or ``"; known: a, b"`` where nothing is close."""
+    """Return ``"; did you mean 'x'?"``, or ``"; known: a, b"`` if nothing is close."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:

@@ -1,4 +1,4 @@
-"""Folders and files on disk; a file appears whole or not at all."""
+"""Writing files and making folders; a file appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from topolearn.errors import OptionError, TopolearnError
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file beside ``path``, then rename it.
+    """Write a file as a whole: under a temporary name beside ``path``, then rename it.
 
     Raises:
-        TopolearnError: Where the folder is missing, read-only or full.
+        TopolearnError: The folder is missing, read-only or full.
     """
     try:
-        if path.exists() and not path.is_file():  # /dev/stdout, a pipe, or a folder, which says so
+        if path.exists() and not path.is_file():  # /dev/stdout, a pipe, or a folder, which raises an error
             path.write_bytes(data)
             return
         target = Path(os.path.realpath(path))  # a link stays a link
@@ -38,7 +38,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def check_target(target: Path, sources: Iterable[Path]) -> None:
-    """Raise an OptionError where writing to ``target`` would destroy one of the files that are read."""
+    """Raise an OptionError if writing to ``target`` would overwrite one of the files to be read."""
     place = os.path.realpath(target)
     for source in sources:
         if os.path.realpath(source) == place:
@@ -46,7 +46,7 @@ def check_target(target: Path, sources: Iterable[Path]) -> None:
 
 
 def file_name(text: str) -> str:
-    """``text`` as the name of one file or folder, wherever it comes from: without separators, and not hidden."""
+    """Turn any text into the safe name of one file or folder: without separators, and not hidden."""
     return re.sub(r"[^\w.=,+-]+", "_", text).lstrip(".") or "_"
 
 
@@ -54,7 +54,7 @@ def make_folder(folder: Path) -> None:
     """Make a folder and its parents.
 
     Raises:
-        TopolearnError: Where that is not allowed.
+        TopolearnError: The folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

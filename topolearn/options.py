@@ -1,4 +1,4 @@
-"""Checked options: one way from a mapping to a pydantic model, with errors a user can act on."""
+"""Checked options: make a pydantic model from a mapping, with errors that a user can act on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class InvalidOption(OptionError):
-    """An option that does not fit.
+    """An unknown, missing or invalid option.
 
     Attributes:
         path: Keys that lead to the option, outermost first.
@@ -32,23 +32,23 @@ class InvalidOption(OptionError):
 
 
 def validate(model: type[ModelT], values: Mapping[str, Any], what: str) -> ModelT:
-    """Make ``model`` from ``values``.
+    """Make a ``model`` from ``values``, and report what is wrong in one line.
 
     Args:
         model: A pydantic model.
         values: Its fields.
-        what: How an error calls the thing whose options these are.
+        what: Name of the thing that has these options, for errors.
 
     Raises:
-        InvalidOption: The first thing that is wrong, in one line.
+        InvalidOption: The first fault, in one line.
     """
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        # A misspelt key leaves another one missing; the spelling is what to mend.
+        # A misspelt key leaves another one missing; report the misspelt key.
         faults = [(fault, _path(fault["loc"], values, fault["type"])) for fault in error.errors()]
         faults.sort(key=lambda each: each[0]["type"] != "extra_forbidden")
-        # Of a union's members, the one that went deepest into the value is the one that was meant.
+        # In a union, the member that matched deepest is the one that was meant.
         outer = faults[0][1]
         first, path = max((each for each in faults if each[1][: len(outer)] == outer), key=lambda each: len(each[1]))
         name = ".".join(path)
@@ -68,12 +68,12 @@ def validate(model: type[ModelT], values: Mapping[str, Any], what: str) -> Model
 
 @dataclass(frozen=True)
 class Described:
-    """A field of a model, for people.
+    """A field of a model, described for people.
 
     Attributes:
         name: Its name.
-        default: As a file has it; None where a value must be given.
-        text: What it means, one paragraph; empty where the model does not say.
+        default: Its default, as written in a file; None if a value must be given.
+        text: What it means, in one paragraph; empty if the model does not say.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Described:
 
 
 def fields(model: type[BaseModel]) -> list[Described]:
-    """The fields of ``model``, for people; a string below each one says what it means."""
+    """Describe the fields of ``model`` for people; the string below each field says what it means."""
     return [
         Described(
             field.name,
@@ -94,7 +94,7 @@ def fields(model: type[BaseModel]) -> list[Described]:
 
 
 def parameters(model: type[BaseModel]) -> list[inspect.Parameter]:
-    """The fields of ``model`` as keyword parameters of a function, without the limits that it checks."""
+    """Return the fields of ``model`` as keyword parameters of a function, without the limits that it checks."""
     return [
         inspect.Parameter(
             name,
@@ -107,7 +107,7 @@ def parameters(model: type[BaseModel]) -> list[inspect.Parameter]:
 
 
 def docstring_section(model: type[BaseModel]) -> str:
-    """The fields of ``model`` with their defaults and meaning, as a section of a docstring."""
+    """Return the fields of ``model`` with defaults and meaning, as a section of a docstring."""
     lines = ["Options:"]
     for field in parameters(model):
         default = "" if field.default is field.empty else f" (default {field.default!r})"
@@ -117,7 +117,7 @@ def docstring_section(model: type[BaseModel]) -> str:
 
 
 def _meaning(model: type[BaseModel], name: str) -> str:
-    """What a field means; where a class only gives it another default, what it means in the base."""
+    """Return what a field means; if a class only changes its default, the meaning in the base class."""
     for each in model.__mro__:
         field = each.model_fields.get(name) if issubclass(each, BaseModel) else None
         if field is not None and field.description:
@@ -126,7 +126,7 @@ def _meaning(model: type[BaseModel], name: str) -> str:
 
 
 def _unlimited(kind: Any) -> Any:
-    """A type without the limits in its ``Annotated`` parts."""
+    """Return a type without the limits in its ``Annotated`` parts."""
     if get_origin(kind) is Annotated:
         return _unlimited(get_args(kind)[0])
     if get_origin(kind) in (Union, UnionType):
@@ -135,7 +135,7 @@ def _unlimited(kind: Any) -> Any:
 
 
 def _in_file(value: Any) -> str:
-    """A default as YAML has it, on one line."""
+    """Return a default as YAML, on one line."""
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{key}: {_in_file(each)}' for key, each in value.items())}}}"
     if isinstance(value, list | tuple):
@@ -146,13 +146,13 @@ def _in_file(value: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """A docstring without markup, on one line; None is called what files call it."""
+    """Return a docstring without markup, on one line; None becomes null, as in files."""
     text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"\1", text)
     return re.sub(r"\bNone\b", "null", " ".join(text.replace("``", "'").split()))
 
 
 def _path(place: tuple[int | str, ...], values: Any, fault: str) -> tuple[str, ...]:
-    """The keys of ``values`` in pydantic's place of a fault, which names members of unions too."""
+    """Return the keys of ``values`` in pydantic's location of a fault, which also names members of unions."""
     path: list[str] = []
     for part in place:
         known = values.keys() if isinstance(values, Mapping) else range(len(values)) if _is_list(values) else ()
@@ -169,7 +169,7 @@ def _is_list(value: Any) -> bool:
 
 
 def _free(model: type[BaseModel], values: Mapping[str, Any], path: Sequence[str]) -> list[str]:
-    """Fields that are not given yet, of the model that the last key of ``path`` was meant for."""
+    """Return the fields that are not given yet, of the model that the last key of ``path`` belongs to."""
     for key in path[:-1]:
         values = values[key]
         kinds = get_args(model.model_fields[key].annotation) if key in model.model_fields else ()
@@ -192,19 +192,19 @@ _WORDS = (
     (r"greater than or equal to (\S+)", r"at least \1"),
     (r"less than or equal to (\S+)", r"at most \1"),
 )
-"""Pattern in a message of the validation library -> what files call it."""
+"""Pattern in a message of the validation library -> the words for it in files."""
 
 
 def _text(message: str) -> str:
-    """What is wrong, in words of a file."""
+    """Return a message of the validation library in the words of files."""
     for pattern, words in _WORDS:
         message = re.sub(pattern, words, message)
     return message
 
 
 def _either(texts: Sequence[str]) -> str:
-    """``should be A``, ``should be B`` -> ``should be A, or B``."""
-    # Every member of a union says what it would take.
+    """Join messages: ``should be A``, ``should be B`` -> ``should be A, or B``."""
+    # Each member of a union says what it accepts.
     first, *others = dict.fromkeys(texts)
     return ", or ".join([first, *(text.removeprefix("should be ") for text in others)])
 
@@ -214,7 +214,7 @@ def _verb(text: str) -> str:
 
 
 def tuples(value: Any) -> Any:
-    """Lists as tuples, which strict options take."""
+    """Turn lists into tuples, which strict options need."""
     if isinstance(value, dict):
         return {key: tuples(item) for key, item in value.items()}
     return tuple(tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,7 +1,7 @@
-"""Ops, learners and passes of other packages, through the entry point group ``topolearn.plugins``.
+"""Load ops, learners and passes of other packages, through the entry point group ``topolearn.plugins``.
 
-An entry point names a module, whose import registers things, or a function without arguments that
-does. Only installed packages are asked; nothing in a graph file can name code.
+An entry point names a module, or a function without arguments. Importing the module or calling the function
+registers things. Only installed packages are loaded; a graph file cannot name code.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ GROUP = "topolearn.plugins"
 
 @cache
 def load_plugins() -> tuple[str, ...]:
-    """Load every installed plug-in, once; returns their names.
+    """Load every installed plug-in once, and return their names.
 
     Raises:
-        TopolearnError: One that cannot be loaded, with its name and reason.
+        TopolearnError: A plug-in cannot be loaded; the message has its name and the reason.
     """
     found = sorted(entry_points(group=GROUP), key=lambda point: point.name)
     for point in found:
@@ -34,6 +34,6 @@ def _load(point: EntryPoint) -> None:
             plugin()
     except Exception as error:  # a plug-in may raise anything
         raise TopolearnError(
-            f"plug-in '{point.name}' ({point.value}) cannot be loaded: {type(error).__name__}: {error}; mend or"
+            f"plug-in '{point.name}' ({point.value}) cannot be loaded: {type(error).__name__}: {error}; fix or"
             " uninstall it"
         ) from error

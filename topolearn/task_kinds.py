@@ -1,4 +1,4 @@
-"""What each task is: the kind of its targets. What it trains and judges by is in :mod:`topolearn.tasks`."""
+"""The kinds of tasks and their targets. Their losses and metrics are in :mod:`topolearn.tasks`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class TaskKind:
-    """What a task's targets are.
+    """A kind of task, defined by its targets.
 
     Attributes:
         name: Its name in graph files, configs and messages.
         target: ``label`` is one class per image, ``mask`` one class per pixel, ``binary_mask`` yes or no
-            per pixel, ``token`` the next token at each place of a text. ``other`` is a user's own task, with targets
-            that are passed on as they are.
-        positive: What a pixel of a binary mask that is 1 is called; empty for other targets.
-        ignores_grey: Whether dark greys in the file of a binary mask count as unknown; otherwise they are no.
+            per pixel, ``token`` the next token at each place of a text. ``other`` is a user's own task; its targets
+            are passed on as they are.
+        positive: Name for pixels with value 1 in a binary mask; empty for other targets.
+        ignores_grey: Whether dark greys in the file of a binary mask count as unknown; otherwise they count as no.
     """
 
     name: str
@@ -37,17 +37,17 @@ class TaskKind:
 
     @property
     def items(self) -> str:
-        """What a batch is made of, in the plural."""
+        """Name of the items of a batch, in the plural."""
         return "contexts" if self.is_text else "images"
 
     @property
     def is_binary(self) -> bool:
-        """Whether the network gives one channel, and targets are 0 or 1."""
+        """Whether the network has one output channel and targets are 0 or 1."""
         return self.target == "binary_mask"
 
 
 DEFAULT_TASK = "classification"
-"""The task of a graph file that names none."""
+"""Task of a graph file that names none."""
 
 TASK_KINDS: Mapping[str, TaskKind] = {
     kind.name: kind
@@ -59,14 +59,14 @@ TASK_KINDS: Mapping[str, TaskKind] = {
         TaskKind("next_token", "token"),
     )
 }
-"""Name -> what a network can be trained for."""
+"""Name -> built-in task."""
 
 
 def kind_of(task: str) -> TaskKind:
-    """The kind of a task; one that is not in the table is a user's own."""
+    """Return the kind of a task; a name that is not in the table is a user's own task."""
     return TASK_KINDS.get(task) or TaskKind(task, "other")
 
 
 def dense_tasks() -> list[str]:
-    """Names of the tasks that have a target for every pixel, sorted."""
+    """Return the sorted names of the tasks that have a target for every pixel."""
     return sorted(kind.name for kind in TASK_KINDS.values() if kind.is_dense)

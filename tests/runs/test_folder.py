@@ -276,7 +276,7 @@ def test_damaged_weights(finished: Path, content: bytes | None) -> None:
     for read in (topolearn.load_model, read_result, lambda folder: run(folder, resume=True)):
         with pytest.raises(CheckpointError) as caught:
             read(finished)
-        assert str(caught.value).startswith(f"{path}: damaged, or no safetensors file (")
+        assert str(caught.value).startswith(f"{path}: damaged, or not a safetensors file (")
         assert "\n" not in str(caught.value)
 
 
@@ -403,7 +403,7 @@ def test_history_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
         (tmp_path / "run" / "history.jsonl").unlink()
         (tmp_path / "run" / "history.jsonl").mkdir()
 
-    with pytest.raises(TopolearnError, match=r"cannot write .*history.jsonl: Is a directory; make room and --resume"):
+    with pytest.raises(TopolearnError, match=r"cannot write .*history.jsonl: Is a directory; make room, then --resume"):
         run(tmp_path / "run", loss=Stopping(full, at=[3]))
 
 

@@ -125,7 +125,7 @@ def test_values_that_are_none(text: str) -> None:
 
 def test_a_range_has_an_end() -> None:
     assert len(values("0..9999", "--seeds")) == 10_000
-    with pytest.raises(OptionError, match="--seeds: names more than 10,000 values; give fewer"):
+    with pytest.raises(OptionError, match="--seeds: has more than 10,000 values; give fewer"):
         values("0..10000", "--seeds")
     endless = "9" * 5000
     assert values(f"1..{endless}", "--seeds") == [f'"1..{endless}"']
@@ -146,7 +146,7 @@ def test_a_range_has_an_end() -> None:
             {"vary": {"fan_in": [1, 1]}},
             "models/learned.yaml fan_in=1 would share the folder learned/fan_in=1",
         ),
-        ([LEARNED], {"vary": {"fan_in": []}}, "the values of 'fan_in' are [], but should be a list, as [1, 2, 4]"),
+        ([LEARNED], {"vary": {"fan_in": []}}, "the values of 'fan_in' are [], but should be a list, such as [1, 2, 4]"),
         ([LEARNED], {"vary": {"fan_in": "1,2"}}, "the values of 'fan_in' are '1,2', but should be a list"),
         ([LEARNED], {"vary": {"fan_in": [1, 9]}}, "learned fan_in=9: fan_in 9 is larger than every candidate set"),
         (
@@ -170,7 +170,7 @@ def test_a_range_has_an_end() -> None:
             "models/prev.yaml learner=fixd: unknown learner 'fixd'; did you mean",
         ),
         ([LEARNED], {"settings": {"fan_in": 1}, "vary": {"fan_in": [1]}}, "'fan_in' is both set and varied"),
-        ([LEARNED], {"settings": {"seed": 1}}, "'seed' is what every recipe is run over; give the seeds with 'seeds'"),
+        ([LEARNED], {"settings": {"seed": 1}}, "'seed' cannot be set or varied; give the seeds with 'seeds'"),
         ([LEARNED], {"settings": {"phases.serch": 1}}, "learned: learner 'maskconnect' has no phase 'serch'"),
         ([LEARNED], {"epochs": 1}, "learned: 1 epochs are too few for the phases search, fine_tune"),
         ([PREV], {"settings": {"data": "nowhere"}}, "prev: there is no data set 'nowhere'"),
@@ -226,8 +226,8 @@ def test_an_option_of_some_learners_is_set_for_those(
         ["learner=continuous"],
     ]
     assert capsys.readouterr().err.splitlines() == [
-        "prev: without step=0.1, which its learner has no option for",
-        "learned learner=continuous: without learner.fan_in=1, which its learner has no option for",
+        "prev: without step=0.1, because its learner has no such option",
+        "learned learner=continuous: without learner.fan_in=1, because its learner has no such option",
     ]
 
 
@@ -380,7 +380,7 @@ def test_an_interrupted_comparison_goes_on(folder: Path) -> None:
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "learned, seed 0: interrupted; go on with --resume (out/learned/seed-0)" in said
-    assert re.search(r"^interrupted; [01] of 2 runs are finished, the same command goes on with the rest", said, re.M)
+    assert re.search(r"^interrupted; [01] of 2 runs are finished; give the same command to resume the rest", said, re.M)
     assert not (place / "weights.safetensors").exists()
     found = compare([LEARNED, PREV], seeds=[0], epochs=epochs, out="out", jobs=2, device="cpu", quiet=True)
     assert [len(row.runs) for row in found.rows] == [1, 1]
@@ -517,7 +517,7 @@ def test_clock(seconds: float, text: str) -> None:
         ("--seeds a", "--seeds a: seeds are whole numbers, such as 0,1,2 or 0..4"),
         ("--seeds -1", "--seeds -1: seeds are whole numbers"),
         ("--vary fan_in", "--vary fan_in: write it as KEY=VALUE"),
-        ("--vary fan_in=", "--vary fan_in=: names no value; write them as 1,2,4 or 1..8"),
+        ("--vary fan_in=", "--vary fan_in=: has no values; write them as 1,2,4 or 1..8"),
         ("--set fan_in", "--set fan_in: write it as KEY=VALUE"),
         ("--epochs 1", "learned: 1 epochs are too few"),
     ],

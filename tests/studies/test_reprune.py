@@ -182,7 +182,7 @@ def test_data_that_have_no_name_are_not_measured_on(tmp_path: Path) -> None:
 
 def test_statistics_that_cannot_be_computed_anew_are_told_of(tmp_path: Path) -> None:
     run(tmp_path / "run", "continuous", epochs=2)
-    with pytest.warns(UserWarning, match=r"batch statistics stay those before pruning.*with --data-root or --data"):
+    with pytest.warns(UserWarning, match=r"batch statistics stay as before pruning.*with --data-root or --data"):
         assert reprune(tmp_path / "run", tmp_path / "again").metrics == {}
 
 

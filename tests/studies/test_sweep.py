@@ -150,7 +150,7 @@ class TestPoints:
         searched = load_searched(folder("continuous"))
         result = measured(folder("continuous"), shares=(0.0,), seeds=(0,), recalibrate=False)
         assert result.at(MAGNITUDE, 0.0)[0].metrics == pytest.approx(searched.evaluate(searched.net, searched.data()))
-        assert "batch statistics were not computed anew" in str(result.table().note)
+        assert "batch statistics were not recomputed" in str(result.table().note)
 
     def test_seeds_are_orders_of_their_own_and_nested(self, folder: Folder) -> None:
         result = measured(folder("continuous"), shares=(0.2, 0.4, 0.6), seeds=(0, 1, 2))

@@ -201,7 +201,7 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     fails(CheckpointError, "no such file", weights=tmp_path / "nowhere.safetensors")
     fails(CheckpointError, "no such file; is this the folder of a finished run?", weights=tmp_path)
     (tmp_path / "text").write_text("text")
-    fails(CheckpointError, "damaged, or no safetensors file", weights=tmp_path / "text")
+    fails(CheckpointError, "damaged, or not a safetensors file", weights=tmp_path / "text")
 
 
 def test_a_bad_start_leaves_no_run_behind(tmp_path: Path) -> None:

@@ -304,7 +304,7 @@ def _training(usual: Defaults, file: RecipeFile | None, given: Mapping[str, Any]
     if isinstance(given, TrainOptions):
         return given
     if given is not None and not isinstance(given, Mapping):
-        raise OptionError(f"'training' is a mapping of options, as {{'schedule': 'step'}}, not {shown(given)}")
+        raise OptionError(f"'training' is a mapping of options, such as {{'schedule': 'step'}}, not {shown(given)}")
     settings = {**usual.training, **({} if file is None else file.training), **(given or {})}
     return validate(TrainOptions, settings, "training")
 
@@ -312,9 +312,9 @@ def _training(usual: Defaults, file: RecipeFile | None, given: Mapping[str, Any]
 def check_functions(loss: Any, metrics: Any, callbacks: Any) -> None:
     """Raise an OptionError if the loss, a metric or a callback cannot be called."""
     if metrics is not None and not isinstance(metrics, Mapping):
-        raise OptionError("'metrics' is a mapping from name to metric, as {'error': function}")
+        raise OptionError("'metrics' is a mapping from name to metric, such as {'error': function}")
     if not isinstance(callbacks, tuple | list):
-        raise OptionError("'callbacks' is a list of functions, each of one record")
+        raise OptionError("'callbacks' is a list of functions, each with one argument: a record of the history")
     given = {"loss": loss, **{f"metrics.{name}": metric for name, metric in (metrics or {}).items()}}
     given |= {f"callbacks[{place}]": callback for place, callback in enumerate(callbacks)}
     for name, function in given.items():

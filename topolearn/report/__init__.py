@@ -1,4 +1,4 @@
-"""Tables and texts about graphs and runs."""
+"""Tables and text that describe graphs and runs."""
 
 from topolearn.report.summary import facts, headline, node_table
 from topolearn.report.tables import Change, NumberText, Table, compare

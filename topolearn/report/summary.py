@@ -1,4 +1,4 @@
-"""What a graph is, in numbers: for people a table of nodes, for programs a mapping."""
+"""Summaries of a graph: a table of its nodes for people, a mapping of its counts for programs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from topolearn.report.tables import NumberText, Table
 
 
 def facts(graph: Graph) -> dict[str, Any]:
-    """The counts of a graph, as ``topolearn show --json`` prints them.
+    """Return the counts and costs of a graph, as ``topolearn show --json`` prints them.
 
-    With a backbone, ``decoder_params`` and ``decoder_macs`` are what all else costs.
+    With a backbone, ``decoder_params`` and ``decoder_macs`` are the costs of everything else.
     """
     backbones = [graph.cost.nodes[node] for node, shape in graph.shapes.items() if isinstance(shape, Bundle)]
     decoder = {
@@ -38,7 +38,7 @@ def facts(graph: Graph) -> dict[str, Any]:
 
 
 def headline(graph: Graph) -> str:
-    """Name, task, counts and costs, in three lines."""
+    """Return name, task, counts and costs in three lines."""
     known = facts(graph)
     data = f", data {graph.data}" if graph.data else ""
     learnable = known["learnable_edges"]
@@ -51,12 +51,13 @@ def headline(graph: Graph) -> str:
 
 
 def node_table(graph: Graph, searched: Graph | None = None, limit: int = 60) -> Table:
-    """A row per node: op, shapes at the reference size, costs, degrees.
+    """Make a table with a row per node: op, shapes at the reference size, costs, degrees.
 
     Args:
-        graph: What there is.
-        searched: The graph that it was learned in: degrees are before → after, candidates those that there were.
-        limit: The first so many nodes only.
+        graph: The graph.
+        searched: The searched graph, if ``graph`` was learned from one. Degrees are then before → after, and
+            candidates are those of the searched graph.
+        limit: Largest number of nodes to show.
     """
     candidates = (graph if searched is None else searched).candidates
     counts = degrees(graph, searched)
@@ -97,7 +98,7 @@ def _changed(degree: Degree) -> int | NumberText:
 
 
 def size_text(shape: Shape | Bundle, image: Size) -> str:
-    """A shape as its tensor has it, without the batch: channels×height×width, tokens×channels, or channels."""
+    """Return a shape as text, without the batch axis: channels×height×width, tokens×channels, or channels."""
     if isinstance(shape, Bundle):
         return ", ".join(f"{name} {size_text(feature, image)}" for name, feature in shape.items())
     if shape.is_ids:

@@ -1,4 +1,4 @@
-"""Tables: one content, shown on a terminal, as plain text or as Markdown."""
+"""Tables that can be shown on a terminal, as plain text and as Markdown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 NOTHING = "–"
-"""What stands in a cell without a value."""
+"""Text of a cell without a value."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Table:
     Attributes:
         columns: The headings.
         rows: One value per column: text, numbers, or None for an empty cell.
-        title: What stands above.
-        note: What stands below, as how many rows were left out.
+        title: Text above the table.
+        note: Text below the table, such as how many rows were left out.
     """
 
     columns: tuple[str, ...]
@@ -37,16 +37,16 @@ class Table:
                 raise ValueError(f"a row of {len(row)} values does not fit {len(self.columns)} columns: {row}")
 
     def cells(self) -> list[list[str]]:
-        """The rows as text."""
+        """Return the rows as text."""
         return [[cell(value) for value in row] for row in self.rows]
 
     def is_numeric(self, column: int) -> bool:
-        """Whether a column holds numbers, which stand flush right; so do the texts of :func:`compare`."""
+        """Whether a column holds numbers or :class:`NumberText`, which are aligned right."""
         values = [row[column] for row in self.rows if row[column] is not None]
         return bool(values) and all(isinstance(value, (int, float, NumberText)) for value in values)
 
     def plain(self) -> str:
-        """Aligned columns without lines, for pipes and log files."""
+        """Return aligned columns without lines, for pipes and log files."""
         rows = [[cell(heading) for heading in self.columns], *self.cells()]
         widths = [max(len(row[i]) for row in rows) for i in range(len(self.columns))]
         lines = [printable(self.title)] if self.title else []
@@ -59,7 +59,7 @@ class Table:
         return "\n".join([*lines, *([self.note] if self.note else [])])
 
     def markdown(self) -> str:
-        """A table for a README."""
+        """Return a Markdown table."""
         rule = ["---:" if self.is_numeric(i) else "---" for i in range(len(self.columns))]
         rows = [[cell(heading) for heading in self.columns], rule, *self.cells()]
         lines = ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows]
@@ -67,7 +67,7 @@ class Table:
         return "\n".join([*opening, *lines, *(["", self.note] if self.note else [])])
 
     def rich(self) -> RichTable:
-        """A table for a terminal."""
+        """Return a table for a terminal."""
         from rich import box
         from rich.table import Table as RichTable
         from rich.text import Text
@@ -87,13 +87,13 @@ class Table:
 
 
 class NumberText(str):
-    """Text that is a number with its unit, and stands where numbers do."""
+    """Text of a number with its unit, aligned right like a number."""
 
     __slots__ = ()
 
 
 def cell(value: Any) -> str:
-    """A value as text: thousands separated, four significant digits, a dash for None."""
+    """Return a value as text: thousands separated, four significant digits, a dash for None."""
     if value is None:
         return NOTHING
     if isinstance(value, bool):
@@ -106,26 +106,26 @@ def cell(value: Any) -> str:
 
 
 NO_SHARES = frozenset({"loss", "bits_per_byte"})
-"""Metrics that are no shares of 1, and stand as plain numbers; all others are shown in per cent."""
+"""Metrics that are shown as plain numbers; all others are shares of 1, shown in per cent."""
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric is a share of 1, and is shown in per cent."""
+    """Whether a metric is a share of 1, shown in per cent."""
     return metric not in NO_SHARES
 
 
 def metric_spec(metric: str) -> str:
-    """How to write a metric, as for ``format``: two digits of per cent, or four digits of a plain number."""
+    """Return the ``format`` specification of a metric: per cent with two decimals, or a number with four."""
     return ".2%" if is_share(metric) else ".4f"
 
 
 def metric_heading(metric: str) -> str:
-    """What stands above a metric's numbers, with the unit that :func:`metric_number` leaves out."""
+    """Return the heading of a metric, with the unit that :func:`metric_number` leaves out."""
     return f"{metric}, %" if is_share(metric) else metric
 
 
 def metric_number(metric: str, value: float) -> str:
-    """A metric without its unit, as under :func:`metric_heading`."""
+    """Return the value of a metric as text, without its unit, to go under :func:`metric_heading`."""
     return f"{value:{metric_spec(metric)}}".removesuffix("%")
 
 
@@ -134,13 +134,13 @@ class Change:
     """A quantity before and after.
 
     Attributes:
-        name: What it is.
-        before: None where it was not measured.
-        after: Likewise.
-        spec: How to write it, as for ``format``: ``,`` for counts, ``.2%`` for shares, ``.2f`` …
-        unit: Follows the number, as `` ms``.
-        between: Its value on the way; None where it was not measured.
-        quartiles: Where the middle half of what was measured lies, before and after; None for what is exact.
+        name: Name of the quantity.
+        before: Value before; None if it was not measured.
+        after: Value after; None if it was not measured.
+        spec: ``format`` specification: ``,`` for counts, ``.2%`` for shares, ``.2f`` …
+        unit: Text after the number, such as `` ms``.
+        between: Value in between; None if it was not measured.
+        quartiles: First and third quartile, before and after; None for exact values.
     """
 
     name: str
@@ -153,7 +153,7 @@ class Change:
 
     @property
     def texts(self) -> tuple[NumberText, NumberText, NumberText]:
-        """The values before, on the way and after, with their unit."""
+        """The values before, in between and after, as text with their unit."""
         ranges = self.quartiles or (None, None)
         return (
             self._text(self.before, ranges[0]),
@@ -169,9 +169,9 @@ class Change:
 
     @property
     def change(self) -> NumberText:
-        """Per cent of what was before; percentage points where the quantity is a share itself.
+        """The change in per cent of the value before, or in percentage points if the quantity is a share.
 
-        Nothing where a value is missing, or where the quartiles overlap: then it may be chance.
+        Empty if a value is missing, or if the quartiles overlap, because the change may then be chance.
         """
         if self.before is None or self.after is None:
             return NumberText("")
@@ -195,14 +195,14 @@ def compare(
     between: str = "end of search",
     after: str = "final",
 ) -> Table:
-    """A table of quantities before and after, one row each, with what changed.
+    """Make a table of quantities before and after, one row each, with the change.
 
     Args:
         changes: The quantities.
-        title: What stands above.
-        note: What stands below.
+        title: Text above the table.
+        note: Text below the table.
         before: Heading of the values before.
-        between: Heading of the values on the way; its column is left out where there are none.
+        between: Heading of the values in between; the column is left out if there are none.
         after: Heading of the values after.
     """
     on_the_way = any(item.between is not None for item in changes)

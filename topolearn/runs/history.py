@@ -23,7 +23,7 @@ def append_history(folder: Path, record: Mapping[str, Any]) -> None:
         with open(folder / HISTORY, "a", encoding="utf-8") as file:
             file.write(json.dumps(dict(record)) + "\n")
     except OSError as error:
-        raise TopolearnError(f"cannot write {folder / HISTORY}: {error.strerror}; make room and --resume") from None
+        raise TopolearnError(f"cannot write {folder / HISTORY}: {error.strerror}; make room, then --resume") from None
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = load(path.read_bytes())
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"damaged, or no safetensors file ({error}); put back the file that the run wrote", Location(str(path))
+            f"damaged, or not a safetensors file ({error}); put back the file that the run wrote", Location(str(path))
         ) from None
     return tensors
 
@@ -84,7 +84,7 @@ def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path
         CheckpointError: A tensor does not fit; the message names the first one.
     """
     own = module.state_dict()
-    mend = "; take the weights of this very graph"
+    mend = "; use weights of this graph"
     for name, tensor in own.items():
         if name not in tensors:
             raise CheckpointError(f"holds no '{name}', which the graph needs{mend}", Location(str(path)))

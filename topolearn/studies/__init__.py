@@ -1,4 +1,4 @@
-"""Many runs, and what is made of one: comparisons, sweeps, pruning again, what a finished run delivers."""
+"""Studies of runs: compare several, sweep the share of removed edges, prune one again."""
 
 from topolearn.studies.comparison import Comparison
 

@@ -1,4 +1,4 @@
-"""``compare``: several recipes over several seeds, one table."""
+"""``compare``: run several recipes with several seeds, and make one table."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from topolearn.studies.processes import Crew, Job, run_all
 from topolearn.training.prepare import prepare
 
 _MOST = 10_000
-"""Most values that a range may name: each is at least one run."""
+"""Largest number of values in a range; each is at least one run."""
 
 
 def compare(
@@ -44,33 +44,33 @@ def compare(
     data_root: str | Path | None = None,
     quiet: bool = False,
 ) -> Comparison:
-    """Train several recipes with several seeds, and compare what came out.
+    """Train several recipes with several seeds, and compare the results.
 
-    Every run is ``topolearn fit RECIPE --seed S --resume`` in a process and a folder of its own,
-    ``OUT/NAME/seed-S`` (a variant's: ``OUT/NAME/KEY=VALUE/seed-S``). What is finished there is not run
-    again, what was begun goes on; a run that fails does not touch the others. Nothing starts, and
-    nothing is written, before all recipes have been read and checked.
+    Every run is ``topolearn fit RECIPE --seed S --resume`` in its own process and its own folder,
+    ``OUT/NAME/seed-S`` (for a variant ``OUT/NAME/KEY=VALUE/seed-S``). Finished runs are not repeated,
+    unfinished ones are resumed, and a failure in one run does not affect the others. All recipes are
+    read and checked before the first run starts and before anything is written.
 
     Args:
         recipes: Names or paths of recipes or graphs.
-        seeds: One run of everything for each.
-        vary: Setting -> values, as ``{"fan_in": [1, 2, 4]}``: every recipe is run with each value, or
-            with each combination where there are several settings.
-        settings: Of all recipes, as ``topolearn fit --set`` has them: ``{"schedule": "step"}``. An option that some
-            of the learners do not have is theirs alone who do.
-        epochs: Of every run, instead of the recipe's.
-        out: Folder of the runs, and of the table: ``compare.md`` and ``compare.csv``.
-        jobs: Runs at a time; the CPU's threads are divided among them. None: one per GPU, else one.
-        device: ``auto`` is every GPU there is, in turn, else the CPU.
-        data_root: Where data sets are looked for first.
-        quiet: Show no progress.
+        seeds: Each recipe runs once with each seed.
+        vary: Setting -> values, such as ``{"fan_in": [1, 2, 4]}``. Every recipe runs with each value, or
+            with each combination if there are several settings.
+        settings: Settings for all recipes, as in ``topolearn fit --set``: ``{"schedule": "step"}``. A learner's
+            option applies only to the learners that have it.
+        epochs: Epochs of every run, instead of the recipe's.
+        out: Folder for the runs and the table (``compare.md`` and ``compare.csv``).
+        jobs: Number of runs at a time; they share the CPU's threads. None: one per GPU, or one without a GPU.
+        device: ``auto`` takes all GPUs in turn, or the CPU without a GPU.
+        data_root: Folder in which data sets are looked for first.
+        quiet: Whether to hide progress.
 
     Returns:
-        The figures of all finished runs, and which runs failed.
+        The figures of all finished runs, and the runs that failed.
 
     Raises:
-        TopolearnError: Recipes, settings or data that cannot be used.
-        KeyboardInterrupt: After Ctrl-C; the same call goes on.
+        TopolearnError: A recipe, a setting or data cannot be used.
+        KeyboardInterrupt: After Ctrl-C; the same call resumes.
     """
     devices = _devices(device)
     common = {key: _yaml(value) for key, value in (settings or {}).items()}
@@ -83,7 +83,7 @@ def compare(
     _check(board, devices[0], data_root)
     for variant in variants:
         for key in variant.left_out:
-            board.say(f"{variant.name}: without {key}={common[key]}, which its learner has no option for")
+            board.say(f"{variant.name}: without {key}={common[key]}, because its learner has no such option")
     make_folder(board.folder)
     fixed = ["--resume", "--no-export", *(["--quiet"] if quiet else [])]
     if data_root is not None:
@@ -99,7 +99,7 @@ def compare(
     try:
         run_all(tuple(runs), crew, say=board.say, ended=ended)
     except KeyboardInterrupt:
-        board.say(f"interrupted; {board.count()} are finished, the same command goes on with the rest ({out})")
+        board.say(f"interrupted; {board.count()} are finished; give the same command to resume the rest ({out})")
         raise
     comparison = board.comparison()
     comparison.save()
@@ -111,12 +111,12 @@ class Variant:
     """A recipe with settings.
 
     Attributes:
-        name: Of its row in the table.
+        name: Name of its row in the table.
         recipe: Name or path, as given.
-        settings: As of ``topolearn fit --set``.
-        place: Its folder, below that of the comparison.
+        settings: Settings, as in ``topolearn fit --set``.
+        place: Its folder, relative to that of the comparison.
         file: The recipe, with these settings.
-        left_out: Settings of all that its learner has no option for.
+        left_out: Common settings that its learner has no option for.
     """
 
     name: str
@@ -127,22 +127,22 @@ class Variant:
     left_out: tuple[str, ...] = ()
 
     def label(self, seed: int) -> str:
-        """What messages call a run."""
+        """Return the name of a run in messages."""
         return f"{self.name}, seed {seed}"
 
     def folder(self, out: Path, seed: int) -> Path:
-        """Folder of a run."""
+        """Return the folder of a run."""
         return out / self.place / f"seed-{seed}"
 
     def command(self, seed: int, out: Path, fixed: Sequence[str]) -> tuple[str, ...]:
-        """Arguments of ``topolearn`` for a run."""
+        """Return the arguments of ``topolearn`` for a run."""
         changes = [part for key, text in self.settings for part in ("--set", f"{key}={text}")]
         folder = str(self.folder(out, seed))
         return ("fit", self.recipe, *changes, "--seed", str(seed), "--out", folder, *fixed)
 
 
 class _Board:
-    """Which runs are finished, which have failed."""
+    """Keeps track of which runs are finished and which have failed."""
 
     def __init__(self, variants: tuple[Variant, ...], seeds: tuple[int, ...], folder: Path, quiet: bool) -> None:
         self.variants = variants
@@ -153,17 +153,17 @@ class _Board:
         self.failed: dict[tuple[Variant, int], str] = {}
 
     def left(self) -> Iterator[tuple[Variant, int]]:
-        """Runs that are not finished: all recipes with the first seed, then with the next one."""
+        """Yield the unfinished runs: all recipes with the first seed, then with the next one."""
         for seed, variant in itertools.product(self.seeds, self.variants):
             if (variant, seed) not in self.done:
                 yield variant, seed
 
     def read(self, variant: Variant, seed: int) -> None:
-        """Read a run that is finished."""
+        """Read a finished run."""
         self.done[variant, seed] = RunSummary.read(variant.folder(self.folder, seed), seed)
 
     def note(self, variant: Variant, seed: int, failure: str | None) -> None:
-        """A run has ended: write the table as it stands now."""
+        """Record that a run has ended, and write the table so far."""
         if failure is not None:
             self.failed[variant, seed] = failure
             self.say(f"{variant.label(seed)}: failed")
@@ -177,11 +177,11 @@ class _Board:
         self.comparison().save()
 
     def count(self) -> str:
-        """How many runs are finished."""
+        """Return how many runs are finished, in words."""
         return f"{len(self.done)} of {len(self.variants) * len(self.seeds)} runs"
 
     def comparison(self) -> Comparison:
-        """The figures so far."""
+        """Return the figures so far."""
         rows = [
             Row(variant.name, tuple(self.done[variant, seed] for seed in self.seeds if (variant, seed) in self.done))
             for variant in self.variants
@@ -190,24 +190,24 @@ class _Board:
         return Comparison(tuple(rows), self.seeds, self.folder, failures)
 
     def say(self, text: str) -> None:
-        """A line of progress."""
+        """Print a line of progress."""
         if not self.quiet:
             tell(text)
 
 
-# -- what is to be run ---------------------------------------------------------------------------
+# -- the runs to do ------------------------------------------------------------------------------
 
 
 def values(text: str, where: str) -> list[str]:
-    """The values in ``0.01,0.1`` or ``1,2,4..8``, each as text.
+    """Return the values in ``0.01,0.1`` or ``1,2,4..8``, each as text.
 
     Args:
-        text: YAML values between commas; ``A..B`` are the whole numbers from A to B.
-        where: How an error calls them.
+        text: YAML values, separated by commas; ``A..B`` means the whole numbers from A to B.
+        where: Name of the option, for errors.
 
     Raises:
-        FormatError: Not YAML.
-        OptionError: None at all, or too many.
+        FormatError: The text is not YAML.
+        OptionError: There is no value, or there are too many.
     """
     items = parse(f"values: [{text}]", where).root.values["values"]
     assert isinstance(items, Items)
@@ -216,35 +216,35 @@ def values(text: str, where: str) -> list[str]:
         plain = item.text if isinstance(item, Scalar) and not item.quoted else ""
         bounds = re.fullmatch(r"(\d{1,19})\.\.(\d{1,19})", plain)
         if bounds is not None and int(bounds[2]) - int(bounds[1]) >= _MOST:
-            raise OptionError(f"{where}: names more than {_MOST:,} values; give fewer")
+            raise OptionError(f"{where}: has more than {_MOST:,} values; give fewer")
         if bounds is not None:
             found += map(str, range(int(bounds[1]), int(bounds[2]) + 1))
         else:
             found.append(scalar(item.plain()))
     if not found:
-        raise OptionError(f"{where}: names no value; write them as 1,2,4 or 1..8")
+        raise OptionError(f"{where}: has no values; write them as 1,2,4 or 1..8")
     return found
 
 
 def _yaml(value: Any) -> str:
-    """A value as the text that ``--set`` takes; text stays as it is."""
+    """Return a value as text for ``--set``; text is returned as it is."""
     return value if isinstance(value, str) else scalar(value)
 
 
 def _variants(
     recipes: str | Path | Sequence[str | Path], common: Mapping[str, str], vary: Mapping[str, Sequence[Any]]
 ) -> Iterator[Variant]:
-    """Every recipe with every combination of the values."""
+    """Yield every recipe with every combination of the values."""
     listed = [recipes] if isinstance(recipes, str | Path) else list(recipes)
     if not listed:
         raise OptionError("there is nothing to compare; name recipes or graphs")
     for key, given in vary.items():
         if isinstance(given, str) or not isinstance(given, Sequence) or not given:
-            raise OptionError(f"the values of '{key}' are {shown(given)}, but should be a list, as [1, 2, 4]")
+            raise OptionError(f"the values of '{key}' are {shown(given)}, but should be a list, such as [1, 2, 4]")
         if key in common:
             raise OptionError(f"'{key}' is both set and varied; drop one of the two")
     if "seed" in (*common, *vary):
-        raise OptionError("'seed' is what every recipe is run over; give the seeds with 'seeds' (--seeds 0,1,2)")
+        raise OptionError("'seed' cannot be set or varied; give the seeds with 'seeds' (--seeds 0,1,2)")
     taken: dict[Path, str] = {}
     combinations = list(itertools.product(*(map(_yaml, given) for given in vary.values())))
     wanted = [(str(recipe), dict(zip(vary, each, strict=True))) for recipe in listed for each in combinations]
@@ -261,7 +261,7 @@ def _variants(
         if place in taken:
             raise OptionError(
                 f"{asked} and {taken[place]} would share the folder {place}; give recipes different names, and"
-                " every value once"
+                " each value once"
             )
         taken[place] = asked
         name = " ".join([str(read.name), *texts])
@@ -275,12 +275,12 @@ def _texts(settings: Mapping[str, str]) -> list[str]:
 def _learner(recipe: str, common: Mapping[str, str], own: Mapping[str, str]) -> str:
     with _named(" ".join([recipe, *_texts(own)])):
         learner = learner_of(recipe, {**common, **own})
-        learner_class(learner)  # where there is none, this says so
+        learner_class(learner)  # raises an error if there is none
     return learner
 
 
 def _is_for_others(key: str, learner: str, learners: Sequence[str]) -> bool:
-    """Whether a setting of all is an option that some of the learners have, but not this one."""
+    """Whether a common setting is an option of some of the learners, but not of this one."""
     return (
         key not in TrainOptions.model_fields
         and not is_learner_option(key, learner)
@@ -310,7 +310,7 @@ def _check(board: _Board, device: str, data_root: str | Path | None) -> None:
     loaded: dict[tuple[Any, ...], Data] = {}
 
     def with_data(recipe: Recipe) -> Recipe:
-        """The same request with its data loaded, once for all that read the same."""
+        """Return the same request with its data loaded; requests for the same data share them."""
         if not recipe.names_data:
             return recipe
         graph, options = recipe.graph, recipe.training
@@ -333,7 +333,7 @@ def _check(board: _Board, device: str, data_root: str | Path | None) -> None:
 
 @contextlib.contextmanager
 def _named(what: str) -> Iterator[None]:
-    """Say whose error it is, where that is not a place in a file."""
+    """Put the recipe's name before an error that has no place in a file."""
     try:
         yield
     except TopolearnError as error:
@@ -343,7 +343,7 @@ def _named(what: str) -> Iterator[None]:
 
 
 def _devices(device: str) -> tuple[str, ...]:
-    """``auto`` is every GPU."""
+    """Return the devices to use: for ``auto`` every GPU, or the CPU without a GPU."""
     gpus = tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
     return (gpus or ("cpu",)) if device == "auto" else (device,)
 

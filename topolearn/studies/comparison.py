@@ -1,4 +1,4 @@
-"""What a comparison of recipes gave: runs in numbers, one table."""
+"""The result of a comparison of recipes: the figures of each run, and one table."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from topolearn.runs.history import read_closing
 MARKDOWN = "compare.md"
 CSV = "compare.csv"
 COLUMNS = ("recipe", "metrics", "seeds", "parameters", "million MACs", "edges", "nodes", "training time")
-"""Columns of the table; ``metrics`` stands for one of each metric."""
+"""Columns of the table; ``metrics`` stands for one column per metric."""
 
 
 @dataclass(frozen=True)
 class GraphSize:
-    """A graph in numbers.
+    """Size of a graph.
 
     Attributes:
-        parameters: As the compiled network has them.
+        parameters: Parameters of the compiled network.
         macs: Multiply-accumulates for one input.
         edges: Number of edges.
         nodes: Number of nodes.
@@ -42,21 +42,21 @@ class GraphSize:
 
     @classmethod
     def of(cls, graph: Graph) -> GraphSize:
-        """The size of ``graph``."""
+        """Return the size of ``graph``."""
         return cls(graph.cost.params, graph.cost.macs, len(graph.edges), len(graph.nodes))
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A finished run in numbers.
+    """The figures of a finished run.
 
     Attributes:
         seed: Its seed.
-        folder: Where it is.
-        metrics: Of the final network on the validation data after the last epoch, without the loss.
-        searched: The graph that was searched.
-        learned: The graph that was learned.
-        seconds: Of training, over all epochs, without evaluation.
+        folder: Its folder.
+        metrics: Metrics of the final network on the validation data after the last epoch, without the loss.
+        searched: Size of the searched graph.
+        learned: Size of the learned graph.
+        seconds: Training time over all epochs, without evaluation.
     """
 
     seed: int
@@ -71,7 +71,7 @@ class RunSummary:
         """Read a finished run.
 
         Raises:
-            TopolearnError: It is not finished, or damaged.
+            TopolearnError: The run is not finished, or damaged.
         """
         history, closing = read_closing(folder)
         return cls(
@@ -86,18 +86,18 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class Row:
-    """A recipe, or a variant of one, over its seeds.
+    """The finished runs of a recipe, or of a variant of one.
 
     Attributes:
-        name: The recipe's name, and what the variant sets.
-        runs: The finished ones.
+        name: The recipe's name and the variant's settings.
+        runs: One finished run per seed.
     """
 
     name: str
     runs: tuple[RunSummary, ...]
 
     def metric(self, name: str) -> list[float]:
-        """Values of a metric, one per finished run that has it."""
+        """Return the values of a metric, one per finished run that has it."""
         return [run.metrics[name] for run in self.runs if name in run.metrics]
 
 
@@ -106,9 +106,9 @@ class Failure:
     """A run that failed.
 
     Attributes:
-        name: Its row.
+        name: Name of its row.
         seed: Its seed.
-        message: Why, in one line.
+        message: Why it failed, in one line.
     """
 
     name: str
@@ -121,12 +121,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several recipes over several seeds.
+    """The result of comparing several recipes over several seeds.
 
     Attributes:
         rows: One per recipe or variant.
-        seeds: The seeds that were asked for.
-        folder: Where the runs and the tables are.
+        seeds: The requested seeds.
+        folder: Folder of the runs and the tables.
         failures: Runs that failed.
     """
 
@@ -141,10 +141,10 @@ class Comparison:
         return tuple(dict.fromkeys(name for row in self.rows for run in row.runs for name in run.metrics))
 
     def table(self, columns: Sequence[str] = COLUMNS) -> Table:
-        """The table for readers.
+        """Return the table for reading.
 
         Args:
-            columns: Which of :data:`COLUMNS`, in this order.
+            columns: Which of :data:`COLUMNS` to show, in this order.
         """
         headings: list[str] = []
         for column in columns:
@@ -153,7 +153,7 @@ class Comparison:
         return Table(tuple(headings), tuple(rows), note=self.note())
 
     def note(self) -> str:
-        """What the figures are."""
+        """Return the note below the table, which says what its figures are."""
         seeds = ", ".join(map(str, self.seeds))
         spread = "mean ± sample standard deviation over" if len(self.seeds) > 1 else "of"
         means = "; searched graph → learned graph, and time, are means over seeds" if len(self.seeds) > 1 else ""
@@ -175,7 +175,7 @@ class Comparison:
         return [NumberText(_CELLS[column](row.runs))]
 
     def csv(self) -> str:
-        """The table for programs: plain numbers, one column each, empty where there is none."""
+        """Return the table as CSV: plain numbers, one per column; a missing one is empty."""
         records = [self._record(row) for row in self.rows]
         text = io.StringIO()
         writer = csv.DictWriter(text, list(dict.fromkeys(key for each in records for key in each)), lineterminator="\n")
@@ -206,7 +206,7 @@ class Comparison:
 
 
 def mean_and_deviation(metric: str, values: Sequence[float]) -> NumberText | None:
-    """A metric's mean, and the sample standard deviation where there are two values, as under its heading."""
+    """Return a metric's mean, with the sample standard deviation if there are two or more values; None without any."""
     if not values:
         return None
     spread = f" ± {metric_number(metric, statistics.stdev(values))}" if len(values) > 1 else ""
@@ -227,7 +227,7 @@ def _time(runs: Sequence[RunSummary]) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Minutes and seconds, hours where there are any."""
+    """Return a time as minutes and seconds, with hours if there are any."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

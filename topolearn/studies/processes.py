@@ -1,4 +1,4 @@
-"""Runs of ``topolearn fit`` side by side, each in its own process: a failure in one does not affect the others."""
+"""Run ``topolearn fit`` several times side by side, each in its own process, so that a failure stays in its run."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from topolearn.training.interrupt import Interrupt
 
 _POLL = 0.1
-"""Seconds between looks at the processes."""
+"""Seconds between checks of the processes."""
 _PATIENCE = 30.0
-"""Seconds that a process has to end after it was told to."""
+"""Seconds that a process has to end after it is told to stop."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Job:
     """A command to run.
 
     Attributes:
-        label: What the user knows it by.
-        arguments: Of ``topolearn``, but for the device.
+        label: Name in messages.
+        arguments: Arguments of ``topolearn``, without the device.
     """
 
     label: str
@@ -35,12 +35,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Crew:
-    """Where jobs run.
+    """Where jobs run, and how many at a time.
 
     Attributes:
-        devices: Names of devices, dealt out over the processes in turn.
-        jobs: Processes at a time.
-        threads: Threads of each.
+        devices: Names of devices, which processes take in turn.
+        jobs: Number of processes at a time.
+        threads: Number of threads of each process.
     """
 
     devices: tuple[str, ...]
@@ -51,16 +51,16 @@ class Crew:
 def run_all(
     jobs: Sequence[Job], crew: Crew, *, say: Callable[[str], None], ended: Callable[[Job, str | None], None]
 ) -> None:
-    """Run every job; one that fails leaves the others alone.
+    """Run every job; a failure in one does not affect the others.
 
     Args:
-        jobs: In the order in which they start.
-        crew: How many at a time, and where.
+        jobs: The jobs, in the order in which they start.
+        crew: Where they run, and how many at a time.
         say: Called with every line that a job prints to stderr, from threads.
-        ended: Called with every job that ended and why it failed, None where it did not.
+        ended: Called with every job that has ended, and with why it failed, or None if it did not.
 
     Raises:
-        KeyboardInterrupt: After Ctrl-C or SIGTERM, when every job has stopped.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM, once every job has stopped.
     """
     waiting = deque(jobs)
     running: dict[int, _Process] = {}
@@ -92,7 +92,7 @@ def run_all(
 
 
 class _Process:
-    """A job that runs."""
+    """A running job."""
 
     def __init__(self, job: Job, crew: Crew, place: int, say: Callable[[str], None]) -> None:
         self.job = job
@@ -100,18 +100,18 @@ class _Process:
         device, environment = _own_device(crew.devices[place % len(crew.devices)])
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
             environment[variable] = str(crew.threads)
-        # The modules that this process has found, and none from the folder it happens to be in (-P).
+        # Import the same modules as this process, and nothing from the current folder (-P).
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         self.popen = subprocess.Popen(
             [sys.executable, "-P", "-m", "topolearn.studies.worker", *job.arguments, "--device", device],
-            stdin=subprocess.PIPE,  # closes when this process dies, which ends the other one
+            stdin=subprocess.PIPE,  # closes when this process dies, which ends the child
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=environment,
             text=True,
             encoding="utf-8",
             errors="replace",
-            start_new_session=True,  # Ctrl-C on a terminal reaches this process alone, which passes it on once
+            start_new_session=True,  # Ctrl-C on a terminal reaches only this process, which passes it on once
         )
         self.reader = threading.Thread(target=self._read, args=(say,), daemon=True)
         self.reader.start()
@@ -125,14 +125,14 @@ class _Process:
                 say(f"{self.job.label}: {text}")
 
     def has_ended(self) -> bool:
-        """Whether it has; what it printed has then been read."""
+        """Whether the process has ended; if so, its output has been read."""
         if self.popen.poll() is None:
             return False
         self._close()
         return True
 
     def failure(self) -> str | None:
-        """Why it failed."""
+        """Return why the process failed; None if it succeeded."""
         status = self.popen.returncode
         if status == 0:
             return None
@@ -141,12 +141,12 @@ class _Process:
         return self.last.removeprefix("error: ") or f"the process ended with status {status}"
 
     def stop(self) -> None:
-        """Ask it to write a checkpoint and end; a second time, to end at once."""
+        """Ask the process to write a checkpoint and end; a second call asks it to end at once."""
         if self.popen.poll() is None:
             self.popen.terminate()  # not SIGINT, which a background job ignores
 
     def wait_or_kill(self) -> None:
-        """Wait until it has ended."""
+        """Wait until the process has ended; kill it if that takes too long."""
         try:
             self.popen.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
@@ -156,7 +156,7 @@ class _Process:
 
     def _close(self) -> None:
         self.reader.join(_PATIENCE)
-        if self.reader.is_alive():  # a process that it started holds the pipe
+        if self.reader.is_alive():  # a child of the process holds the pipe
             return
         for pipe in (self.popen.stdin, self.popen.stderr):
             assert pipe is not None
@@ -164,7 +164,7 @@ class _Process:
 
 
 def _own_device(device: str) -> tuple[str, dict[str, str]]:
-    """What a process calls ``device``, and the environment in which a GPU is the only one it sees."""
+    """Return the name of ``device`` in a child process, and an environment in which it sees only that GPU."""
     environment = dict(os.environ)
     kind, _, number = device.partition(":")
     if kind != "cuda" or not number:

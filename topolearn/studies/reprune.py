@@ -1,4 +1,4 @@
-"""Pruning a run anew with other options of its learner."""
+"""Prune a run again with other options of its learner."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ def reprune(
     *,
     data: Any = None,
 ) -> FitResult:
-    """Take a run's network as it was at the end of its search, and prune it with other options.
+    """Prune a run's network at the end of its search again, with other options.
 
-    Where the run's learner asks for that, the statistics of batch normalisations are computed anew on the run's
-    training data, as at the end of its search; where these cannot be found there is a warning.
+    If the run's learner asks for it, batch normalisation statistics are recomputed on the run's training data, as at
+    the end of its search. If the data cannot be found, there is a warning.
 
-    What is written is a run like any other: it can be shown, exported, pruned again, and ``fit`` with ``resume`` and
-    the same options gives its result.
+    The result is a run like any other: you can show, export and prune it, and ``fit`` with ``resume`` and the same
+    options returns its result.
 
     Args:
-        run_dir: The folder of a run whose search has ended.
+        run_dir: Folder of a run that has ended its search.
         out: Folder for the result; it must not hold a run yet.
-        settings: Option of the learner -> YAML value.
-        data_root: Where the data set is looked for.
-        device: Where to measure; ``auto`` is CUDA where there is one.
-        data: As for :func:`topolearn.fit`; None: the run's own.
+        settings: Learner option -> YAML value.
+        data_root: Folder in which data sets are looked for.
+        device: Where to measure; ``auto`` is CUDA if available.
+        data: Data, as in :func:`topolearn.fit`; None for the run's own.
 
     Returns:
-        The pruned network, on the CPU; its metrics are measured where the run's data can be found.
+        The pruned network, on the CPU; with metrics if the run's data can be found.
 
     Raises:
-        CheckpointError: No such run, no search, or ``out`` holds one already.
-        OptionError: An unknown option, or one that acts in training only, or a device that cannot be used.
-        DataError: ``data`` that cannot be read, or are for another network.
+        CheckpointError: There is no such run or no search, or ``out`` holds a run already.
+        OptionError: An unknown option, one that acts only in training, or a device that cannot be used.
+        DataError: ``data`` cannot be read, or are for another network.
     """
     target, where = Path(out), find_device(device)
     if holds_run(target):
@@ -91,17 +91,17 @@ def reprune(
 
 
 def _given_metrics(folder: Path) -> dict[str, float]:
-    """Metrics of the network that the run began with; empty for a run that is not finished, or began at random."""
+    """Return the metrics of the network that the run was given; empty for an unfinished run or a random start."""
     last = (read_history(folder) or [{}])[-1]
     return dict(last.get("given_metrics", {}))
 
 
 def _find(run: SearchedRun, data_root: str | Path | None, device: torch.device) -> Data | None:
-    """The run's data; None, with a warning, where they cannot be found, or not be judged by default."""
+    """Load the run's data; None, with a warning, if they cannot be found or the default metrics do not fit."""
     try:
         return run.data(root=data_root).to(device)
     except DataError as error:
-        lost = ", and batch statistics stay those before pruning, which may cost much accuracy"
+        lost = ", and batch statistics stay as before pruning, which may cost much accuracy"
         warnings.warn(
             f"the run's data '{run.config['data']}' cannot be found, so nothing is measured"
             f"{lost if run.learner.recalibrates else ''}: {error.message}",
@@ -115,7 +115,7 @@ def _find(run: SearchedRun, data_root: str | Path | None, device: torch.device) 
 def _evaluate(
     run: SearchedRun, data: Data | None, device: torch.device, *nets: Network
 ) -> list[tuple[dict[str, float], list[dict[str, Any]]]]:
-    """Metrics of each network on the run's data, and by class; empty without data. Networks end on the CPU."""
+    """Return metrics and rows per class of each network; empty without data. Moves the networks to the CPU."""
     judged = [({}, []) if data is None else run.judge(net.to(device), data, device) for net in nets]
     for net in nets:
         net.to(CPU)

@@ -1,16 +1,16 @@
-"""A metric against the share of edges removed, from one search: by magnitude, and at random as the control.
+"""Measure a metric against the share of edges removed from one search: by magnitude, and at random as the control.
 
-From the network as it was when its search ended, learnable edges go one after another. *By magnitude*: the
-weakest first, by :func:`topolearn.graph.removal_order`. *At random*: in orders drawn by seeds, each of them one
-path from the whole graph on. The network is pruned to what is left, batch statistics are computed anew, nothing is
-trained.
+The sweep starts from the network at the end of its search, and removes learnable edges one after another. *By
+magnitude* removes the weakest first, by :func:`topolearn.graph.removal_order`. *At random* removes them in orders
+drawn by seeds; each order is one path from the whole graph on. At each share the network is pruned to what is left,
+and its batch statistics are recomputed. Nothing is trained.
 
-- Nodes die on the way, and their edges with them. At each share the fewest edges are removed with which at
-  least that share of the learnable edges is gone; what is really gone stands beside what was asked for.
-- An edge without which an output would be cut off is passed over, in both orders. So a line ends at one path, and
-  where more is asked for, it is repeated.
-- Edges of weight 0 are gone from the start, in both orders.
-- MaskConnect's edges have weight 1 at every point, whatever its K.
+- A node can die on the way, and its edges go with it. Each share removes as few edges as possible so that at least
+  that share of the learnable edges is gone. The table shows the share removed beside the share asked for.
+- Both orders skip an edge if an output would be cut off without it. So a line ends at one path, and larger shares
+  repeat that point.
+- In both orders, edges with weight 0 are gone from the start.
+- MaskConnect's edges have weight 1 at every point, for every K.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ MAGNITUDE, RANDOM, OWN = "by magnitude", "at random", "the learner's choice"
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """One pruned network, in numbers.
+    """The figures of one pruned network.
 
     Attributes:
         order: How its edges were chosen: by magnitude, at random, or by the learner itself.
-        seed: Of a random order.
-        asked: Share of the learnable edges that was to go; None for the learner's choice.
+        seed: Seed of a random order; else None.
+        asked: Share of the learnable edges to remove; None for the learner's choice.
         removed: Share that is gone.
-        metrics: On the validation data.
-        size: Of the network.
+        metrics: Metrics on the validation data.
+        size: Size of the network.
     """
 
     order: str
@@ -75,15 +75,15 @@ class SweepPoint:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What :func:`sweep` found.
+    """The result of :func:`sweep`.
 
     Attributes:
         name: The searched graph and the learner.
         searched: Size of the searched graph.
         learnable: Number of its learnable edges.
-        shares: What was asked for, ascending.
-        seeds: Of the random orders.
-        recalibrated: Whether batch statistics were computed anew at every point.
+        shares: The shares asked for, ascending.
+        seeds: Seeds of the random orders.
+        recalibrated: Whether batch statistics were recomputed at every point.
         rows: All points: by magnitude, at random seed by seed, the learner's choice.
     """
 
@@ -97,17 +97,17 @@ class Sweep:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics, the one that is drawn first."""
+        """Names of the metrics; the first one is drawn."""
         return tuple(name for name in self.rows[0].metrics if name != "loss")
 
     def at(self, order: str, asked: float | None) -> tuple[SweepPoint, ...]:
-        """The points of one order and share: one per seed where it is random."""
+        """Return the points of one order and share: one per seed for the random orders."""
         return tuple(point for point in self.rows if (point.order, point.asked) == (order, asked))
 
     def table(self) -> Table:
-        """A row per share and order; random ones as mean ± sample standard deviation.
+        """Return a table with a row per share and order; random orders as mean ± sample standard deviation.
 
-        Shares at which nothing more is gone than at the one before are left out.
+        A share at which no more edges are gone than at the one before is left out.
         """
         columns = ("order", "asked, %", "removed, %", *map(metric_heading, self.metrics))
         rows, before = list[tuple[Any, ...]](), list[float]()
@@ -146,13 +146,13 @@ class Sweep:
         seeds = ", ".join(map(str, self.seeds))
         statistic = "mean ± sample standard deviation over orders drawn by seeds" if several else "an order by seed"
         return (
-            f"Of {self.learnable:,} learnable edges, those that died with their nodes included; nothing was trained"
-            f" after the search, batch statistics were {'' if self.recalibrated else 'not '}computed anew. At random:"
-            f" {statistic} {seeds}. An edge without which an output would be cut off is never removed."
+            f"Shares of {self.learnable:,} learnable edges, including those that died with their nodes. Nothing was"
+            f" trained after the search; batch statistics were {'' if self.recalibrated else 'not '}recomputed. At"
+            f" random: {statistic} {seeds}. An edge is never removed if an output would be cut off without it."
         )
 
     def csv(self) -> str:
-        """A row per point, in plain numbers."""
+        """Return the points as CSV: one row each, in plain numbers."""
         text = io.StringIO()
         records = [
             {
@@ -171,10 +171,10 @@ class Sweep:
         return text.getvalue()
 
     def draw(self, path: Path | str) -> None:
-        """Draw the first metric, and the share of multiply-accumulates that is left, against the share removed.
+        """Draw the first metric, and the share of multiply-accumulates left, against the share of edges removed.
 
         Args:
-            path: An SVG, PNG or PDF file; appears whole or not at all.
+            path: An SVG, PNG or PDF file; it appears whole or not at all.
         """
         metric, whole = self.metrics[0], self.searched.macs
         draw_curves(
@@ -190,7 +190,7 @@ class Sweep:
     def _panel(
         self, label: str, value: Callable[[SweepPoint], float], height: float = 1.0, is_share: bool = True
     ) -> CurvePanel:
-        """One quantity of all points."""
+        """Return the panel of one quantity, for all points."""
         lines = (self._line(MAGNITUDE, value), self._line(RANDOM, value))
         (own,) = self.at(OWN, None)
         return CurvePanel(label, lines, Mark(OWN, own.removed, value(own)), height, is_share)
@@ -227,27 +227,27 @@ def sweep(
     device: str | torch.device = "auto",
     quiet: bool = False,
 ) -> Sweep:
-    """Prune a run's network as it was at the end of its search to ever fewer edges; see the module's docstring.
+    """Prune a run's network at the end of its search to fewer and fewer edges; see the module's docstring.
 
     Args:
-        run_dir: The folder of a run whose search has ended.
+        run_dir: Folder of a run that has ended its search.
         out: Folder for sweep.md, sweep.csv and sweep.svg; None writes nothing.
-        settings: Option of the learner -> YAML value; what its own choice of edges depends on.
-        shares: Of the learnable edges to remove, 0 to 1; default: :data:`SHARES`.
-        seeds: Of the random orders; default: 0, 1, 2.
-        recalibrate: Whether to compute batch statistics anew, at every point, from up to 100 training batches.
-        data: As for :func:`topolearn.fit`; None: the run's own.
-        data_root: Where data sets are looked for.
-        device: ``auto`` is CUDA where there is one.
-        quiet: Show no progress.
+        settings: Learner option -> YAML value; options that the learner's own choice of edges depends on.
+        shares: Shares of the learnable edges to remove, 0 to 1; default: :data:`SHARES`.
+        seeds: Seeds of the random orders; default: 0, 1, 2.
+        recalibrate: Whether to recompute batch statistics at every point, from up to 100 training batches.
+        data: Data, as in :func:`topolearn.fit`; None for the run's own.
+        data_root: Folder in which data sets are looked for.
+        device: The device; ``auto`` is CUDA if available.
+        quiet: Whether to hide progress.
 
     Returns:
-        The points; the same ones for the same arguments.
+        The points; equal arguments give equal points.
 
     Raises:
-        CheckpointError: No such run, or one without a search.
+        CheckpointError: There is no such run, or it has no search.
         DataError: The run's data cannot be found, or ``data`` are for another network.
-        OptionError: An unknown option, or shares or seeds that are none.
+        OptionError: An unknown option, or invalid shares or seeds.
         TrainingError: The search ended with all paths to an output at weight 0.
     """
     wanted = _shares(shares)
@@ -260,7 +260,7 @@ def sweep(
         run.net.to(where)
         graph, learner, whole = run.graph, run.learner, _whole(run, Path(run_dir))
         if out is not None:
-            make_folder(Path(out))  # where that fails, nothing has been computed in vain
+            make_folder(Path(out))  # before the work, so that an error here costs no time
         rows: list[SweepPoint] = []
         for order, seed, edges in _orders(learner, whole, seeds):
             able = removable(graph, whole.keep, edges)
@@ -283,17 +283,17 @@ def sweep(
 
 
 def _shares(shares: Sequence[float]) -> tuple[float, ...]:
-    """Ascending, each once."""
+    """Return the shares in ascending order, each once."""
     if not shares or not all(0 <= share <= 1 for share in shares):
         raise OptionError(f"'shares' is {shown(shares)}, but must hold shares from 0 to 1")
     return tuple(sorted({float(share) for share in shares}))
 
 
 def _whole(run: SearchedRun, folder: Path) -> Topology:
-    """What the orders start from: every edge that is not 0."""
+    """Return the topology that the orders start from: every edge with a weight other than 0."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # of a path that was brought back
+            warnings.simplefilter("error", UserWarning)  # the warning that a path was restored
             return run.learner.without(())
     except UserWarning:
         raise TrainingError(
@@ -305,11 +305,11 @@ def _whole(run: SearchedRun, folder: Path) -> Topology:
 def _orders(
     learner: EdgeLearner, whole: Topology, seeds: Sequence[int]
 ) -> Iterator[tuple[str, int | None, tuple[int, ...]]]:
-    """Name, seed and edges of every order; without edges that are gone already, which would cost nothing."""
+    """Yield name, seed and edges of every order, without the edges that are gone from the start."""
     ranked = removal_order(learner.graph, learner.edge_values().detach().tolist())
     present = tuple(i for i in ranked if whole.keep[i])
     yield MAGNITUDE, None, present
-    places = sorted(present)  # the same random orders whatever was learned
+    places = sorted(present)  # so that random orders do not depend on what was learned
     for seed in seeds:
         drawn = torch.randperm(len(places), generator=generator("sweep", seed)).tolist()
         yield RANDOM, seed, tuple(places[place] for place in drawn)
@@ -317,14 +317,14 @@ def _orders(
 
 @dataclass
 class _Judge:
-    """Measures pruned networks, each once.
+    """Measures pruned networks, each only once.
 
     Attributes:
-        run: Whose network to prune.
-        data: On ``device``.
-        device: Where to run.
-        recalibrate: Whether to compute batch statistics anew.
-        reporter: Hears of every point.
+        run: The run with the network to prune.
+        data: Data on ``device``.
+        device: The device to run on.
+        recalibrate: Whether to recompute batch statistics.
+        reporter: Prints a line for every point.
     """
 
     run: SearchedRun
@@ -335,9 +335,9 @@ class _Judge:
     known: dict[Any, tuple[dict[str, float], GraphSize]] = field(default_factory=dict)
 
     def point(self, order: str, seed: int | None, asked: float | None, topology: Topology) -> SweepPoint:
-        """What the network that is pruned to a closed topology gives."""
+        """Return the point of the network that is pruned to a closed topology."""
         edges = Alive.of(self.run.graph, topology.keep).edges
-        # Orders start alike, and repeat themselves where they end.
+        # Orders start with the same network, and repeat the last one at their end.
         key = edges, tuple(topology.weights[i] for i in edges)
         if key not in self.known:
             self.known[key] = self._measure(topology)

@@ -1,4 +1,4 @@
-"""``topolearn`` in a process that ends with the one that started it; see :mod:`topolearn.studies.processes`."""
+"""Run ``topolearn`` in a process that ends with its parent; see :mod:`topolearn.studies.processes`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 
 
 def _end_with_parent() -> None:
-    """Wait for the other end of stdin to close, then stop as Ctrl-C does: with a checkpoint."""
+    """Wait for the other end of stdin to close, then stop as after Ctrl-C: with a checkpoint."""
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
