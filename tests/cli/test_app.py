@@ -224,7 +224,10 @@ class TestOthers:
         _, out, _ = run("list", "training", "phases")
         assert out.startswith("\n  phases = {}\n      Phase name -> share of the epochs")
         _, out, _ = run("list", "training")
-        assert "milestones = [0.5, 0.75]  For schedule 'step': where the learning rate drops, as shares of the phase\n" in out
+        assert (
+            "milestones = [0.5, 0.75]  For schedule 'step': where the learning rate drops, as shares of the phase\n"
+            in out
+        )
 
     def test_version(self, run: Run) -> None:
         assert run("--version") == (0, f"topolearn {topolearn.__version__}\n", "")

@@ -78,8 +78,8 @@ def show(
 ) -> None:
     """Show a graph: its nodes with their shapes, parameters and multiply-accumulates.
 
-    GRAPH may also be the folder of a run. Its picture then shows the learned graph within the searched one. Its
-    matrix shows the learner's masks, weights or gates at the end of the search.
+    GRAPH may also be the folder of a run. The picture then shows the learned graph within the searched
+    one, the matrix the learner's masks, weights or gates at the end of the search.
     """
     if as_json and expand:
         raise OptionError("--json and --expand print different things; choose one of them")

@@ -148,9 +148,9 @@ def compare(
 ) -> None:
     """Train several recipes with several seeds, and print one table: metrics, size before and after, time.
 
-    Metrics are given as mean and standard deviation. All recipes are checked before the first run starts. Give the
-    same command again to resume interrupted or failed runs; finished runs are not repeated. Exit status 1 if a run
-    failed.
+    Metrics are mean and standard deviation. All recipes are checked before the first run starts.
+    Give the same command again to resume interrupted or failed runs; finished runs are not repeated.
+    Exit status 1 if a run failed.
     """
     from topolearn import compare as run
     from topolearn.cli.common import complain, overrides, print_table, say
