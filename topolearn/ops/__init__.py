@@ -1,4 +1,4 @@
-"""The vocabulary of graphs: node ops and edge ops, found by name."""
+"""The ops that graphs are made of: node ops and edge ops, registered by name."""
 
 from topolearn.ops import backbone, basic, conv, edges, head, mobilenet, pool, resnet, resnext, tokens, transformer
 from topolearn.ops.base import (

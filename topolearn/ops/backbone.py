@@ -1,4 +1,4 @@
-"""A torchvision classifier without its head, as one node with named outputs."""
+"""Node op for a torchvision model without its head; the node has named outputs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from topolearn.ops.base import NodeOp, ShapeError, register_node_op
 from topolearn.ops.shape import Bundle, Cost, Shape, Size
 
 _PROBE = 256
-"""Side of the image by which the strides of the features are measured; a multiple of every usual stride."""
+"""Side in pixels of the image that measures the strides of the features; a multiple of every usual stride."""
 
 _FACTORY = "topolearn.compiler.modules.backbone"
-"""Who builds the model and measures it. It needs torch and torchvision, so it is named here and loaded on use:
-where a graph has a backbone, and only there."""
+"""Module that builds the model and measures it. It needs torch and torchvision, so it is imported only if a graph
+has a backbone."""
 
 Measured = tuple[tuple[tuple[str, int, int | None], ...], int, tuple[tuple[int, int | None], ...], int]
 """What ``measure`` of :data:`_FACTORY` returns."""
@@ -26,24 +26,24 @@ Measured = tuple[tuple[tuple[str, int, int | None], ...], int, tuple[tuple[int, 
 
 @register_node_op("torchvision.backbone")
 class TorchvisionBackbone(NodeOp):
-    """The named features of a torchvision model.
+    """A torchvision model without its head; ``feature`` nodes read its named outputs.
 
-    A feature of stride s has ceil(height / s) x ceil(width / s) positions. Where a model rounds down (VGG, DenseNet,
-    ConvNeXt), the image is padded with zeros to multiples of the largest stride first, and features are cut.
+    A feature of stride s has ceil(height / s) x ceil(width / s) positions. If a model rounds down (VGG, DenseNet,
+    ConvNeXt), the image is first padded with zeros to multiples of the largest stride, and the features are cropped.
     """
 
     model: str
     """Name in ``torchvision.models`` (``mobilenet_v2``, ``resnet50`` …)."""
     features: Annotated[Mapping[str, str], Field(min_length=1)]
-    """Name of each feature -> the place in the model it is taken from: a module's dotted path, or a node name of
+    """Name of each feature -> where it is taken from: a module's dotted path, or a node name of
     ``torchvision.models.feature_extraction`` (``layer1.2.add``).
     """
     weights: str | None = None
-    """Name of pretrained weights (``IMAGENET1K_V1``), None for a random start. They are loaded when training starts,
+    """Name of pretrained weights (``IMAGENET1K_V1``); None: random weights. They are loaded when training starts,
     never when a network is built or read back.
     """
     bn_momentum: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Momentum of every batch normalisation, None for torchvision's."""
+    """Momentum of every batch normalisation; None: torchvision's."""
 
     @field_validator("features")
     @classmethod
@@ -51,7 +51,7 @@ class TorchvisionBackbone(NodeOp):
         return FrozenMap(features)
 
     def output(self, x: Shape) -> Bundle:
-        """The bundle of features."""
+        """Return the shape of each feature."""
         if x.channels != 3 or not isinstance(x.stride, int):
             raise ShapeError(f"a torchvision backbone needs 3 channels with height and width, but its input is {x}")
         return Bundle(
@@ -62,7 +62,7 @@ class TorchvisionBackbone(NodeOp):
         )
 
     def cost(self, x: Shape, image: Size) -> Cost:
-        """Parameters, and multiply-accumulates of the convolutions and linear layers at this size."""
+        """Return the parameters, and the multiply-accumulates of convolutions and linear layers at this image size."""
         _, params, layers, multiple = self._measured()
         height, width = (-(-side // multiple) * multiple for side in x.size(image))
         macs = sum(
@@ -73,12 +73,12 @@ class TorchvisionBackbone(NodeOp):
 
     @property
     def strides(self) -> dict[str, int | None]:
-        """Stride of each feature; None for one of 1 x 1."""
+        """Stride of each feature; None for a feature of 1 x 1."""
         return {name: stride for name, _, stride in self._measured()[0]}
 
     @property
     def multiple(self) -> int:
-        """What height and width are padded to multiples of; 1 where sizes are rounded up without."""
+        """Height and width are padded to multiples of this number; 1 if the model rounds sizes up by itself."""
         return self._measured()[3]
 
     def _measured(self) -> Measured:

@@ -1,8 +1,8 @@
-"""What an op is: parameters, a shape rule and a cost rule, registered under a name.
+"""Base classes and registry of ops. An op has parameters, a shape rule, a cost rule and a name.
 
-A *node op* transforms the tensor its node aggregated; an *edge op* carries a source's output to
-the input that the target node declares. The modules that compute them live in
-``topolearn.compiler.modules``; nothing here imports torch.
+A *node op* transforms what its node aggregates. An *edge op* turns a source's output into the input that the
+target node declares. The torch modules that compute them are in ``topolearn.compiler.modules``; nothing here
+imports torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from topolearn.options import validate
 
 
 class ShapeError(Exception):
-    """An op that cannot take a shape: what is wrong and the mend, without the place."""
+    """Raised if an op cannot take a shape: says what is wrong and what to do; the caller adds the place."""
 
 
 def _odd(value: int) -> int:
@@ -31,21 +31,21 @@ def _odd(value: int) -> int:
 
 
 MAX_INT = 2**31 - 1
-"""Largest size that a parameter may ask for."""
+"""Largest value of an integer parameter."""
 
 WIDTHS = ("channels", "out_channels", "out_features", "classes")
-"""What ops call the size of their output; no op has two of them. A file may use any of them for any op."""
+"""Names of the option that sets the size of an op's output. Each op has at most one; a file may use any of them."""
 
 PositiveInt = Annotated[int, Field(gt=0, le=MAX_INT)]
 OddInt = Annotated[int, Field(gt=0, le=MAX_INT), AfterValidator(_odd)]
 
 
 Sight = Literal["itself", "earlier", "all"]
-"""Which tokens a token depends on: its own place alone, those before it too, or all."""
+"""Which tokens a token depends on: only itself, earlier ones too, or all."""
 
 
 class Op(BaseModel):
-    """Parameters of an op; immutable and checked when made. The string below each field says what it means."""
+    """Parameters of an op: immutable, and checked when created. The string below each field says what it means."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -57,10 +57,10 @@ class NodeOp(Op):
     """A node's transform ``y = op(x)``.
 
     Class attributes:
-        takes_bundle: Reads the named outputs of a backbone rather than one tensor.
-        aggregate: The ``aggregate`` of a node that does not say one.
-        parts: Names of the submodules that ``share`` may put into a group.
-        takes_ids: Reads ids of tokens, from one node over a plain edge.
+        takes_bundle: Whether it reads the named outputs of a backbone instead of one tensor.
+        aggregate: Default ``aggregate`` of its nodes.
+        parts: Names of the submodules that nodes can ``share``.
+        takes_ids: Whether it reads token ids, from one node over a plain edge.
     """
 
     takes_bundle: ClassVar[bool] = False
@@ -70,54 +70,54 @@ class NodeOp(Op):
 
     @abstractmethod
     def output(self, x: Any) -> Shape | Bundle:
-        """Shape of the output for an aggregated input of shape ``x``.
+        """Return the shape of the output for an aggregated input of shape ``x``.
 
         Raises:
-            ShapeError: Where the op cannot take ``x``.
+            ShapeError: The op cannot take ``x``.
         """
 
     @abstractmethod
     def cost(self, x: Any, image: Size) -> Cost:
-        """Cost for an aggregated input of shape ``x`` and a graph input of ``image`` pixels."""
+        """Return the cost for an aggregated input of shape ``x`` and a graph input of ``image`` pixels."""
 
     def sized(self, x: Any, image: Size) -> NodeOp:
-        """The op with what it takes from the size of the image filled in; itself where that is nothing.
+        """Return the op with the options that depend on the image size filled in; most ops return themselves.
 
         Args:
             x: Shape of the aggregated input.
             image: Height and width of the graph's image.
 
         Raises:
-            ShapeError: It was made for an image of another size.
+            ShapeError: The op was made for an image of another size.
         """
         return self
 
     @property
     def sight(self) -> Sight:
-        """Which tokens of a sequence a token of the output depends on."""
+        """Which tokens of the input each token of the output depends on."""
         return "itself"
 
     @property
     def adds_class_token(self) -> bool:
-        """Whether it puts a token in front that stands for the whole sequence."""
+        """Whether it puts a class token, which stands for the whole sequence, in front."""
         return False
 
     @property
     def reads_class_token(self) -> bool:
-        """Whether it needs such a token in its input."""
+        """Whether its input must begin with a class token."""
         return False
 
     def part_cost(self, part: str, x: Shape, image: Size) -> Cost:
-        """Cost of one of ``parts``; contained in :meth:`cost`. Zero where this ``x`` needs no such part."""
+        """Return the cost of one of ``parts``, which :meth:`cost` includes; zero if this ``x`` needs no such part."""
         return Cost()
 
     def non_negative(self, x: bool) -> bool:
-        """Whether the output is known to be nowhere below 0, given whether the aggregated input is."""
+        """Whether the output is known to have no negative values, given whether the aggregated input has none."""
         return False
 
 
 def width_name(op: type[NodeOp]) -> str | None:
-    """The op's own name among :data:`WIDTHS`; None for an op that has no such option."""
+    """Return which of :data:`WIDTHS` the op uses; None if it has no such option."""
     return next((name for name in WIDTHS if name in op.model_fields), None)
 
 
@@ -125,9 +125,9 @@ class EdgeOp(Op):
     """What an edge does to its source's output before it is weighted and aggregated.
 
     Class attributes:
-        has_parameters: Whether it has a module of its own.
-        positive_linear: Whether it is a linear map with constant coefficients, none of them negative.
-        resizes: Whether it brings maps of any size to the size of the target.
+        has_parameters: Whether it has a module with parameters.
+        positive_linear: Whether it is a linear map with constant coefficients that are not negative.
+        resizes: Whether it resizes maps of any size to the size of the target.
     """
 
     has_parameters: ClassVar[bool] = False
@@ -136,14 +136,14 @@ class EdgeOp(Op):
 
     @abstractmethod
     def output(self, source: Shape, target: Shape) -> Shape:
-        """Shape of what arrives; the graph is valid where that equals ``target``.
+        """Return the shape that arrives at the target; the edge is valid if that equals ``target``.
 
         Raises:
-            ShapeError: Where the op cannot carry ``source`` to ``target``, with the mend.
+            ShapeError: The op cannot turn ``source`` into ``target``; the message says what to do.
         """
 
     def cost(self, source: Shape, target: Shape, image: Size) -> Cost:
-        """Cost of one use for a graph input of ``image`` pixels."""
+        """Return the cost of one use for a graph input of ``image`` pixels."""
         return Cost()
 
 
@@ -155,7 +155,7 @@ _EdgeOpT = TypeVar("_EdgeOpT", bound=type[EdgeOp])
 
 
 def register_node_op(name: str) -> Callable[[_NodeOpT], _NodeOpT]:
-    """Register a node op under ``name``, the word a graph file uses."""
+    """Register a node op under ``name``, which graph files use."""
 
     def register(op: _NodeOpT) -> _NodeOpT:
         _claim(name, NODE_OPS, "node op")
@@ -167,7 +167,7 @@ def register_node_op(name: str) -> Callable[[_NodeOpT], _NodeOpT]:
 
 
 def register_edge_op(name: str) -> Callable[[_EdgeOpT], _EdgeOpT]:
-    """Register an edge op under ``name``, the word a graph file uses."""
+    """Register an edge op under ``name``, which graph files use."""
 
     def register(op: _EdgeOpT) -> _EdgeOpT:
         _claim(name, EDGE_OPS, "edge op")
@@ -185,7 +185,7 @@ def _claim(name: str, registry: Mapping[str, Any], kind: str) -> None:
 
 @lru_cache(maxsize=65536)
 def node_op(name: str, params: FrozenMap) -> NodeOp:
-    """The node op ``name`` with ``params``.
+    """Return the node op ``name`` with ``params``.
 
     Raises:
         OptionError: Unknown name or parameter, or an invalid value.
@@ -196,7 +196,7 @@ def node_op(name: str, params: FrozenMap) -> NodeOp:
 
 @lru_cache(maxsize=65536)
 def edge_op(name: str, params: FrozenMap) -> EdgeOp:
-    """The edge op ``name`` with ``params``; raises like :func:`node_op`."""
+    """Return the edge op ``name`` with ``params``; raises like :func:`node_op`."""
     made: EdgeOp = _make(name, params, EDGE_OPS, "edge op")
     return made
 
@@ -208,13 +208,13 @@ def _make(name: str, params: FrozenMap, registry: Mapping[str, type[Any]], kind:
 
 
 def need_map(x: Shape, what: str) -> None:
-    """Require height and width."""
+    """Raise a ShapeError if ``x`` has no height and width."""
     if not x.is_map:
         raise ShapeError(f"{what} needs a feature map, but its input is {x}")
 
 
 def need_tokens(x: Shape, what: str) -> None:
-    """Require a sequence of vectors."""
+    """Raise a ShapeError if ``x`` is not a sequence of vectors."""
     if not x.is_tokens or x.is_ids:
         raise ShapeError(f"{what} needs tokens, but its input is {x}{_to_tokens(x)}")
 
@@ -226,7 +226,7 @@ def _to_tokens(x: Shape) -> str:
 
 
 def need_vector_or_map(x: Shape, what: str) -> None:
-    """Require anything but a sequence."""
+    """Raise a ShapeError if ``x`` is a sequence."""
     if x.is_tokens:
         raise ShapeError(
             f"{what} needs a feature map or a vector, but its input is {x}; put a node 'token_pool' before it, or use"

@@ -1,4 +1,4 @@
-"""Input, identity, concat, activation, normalisation and feature nodes."""
+"""Node ops for inputs, identity, concatenation, activation, normalisation and backbone features."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from topolearn.ops.shape import Bundle, Cost, Shape, Size, batch_norm_cost
 
 @register_node_op("input")
 class Input(NodeOp):
-    """A tensor that the caller gives: an image, a vector, token ids, or a sequence of vectors."""
+    """An input of the network: an image, a vector, token ids, or a sequence of vectors."""
 
     size: tuple[PositiveInt, ...] | None = None
-    """``(channels, height, width)`` of an image, or ``(features,)`` of a vector. Height and width are the reference for
-    verification and costs; the network takes other sizes too.
+    """``(channels, height, width)`` of an image, or ``(features,)`` of a vector. Verification and costs use this height
+    and width; the network takes other sizes too.
     """
     length: PositiveInt | None = None
-    """Of a sequence: number of tokens T. It is the reference for costs, and the largest where positions are learned."""
+    """Number of tokens T of a sequence. Costs use it; with learned positions it is also the maximum."""
     vocabulary: PositiveInt | None = None
-    """Of a sequence of token ids, (N, T) int64: each is below this number."""
+    """For a sequence of token ids, (N, T) int64: each id is below this number."""
     channels: PositiveInt | None = None
-    """Of a sequence of vectors, (N, T, channels)."""
+    """For a sequence of vectors, (N, T, channels): number of channels."""
 
     @field_validator("size")
     @classmethod
@@ -44,7 +44,7 @@ class Input(NodeOp):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one input's tensor, without the batch."""
+        """Shape of the input tensor without the batch axis."""
         if self.size is not None:
             return self.size
         assert self.length is not None
@@ -52,68 +52,68 @@ class Input(NodeOp):
 
     @property
     def spec(self) -> tuple[int, ...] | dict[str, int]:
-        """What a graph file says of it."""
+        """The input as written in a graph file."""
         return self.size or self.model_dump(exclude_none=True)
 
     def output(self, x: Shape) -> Shape:
-        """Its shape; ``x`` holds the stride that the graph found for it."""
+        """Return the input's shape; ``x`` holds the stride that the graph found for it."""
         if self.length is not None:
             return Shape(self.channels or 1, None, self.length, self.vocabulary)
         assert self.size is not None
         return Shape(self.size[0], x.stride)
 
     def cost(self, x: Shape, image: Size) -> Cost:
-        """Nothing."""
+        """Return zero."""
         return Cost()
 
 
 @register_node_op("identity")
 class Identity(NodeOp):
-    """``y = x``: a node that only aggregates."""
+    """Only aggregates: ``y = x``."""
 
     def output(self, x: Shape) -> Shape:
-        """The same shape."""
+        """Return the same shape."""
         return x
 
     def cost(self, x: Shape, image: Size) -> Cost:
-        """Nothing."""
+        """Return zero."""
         return Cost()
 
     def non_negative(self, x: bool) -> bool:
-        """As the input is."""
+        """Whether the input has no negative values."""
         return x
 
 
 @register_node_op("concat")
 class Concat(Identity):
-    """An identity whose in-edges are concatenated along the channels."""
+    """Concatenates its in-edges along the channels."""
 
     aggregate: ClassVar[str] = "concat"
 
 
 @register_node_op("relu")
 class Relu(Identity):
-    """``y = max(x, 0)``."""
+    """Rectified linear unit: ``y = max(x, 0)``."""
 
     def non_negative(self, x: bool) -> bool:
-        """Always."""
+        """Always True."""
         return True
 
 
 @register_node_op("batch_norm")
 class BatchNorm(NodeOp):
-    """Batch normalisation of what the node aggregates; its running statistics belong to the node."""
+    """Batch normalisation of what the node aggregates; the node keeps the running statistics."""
 
     affine: bool = True
     """Whether it scales and shifts."""
 
     def output(self, x: Shape) -> Shape:
-        """The same shape."""
+        """Return the same shape."""
         need_map(x, "'batch_norm'")
         return x
 
     def cost(self, x: Shape, image: Size) -> Cost:
-        """Scale and shift per channel."""
+        """Return the cost of scale and shift per channel."""
         return batch_norm_cost(x.channels, affine=self.affine)
 
 
@@ -123,10 +123,10 @@ class Feature(NodeOp):
 
     takes_bundle: ClassVar[bool] = True
     name: str
-    """Which of the backbone's ``features``."""
+    """Name of one of the backbone's ``features``."""
 
     def output(self, x: Bundle) -> Shape:
-        """The shape of that feature."""
+        """Return the shape of the feature."""
         if not isinstance(x, Bundle):
             raise ShapeError("a feature node reads a backbone, but its source is an ordinary node")
         if self.name not in x:
@@ -134,5 +134,5 @@ class Feature(NodeOp):
         return x[self.name]
 
     def cost(self, x: Bundle, image: Size) -> Cost:
-        """Nothing: the backbone computed it."""
+        """Return zero: the backbone computes the feature."""
         return Cost()

@@ -1,4 +1,4 @@
-"""Convolution, batch normalisation and activation in the orders that networks use."""
+"""Node ops for a convolution with batch normalisation and activation, in the usual orders."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Step = Literal["conv", "sepconv", "bn", "relu", "relu6"]
 
 
 class ConvUnit(NodeOp):
-    """A k x k convolution with what surrounds it, padded so that the output has ceil(size / stride) positions.
+    """A padded k x k convolution, with normalisation and activation; the output has ceil(size / stride) positions.
 
     Class attributes:
-        layout: The steps in order; a convolution has a bias where no batch normalisation follows.
+        layout: The steps in order. The convolution has a bias if the layout has no batch normalisation.
     """
 
     layout: ClassVar[tuple[Step, ...]] = ()
@@ -34,11 +34,11 @@ class ConvUnit(NodeOp):
 
     @property
     def bias(self) -> bool:
-        """Whether the convolution has a bias of its own."""
+        """Whether the convolution has a bias."""
         return "bn" not in self.layout
 
     def output(self, x: Shape) -> Shape:
-        """``out_channels`` at ``stride`` times the input's stride."""
+        """Return ``out_channels`` at ``stride`` times the input's stride."""
         need_map(x, f"'{self.op_name}'")
         if x.channels % self.groups or self.out_channels % self.groups:
             raise ShapeError(
@@ -48,12 +48,12 @@ class ConvUnit(NodeOp):
         return Shape(self.out_channels, x.strided(self.stride))
 
     def cost(self, x: Shape, image: Size) -> Cost:
-        """Convolution and batch normalisation."""
+        """Return the cost of convolution and batch normalisation."""
         cost = conv_cost(x.channels, self.output(x), image, kernel=self.kernel, groups=self.groups, bias=self.bias)
         return cost + self._norm_cost(x)
 
     def non_negative(self, x: bool) -> bool:
-        """Where an activation comes last."""
+        """Whether an activation comes last."""
         return self.layout[-1] in ("relu", "relu6")
 
     def _norm_cost(self, x: Shape) -> Cost:
@@ -67,10 +67,10 @@ class ConvUnit(NodeOp):
 
 
 class SeparableConvUnit(ConvUnit):
-    """A depthwise k x k convolution, which takes the stride, then a 1 x 1 convolution, nothing between."""
+    """A depthwise k x k convolution, which takes the stride, directly followed by a 1 x 1 convolution."""
 
     def cost(self, x: Shape, image: Size) -> Cost:
-        """Depthwise, pointwise and batch normalisation."""
+        """Return the cost of both convolutions and the batch normalisation."""
         out = self.output(x)
         between = Shape(x.channels, out.stride)
         depthwise = conv_cost(x.channels, between, image, kernel=self.kernel, groups=x.channels)
@@ -127,7 +127,7 @@ class BnReluConv(ConvUnit):
 
     @property
     def bias(self) -> bool:
-        """None: the next block's batch normalisation would remove it."""
+        """Always False: the next block's batch normalisation would remove a bias."""
         return False
 
 

@@ -1,4 +1,4 @@
-"""What an edge may do to its source's output on the way to the input that the target declares."""
+"""Edge ops: what an edge does to its source's output so that it fits the input that the target declares."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from topolearn.ops.shape import Cost, Shape, Size, batch_norm_cost, conv_cost
 
 
 def _subsampling(source: Shape, target: Shape, what: str) -> int:
-    """How many positions of ``source`` there are to one of ``target``, per axis."""
+    """Return how many positions of ``source`` there are per position of ``target``, on each axis."""
     if source.grid == target.grid:
         return 1
     if isinstance(source.stride, int) and isinstance(target.stride, int) and target.stride % source.stride == 0:
@@ -21,7 +21,7 @@ def _subsampling(source: Shape, target: Shape, what: str) -> int:
 
 
 def _between(source: Shape, target: Shape) -> str:
-    """What to do where no edge op leads from one kind of grid to another."""
+    """Return what to do if no edge op leads from one kind of grid to the other."""
     if source.is_ids:
         return "put a node 'embedding' between"
     if source.is_map and target.is_tokens:
@@ -35,12 +35,12 @@ def _between(source: Shape, target: Shape) -> str:
 
 @register_edge_op("identity")
 class Identity(EdgeOp):
-    """Nothing: source and target have the same shape."""
+    """Passes the source on unchanged; source and target must have the same shape."""
 
     positive_linear: ClassVar[bool] = True
 
     def output(self, source: Shape, target: Shape) -> Shape:
-        """The source's shape."""
+        """Return the source's shape."""
         if source != target:
             raise ShapeError(f"the source gives {source}, but the target takes {target}; {_mend(source, target)}")
         return source
@@ -69,19 +69,19 @@ def _finer_or_equal(source: Shape, target: Shape) -> bool:
 
 @register_edge_op("align")
 class Align(EdgeOp):
-    """Take every s-th position and add zero channels (He et al. 2016, option A); no parameters."""
+    """Takes every s-th position and adds zero channels (He et al. 2016, option A); no parameters."""
 
     positive_linear: ClassVar[bool] = True
 
     offset: NonNegativeInt = 0
-    """How many zero channels come before the source's; the rest come after."""
+    """Number of zero channels before the source's channels; the others come after."""
 
     def step(self, source: Shape, target: Shape) -> int:
-        """The subsampling factor s."""
+        """Return the subsampling factor s."""
         return _subsampling(source, target, "align")
 
     def output(self, source: Shape, target: Shape) -> Shape:
-        """The target's shape."""
+        """Return the target's shape."""
         self.step(source, target)
         if source.is_ids:
             raise ShapeError(f"'align' needs channels, but the source gives {source}; {_between(source, target)}")
@@ -95,7 +95,7 @@ class Align(EdgeOp):
 
 @register_edge_op("project")
 class Project(EdgeOp):
-    """1x1 convolution without bias, which takes the stride, and batch normalisation."""
+    """1x1 convolution without bias, with the stride that is needed, then batch normalisation."""
 
     has_parameters: ClassVar[bool] = True
 
@@ -103,18 +103,18 @@ class Project(EdgeOp):
     """Whether the batch normalisation scales and shifts."""
 
     def step(self, source: Shape, target: Shape) -> int:
-        """The stride of the convolution."""
+        """Return the stride of the convolution."""
         return _subsampling(source, target, "project")
 
     def output(self, source: Shape, target: Shape) -> Shape:
-        """The target's shape."""
+        """Return the target's shape."""
         if not source.is_map:
             raise ShapeError(f"'project' needs a feature map, but the source gives {source}")
         self.step(source, target)
         return target
 
     def cost(self, source: Shape, target: Shape, image: Size) -> Cost:
-        """The convolution and the batch normalisation."""
+        """Return the cost of convolution and batch normalisation."""
         return conv_cost(source.channels, target, image) + batch_norm_cost(target.channels, affine=self.affine)
 
 
@@ -125,18 +125,18 @@ def _resizable(source: Shape, target: Shape, what: str) -> None:
 
 @register_edge_op("resize")
 class Resize(EdgeOp):
-    """Interpolate to the target's height and width; a global source is broadcast."""
+    """Interpolates to the target's height and width; a global source is broadcast."""
 
     positive_linear: ClassVar[bool] = True
     resizes: ClassVar[bool] = True
 
     mode: Literal["bilinear", "nearest"] = "bilinear"
-    """``bilinear`` or ``nearest``."""
+    """Interpolation, ``bilinear`` or ``nearest``."""
     align_corners: bool = True
-    """Whether the corner pixels' centres coincide (bilinear only)."""
+    """Whether the centres of the corner pixels stay in the corners (bilinear only)."""
 
     def output(self, source: Shape, target: Shape) -> Shape:
-        """The target's shape."""
+        """Return the target's shape."""
         _resizable(source, target, "resize")
         if source.channels != target.channels:
             raise ShapeError(
@@ -148,32 +148,32 @@ class Resize(EdgeOp):
 
 @register_edge_op("conv_resize")
 class ConvResize(EdgeOp):
-    """``resize(BN(conv1x1(activation(y))))``: the convolution runs at the source's resolution.
+    """Convolves at the source's resolution, then resizes: ``resize(BN(conv1x1(activation(y))))``.
 
-    The decoder edge of SparseMask (Wu et al. 2019).
+    This is the decoder edge of SparseMask (Wu et al. 2019).
     """
 
     has_parameters: ClassVar[bool] = True
     resizes: ClassVar[bool] = True
 
     activation: Literal["none", "relu", "relu6"] = "relu6"
-    """Applied first."""
+    """Activation before the convolution."""
     batch_norm: bool = True
     """Whether a batch normalisation follows the convolution."""
     affine: bool = False
-    """Whether that scales and shifts."""
+    """Whether the batch normalisation scales and shifts."""
     mode: Literal["bilinear", "nearest"] = "bilinear"
-    """As in ``resize``."""
+    """Interpolation, as in ``resize``."""
     align_corners: bool = True
     """As in ``resize``."""
 
     def output(self, source: Shape, target: Shape) -> Shape:
-        """The target's shape."""
+        """Return the target's shape."""
         _resizable(source, target, "conv_resize")
         return target
 
     def cost(self, source: Shape, target: Shape, image: Size) -> Cost:
-        """The convolution at the source's resolution, and the batch normalisation."""
+        """Return the cost of the convolution, at the source's resolution, and of the batch normalisation."""
         cost = conv_cost(source.channels, Shape(target.channels, source.stride), image)
         if self.batch_norm:
             cost += batch_norm_cost(target.channels, affine=self.affine)

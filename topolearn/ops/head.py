@@ -1,4 +1,4 @@
-"""Linear layers and the ends of networks."""
+"""Node ops for linear layers and heads."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ Activation = Literal["none", "relu", "relu6"]
 
 @register_node_op("linear")
 class Linear(NodeOp):
-    """A fully connected layer on a vector."""
+    """A fully connected layer on a vector: (N, C) -> (N, out_features)."""
 
     out_features: PositiveInt
     """Length of the output."""
     bias: bool = True
-    """Whether it has a bias."""
+    """Whether the layer has a bias."""
     activation: Activation = "none"
-    """What follows it."""
+    """Activation after the layer."""
 
     def output(self, x: Shape) -> Shape:
-        """A vector."""
+        """Return a vector."""
         if not x.is_vector:
             instead = "use 'classifier' on a feature map" if x.is_map else "use 'token_head' on tokens"
             raise ShapeError(f"'linear' needs a vector, but its input is {x}; {instead}")
         return Shape(self.out_features, None)
 
     def cost(self, x: Shape, image: Size) -> Cost:
-        """Weights and bias."""
+        """Return the cost of weights and bias."""
         return linear_cost(x.channels, self.out_features, bias=self.bias)
 
     def non_negative(self, x: bool) -> bool:
-        """Where it has an activation."""
+        """Whether it has an activation."""
         return self.activation != "none"
 
 
@@ -46,17 +46,17 @@ class Classifier(NodeOp):
     classes: PositiveInt
     """Number of classes."""
     activation: Activation = "none"
-    """Applied before pooling."""
+    """Activation before pooling."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability of dropping a channel's mean while training."""
 
     def output(self, x: Shape) -> Shape:
-        """A vector of logits."""
+        """Return a vector of logits."""
         need_vector_or_map(x, "'classifier'")
         return Shape(self.classes, None)
 
     def cost(self, x: Shape, image: Size) -> Cost:
-        """The linear layer."""
+        """Return the cost of the linear layer."""
         return linear_cost(x.channels, self.classes, bias=True)
 
 
@@ -64,19 +64,19 @@ class Classifier(NodeOp):
 class SegmentationHead(NodeOp):
     """Activation and 1 x 1 convolution with a bias: logits at the input's stride.
 
-    The loss and the metrics resize them to the size of the labels.
+    The loss and the metrics resize the logits to the size of the labels.
     """
 
     classes: PositiveInt
     """Number of classes."""
     activation: Activation = "relu6"
-    """Applied before the convolution."""
+    """Activation before the convolution."""
 
     def output(self, x: Shape) -> Shape:
-        """One channel per class."""
+        """Return one channel per class."""
         need_map(x, "'segmentation_head'")
         return Shape(self.classes, x.stride)
 
     def cost(self, x: Shape, image: Size) -> Cost:
-        """The convolution."""
+        """Return the cost of the convolution."""
         return conv_cost(x.channels, self.output(x), image, bias=True)

@@ -1,4 +1,4 @@
-"""The inverted bottleneck of MobileNetV2 (Sandler et al. 2018)."""
+"""Node op for the inverted bottleneck of MobileNetV2 (Sandler et al. 2018)."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from topolearn.ops.shape import Cost, Shape, Size, batch_norm_cost, conv_cost
 
 @register_node_op("mobilenetv2.inverted_bottleneck")
 class InvertedBottleneck(NodeOp):
-    """1x1 expansion, depthwise k x k, 1x1 projection, BN after each, relu6 after the first two."""
+    """MobileNetV2's block: 1x1 expansion, depthwise k x k, 1x1 projection; BN after each, relu6 after the first two."""
 
     out_channels: PositiveInt
     """Channels of the output."""
     expansion: PositiveInt = 6
-    """Hidden channels per input channel; at 1 there is no expansion convolution."""
+    """Hidden channels per input channel; with 1 there is no expansion convolution."""
     kernel: OddInt = 3
     """Odd kernel size of the depthwise convolution."""
     stride: PositiveInt = 1
     """Stride of the depthwise convolution."""
     shortcut: bool = True
-    """Add the input where shapes agree; false where the graph's edges are the shortcuts."""
+    """Whether to add the input if shapes agree; use false if the graph's edges are the shortcuts."""
     affine: bool = True
     """Whether batch normalisations scale and shift."""
 
     def output(self, x: Shape) -> Shape:
-        """``out_channels`` at ``stride`` times the input's stride."""
+        """Return ``out_channels`` at ``stride`` times the input's stride."""
         need_map(x, f"'{self.op_name}'")
         return Shape(self.out_channels, x.strided(self.stride))
 
@@ -33,7 +33,7 @@ class InvertedBottleneck(NodeOp):
         return self.shortcut and self.stride == 1 and x.channels == self.out_channels
 
     def cost(self, x: Shape, image: Size) -> Cost:
-        """Two or three convolutions and their batch normalisations."""
+        """Return the cost of two or three convolutions and their batch normalisations."""
         out = self.output(x)
         hidden = x.channels * self.expansion
         inner = Shape(hidden, out.stride)

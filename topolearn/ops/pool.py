@@ -1,4 +1,4 @@
-"""Pooling."""
+"""Node ops for pooling."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from topolearn.ops.shape import Cost, Shape, Size
 
 
 class Pool(NodeOp):
-    """Pooling over k x k windows; the output has ceil(size / stride) positions."""
+    """Pooling over k x k windows; the output has ceil(size / stride) positions on each axis."""
 
     kernel: PositiveInt = 2
     """Window size: odd (padded by ``kernel // 2``), or equal to ``stride`` (the last window may be cut)."""
     stride: PositiveInt | None = None
-    """Stride, ``kernel`` where not given."""
+    """Stride; default: ``kernel``."""
 
     @model_validator(mode="after")
     def _fits(self) -> Pool:
@@ -24,26 +24,26 @@ class Pool(NodeOp):
 
     @property
     def step(self) -> int:
-        """The stride, with its default filled in."""
+        """Stride, with the default filled in."""
         return self.kernel if self.stride is None else self.stride
 
     def output(self, x: Shape) -> Shape:
-        """The same channels at a larger stride."""
+        """Return the same channels at a larger stride."""
         need_map(x, f"'{self.op_name}'")
         return Shape(x.channels, x.strided(self.step))
 
     def cost(self, x: Shape, image: Size) -> Cost:
-        """Nothing: pooling multiplies nothing."""
+        """Return zero: pooling multiplies nothing."""
         return Cost()
 
     def non_negative(self, x: bool) -> bool:
-        """As the input is."""
+        """Whether the input has no negative values."""
         return x
 
 
 @register_node_op("max_pool")
 class MaxPool(Pool):
-    """Largest value of each window."""
+    """Maximum of each window."""
 
 
 @register_node_op("avg_pool")
@@ -56,14 +56,14 @@ class GlobalAvgPool(NodeOp):
     """Mean over all positions: (N, C, H, W) -> (N, C, 1, 1)."""
 
     def output(self, x: Shape) -> Shape:
-        """The same channels, global."""
+        """Return the same channels at 1 x 1."""
         need_map(x, "'global_avg_pool'")
         return Shape(x.channels, "global")
 
     def cost(self, x: Shape, image: Size) -> Cost:
-        """Nothing: pooling multiplies nothing."""
+        """Return zero: pooling multiplies nothing."""
         return Cost()
 
     def non_negative(self, x: bool) -> bool:
-        """As the input is."""
+        """Whether the input has no negative values."""
         return x

@@ -1,4 +1,4 @@
-"""ResNet blocks, activation after the addition (He et al. 2016) or before it; and branches alone, without shortcut."""
+"""Node ops for ResNet blocks, post- and pre-activation (He et al. 2016), and for their branches without shortcut."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from topolearn.ops.shape import Cost, Shape, Size, batch_norm_cost, conv_cost
 
 
 class ShortcutBlock(NodeOp):
-    """A branch F added to a shortcut."""
+    """Base of blocks that add a branch F to a shortcut."""
 
     channels: PositiveInt
     """Channels of the output."""
     stride: PositiveInt = 1
     """Stride of the block."""
     shortcut: Literal["pad", "projection"] = "pad"
-    """Used where the shape changes. ``pad``: take every stride-th position and add zero channels (option A, no
-    parameters); ``projection``: 1 x 1 convolution and batch normalisation (option B), the part that ``share`` may name.
+    """Shortcut if the shape changes. ``pad``: takes every stride-th position and adds zero channels (option A, no
+    parameters); ``projection``: 1 x 1 convolution and batch normalisation (option B), which ``share`` can name.
     """
     affine: bool = True
     """Whether batch normalisations scale and shift."""
@@ -27,7 +27,7 @@ class ShortcutBlock(NodeOp):
         return self.shortcut == "projection" and (self.stride != 1 or x.channels != self.channels)
 
     def output(self, x: Shape) -> Shape:
-        """``channels`` at ``stride`` times the input's stride."""
+        """Return ``channels`` at ``stride`` times the input's stride."""
         need_map(x, f"'{self.op_name}'")
         if self.shortcut == "pad" and x.channels > self.channels:
             raise ShapeError(
@@ -37,37 +37,40 @@ class ShortcutBlock(NodeOp):
 
 
 class ResidualBlock(ShortcutBlock):
-    """``y = relu(F(x) + shortcut(x))``."""
+    """Base of post-activation blocks: ``y = relu(F(x) + shortcut(x))``."""
 
     parts: ClassVar[frozenset[str]] = frozenset({"projection"})
 
     def part_cost(self, part: str, x: Shape, image: Size) -> Cost:
-        """The projection, where there is one."""
+        """Return the cost of the projection; zero if there is none."""
         if not self.projects(x):
             return Cost()
         return conv_cost(x.channels, self.output(x), image) + batch_norm_cost(self.channels, affine=self.affine)
 
     def non_negative(self, x: bool) -> bool:
-        """Always: a relu comes last."""
+        """Always True: a relu comes last."""
         return True
 
 
 @register_node_op("resnet.basic")
 class Basic(ResidualBlock):
-    """F = 3x3 conv, BN, relu, 3x3 conv, BN; the stride is in the first convolution."""
+    """ResNet's basic block: relu(F(x) + shortcut(x)), F = 3x3 conv (takes the stride), BN, relu, 3x3 conv, BN."""
 
     def cost(self, x: Shape, image: Size) -> Cost:
-        """Two convolutions, two batch normalisations, the shortcut."""
+        """Return the cost of two convolutions, two batch normalisations and the shortcut."""
         return _basic_cost(x, self.output(x), image, self.affine) + self.part_cost("projection", x, image)
 
 
 @register_node_op("resnet.bottleneck")
 class Bottleneck(ResidualBlock):
-    """F = 1x1, 3x3, 1x1 convolutions with BN, relu between; the stride is in the 3x3 (as torchvision's ResNet)."""
+    """ResNet's bottleneck block: relu(F(x) + shortcut(x)), F = 1x1, 3x3, 1x1 convolutions with BN, relu between.
+
+    The 3x3 convolution takes the stride, as in torchvision.
+    """
 
     shortcut: Literal["pad", "projection"] = "projection"
     width: PositiveInt | None = None
-    """Channels of the 3x3 convolution, a quarter of ``channels`` where not given."""
+    """Channels of the 3x3 convolution; default: a quarter of ``channels``."""
     groups: PositiveInt = 1
     """Groups of the 3x3 convolution."""
 
@@ -77,31 +80,31 @@ class Bottleneck(ResidualBlock):
         return self.width if self.width is not None else max(1, self.channels // 4)
 
     def output(self, x: Shape) -> Shape:
-        """``channels`` at ``stride`` times the input's stride."""
+        """Return ``channels`` at ``stride`` times the input's stride."""
         _need_groups(self.groups, self.inner)
         return super().output(x)
 
     def cost(self, x: Shape, image: Size) -> Cost:
-        """Three convolutions, three batch normalisations, the shortcut."""
+        """Return the cost of three convolutions, three batch normalisations and the shortcut."""
         branch = _bottleneck_cost(x, self.inner, self.output(x), image, self.groups, self.affine)
         return branch + self.part_cost("projection", x, image)
 
 
 @register_node_op("resnet.preact")
 class Preact(ShortcutBlock):
-    """y = F(x) + shortcut(x), F = BN, relu, 3x3 conv (takes the stride), BN, relu, 3x3 conv.
+    """Pre-activation block: F(x) + shortcut(x), F = BN, relu, 3x3 conv (takes the stride), BN, relu, 3x3 conv.
 
-    The pre-activation block of He et al. 2016, "Identity Mappings in Deep Residual Networks": nothing follows the
-    addition, so a network ends with a batch normalisation and a relu of its own.
+    From He et al. 2016, "Identity Mappings in Deep Residual Networks". Nothing follows the addition, so end the
+    network with a batch normalisation and a relu.
     """
 
     shortcut: Literal["pad", "projection"] = "pad"
-    """Used where the shape changes. ``pad``: take every stride-th position and add zero channels (option A, no
+    """Shortcut if the shape changes. ``pad``: takes every stride-th position and adds zero channels (option A, no
     parameters); ``projection``: 1 x 1 convolution of relu(BN(x)), the input of F's first convolution.
     """
 
     def cost(self, x: Shape, image: Size) -> Cost:
-        """Two convolutions, two batch normalisations, the shortcut."""
+        """Return the cost of two convolutions, two batch normalisations and the shortcut."""
         out = self.output(x)
         norms = batch_norm_cost(x.channels + out.channels, affine=self.affine)
         shortcut = conv_cost(x.channels, out, image) if self.projects(x) else Cost()
@@ -109,7 +112,7 @@ class Preact(ShortcutBlock):
 
 
 class ResidualBranch(NodeOp):
-    """F of a residual block alone: the graph's edges are the shortcut, and nothing follows the last BN."""
+    """Base of branches: F of a residual block without shortcut and last relu; the graph's edges are the shortcut."""
 
     channels: PositiveInt
     """Channels of the output."""
@@ -119,23 +122,23 @@ class ResidualBranch(NodeOp):
     """Whether batch normalisations scale and shift."""
 
     def output(self, x: Shape) -> Shape:
-        """``channels`` at ``stride`` times the input's stride."""
+        """Return ``channels`` at ``stride`` times the input's stride."""
         need_map(x, f"'{self.op_name}'")
         return Shape(self.channels, x.strided(self.stride))
 
 
 @register_node_op("resnet.basic_branch")
 class BasicBranch(ResidualBranch):
-    """3x3 conv, BN, relu, 3x3 conv, BN; the stride is in the first convolution."""
+    """Branch of ResNet's basic block: 3x3 conv (takes the stride), BN, relu, 3x3 conv, BN."""
 
     def cost(self, x: Shape, image: Size) -> Cost:
-        """Two convolutions, two batch normalisations."""
+        """Return the cost of two convolutions and two batch normalisations."""
         return _basic_cost(x, self.output(x), image, self.affine)
 
 
 @register_node_op("resnet.bottleneck_branch")
 class BottleneckBranch(ResidualBranch):
-    """1x1, 3x3, 1x1 convolutions with BN, relu between; the branch of ResNet, ResNeXt and RegNet."""
+    """Branch of the bottleneck of ResNet, ResNeXt and RegNet: 1x1, 3x3, 1x1 convolutions with BN, relu between."""
 
     width: PositiveInt
     """Channels of the 3x3 convolution."""
@@ -144,17 +147,17 @@ class BottleneckBranch(ResidualBranch):
     dilation: PositiveInt = 1
     """Dilation of the 3x3 convolution, which takes the stride."""
     squeeze: PositiveInt | None = None
-    """Channels of a squeeze-and-excitation (Hu et al. 2018) before the last convolution, as in RegNet Y; None: there is
-    none.
+    """Channels of a squeeze-and-excitation (Hu et al. 2018) before the last convolution, as in RegNet Y; None: no
+    squeeze-and-excitation.
     """
 
     def output(self, x: Shape) -> Shape:
-        """``channels`` at ``stride`` times the input's stride."""
+        """Return ``channels`` at ``stride`` times the input's stride."""
         _need_groups(self.groups, self.width)
         return super().output(x)
 
     def cost(self, x: Shape, image: Size) -> Cost:
-        """Three convolutions, three batch normalisations, the squeeze-and-excitation."""
+        """Return the cost of three convolutions, three batch normalisations and the squeeze-and-excitation."""
         cost = _bottleneck_cost(x, self.width, self.output(x), image, self.groups, self.affine)
         if self.squeeze is not None:
             cost += conv_cost(self.width, Shape(self.squeeze, "global"), image, bias=True)

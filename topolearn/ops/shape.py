@@ -1,4 +1,4 @@
-"""Shapes of the tensors that flow along edges, relative to the size of the graph's input."""
+"""Shapes of tensors, relative to the size of the graph's input, and costs of layers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 Stride = int | Literal["global"] | None
-"""Stride relative to the graph's first image; ``"global"``: 1 x 1 whatever the image; None: no height and width."""
+"""Stride relative to the graph's first image; ``"global"``: 1 x 1 for any image; None: no height and width."""
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -15,14 +15,14 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The shape of one tensor: channels on a grid, which is an image's, a sequence of tokens, or a single position.
+    """The shape of one tensor: channels on a grid. The grid is an image's, a sequence of tokens, or one position.
 
     Attributes:
         channels: Number of channels; 1 for token ids.
         stride: An integer s: (N, channels, ceil(H/s), ceil(W/s)) for an image of H x W pixels; ``"global"``:
-            (N, channels, 1, 1); None: (N, channels), or tokens where there is a ``length``.
-        length: Number of tokens T, whatever ``stride`` says: (N, T, channels).
-        vocabulary: The tensor holds ids of tokens, (N, T) int64, each below this number.
+            (N, channels, 1, 1); None: (N, channels), or tokens if ``length`` is given.
+        length: Number of tokens T: (N, T, channels); sets ``stride`` to None.
+        vocabulary: The tensor holds token ids, (N, T) int64, each below this number.
     """
 
     channels: int
@@ -46,43 +46,43 @@ class Shape:
 
     @property
     def is_ids(self) -> bool:
-        """Whether the tensor holds ids of tokens."""
+        """Whether the tensor holds token ids."""
         return self.vocabulary is not None
 
     @property
     def is_vector(self) -> bool:
-        """Whether the tensor has a single position and no axis for it."""
+        """Whether the tensor is (N, channels): one position, without axes for it."""
         return not self.is_map and not self.is_tokens
 
     @property
     def grid(self) -> tuple[Stride, int | None, int | None]:
-        """Everything but the channels: tensors on equal grids can be added up where their channels agree."""
+        """Everything except the channels: tensors on equal grids can be added if their channels agree."""
         return (self.stride, self.length, self.vocabulary)
 
     @property
     def channel_axis(self) -> int:
-        """The axis of the tensor that its channels are on."""
+        """The axis of the channels."""
         return 2 if self.is_tokens else 1
 
     def with_channels(self, channels: int) -> Shape:
-        """Other channels on the same grid."""
+        """Return a shape with other channels on the same grid."""
         return replace(self, channels=channels)
 
     def size(self, image: Size) -> Size:
-        """Height and width of this tensor for an input of ``image`` pixels."""
+        """Return height and width of this tensor for an input of ``image`` pixels."""
         if not isinstance(self.stride, int):
             return (1, 1)
         return (-(-image[0] // self.stride), -(-image[1] // self.stride))
 
     def area(self, image: Size) -> int:
-        """Number of positions of this tensor for an input of ``image`` pixels."""
+        """Return the number of positions of this tensor for an input of ``image`` pixels."""
         if self.length is not None:
             return self.length
         height, width = self.size(image)
         return height * width
 
     def strided(self, stride: int) -> Stride:
-        """The stride after an op that takes every ``stride``-th position."""
+        """Return the stride after an op that takes every ``stride``-th position."""
         return self.stride * stride if isinstance(self.stride, int) else self.stride
 
     def __str__(self) -> str:
@@ -98,7 +98,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Bundle(Mapping[str, Shape]):
-    """The named outputs of a backbone, which only ``feature`` nodes read."""
+    """The named outputs of a backbone; only ``feature`` nodes read them."""
 
     features: tuple[tuple[str, Shape], ...]
 
@@ -120,7 +120,7 @@ class Bundle(Mapping[str, Shape]):
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What an op costs for one input.
+    """The cost of an op for one input.
 
     Attributes:
         params: Number of parameters.
@@ -135,17 +135,17 @@ class Cost:
 
 
 def conv_cost(channels: int, out: Shape, image: Size, *, kernel: int = 1, groups: int = 1, bias: bool = False) -> Cost:
-    """Cost of a 2-d convolution from ``channels`` to ``out``."""
+    """Return the cost of a 2-d convolution from ``channels`` to ``out``."""
     weights = kernel * kernel * (channels // groups) * out.channels
     return Cost(weights + (out.channels if bias else 0), weights * out.area(image))
 
 
 def linear_cost(channels: int, out: int, positions: int = 1, *, bias: bool = False) -> Cost:
-    """Cost of a linear layer from ``channels`` to ``out`` at each of ``positions``."""
+    """Return the cost of a linear layer from ``channels`` to ``out`` at each of ``positions``."""
     weights = channels * out
     return Cost(weights + (out if bias else 0), weights * positions)
 
 
 def batch_norm_cost(channels: int, *, affine: bool = True) -> Cost:
-    """Cost of batch normalisation: scale and shift per channel, no multiply-accumulates counted."""
+    """Return the cost of batch normalisation: scale and shift per channel; it counts no multiply-accumulates."""
     return Cost(2 * channels if affine else 0)

@@ -1,9 +1,9 @@
-"""Transformer blocks with the normalisation first (Vaswani et al. 2017; Xiong et al. 2020), and their two branches.
+"""Node ops for pre-norm transformer blocks (Vaswani et al. 2017; Xiong et al. 2020), and for their two branches.
 
     block:  B(x) = u + mlp(u) ,  u = x + attention(x)
 
-The branches ``attention`` and ``mlp`` begin with their normalisation and have no residual connection: in a graph of
-branches, the edges are that.
+The branches ``attention`` and ``mlp`` begin with a normalisation and have no residual connection: in a graph of
+branches, the edges are the residual connections.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from topolearn.ops.tokens import Dropout, Norm, Positions, norm_cost
 
 
 class TransformerOp(NodeOp):
-    """What blocks and branches have in common; the output has the input's shape."""
+    """Base of blocks and branches; the output has the input's shape."""
 
     layers: PositiveInt = 1
-    """Blocks in the network. The weights of each output projection start at 0.02 / sqrt(2 layers), so that the sum over
-    all branches starts at the same scale whatever the depth (Radford et al. 2019); others start at 0.02.
+    """Number of blocks in the network. Output projections start with a standard deviation of 0.02 / sqrt(2 layers), so
+    that the sum over all branches starts at the same scale at any depth (Radford et al. 2019); other weights: 0.02.
     """
     norm: Norm = "layer"
     """``layer`` or ``rms``."""
@@ -28,21 +28,21 @@ class TransformerOp(NodeOp):
     """Probability of dropping a value of a branch's output, or a weight of attention, while training."""
 
     def output(self, x: Shape) -> Shape:
-        """The same shape."""
+        """Return the same shape."""
         need_tokens(x, f"'{self.op_name}'")
         return x
 
 
 class _Attention(TransformerOp):
     heads: PositiveInt
-    """Heads of the attention; they divide the channels between them."""
+    """Number of attention heads; must divide the channels."""
     causal: bool = False
-    """Whether each token sees only itself and those before it."""
+    """Whether each token sees only itself and earlier tokens."""
     positions: Positions = "learned"
-    """``learned``: tokens bring their place along, from the embedding; ``rotary``: queries and keys are turned."""
+    """``learned``: the embedding has added positions; ``rotary``: attention turns queries and keys."""
 
     def output(self, x: Shape) -> Shape:
-        """The same shape."""
+        """Return the same shape."""
         super().output(x)
         if x.channels % self.heads:
             raise ShapeError(f"{self.heads} heads do not divide {x.channels} channels; choose 'heads' that do")
@@ -55,7 +55,7 @@ class _Attention(TransformerOp):
 
     @property
     def sight(self) -> Sight:
-        """Earlier tokens alone where it is causal."""
+        """``earlier`` if causal, else ``all``."""
         return "earlier" if self.causal else "all"
 
     def _attention_cost(self, x: Shape, image: Size) -> Cost:
@@ -68,10 +68,10 @@ class _Attention(TransformerOp):
 
 class _Mlp(TransformerOp):
     width: PositiveInt | None = None
-    """Channels between the two linear layers; four times the input's where not given."""
+    """Channels between the two linear layers; default: four times the input's."""
 
     def hidden(self, x: Shape) -> int:
-        """Channels between the two linear layers, with the default filled in."""
+        """Return the channels between the two linear layers, with the default filled in."""
         return 4 * x.channels if self.width is None else self.width
 
     def _mlp_cost(self, x: Shape, image: Size) -> Cost:
@@ -86,7 +86,7 @@ class Attention(_Attention):
     """Normalisation and multi-head self-attention, no residual: (N, T, C) -> (N, T, C)."""
 
     def cost(self, x: Shape, image: Size) -> Cost:
-        """Normalisation, four projections, and the two products of attention, 2 T² C."""
+        """Return the cost of normalisation, four projections, and the two products of attention, 2 T² C."""
         return self._attention_cost(x, image)
 
 
@@ -95,7 +95,7 @@ class Mlp(_Mlp):
     """Normalisation, linear layer, GELU, linear layer, no residual: (N, T, C) -> (N, T, C)."""
 
     def cost(self, x: Shape, image: Size) -> Cost:
-        """Normalisation and two linear layers."""
+        """Return the cost of normalisation and two linear layers."""
         return self._mlp_cost(x, image)
 
 
@@ -104,5 +104,5 @@ class TransformerBlock(_Attention, _Mlp):
     """Self-attention, then an MLP, each with a normalisation first and a residual: (N, T, C) -> (N, T, C)."""
 
     def cost(self, x: Shape, image: Size) -> Cost:
-        """Both branches; the additions count nothing."""
+        """Return the cost of both branches; additions count nothing."""
         return self._attention_cost(x, image) + self._mlp_cost(x, image)
