@@ -144,7 +144,7 @@ class TestFiles:
     def test_what_cannot_be_drawn(self, digits: Graph, tmp_path: Path) -> None:
         learned = keep_largest(digits, 1, values_of(digits))
         with pytest.raises(
-            TopolearnError, match="graph 'digits' has no learnable edges to draw; for what a run learned"
+            TopolearnError, match="graph 'digits' has no learnable edges to draw; to draw what a run learned"
         ):
             adjacency(learned, tmp_path / "one.svg")
         with pytest.raises(TopolearnError, match="3 values do not fit a graph of 86 edges"):

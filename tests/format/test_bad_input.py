@@ -50,7 +50,7 @@ def test_the_good_file_is_good() -> None:
     [
         ("", "1:1: the file is empty"),
         ("# only a comment\n", "1:1: the file is empty"),
-        ("just words\n", "1:1: a file starts with a mapping, as 'topolearn: 1'"),
+        ("just words\n", "1:1: a file starts with a mapping, such as 'topolearn: 1'"),
         ("- a list\n", "1:1: a file starts with a mapping"),
         ("a: b: c\n", "1:5: not valid YAML: mapping values are not allowed here"),
         (
@@ -66,7 +66,7 @@ def test_the_good_file_is_good() -> None:
         ("a: x\0y\n", "1:5: not valid YAML: character U+0000 is not allowed"),
         ("a: 1\nb: \x1b[0m\n", "2:4: not valid YAML: character U+001B is not allowed"),
         ("a: 1\n---\nb: 2\n", "2:1: a file holds one document; remove what follows '---'"),
-        ("a: 1\nb: 2\na: 3\n", "3:1: duplicate key 'a'; it stands in line 1 already"),
+        ("a: 1\nb: 2\na: 3\n", "3:1: duplicate key 'a'; line 1 already has it"),
         ("? [a]\n: 1\n", "1:3: a key must be a word"),
         ("a: !!python/object/apply:os.system [ls]\n", "1:4: tags are not allowed ('tag:yaml.org,2002:python/object/"),
         ("a: !mine {b: 1}\n", "1:4: tags are not allowed ('!mine')"),
@@ -92,8 +92,8 @@ def test_malformed_yaml(text: str, expected: str) -> None:
         ("outputs", "output", "12:1: unknown key 'output' of the file; did you mean 'outputs'?"),
         ("nodes:\n", "nodes: []\nmore:\n", "5:1: unknown key 'more' of the file; known: data, edges"),
         # inputs
-        ("{image: [3, 8, 8]}", "[3, 8, 8]", "3:9: 'inputs' is a mapping, as {name: …}"),
-        ("[3, 8, 8]", "3", "3:17: an input's size is a list, as [3, 32, 32]"),
+        ("{image: [3, 8, 8]}", "[3, 8, 8]", "3:9: 'inputs' is a mapping, such as {name: …}"),
+        ("[3, 8, 8]", "3", "3:17: an input's size is a list, such as [3, 32, 32]"),
         ("[3, 8, 8]", "[3, 8]", "3:10: 'size' of op 'input' is (3, 8), but it must be [channels, height, width] or"),
         ("[3, 8, 8]", "[3, 0, 8]", "3:10: 'size.1' of op 'input' is 0, but it should be greater than 0"),
         ("[3, 8, 8]", "[3, 99999999999, 8]", "3:10: 'size.1' of op 'input' is 99999999999, but it should be at most"),
@@ -102,8 +102,8 @@ def test_malformed_yaml(text: str, expected: str) -> None:
         ("op: conv,", "op: konv,", "5:14: unknown op 'konv'; did you mean 'conv'?"),
         ("op: conv,", "op: {a: b},", "5:14: expected an op's name, not {'a': 'b'}"),
         ("op: conv,", "opp: conv,", "5:9: node 'stem' needs 'op'"),
-        ("op: conv,", "op: input,", "5:14: inputs stand under 'inputs', as 'image: [3, 32, 32]'"),
-        ("{op: conv, out_channels: 4}", "conv", "5:9: node 'stem' is a mapping, as {op: …}"),
+        ("op: conv,", "op: input,", "5:14: declare inputs under 'inputs', such as 'image: [3, 32, 32]'"),
+        ("{op: conv, out_channels: 4}", "conv", "5:9: node 'stem' is a mapping, such as {op: …}"),
         ("out_channels", "out_chanels", "5:20: unknown key 'out_chanels' of node 'stem'; did you mean 'out_channels'?"),
         ("out_channels: 4", "out_channels: four", "5:34: 'out_channels' of op 'conv' is 'four', but it should be a"),
         ("out_channels: 4", "out_channels: -4", "5:34: 'out_channels' of op 'conv' is -4, but it should be greater"),
@@ -112,16 +112,20 @@ def test_malformed_yaml(text: str, expected: str) -> None:
         ("out_channels: 4", "out_channels: 4, aggregate: avg", "5:3: node 'stem': unknown aggregate 'avg'; known:"),
         ("out_channels: 4", "out_channels: 4, share: p", "5:44: 'share' is a mapping from part to group"),
         ("out_channels: 4", "out_channels: 4, share: {p: q}", "5:3: node 'stem': unknown part 'p'; 'conv' has no"),
-        ("out_channels: 4", "out_channels: 4, input: 3", "5:44: 'input' is a mapping, as {channels: 16, stride: 1}"),
+        (
+            "out_channels: 4",
+            "out_channels: 4, input: 3",
+            "5:44: 'input' is a mapping, such as {channels: 16, stride: 1}",
+        ),
         ("out_channels: 4", "out_channels: 4, input: {channels: 0, stride: 1}", "5:55: channels must be from 1 to"),
         ("out_channels: 4", "out_channels: 4, input: {channels: 3, stride: 0}", "5:66: a stride is a positive number"),
         ("out_channels: 4", "out_channels: 4, input: {channels: 3}", "5:44: 'input' needs 'stride'"),
-        ("head: {op", "stem: {op", "7:3: duplicate key 'stem'; it stands in line 5 already"),
-        ("head: {op", "image: {op", "7:3: duplicate id 'image'; line 3 has it already"),
+        ("head: {op", "stem: {op", "7:3: duplicate key 'stem'; line 5 already has it"),
+        ("head: {op", "image: {op", "7:3: duplicate id 'image'; line 3 already has it"),
         (
             "  head: {op",
             '  "block[1..2]": {op: relu}\n  block1: {op',
-            "8:3: duplicate id 'block1'; line 7 has it already",
+            "8:3: duplicate id 'block1'; line 7 already has it",
         ),
         ("  stem", "  2nd", "5:3: '2nd' is not an id"),
         # ranges
@@ -136,7 +140,7 @@ def test_malformed_yaml(text: str, expected: str) -> None:
         ),
         ("from: [stem, block]", "from: [s[1..3], block]", "11:14: not valid YAML: expected ',' or ']', but got '['"),
         # edges
-        ("  - {from: image, to: stem}", "  - image", "9:5: an edge is a mapping, as {from: a, to: b}"),
+        ("  - {from: image, to: stem}", "  - image", "9:5: an edge is a mapping, such as {from: a, to: b}"),
         ("from: image, to: stem", "from: image", "9:5: an edge needs 'to'"),
         (
             "from: image, to: stem",

@@ -103,7 +103,7 @@ def test_the_choice_is_among_all_candidates_and_the_weights_are_those_of_the_ent
             "'start' is for learnable edges; add 'learnable",
         ),
         ("{connect: chain, start: chian, nodes: n0}", "8:29", "unknown start 'chian'; did you mean 'chain'?"),
-        ("{connect: chain, start: [chain], nodes: n0}", "8:29", "expected a start, as chain, not ['chain']"),
+        ("{connect: chain, start: [chain], nodes: n0}", "8:29", "expected a start, such as chain, not ['chain']"),
         ("{from: n0, to: n1, learnable: true, strat: chain}", "8:41", "unknown key 'strat' of an edge; did you mean"),
         (f"{{into: {{n1: [n0: 0.5]}}, {START}}}", "8:22", "'start: chain' gives 'n0' its weight; drop this one, or"),
     ],
@@ -121,7 +121,7 @@ def test_a_mean_counts_candidates_at_0() -> None:
     with pytest.raises(FormatError) as caught:
         loads(text, "g.yaml")
     assert str(caught.value) == (
-        "g.yaml:8:67: node 'n1' takes the mean, whose divisor counts the candidates that 'start: chain' sets to 0; use"
+        "g.yaml:8:67: node 'n1' takes the mean, which also counts the candidates that 'start: chain' sets to 0; use"
         " 'aggregate: sum' there"
     )
 
@@ -140,7 +140,7 @@ def test_a_mean_gives_each_of_n_candidates_its_share() -> None:
 def test_a_mean_of_a_mean_is_an_error() -> None:
     entry = '  - {connect: complete, nodes: "n[0..8]", learnable: true, start: mean}'
     with pytest.raises(
-        FormatError, match=r"g.yaml:8:6\d: node 'n1' takes the mean, whose weights are divided by their"
+        FormatError, match=r"g.yaml:8:6\d: node 'n1' takes the mean, which already divides by the number"
     ):
         loads(TEXT.replace("channels: 4}", "channels: 4, aggregate: mean}") % entry, "g.yaml")
 

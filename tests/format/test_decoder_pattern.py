@@ -104,5 +104,6 @@ def test_a_stage_without_a_size() -> None:
     with pytest.raises(FormatError) as caught:
         loads(text, "g.yaml")
     assert str(caught.value) == (
-        "g.yaml:7:3: pattern 'fully_dense_decoder' needs the 'input' of node 'd3', as input: {channels: 64, stride: 4}"
+        "g.yaml:7:3: pattern 'fully_dense_decoder' needs the 'input' of node 'd3', such as"
+        " input: {channels: 64, stride: 4}"
     )

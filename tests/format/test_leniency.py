@@ -63,7 +63,7 @@ def test_resizing_into_a_node_without_an_input_gets_a_hint() -> None:
         graph = loads(TEXT.replace(", input: {channels: 16, stride: 1}", ""), "f.yaml")
     assert [str(each.message) for each in caught] == [
         "f.yaml:12:52: 'conv_resize' enlarges nothing here, because node 'up' has no 'input' and takes the size of its"
-        " smallest source; give it one, as input: {channels: 16, stride: 1}"
+        " smallest source; give it one, such as input: {channels: 16, stride: 1}"
     ]
     assert graph.shapes["up"].stride == 2
 
@@ -74,5 +74,5 @@ def test_channels_last_get_a_hint(size: str) -> None:
         loads(TEXT.replace("[3, 64, 64]", size), "f.yaml")
     high, _, channels = size.strip("[]").split(", ")
     assert str(caught[0].message) == (
-        f"f.yaml:3:17: an image of {high} channels; channels come first, as [{channels}, {high}, {high}]"
+        f"f.yaml:3:17: an image of {high} channels; channels come first, so you may mean [{channels}, {high}, {high}]"
     )

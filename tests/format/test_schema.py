@@ -167,7 +167,7 @@ def test_it_says_what_parameters_mean_as_files_have_them() -> None:
         for field in fields(NODE_OPS[name]):
             assert properties[field.name]["anyOf"][0]["description"] == field.text
     momentum = nodes["torchvision.backbone"]["bn_momentum"]["anyOf"][0]["description"]
-    assert momentum == "Momentum of every batch normalisation, null for torchvision's."
+    assert momentum == "Momentum of every batch normalisation; null: torchvision's."
 
 
 @pytest.mark.parametrize("name", ["channels", "out_channels", "out_features"])

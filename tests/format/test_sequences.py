@@ -106,7 +106,7 @@ def test_the_length_is_set_by_name() -> None:
         ("length: 8", "length: 0", "4:27: 'length' of op 'input' is 0, but it should be greater than 0"),
         ("length: 8", "length: 8.5", "4:27: 'length' of op 'input' is 8.5, but it should be a whole number"),
         ("vocabulary: 16", "vocab: 16", "4:30: unknown key 'vocab' of an input; did you mean 'vocabulary'?"),
-        ("{length: 8, vocabulary: 16}", "8", "4:18: an input's size is a list, as [3, 32, 32], or of a sequence {len"),
+        ("{length: 8, vocabulary: 16}", "8", "4:18: an input's size is a list, such as [3, 32, 32], or {length: 128"),
         (
             "vocabulary: 16",
             "channels: 4",
@@ -176,7 +176,7 @@ def test_class_tokens_and_patches(old: str, new: str, message: str) -> None:
 def test_an_image_one_pixel_high_gets_a_hint() -> None:
     head = "inputs: {signal: [1, 1, 256]}\nnodes:\n  head: {op: classifier, classes: 3}\n"
     text = f"topolearn: 1\nname: flat\n{head}edges:\n  - {{from: signal, to: head}}\noutputs: [head]\n"
-    said = "f.yaml:3:18: an image one pixel high; a sequence is written {length: 256, channels: 1}"
+    said = "f.yaml:3:18: an image one pixel high; write a sequence as {length: 256, channels: 1}"
     with pytest.warns(UserWarning, match="an image one pixel high") as caught:
         graph = loads(text, "f.yaml")
     assert [str(each.message) for each in caught] == [said]

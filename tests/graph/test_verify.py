@@ -43,7 +43,7 @@ def test_valid_graphs_verify_and_return_themselves(graph: Graph) -> None:
         (graph([plain("out")], IN_OUT, ("out", "out")), "an output is listed twice; keep one of them"),
         (
             Graph("g", [plain("out")], (), ("out",)),
-            "the graph has no input; declare one under 'inputs', as 'image: [3, 32, 32]'",
+            "the graph has no input; declare one under 'inputs', such as 'image: [3, 32, 32]'",
         ),
         (graph([plain("2nd"), plain("out")], IN_OUT), "'2nd' is not an id; use letters, digits and '_', not starting"),
         (graph([plain("a\n"), plain("out")], IN_OUT), "is not an id"),

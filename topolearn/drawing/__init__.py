@@ -1,4 +1,4 @@
-"""Pictures of graphs, matrices, curves and examples. They know graphs and numbers, never runs."""
+"""Draws graphs, matrices, curves and examples. It knows graphs and numbers, but not runs."""
 
 from topolearn.drawing.canvas import check_path
 from topolearn.drawing.curve import CurvePanel, Line, Mark, draw_curves

@@ -1,4 +1,4 @@
-"""Figures without pyplot, saved byte for byte the same every time."""
+"""Saves figures without pyplot, so that the same figure always gives the same bytes."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _METADATA: dict[str, dict[str, Any]] = {
     ".pdf": {"CreationDate": None, "Creator": "topolearn", "Producer": None},
 }
 DPI, RASTER_DPI = 160, 100
-"""Dots per inch of a PNG, and of what an SVG or PDF holds as an image."""
+"""Dots per inch of a PNG, and of images inside an SVG or PDF."""
 MAX_PIXELS = 10_000
-"""Longest side of a PNG; larger figures get fewer dots per inch."""
+"""Longest side of a PNG in pixels; larger figures get fewer dots per inch."""
 POSITIVE, NEGATIVE = "#1f6feb", "#d1570c"
-"""Colours of weights."""
+"""Colours of positive and negative weights."""
 INK, DIM = "#24292f", "#57606a"
-"""Colours of text."""
+"""Colours of text: normal, and dimmed."""
 
 
 def check_path(path: Path) -> None:
-    """Require a suffix that can be written.
+    """Raise an error if the suffix of ``path`` is not a format that can be written.
 
     Raises:
         OptionError: Another suffix.
@@ -39,7 +39,7 @@ def check_path(path: Path) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write ``figure`` in the format that the suffix of ``path`` names; it appears whole or not at all."""
+    """Write ``figure`` in the format of ``path``'s suffix; writes the whole file or nothing."""
     import matplotlib as mpl
 
     suffix = path.suffix.lower()
@@ -51,12 +51,12 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def heading(text: str) -> str:
-    """``text``, which may hold the name of a graph, as Matplotlib draws it letter by letter, without formulas."""
+    """Escape ``text`` so that Matplotlib draws it letter by letter, not as a formula; it may contain a graph's name."""
     return printable(text).replace("$", r"\$")
 
 
 def text_width(text: str, size: float) -> float:
-    """Width in inches of a text of ``size`` points."""
+    """Return the width in inches of a text of ``size`` points."""
     from matplotlib.textpath import TextPath
 
     if not text.strip():
@@ -65,6 +65,6 @@ def text_width(text: str, size: float) -> float:
 
 
 def write(page: Axes, x: float, y: float, text: str, size: float) -> float:
-    """Write a text of a legend to the right of (``x``, ``y``), in inches; return where it ends."""
+    """Write a text of a legend to the right of (``x``, ``y``), in inches; return the x where it ends."""
     page.text(x, y, text, fontsize=size, color=DIM, va="center_baseline")
     return x + text_width(text, size)

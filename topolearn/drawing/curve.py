@@ -1,4 +1,4 @@
-"""Quantities along a share: lines with bands, and single points, in panels one above the other."""
+"""Draws quantities over a share: lines with bands, and single points, in panels one above the other."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH, HEIGHT, GAP = 5.6, 2.6, 0.14
-"""Inches: of the panels, of one of height 1, and between two."""
+"""Inches: width of the panels, height of a panel of height 1, and gap between two panels."""
 LEFT, RIGHT, ABOVE, BELOW = 0.75, 0.2, 0.45, 0.55
 FONT = 8.0
 COLOURS = (POSITIVE, "#6e7781")
-"""Of the first and the second line."""
+"""Colours of the first and the second line."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A quantity along the share.
+    """A quantity as a line over the share.
 
     Attributes:
-        name: In the legend.
+        name: Name in the legend.
         x: Shares, ascending.
-        y: The quantity for each.
-        spread: Half of the band's height for each; None for no band.
+        y: The quantity at each share.
+        spread: Half the height of the band at each share; None for no band.
     """
 
     name: str
@@ -42,8 +42,8 @@ class Mark:
     """A single point.
 
     Attributes:
-        name: In the legend.
-        x: Its share.
+        name: Name in the legend.
+        x: The share.
         y: The quantity.
     """
 
@@ -54,14 +54,14 @@ class Mark:
 
 @dataclass(frozen=True)
 class CurvePanel:
-    """One quantity.
+    """A panel for one quantity.
 
     Attributes:
-        label: What it is.
-        lines: At most two, with the same names in all panels.
+        label: Name of the quantity.
+        lines: At most two lines, with the same names in all panels.
         mark: The single point.
-        height: Over that of other panels.
-        is_share: Whether the quantity is a share, shown in per cent; otherwise it is a plain number.
+        height: Height relative to other panels.
+        is_share: Whether the quantity is a share, shown in per cent, or a plain number.
     """
 
     label: str
@@ -72,19 +72,18 @@ class CurvePanel:
 
 
 def draw_curves(panels: Sequence[CurvePanel], path: Path | str, *, title: str, below: str) -> None:
-    """Draw panels over one axis of shares; the legend is in the first.
+    """Draw panels over one axis of shares; the first panel has the legend.
 
-    In an SVG the groups ``line-PANEL-LINE``, ``band-PANEL-LINE`` and ``mark-PANEL`` (numbers from 0) hold what
-    their names say.
+    An SVG has the groups ``line-PANEL-LINE``, ``band-PANEL-LINE`` and ``mark-PANEL`` (numbers from 0).
 
     Args:
-        panels: From top to bottom.
-        path: An SVG, PNG or PDF file; appears whole or not at all.
-        title: What stands above.
-        below: What the shares along the axis are.
+        panels: Panels from top to bottom.
+        path: An SVG, PNG or PDF file; written whole or not at all.
+        title: Title above the panels.
+        below: Label of the axis of shares.
 
     Raises:
-        TopolearnError: A file that cannot be written, or of another kind.
+        TopolearnError: The file cannot be written, or has another suffix.
     """
     path = Path(path)
     check_path(path)
@@ -147,7 +146,7 @@ def _draw_panel(axes: Axes, panel: CurvePanel, number: int) -> None:
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0) if panel.is_share else ScalarFormatter(useOffset=False))
     axes.set_ylabel(panel.label, fontsize=FONT, color=DIM)
-    axes.yaxis.set_label_coords(0.2 / WIDTH - LEFT / WIDTH, 0.5)  # in one line with those of other panels
+    axes.yaxis.set_label_coords(0.2 / WIDTH - LEFT / WIDTH, 0.5)  # aligned with the labels of other panels
     axes.tick_params(labelsize=FONT - 1, colors=DIM, length=3, width=0.6)
     axes.grid(True, color="#eaeef2", linewidth=0.6, zorder=0)
     axes.set_axisbelow(True)

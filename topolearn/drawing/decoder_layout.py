@@ -1,8 +1,8 @@
-"""Where a network for dense prediction stands in a picture: encoder above, decoder below, resolutions side by side.
+"""Lays out networks for dense prediction: encoder above, decoder below, resolutions side by side.
 
-What is detected is what :func:`topolearn.graph.decoder.decoder_stages` finds: stages that add up what they resize.
-All that leads to a stage is the encoder, all else reads the decoder. Resolution falls from left to right, and a
-stage stands under what has its stride; so inputs and heads are on the left, and the whole is the letter U on its side.
+:func:`topolearn.graph.decoder.decoder_stages` finds the decoder: stages that add up resized maps. Everything that
+leads to a stage is the encoder; everything else reads the decoder. Resolution falls from left to right, and a stage
+stands under the encoder's nodes of its stride. So inputs and heads are on the left, and the picture is a U on its side.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from topolearn.graph.decoder import decoder_stages
 from topolearn.ops.shape import Bundle, Shape, Stride
 
 GAP = 0.3
-"""Between boxes of a row."""
+"""Gap between boxes of a row."""
 ABOVE = 0.42
-"""From the encoder's row to the bar of its backbone."""
+"""Distance from the encoder's row to the bar of its backbone."""
 BETWEEN, PER_EDGE, MOST = 0.8, 0.13, 1.9
-"""From the encoder's row to the decoder's: at least, more by the root of the edges between them, at most."""
+"""Distance from the encoder's row to the decoder's: minimum, growth per root of the edges between, maximum."""
 RISE = 0.45
 """Height of an arc one inch wide."""
 PORTS = 0.36
-"""Farthest from the middle of a box that an edge ends, over its width."""
+"""Maximum distance from the middle of a box to the end of an edge, relative to the box's width."""
 CAPTION = 0.24
-"""Height of what is written over a band."""
+"""Height of the text over a band."""
 PAD = 0.1
-"""From boxes and arcs to the ends of their band."""
+"""Distance from boxes and arcs to the ends of their band."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Decoder:
     """The parts of a graph that has a decoder.
 
     Attributes:
-        before: Inputs, and what leads to a backbone, in topological order.
-        backbones: Id of a node of several outputs -> those that read it.
-        levels: Strides, the highest resolution first, each with its columns: an encoder's node, the stage
-            under it, or both.
-        after: All that leads to no stage, in topological order.
+        before: Inputs, and nodes that lead to a backbone, in topological order.
+        backbones: Id of a node with several outputs -> the nodes that read it.
+        levels: Stride -> its columns, the highest resolution first. A column is an encoder's node, the stage under
+            it, or both.
+        after: Nodes that lead to no stage, in topological order.
     """
 
     before: tuple[str, ...]
@@ -50,7 +50,7 @@ class Decoder:
 
     @property
     def encoder(self) -> tuple[str, ...]:
-        """The encoder's nodes that stand in columns, from left to right."""
+        """The encoder's nodes in columns, from left to right."""
         return tuple(name for columns in self.levels.values() for name, _ in columns if name is not None)
 
     @property
@@ -60,7 +60,7 @@ class Decoder:
 
     @classmethod
     def of(cls, graph: Graph) -> Decoder | None:
-        """The parts of ``graph``; None where it has no decoder, or one that goes back into the encoder."""
+        """Find the parts of ``graph``; None if it has no decoder, or if its decoder feeds the encoder."""
         stages = decoder_stages(graph)
         if len(stages) < 2:
             return None
@@ -85,7 +85,7 @@ class Decoder:
 
 
 def _leading_to(graph: Graph, targets: Collection[str]) -> set[str]:
-    """The targets and all from which a path leads to one."""
+    """Return the targets and all nodes with a path to one of them."""
     import networkx as nx
 
     network = graph.to_networkx()
@@ -95,7 +95,7 @@ def _leading_to(graph: Graph, targets: Collection[str]) -> set[str]:
 def _levels(
     graph: Graph, row: Sequence[str], stages: Sequence[str]
 ) -> dict[Stride, tuple[tuple[str | None, str | None], ...]]:
-    """Columns by stride; a stage stands under the highest resolution that it reads of its own stride."""
+    """Return columns by stride; a stage stands under the first node of its own stride that it reads."""
     strides: dict[str, Stride] = {}
     for name in (*row, *stages):
         shape = graph.shapes[name]
@@ -124,9 +124,9 @@ def arrange_decoder(decoder: Decoder, edges: Sequence[Pair], boxes: Mapping[str,
     """Lay out a graph that has a decoder.
 
     Args:
-        decoder: Its parts.
-        edges: Those that get curves.
-        boxes: Sizes of the nodes; a backbone becomes as wide as what reads it.
+        decoder: The parts of the graph.
+        edges: The edges that get curves.
+        boxes: Sizes of the nodes; a backbone becomes as wide as the nodes that read it.
     """
     return _Arrangement(decoder, edges, boxes).layout()
 
@@ -139,12 +139,12 @@ class _Arrangement:
         self.centres: dict[str, Point] = {}
         self.curves: dict[Pair, list[Point]] = {}
         self.ports: dict[Pair, tuple[float, float]] = {}
-        """Edge -> where it leaves its source and enters its target, in widths of the box from its middle."""
+        """Edge -> where it leaves its source and enters its target: distance from the middle, in widths of the box."""
         self.pitch = max(box.width for name, box in boxes.items() if name not in decoder.backbones) + GAP
         between = sum(src in decoder.encoder and dst in decoder.stages for src, dst in edges)
         self.drop = min(MOST, BETWEEN + PER_EDGE * between**0.5)
         self.middle = -self.drop / 2
-        """Nodes above it have their arcs above, those below it below."""
+        """Height of the middle: nodes above it have their arcs above, nodes below it have them below."""
 
     def layout(self) -> Layout:
         self._place_columns()
@@ -179,8 +179,8 @@ class _Arrangement:
                 number += 1
 
     def _place_backbones(self) -> None:
-        """Bars over the encoder's row and its arcs, each as wide as what reads it."""
-        # A cubic stays within 3/4 of the way to its control points where both lie on one side.
+        """Place backbones as bars over the encoder's row and its arcs, each as wide as the nodes that read it."""
+        # A cubic stays within 3/4 of the way to its control points if both lie on one side.
         top = max((0.25 * curve[0][1] + 0.75 * y for curve in self.curves.values() for _, y in curve), default=0.0)
         top = max(0.0, top)
         for name, features in self.decoder.backbones.items():
@@ -195,22 +195,22 @@ class _Arrangement:
             self.centres[name] = ((max(ends) + min(ends)) / 2, top)
 
     def _place_before(self) -> None:
-        """Columns to the left of the encoder, or of its backbone; what leads to the next is beside it."""
+        """Place columns to the left of the encoder, or of its backbone; a node is next to what it leads to."""
         y = max((self.centres[name][1] for name in self.decoder.backbones), default=0.0)
         self._place_beside(self.decoder.before[::-1], [(dst, src) for src, dst in self.edges], y, 1)
 
     def _place_after(self) -> None:
-        """Columns to the left of the decoder."""
+        """Place columns to the left of the decoder."""
         self._place_beside(self.decoder.after, self.edges, -self.drop, -1)
 
     def _place_beside(self, names: Sequence[str], edges: Sequence[Pair], y: float, up: int) -> None:
-        """Nodes by their distance from what is placed already; those of one distance stand one over the other.
+        """Place nodes by their distance from the nodes already placed; nodes of one distance form a column.
 
         Args:
-            names: In an order in which those that are nearer come first.
-            edges: From the nearer to the farther.
-            y: Height of the first of each distance.
-            up: 1 where the next stands over it, -1 under it.
+            names: The nodes, nearer ones first.
+            edges: Edges from the nearer to the farther node.
+            y: Height of the first node of each column.
+            up: 1 if the next node stands over it, -1 if under it.
         """
         within = [pair for pair in edges if set(pair) <= set(names)]
         for distance, found in enumerate(generations(names, within), start=1):
@@ -220,7 +220,7 @@ class _Arrangement:
     # -- edges ---------------------------------------------------------------------------------
 
     def _is_arc(self, src: str, dst: str) -> bool:
-        """Whether both ends stand in one row with another box between them."""
+        """Whether both ends are in one row with another box between them."""
         (x0, y0), (x1, y1) = self.centres[src], self.centres[dst]
         return y0 == y1 and self._passes_boxes(x0, x1, y0)
 
@@ -249,7 +249,7 @@ class _Arrangement:
         return [(x0, y0), (x0, y0 - pull), (x1, y1 + pull), (x1, y1)]
 
     def _is_beside(self, src: str, dst: str) -> bool:
-        """Whether an edge goes from side to side: within a row, and before the encoder or after the decoder."""
+        """Whether an edge goes from side to side: within a row, before the encoder, or after the decoder."""
         (_, y0), (_, y1) = self.centres[src], self.centres[dst]
         outside = {src, dst}.intersection((*self.decoder.before, *self.decoder.after))
         return y0 == y1 or (bool(outside) and (y0 > self.middle) == (y1 > self.middle))
@@ -260,11 +260,11 @@ class _Arrangement:
         return arc(self.centres[src], self.centres[dst], self.boxes[src], self.boxes[dst], side, (out, into), RISE)
 
     def _deal_ports(self, edges: Sequence[Pair], *, nested: bool) -> None:
-        """Where edges leave and enter their boxes: in the half that is nearer to the other end, so that none cross.
+        """Set where edges leave and enter their boxes: in the half nearer to the other end, so that they do not cross.
 
         Args:
             edges: Arcs, or edges from row to row.
-            nested: Whether those to the farthest box are the outermost, as of arcs.
+            nested: Whether edges to the farthest box are outermost, as for arcs.
         """
         ends: dict[tuple[str, int, int], list[tuple[float, Pair]]] = {}
         for src, dst in edges:
@@ -282,7 +282,7 @@ class _Arrangement:
     # -- bands ---------------------------------------------------------------------------------
 
     def _add_bands(self, layout: Layout) -> None:
-        """One for each stride, over the whole height."""
+        """Add one band per stride, over the whole height."""
         bottom, top = layout.low[1] - PAD, layout.high[1] + PAD + CAPTION
         number = 0
         for stride, columns in self.decoder.levels.items():

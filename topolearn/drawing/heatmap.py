@@ -1,4 +1,4 @@
-"""Matrices of edge values as one figure."""
+"""Draws matrices of edge values in one figure."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 7.6
-"""Inches that matrices side by side may take."""
+"""Maximum width of matrices side by side, in inches."""
 FONT = 7.0
 SMALL = 6.0
 """Points: text, and labels of rows and columns."""
 NUMBERED = 0.26
-"""Side of the smallest cell that its value is written into, in inches."""
+"""Minimum side of a cell in inches for writing its value into it."""
 NAMED = 0.1
-"""Side of the smallest cell whose row and column are named."""
+"""Minimum side of a cell for naming its row and column."""
 BORDERED = 0.15
-"""Side of the smallest cell that has a border where its edge is kept."""
+"""Minimum side of a cell for a border if its edge is kept."""
 RULED = 0.06
-"""Side of the smallest cell with lines around it."""
+"""Minimum side of a cell for lines around it."""
 MAX_NUMBERS = 400
-"""Most values that are written."""
+"""Maximum number of values written."""
 MARGIN = 0.22
 
 _Floats = npt.NDArray[np.float64]
@@ -45,7 +45,7 @@ DROPPED: _Shades = ("#f3f5f7", "#b9c0c8", "#6e7781")
 
 @dataclass(frozen=True)
 class _Labels:
-    """Names along one side of a matrix: place along it, in cells, and text."""
+    """Names along one side of a matrix: position in cells, and text."""
 
     texts: tuple[tuple[float, str], ...]
 
@@ -60,8 +60,8 @@ def heatmap(panels: Sequence[MatrixPanel], values: Sequence[float], kept: Sequen
     Args:
         panels: The matrices.
         values: (E,) value of every edge.
-        kept: (E,) whether it is kept.
-        title: What stands above.
+        kept: (E,) whether each edge is kept.
+        title: Title above the matrices.
     """
     return _Painter(panels, values, kept, title).figure()
 
@@ -92,7 +92,7 @@ class _Painter:
         """(E, 3) red, green, blue of every edge."""
 
     def _cell(self) -> float:
-        """Side of a cell: large where all matrices fit beside each other, else two inches for the largest."""
+        """Return the side of a cell: large if all matrices fit side by side, else two inches for the largest matrix."""
         largest = max(max(len(panel.targets), len(panel.sources)) for panel in self.panels)
         abreast = (WIDTH - 0.5 * len(self.panels)) / sum(len(panel.sources) for panel in self.panels)
         tall = 7.0 / max(len(panel.targets) for panel in self.panels)
@@ -143,7 +143,7 @@ class _Painter:
         return figure
 
     def _labels(self, names: Sequence[str], stages: Sequence[Sequence[str]]) -> _Labels:
-        """Every node's id, its number where the title says the rest, or stages where cells are too small."""
+        """Return every node's id, only its number if the title says the rest, or stages if cells are too small."""
         if self.cell < NAMED:
             if len(self.panels) > 1 and len({stem(name) for name in names}) == 1:
                 return _Labels(())
@@ -156,11 +156,11 @@ class _Painter:
         return _Labels(tuple((i + 0.5, text) for i, text in enumerate(texts)))
 
     def _depth(self, columns: _Labels) -> float:
-        """How far the names under a matrix reach down."""
+        """Return how far the names under a matrix reach down."""
         return columns.width if self._upright(columns) else 0.12
 
     def _upright(self, columns: _Labels) -> bool:
-        """Whether names stand on end, because they would run into each other."""
+        """Whether names are rotated, because they would overlap otherwise."""
         places = [place for place, _ in columns.texts]
         closest = min((second - first for first, second in itertools.pairwise(places)), default=1e9)
         return columns.width > 0.9 * closest * self.cell
@@ -175,13 +175,13 @@ class _Painter:
         _show(page, pixels, (corner[0], right, bottom, corner[1]))
 
     def _draw_lines(self, page: Axes, panel: MatrixPanel, corner: Point) -> None:
-        """Between cells, and stronger ones between stages."""
+        """Draw lines between cells, and stronger lines between stages."""
         from matplotlib.collections import LineCollection
 
         fine: list[list[Point]] = []
         strong: list[list[Point]] = []
         for axis, stages in enumerate((panel.rows, panel.columns)):
-            # Lines go only along candidates: a staircase in a complete graph.
+            # Lines are only along candidates: a staircase in a complete graph.
             along: dict[int, list[int]] = {}
             for place in panel.cells:
                 for line in (place[axis], place[axis] + 1):
@@ -198,11 +198,11 @@ class _Painter:
         page.add_collection(LineCollection(strong, colors=INK, linewidths=0.9, zorder=6), autolim=False)
 
     def _at(self, corner: Point, row: float, column: float) -> Point:
-        """Where the upper left corner of a cell is."""
+        """Return the upper left corner of a cell."""
         return (corner[0] + self.cell * column, corner[1] - self.cell * row)
 
     def _draw_values(self, page: Axes, panel: MatrixPanel, corner: Point) -> None:
-        """The values, into cells that have room."""
+        """Write the values into the cells if there is room."""
         if self.cell < NUMBERED or self.count > MAX_NUMBERS or self.largest >= 10:
             return
         for (row, column), index in panel.cells.items():
@@ -237,7 +237,7 @@ class _Painter:
             )
 
     def _borders(self, panel: MatrixPanel, corner: Point) -> list[Point]:
-        """Upper left corners of the cells of kept edges."""
+        """Return the upper left corners of the cells of kept edges."""
         return [self._at(corner, row, column) for (row, column), index in panel.cells.items() if self.kept[index]]
 
     def _draw_borders(self, page: Axes, corners: Sequence[Point]) -> None:
@@ -261,7 +261,7 @@ class _Painter:
     # -- legend --------------------------------------------------------------------------------
 
     def _draw_legend(self, page: Axes) -> None:
-        """A bar of shades for each kind of edge, from 0 to the largest value."""
+        """Draw a bar of shades for each kind of edge, from 0 to the largest value."""
         x, y = MARGIN, 0.3
         word = "kept" if self.left < self.count else "value"
         kinds = [(word, KEPT)] if self.positive else []
@@ -275,13 +275,13 @@ class _Painter:
 
 
 def number(value: float) -> str:
-    """A value in at most four characters: ``.52``, ``1.0``, ``−.30``."""
+    """Format a value in at most four characters: ``.52``, ``1.0``, ``−.30``."""
     text = f"{abs(value):.2f}" if abs(value) < 0.995 else f"{abs(value):.1f}"
     return f"{'−' if value < 0 else ''}{text.removeprefix('0')}"
 
 
 def _colours(shades: _Shades, shares: _Floats) -> _Floats:
-    """(..., 3) the colours at ``shares`` of the way from small to large."""
+    """Return the (..., 3) colours at ``shares``, from 0 (small) to 1 (large)."""
     from matplotlib.colors import LinearSegmentedColormap
 
     colours: _Floats = LinearSegmentedColormap.from_list("shades", shades)(shares)[..., :3]
@@ -289,13 +289,13 @@ def _colours(shades: _Shades, shares: _Floats) -> _Floats:
 
 
 def _show(page: Axes, pixels: _Floats, extent: tuple[float, float, float, float]) -> None:
-    """Put (H, W, 3) pixels, each a rectangle, where left, right, bottom and top are ``extent``."""
-    # 'none' puts the very pixels into an SVG, one per cell.
+    """Draw (H, W, 3) pixels as rectangles; ``extent`` is left, right, bottom and top."""
+    # With 'none' an SVG holds the pixels themselves, one per cell.
     page.imshow(pixels, extent=extent, aspect="auto", interpolation="none", zorder=-1)
 
 
 def _flow(sizes: Sequence[Point]) -> tuple[list[Point], float, float]:
-    """Upper left corners of boxes set like words of a text, and the size of the whole; y downwards."""
+    """Place boxes like words of a text; return their upper left corners, with y downwards, and the total size."""
     places = []
     x = y = tall = across = 0.0
     for width, height in sizes:

@@ -1,8 +1,8 @@
-"""Where the nodes and edges of a graph stand in a picture, in inches, y upwards.
+"""Lays out the nodes and edges of a graph for a picture, in inches, with y upwards.
 
-A graph in which hardly two nodes stand side by side becomes a line with arcs above and below;
-every other becomes layers, columns from left to right or rows from top to bottom, long edges led
-around the nodes between. Graphs with a decoder have a layout of their own, :mod:`topolearn.drawing.decoder_layout`.
+A graph with almost no nodes side by side becomes a line, with arcs above and below. Other graphs become layers:
+columns from left to right, or rows from top to bottom. Long edges go around the nodes between. Graphs with a decoder
+have their own layout, :mod:`topolearn.drawing.decoder_layout`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ Point = tuple[float, float]
 Pair = tuple[str, str]
 
 GAP = 0.5
-"""Between columns."""
+"""Gap between columns."""
 ROW_GAP = 0.34
-"""Between rows."""
+"""Gap between rows."""
 SPACE = 0.12
-"""Between nodes of a layer, but no more than their size."""
+"""Gap between nodes of a layer, but at most their size."""
 LANE = 0.07
-"""Between long edges that pass a layer."""
+"""Gap between long edges that pass a layer."""
 MAX_LANES = 4000
-"""Most passing edges that are led around nodes; more go straight."""
+"""Maximum number of lanes for edges that go around nodes; with more, edges go straight."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Box:
 
 @dataclass(frozen=True)
 class Band:
-    """What lies behind nodes that belong together.
+    """A background behind nodes that belong together.
 
     Attributes:
-        words: What they have in common.
+        words: What the nodes have in common.
         low: Lower left corner.
         high: Upper right corner.
         y: Height of the words.
@@ -63,8 +63,8 @@ class Layout:
         boxes: Id -> size of the node.
         low: Lower left corner of everything.
         high: Upper right corner of everything.
-        line: Whether the nodes stand on a line.
-        bands: What lies behind the nodes.
+        line: Whether the nodes are on a line.
+        bands: Backgrounds behind the nodes.
     """
 
     centres: dict[str, Point]
@@ -76,12 +76,12 @@ class Layout:
     bands: list[Band] = field(default_factory=list)
 
     def frame(self) -> None:
-        """Find the corners of nodes and edges."""
+        """Set ``low`` and ``high`` to the corners of all nodes and edges."""
         boxes = self.boxes
         xs = [x + sign * boxes[name].width / 2 for name, (x, _) in self.centres.items() for sign in (-1, 1)]
         ys = [y + sign * boxes[name].height / 2 for name, (_, y) in self.centres.items() for sign in (-1, 1)]
         for curve in self.curves.values():
-            # A cubic stays within 3/4 of the way to its control points where both lie on one side.
+            # A cubic stays within 3/4 of the way to its control points if both lie on one side.
             xs += [0.25 * curve[0][0] + 0.75 * x for x, _ in curve]
             ys += [0.25 * curve[0][1] + 0.75 * y for _, y in curve]
         self.low, self.high = (min(xs), min(ys)), (max(xs), max(ys))
@@ -95,14 +95,14 @@ def arrange(
     *,
     rows: bool = False,
 ) -> Layout:
-    """Lay out a graph.
+    """Lay out a graph as a line or in layers.
 
     Args:
-        nodes: In topological order.
-        edges: All edges, which decide the places.
+        nodes: Nodes in topological order.
+        edges: All edges; they decide the places of the nodes.
         boxes: Sizes of the nodes.
-        drawn: The edges that get curves, all where not given.
-        rows: Whether layers are rows, the first one on top, joined by straight lines; else columns.
+        drawn: The edges that get curves; default: all.
+        rows: Whether layers are rows, the first on top, joined by straight lines; otherwise they are columns.
     """
     layers = generations(nodes, edges)
     shown = edges if drawn is None else drawn
@@ -118,7 +118,7 @@ def arrange(
 
 
 def generations(nodes: Sequence[str], edges: Sequence[Pair]) -> list[list[str]]:
-    """Nodes by the length of the longest path that leads to them; those of one length in the order of ``nodes``."""
+    """Group nodes by the length of the longest path to them; each group is in the order of ``nodes``."""
     import networkx as nx
 
     graph: nx.DiGraph[str] = nx.DiGraph(edges)
@@ -130,7 +130,7 @@ def generations(nodes: Sequence[str], edges: Sequence[Pair]) -> list[list[str]]:
 def is_line(layers: Sequence[Sequence[str]], edges: Sequence[Pair]) -> bool:
     """Whether arcs show a graph better than layers.
 
-    That is where nearly all layers are of one node, or most are and many edges pass them.
+    They do if nearly all layers have one node, or if most have one node and many edges pass them.
     """
     count = sum(map(len, layers))
     depth = {name: index for index, layer in enumerate(layers) for name in layer}
@@ -159,7 +159,7 @@ def _arc(
     (x0, _), (x1, _) = centres[src], centres[dst]
     if position[dst] == position[src] + 1:
         return straight((x0 + boxes[src].width / 2, 0.0), (x1 - boxes[dst].width / 2, 0.0))
-    # All in-edges of a node are on one side, so that what it takes can be read as one fan.
+    # All in-edges of a node are on one side, so that its sources can be read as one fan.
     return arc(centres[src], centres[dst], boxes[src], boxes[dst], 1 if position[dst] % 2 else -1)
 
 
@@ -172,16 +172,16 @@ def arc(
     ports: tuple[float, float] | None = None,
     rise: float = 0.62,
 ) -> list[Point]:
-    """An arc between two boxes of one row, the higher the farther they are apart.
+    """Return an arc between two boxes of one row; the farther apart the boxes, the higher the arc.
 
     Args:
         start: Centre of the box that it leaves.
         end: Centre of the box that it enters.
-        first: Size of the one.
-        last: Size of the other.
+        first: Size of the box that it leaves.
+        last: Size of the box that it enters.
         side: 1 above the row, -1 below.
-        ports: Where it leaves and enters them, in widths from the centre; default: a little nearer to the other.
-        rise: Height of an arc of one inch.
+        ports: Where it leaves and enters the boxes, in widths from the centre; default: a little nearer to each other.
+        rise: Height of an arc one inch wide.
     """
     way = 1 if start[0] < end[0] else -1
     out, into = (0.22 * way, -0.22 * way) if ports is None else ports
@@ -208,7 +208,7 @@ def _layered(
     routes = _routes(drawn, depth)
     sizes = {name: boxes[name].height + min(SPACE, boxes[name].height) for name in depth}
     filled = [list(layer) for layer in layers]
-    # Edges that are not drawn need no lanes, but what they join still belongs side by side.
+    # Edges that are not drawn need no lanes, but their nodes still belong side by side.
     links = [(src, dst) for src, dst in edges if depth[dst] == depth[src] + 1 and (src, dst) not in routes]
     for route in routes.values():
         for offset, lane in enumerate(route[1:-1], start=1):
@@ -233,7 +233,7 @@ def _layered(
 
 
 def _routes(edges: Sequence[Pair], depth: Mapping[str, int]) -> dict[Pair, list[str]]:
-    """Each edge as its ends with one lane per layer between; a lane's name cannot be an id."""
+    """Return each edge as its ends with one lane per layer between; a lane's name cannot be an id."""
     count = sum(depth[dst] - depth[src] - 1 for src, dst in edges)
     if count > MAX_LANES:
         return {(src, dst): [src, dst] for src, dst in edges}
@@ -255,10 +255,9 @@ def _neighbours(links: Sequence[Pair]) -> tuple[dict[str, list[str]], dict[str, 
 def _reduce_crossings(
     layers: list[list[str]], before: Mapping[str, list[str]], after: Mapping[str, list[str]], sweeps: int = 8
 ) -> None:
-    """Order each layer by the mean place of its neighbours, to and fro (Sugiyama et al. 1981).
+    """Order each layer by the mean place of its neighbours, in forward and backward sweeps (Sugiyama et al. 1981).
 
-    Nodes keep their declared order among themselves (branch 1 above branch 2); lanes find their
-    place between them.
+    Nodes keep their declared order (branch 1 above branch 2); only lanes move between them.
     """
     for sweep in range(sweeps):
         forward = sweep % 2 == 0
@@ -277,7 +276,7 @@ def _reduce_crossings(
 
 
 def _merge(nodes: list[str], lanes: list[str], want: Mapping[str, float]) -> list[str]:
-    """Lanes put between nodes, each at the place it wants; nodes are spread evenly over [0, 1]."""
+    """Put each lane between nodes at the place it wants; nodes are spread evenly over [0, 1]."""
     merged: list[str] = []
     rest = list(lanes)
     for index, node in enumerate(nodes):
@@ -291,7 +290,7 @@ def _merge(nodes: list[str], lanes: list[str], want: Mapping[str, float]) -> lis
 def _heights(
     layers: list[list[str]], sizes: Mapping[str, float], before: Mapping[str, list[str]], after: Mapping[str, list[str]]
 ) -> dict[str, float]:
-    """Heights that are near the mean of the neighbours' and keep order and distance."""
+    """Return heights that are near the mean of the neighbours' heights and keep order and distance."""
     ys: dict[str, float] = {}
     for layer in layers:
         y = sum(sizes[name] for name in layer) / 2
@@ -310,9 +309,9 @@ def _heights(
 
 
 def _spread(want: Sequence[float], sizes: Sequence[float]) -> list[float]:
-    """Values nearest to ``want`` (least squares), descending by at least the half sizes between neighbours.
+    """Return the values nearest to ``want`` (least squares) that descend by at least the half sizes of neighbours.
 
-    With the sizes subtracted this is isotonic regression, by pooling adjacent violators.
+    With the sizes subtracted, this is isotonic regression by pooling adjacent violators.
     """
     offsets, offset = [], 0.0
     for i, size in enumerate(sizes):
@@ -337,7 +336,7 @@ def _columns(
     gap: float,
     slope: float,
 ) -> list[float]:
-    """Centre of each layer; steep edges between two layers push them apart, less where layers are many."""
+    """Return the centre of each layer; steep edges push two layers apart, less if there are many layers."""
     most = min(1.3, 14.0 / len(layers))
     column = {name: index for index, layer in enumerate(layers) for name in layer}
     rise = [0.0] * len(layers)
@@ -352,7 +351,7 @@ def _columns(
 
 
 def _as_rows(layout: Layout, boxes: Mapping[str, Box]) -> Layout:
-    """Columns from left to right as rows from top to bottom; edges that pass no row become straight lines."""
+    """Turn columns from left to right into rows from top to bottom; edges that pass no row become straight lines."""
     curves = {pair: [curve[0], curve[-1]] if len(curve) == 4 else curve for pair, curve in layout.curves.items()}
     return Layout(
         {name: (-y, -x) for name, (x, y) in layout.centres.items()},
@@ -362,7 +361,7 @@ def _as_rows(layout: Layout, boxes: Mapping[str, Box]) -> Layout:
 
 
 def _through(stops: Sequence[tuple[float, float, float]]) -> list[Point]:
-    """A smooth curve from the right side of the first stop to the left side of the last, level at every stop."""
+    """Return a smooth curve from the right of the first stop to the left of the last, horizontal at every stop."""
     x, y, half = stops[0]
     curve: list[Point] = [(x + half, y)]
     for index, (x, y, half) in enumerate(stops[1:], start=1):
@@ -375,7 +374,7 @@ def _through(stops: Sequence[tuple[float, float, float]]) -> list[Point]:
 
 
 def straight(start: Point, end: Point) -> list[Point]:
-    """A straight line as one cubic piece."""
+    """Return a straight line as one cubic piece."""
     (x0, y0), (x1, y1) = start, end
     return [start, ((2 * x0 + x1) / 3, (2 * y0 + y1) / 3), ((x0 + 2 * x1) / 3, (y0 + 2 * y1) / 3), end]
 
@@ -386,13 +385,13 @@ _NUMBERED = re.compile(r"(.*?)(\d+)\Z")
 
 
 def stem(name: str) -> str:
-    """An id without its number: ``block`` of ``block12``."""
+    """Return an id without its number: ``block`` for ``block12``."""
     match = _NUMBERED.match(name)
     return match[1] if match else name
 
 
 def range_text(names: Sequence[str]) -> str:
-    """Ids that differ by their number, as the range a file would write."""
+    """Return ids that differ by their number as a range, as in a graph file."""
     if len(names) == 1:
         return names[0]
     first, last = _NUMBERED.match(names[0]), _NUMBERED.match(names[-1])

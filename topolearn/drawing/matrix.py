@@ -1,4 +1,4 @@
-"""The learnable edges of a graph as matrices of their values."""
+"""Draws the learnable edges of a graph as matrices of their values."""
 
 from __future__ import annotations
 
@@ -19,28 +19,27 @@ def adjacency(
     kept: Sequence[bool] | None = None,
     title: str | None = None,
 ) -> None:
-    """Draw targets (rows) by sources (columns) of the learnable edges, coloured by their values.
+    """Draw the learnable edges as matrices of targets (rows) by sources (columns), coloured by value.
 
-    What has no source and no target in common becomes a matrix of its own: one for each pair of
-    neighbouring modules of a ResNeXt. Kept edges are blue (negative ones orange) with a border, dropped
-    ones grey; the darker, the larger. In an SVG the group ``kept`` holds the borders, where cells are large
-    enough to have any.
+    Edges without a common source or target go into separate matrices: one for each pair of neighbouring modules of a
+    ResNeXt. Kept edges are blue (negative ones orange) with a border, dropped ones grey. Larger values are darker. In
+    an SVG the group ``kept`` holds the borders, if cells are large enough for borders.
 
     Args:
-        graph: A graph with learnable edges, the searched one.
-        path: An SVG, PNG or PDF file; appears whole or not at all.
-        values: (E,) a learner's values of all edges, as masks; the edges' own weights where not given.
-        kept: (E,) which edges are left; where not given, those whose value is not 0.
-        title: What stands above, the graph's name where not given.
+        graph: The searched graph, with learnable edges.
+        path: An SVG, PNG or PDF file; written whole or not at all.
+        values: (E,) a learner's values of all edges, such as masks; default: the edges' weights.
+        kept: (E,) which edges are kept; default: those with a value that is not 0.
+        title: Title; default: the graph's name.
 
     Raises:
-        TopolearnError: No learnable edges, not one value per edge, or a file that cannot be written.
+        TopolearnError: No learnable edges, not one value per edge, or the file cannot be written.
     """
     path = Path(path)
     check_path(path)
     if not graph.candidates:
         raise GraphError(
-            f"graph '{graph.name}' has no learnable edges to draw; for what a run learned, name its folder"
+            f"graph '{graph.name}' has no learnable edges to draw; to draw what a run learned, name the run's folder"
         )
     found = [edge.weight for edge in graph.edges] if values is None else [float(value) for value in values]
     if len(found) != len(graph.edges):

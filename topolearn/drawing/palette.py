@@ -1,10 +1,10 @@
-"""Colours of classes, told apart with normal and with red-green colour-blind eyes.
+"""Colours of classes that can be told apart with normal and with red-green colour-blind eyes.
 
-The first seven are those of Okabe and Ito, "Color Universal Design" (2008). Every further one is the colour of
-a grid that lies farthest from all before it, as in Glasbey et al., "Colour Displays for Categorical Images" (2007):
-distance is that of Oklab (Ottosson 2020), the least of what normal eyes see and of what the protanopia and
-deuteranopia of Machado et al., "A Physiologically-based Model for Simulation of Color Vision Deficiency" (2009),
-leave of it. Black and white count as taken: black is what has no class, white is the paper.
+The first seven are those of Okabe and Ito, "Color Universal Design" (2008). Every further colour is the one of a
+grid that is farthest from all before it, as in Glasbey et al., "Colour Displays for Categorical Images" (2007).
+Distance is measured in Oklab (Ottosson 2020): the smallest of the distances that normal eyes see and that eyes with
+protanopia or deuteranopia see, after Machado et al., "A Physiologically-based Model for Simulation of Color Vision
+Deficiency" (2009). Black and white count as taken: black means no class, white is the paper.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ Colours = npt.NDArray[np.uint8]
 """(..., 3) red, green, blue."""
 
 VOID = (0, 0, 0)
-"""Colour of pixels without a class, which are not judged."""
+"""Colour of pixels without a class, which metrics ignore."""
 MAX_COLOURS = 256
-"""Most classes that have colours, as many as an 8-bit mask has values."""
+"""Maximum number of colours: as many as an 8-bit mask has values."""
 
 _FIRST = ("#56b4e9", "#d55e00", "#f0e442", "#cc79a7", "#e69f00", "#009e73", "#0072b2")
-"""Okabe and Ito's, without black; in the order in which they come close to what CamVid paints its classes in."""
+"""Okabe and Ito's colours without black, in the order that is closest to CamVid's colours for its classes."""
 _DARKEST = 0.35
-"""Lightness in Oklab, of 0 to 1, below which a colour passes for black beside an image."""
+"""Minimum lightness in Oklab, 0 to 1; darker colours look black next to an image."""
 _STEPS = 18
 """Values per channel of the grid that further colours come from."""
 _BLIND = 1.3
-"""What distances count for in eyes that see two of three dimensions, where all colours lie closer together."""
+"""Factor of distances for colour-blind eyes: they see two of three dimensions, so all colours are closer together."""
 
 _EYES = (
     ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
@@ -51,18 +51,18 @@ _OKLAB = (
 
 
 def class_colours(count: int) -> Colours:
-    """Colours of classes 0 to ``count`` - 1.
+    """Return the colours of classes 0 to ``count`` - 1.
 
-    A class has the same colour however many there are. None is :data:`VOID`.
+    A class has the same colour for any ``count``. No class has the colour :data:`VOID`.
 
     Args:
-        count: How many, at most :data:`MAX_COLOURS`.
+        count: Number of classes, 0 to :data:`MAX_COLOURS`.
 
     Returns:
         (count, 3) red, green, blue.
 
     Raises:
-        ValueError: More, or fewer than none.
+        ValueError: ``count`` is out of range.
     """
     if not 0 <= count <= MAX_COLOURS:
         raise ValueError(f"there are colours for 0 to {MAX_COLOURS} classes, not for {count}")
@@ -82,7 +82,7 @@ def _all() -> Colours:
         free = np.minimum(free, _distances(places, taken))
     chosen = list(first)
     while len(chosen) < MAX_COLOURS:
-        # Rounded, so that the last bits of a platform's arithmetic do not decide.
+        # Round, so that the last bits of a platform's arithmetic do not decide.
         best = int(np.argmax(free.round(6)))
         chosen.append(grid[best])
         free = np.minimum(free, _distances(places, places[best]))
@@ -90,7 +90,7 @@ def _all() -> Colours:
 
 
 def _places(colours: Colours) -> npt.NDArray[np.float64]:
-    """(N, eyes, 3) where each pair of eyes sees colours (N, 3) in Oklab."""
+    """Return (N, eyes, 3): the colours (N, 3) in Oklab, as each pair of eyes sees them."""
     share = colours / 255.0
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
     seen = np.stack([np.clip(_times(linear, eyes), 0.0, 1.0) for eyes in _EYES], axis=1)
@@ -98,13 +98,13 @@ def _places(colours: Colours) -> npt.NDArray[np.float64]:
 
 
 def _times(values: npt.NDArray[np.float64], matrix: tuple[tuple[float, float, float], ...]) -> npt.NDArray[np.float64]:
-    """The matrix applied to every (..., 3), in an order of additions that does not depend on the platform."""
+    """Apply the matrix to every (..., 3), in an order of additions that does not depend on the platform."""
     red, green, blue = np.moveaxis(values, -1, 0)
     return np.stack([a * red + b * green + c * blue for a, b, c in matrix], axis=-1)
 
 
 def _distances(places: npt.NDArray[np.float64], place: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(N,) from each of (N, eyes, 3) to one (eyes, 3)."""
+    """Return the (N,) distances from each of (N, eyes, 3) to one (eyes, 3)."""
     seen = np.sqrt(((places - place) ** 2).sum(axis=-1))
     seen[:, 1:] *= _BLIND
     least: npt.NDArray[np.float64] = seen.min(axis=-1)

@@ -1,4 +1,4 @@
-"""The adjacency matrix of a graph in panels, one per block of candidates."""
+"""Splits the adjacency matrix of a graph into panels, one per block of candidates."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class MatrixPanel:
     Attributes:
         targets: Ids, in the graph's order.
         sources: Ids, in the graph's order.
-        cells: (row, column) -> number of the edge.
-        rows: The targets by range and shape: the stages of a network.
-        columns: The sources likewise.
+        cells: (row, column) -> index of the edge.
+        rows: The targets grouped by range and shape, which are the stages of a network.
+        columns: The sources, grouped in the same way.
     """
 
     targets: tuple[str, ...]
@@ -29,12 +29,12 @@ class MatrixPanel:
 
     @property
     def title(self) -> str:
-        """Its sources and targets as ranges, as ``a[1..8] → b[1..8]``."""
+        """Sources and targets as ranges, such as ``a[1..8] → b[1..8]``."""
         return f"{_text(self.columns)} → {_text(self.rows)}"
 
 
 def _text(groups: Sequence[Sequence[str]]) -> str:
-    """All groups as ranges; one range where they differ by shape only."""
+    """Return all groups as ranges; as one range if they differ only in shape."""
     names = [name for group in groups for name in group]
     if len({stem(name) for name in names}) == 1:
         return range_text(names)
@@ -43,13 +43,13 @@ def _text(groups: Sequence[Sequence[str]]) -> str:
 
 
 def panels(graph: Graph) -> list[MatrixPanel]:
-    """The matrices that hold all learnable edges of a graph: no two have a source or a target in common.
+    """Return the matrices of all learnable edges of a graph; no two have a common source or target.
 
-    A complete graph is one; of modules that read the module before only, every two neighbours are one.
+    A complete graph is one matrix. If modules read only the module before, every pair of neighbours is one matrix.
     """
     import networkx as nx
 
-    # A node can be a target and a source: as a source it stands in a tuple.
+    # A node can be both a target and a source; as a source it is wrapped in a tuple.
     links: nx.Graph[str | tuple[str]] = nx.Graph()
     for target, indices in graph.candidates.items():
         links.add_edges_from((target, (graph.edges[index].src,)) for index in indices)
@@ -67,7 +67,7 @@ def _panel(graph: Graph, targets: Sequence[str]) -> MatrixPanel:
 
 
 def _stages(graph: Graph, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Neighbours of one range and one shape of output."""
+    """Group neighbours that have the same range and the same output shape."""
     groups: list[list[str]] = []
     for name in names:
         last = groups[-1][-1] if groups else None

@@ -1,4 +1,4 @@
-"""A graph as a picture: what there is, or what was learned within what was searched."""
+"""Draws a graph: one graph alone, or a learned graph within the searched one."""
 
 from __future__ import annotations
 
@@ -24,40 +24,40 @@ SMALL = 5.5
 """Points: degrees, at both ends of a box."""
 MARGIN = 0.25
 LINE = 0.22
-"""From one line of the legend to the next."""
+"""Distance from one line of the legend to the next."""
 BAND = "#f3f5f8"
-"""Colour of what lies behind nodes of one resolution."""
+"""Background of nodes of one resolution."""
 SAMPLE = ("name", "in", "out")
-"""What the legend says of a box."""
+"""Legend of a box."""
 SOURCES = "into a decoder stage, from:"
-"""What the legend says of a decoder's edges."""
+"""Legend of a decoder's edges."""
 WIDTHS = "|weight| over the largest into the same node:"
-"""What the legend says of widths."""
+"""Legend of widths."""
 RASTER_EDGES = 3000
-"""With more edges than these, an SVG holds them as an image, in which the darker, the more they are."""
+"""With more edges than this, an SVG holds them as an image; more edges in one place are darker."""
 
 
 def draw(graph: Graph, path: Path | str, searched: Graph | None = None, title: str | None = None) -> None:
-    """Draw a graph.
+    """Draw a graph to a file.
 
-    A graph of many nodes in long ranges, as a ResNeXt of single branches, is drawn as the MaskConnect
-    paper does: modules are rows of squares, removed branches empty ones, learned edges lines between them.
+    A graph with many nodes in long ranges, such as a ResNeXt of single branches, is drawn as in the MaskConnect paper:
+    modules are rows of squares, removed branches are empty squares, and learned edges are lines between them.
 
-    A network with a decoder is drawn as an encoder over its decoder, resolution falling from left to right, without
-    its pruned edges; see :mod:`topolearn.drawing.decoder_layout`.
+    A network with a decoder is drawn as an encoder above its decoder, with resolution falling from left to right and
+    without pruned edges; see :mod:`topolearn.drawing.decoder_layout`.
 
-    In an SVG the groups ``edges-fixed``, ``edges-learned``, ``edges-pruned``, ``nodes-kept`` and ``nodes-pruned``
-    hold what their names say (nodes that are boxes stand in groups of their own, ``node-ID``).
+    An SVG has the groups ``edges-fixed``, ``edges-learned``, ``edges-pruned``, ``nodes-kept`` and ``nodes-pruned``.
+    A node that is a box has its own group, ``node-ID``.
 
     Args:
-        graph: What to draw.
-        path: An SVG, PNG or PDF file; appears whole or not at all.
-        searched: The graph that ``graph`` was learned in: its pruned edges are drawn faintly (where
-            they are few enough not to hide the learned ones), its removed nodes as empty outlines.
-        title: First line of the heading, the graph's name where not given.
+        graph: The graph to draw.
+        path: An SVG, PNG or PDF file; written whole or not at all.
+        searched: The graph that ``graph`` was learned in. Its pruned edges are drawn faintly, if they are few enough
+            not to hide the learned ones; its removed nodes are empty outlines.
+        title: First line of the heading; default: the graph's name.
 
     Raises:
-        TopolearnError: A file that cannot be written, or of another kind.
+        TopolearnError: The file cannot be written, or has another suffix.
     """
     path = Path(path)
     check_path(path)
@@ -65,7 +65,7 @@ def draw(graph: Graph, path: Path | str, searched: Graph | None = None, title: s
 
 
 def _path(curves: Sequence[Sequence[Point]]) -> Curve:
-    """Curves of a layout as one path."""
+    """Return curves of a layout as one path."""
     from matplotlib.path import Path as Curve
 
     codes = []
@@ -76,19 +76,19 @@ def _path(curves: Sequence[Sequence[Point]]) -> Curve:
 
 
 def _side(end: str) -> float:
-    """Inches that a degree at one end of a box needs, up to the name."""
+    """Return the inches that a degree at one end of a box needs, up to the name."""
     return text_width(end, SMALL) + 0.12 if end else 0.09
 
 
 def _label_width(name: str, start: str, end: str) -> float:
-    """Inches that a name and the degrees at its ends need."""
+    """Return the inches that a name and the degrees at its ends need."""
     return max(0.4, _side(start) + text_width(name, FONT) + _side(end))
 
 
 def _label(name: str, start: str, end: str, length: float) -> list[tuple[str, float, float, str]]:
-    """Text, place along a box of ``length`` inches from its middle, points and colour of what stands in it."""
+    """Return the texts in a box of ``length`` inches: text, offset from the middle, size in points, colour."""
     free = (length - text_width(name, FONT)) / 2
-    middle = max(_side(start) - free, min(0.0, free - _side(end)))  # where there is room, that of the box
+    middle = max(_side(start) - free, min(0.0, free - _side(end)))  # the box's middle, if there is room
     first, last = (length / 2 - 0.06 - text_width(text, SMALL) / 2 for text in (start, end))
     texts = [(name, middle, FONT, INK), (start, -first, SMALL, DIM), (end, last, SMALL, DIM)]
     return [each for each in texts if each[0]]
@@ -98,7 +98,7 @@ class _Painter:
     def __init__(self, scene: Scene, title: str) -> None:
         self.scene = scene
         self.upright = scene.line and len(scene.nodes) > 10
-        """Whether boxes stand on end, so that more of them fit on a line."""
+        """Whether boxes are upright, so that more of them fit on a line."""
         self.ends = {name: self._ends(name) for name in scene.order if name not in scene.dots}
         """Id -> in-degree and out-degree as text, for nodes that are boxes."""
         self.layout = self._layout()
@@ -112,7 +112,7 @@ class _Painter:
         return arrange(scene.order, list(scene.edges), boxes, scene.drawn, rows=scene.rows)
 
     def _ends(self, name: str) -> tuple[str, str]:
-        """Nothing where a node never had an edge; beside a decoder, whose pruned edges are not drawn, what is left."""
+        """Return both degrees as text; empty if a node never had edges. With a decoder, pruned edges do not count."""
         into, out = self.scene.degrees[name]
         if self.scene.decoder is not None:
             return f"{into.after or ''}", f"{out.after or ''}"
@@ -130,7 +130,7 @@ class _Painter:
 
         layout, runs = self.layout, self._runs()
         figure = Figure(facecolor="white")
-        # One unit of both is an inch, of the page from its lower left corner, of the axes as in the layout.
+        # One unit of both is an inch: the page counts from its lower left corner, the axes are the layout's.
         page, axes = (figure.add_axes((0.0, 0.0, 1.0, 1.0)) for _ in range(2))
         beside = 0.1 if self.scene.rows else 0.0
         names = max((text_width(range_text(run), FONT - 1) for run in runs), default=0.0) * bool(beside) + beside
@@ -159,7 +159,7 @@ class _Painter:
                 color=INK if index == 0 else DIM,
                 va="center",
             )
-        # Rows stand in the middle of what is written above and below.
+        # Rows are centred between the text above and below.
         left = layout.low[0] - names - MARGIN - ((wide - drawing) / 2 if self.scene.rows else 0.0)
         for part, (x, y) in ((page, (0.0, 0.0)), (axes, (left, layout.low[1] - below))):
             part.axis("off")
@@ -189,7 +189,7 @@ class _Painter:
         raster = len(self.scene.drawn) > RASTER_EDGES
         for kind, pairs in itertools.groupby(self.scene.drawn, key=lambda pair: strokes[pair].kind):
             looks = [(strokes[pair].colour, strokes[pair].width, strokes[pair].alpha, pair) for pair in pairs]
-            # Edges of one look are one path of an SVG: half the bytes.
+            # Edges of the same look are one path in an SVG, which halves the bytes.
             groups = (
                 [[look] for look in looks]
                 if raster
@@ -251,7 +251,7 @@ class _Painter:
         )
 
     def _draw_dots(self, axes: Axes) -> None:
-        """Nodes without a name; those that are gone are empty."""
+        """Draw the nodes without a name; removed ones are empty."""
         for state, alive in (("pruned", False), ("kept", True)):
             names = [name for name in self.scene.dots if (name in self.scene.graph.nodes) == alive]
             if not names:
@@ -273,7 +273,7 @@ class _Painter:
             dots.set_gid(f"nodes-{state}")
 
     def _runs(self) -> list[list[str]]:
-        """Dots that stand side by side and are one range."""
+        """Return the runs of dots that are side by side and form one range."""
         centres, runs = self.layout.centres, list[list[str]]()
         layer = 1 if self.scene.rows else 0
         for name in self.scene.order:
@@ -291,13 +291,13 @@ class _Painter:
         return runs
 
     def _count(self, run: list[str]) -> str:
-        """How many of a range are left, where some might have gone."""
+        """Return how many nodes of a range are left; empty without a searched graph."""
         if self.scene.searched is None:
             return ""
         return f"{sum(name in self.scene.graph.nodes for name in run)} of {len(run)}"
 
     def _draw_captions(self, axes: Axes, runs: list[list[str]]) -> None:
-        """Ranges of dots: left of rows, with what is left of them on the right; under a line."""
+        """Write the ranges of dots: left of rows, with the number left on the right; or under a line."""
         style: dict[str, Any] = {"fontsize": FONT - 1, "color": DIM, "va": "center", "zorder": 4}
         low, high = self.layout.low, self.layout.high
         for run in runs:
@@ -312,7 +312,7 @@ class _Painter:
     # -- legend --------------------------------------------------------------------------------
 
     def _draw_legend(self, page: Axes) -> float:
-        """Draw two lines, kinds of nodes and kinds of edges; return the width of the longer one."""
+        """Draw the legend in two lines, kinds of nodes and kinds of edges; return the width of the longer line."""
         from matplotlib.lines import Line2D
 
         x, y = MARGIN, 0.2 + LINE
@@ -336,7 +336,7 @@ class _Painter:
         return "number of edges" if alone else "number of edges, before → after"
 
     def _edge_samples(self) -> list[tuple[str, str, float, float]]:
-        """Word, colour and width of kinds of edges, and of weights where they differ; inches of the line."""
+        """Return word, colour, width and inches of the line: per kind of edge, and for weights if they differ."""
         samples = [(label, colour, width, 0.24) for label, colour, width in self.scene.edge_kinds()]
         if self.scene.decoder is not None:
             samples.insert(0, (SOURCES, INK, 0.0, 0.0))

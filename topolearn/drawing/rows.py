@@ -1,4 +1,4 @@
-"""Pictures of images and of what is known of their pixels, row by row, with the colours of classes below."""
+"""Draws images and maps of their pixels (labels, predictions) in rows, with the colours of classes below."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 9.0
-"""Inches: 900 pixels where an SVG has 100 of an image to the inch."""
+"""Inches: 900 pixels, as images in an SVG have 100 pixels per inch."""
 MARGIN, GAP = 0.15, 0.08
-"""Around everything, and between pictures."""
+"""Inches around everything, and between pictures."""
 TALLEST = 1.2
-"""Height of a row over the width of a column; taller images are drawn narrower."""
+"""Maximum height of a row relative to the width of a column; taller images are drawn narrower."""
 HEADING, LINE, SWATCH = 0.28, 0.23, 0.13
-"""Height of the names of the columns and of a line of the legend; side of a colour in it."""
+"""Inches: height of the column names, height of a line of the legend, side of a colour square in it."""
 FONT = 8.5
 """Points."""
 
@@ -33,13 +33,13 @@ def draw_rows(
     In an SVG the picture of a column and a row (from 0) is the image ``HEADING-ROW``.
 
     Args:
-        rows: As many (H, W, 3) uint8 pictures as there are headings, all of a row of one size.
-        path: An SVG, PNG or PDF file; appears whole or not at all.
-        headings: What the columns show.
+        rows: One (H, W, 3) uint8 picture per heading in each row; the pictures of a row have one size.
+        path: An SVG, PNG or PDF file; written whole or not at all.
+        headings: Names of the columns.
         legend: Names and (3,) colours of classes, in lines below the rows.
 
     Raises:
-        TopolearnError: A file that cannot be written, or of another kind.
+        TopolearnError: The file cannot be written, or has another suffix.
     """
     path = Path(path)
     check_path(path)
@@ -49,7 +49,7 @@ def draw_rows(
 def _figure(
     rows: Sequence[Sequence[Colours]], headings: Sequence[str], legend: Sequence[tuple[str, Colours]]
 ) -> Figure:
-    """One unit of the page is an inch, from its top."""
+    """Return the figure; one unit of the page is an inch, from its top."""
     from matplotlib.figure import Figure
 
     column = (WIDTH - 2 * MARGIN - (len(headings) - 1) * GAP) / len(headings)
@@ -78,7 +78,7 @@ def _figure(
 
 
 def _draw_legend(page: Axes, legend: Sequence[tuple[str, Colours]], top: float) -> float:
-    """Draw names and their colours in lines, from ``top`` downwards; return where they end."""
+    """Draw names and their colours in lines, from ``top`` downwards; return the y where they end."""
     from matplotlib.patches import Rectangle
 
     x, y = WIDTH, top + GAP + 0.12 - LINE

@@ -1,4 +1,4 @@
-"""What a picture of a graph shows: which nodes and edges, how prominent each, and in which words."""
+"""Decides what a picture of a graph shows: which nodes and edges, in which style, and the words."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from topolearn.graph import Edge, Graph, Node
 from topolearn.graph.degrees import degrees
 
 MAX_BOXES = 48
-"""With more nodes than these, the members of long ranges become dots."""
+"""With more nodes than this, the members of long ranges become dots."""
 MIN_RANGE = 8
-"""Shortest range whose members may become dots."""
+"""Minimum length of a range with members that may become dots."""
 MAX_EDGES = 10_000
-"""Most edges that are drawn; of more, the strongest are."""
+"""Maximum number of edges drawn; if there are more, the strongest are drawn."""
 MAX_PRUNED = 500
-"""Most pruned edges that are drawn; more would hide the learned ones."""
+"""Maximum number of pruned edges for drawing them; more would hide the learned ones."""
 SHADES = 16
 """Steps from the weakest to the strongest edge."""
 UNDECIDED = 0.4
-"""Share of the largest |weight| that edges are drawn at where all have the same."""
+"""Share of the largest |weight| that sets the look of edges if all weights are equal."""
 
 GREY, FAINT = "#8b949e", "#d5dae0"
 """Colours of fixed and of pruned edges."""
@@ -41,12 +41,12 @@ FAMILIES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "identity, sum, concat": (("identity", "concat", "relu"), "#ffffff", "#57606a"),
     "other": (("",), "#f3e4d4", "#8a6237"),
 }
-"""Family -> beginnings of op names, fill, outline. The longest beginning decides; a decoder's stages are told by
-their place."""
+"""Family -> beginnings of op names, fill, outline. The longest beginning decides; decoder stages are found by their
+place in the graph."""
 
 
 def family(op: str) -> str:
-    """The family an op is coloured by."""
+    """Return the family that sets the colour of an op."""
     lengths = {
         name: max((len(start) for start in starts if op.startswith(start)), default=-1)
         for name, (starts, _, _) in FAMILIES.items()
@@ -60,7 +60,7 @@ PRUNED, FIXED = -2.0, -1.0
 
 @dataclass(frozen=True)
 class Stroke:
-    """How an edge is drawn; those of higher rank on top (learned edges have 0 to 1)."""
+    """How an edge is drawn; edges of higher rank are on top (learned edges have rank 0 to 1)."""
 
     colour: str
     width: float
@@ -74,10 +74,10 @@ class Stroke:
 
 
 class Scene:
-    """A graph, or what was learned within what was searched.
+    """What to draw of a graph, or of a learned graph within the searched one.
 
     Args:
-        graph: What there is.
+        graph: The graph.
         searched: The graph that it was learned in.
 
     Attributes:
@@ -85,15 +85,15 @@ class Scene:
         edges: (src, dst) -> edge of either graph.
         kept: (src, dst) -> edge of ``graph``.
         order: Ids in topological order.
-        decoder: The parts of a graph that has a decoder, which is drawn in two rows; None for others.
-        line: Whether the nodes stand on a line.
-        dots: Ids that are too many for boxes: dots on a line, else small squares.
-        rows: Whether layers are rows of squares, as the modules of a ResNeXt are in the MaskConnect paper.
+        decoder: The parts of a graph with a decoder, which is drawn in two rows; None for other graphs.
+        line: Whether the nodes are on a line.
+        dots: Id -> size in inches, of nodes that are too many for boxes: dots on a line, otherwise small squares.
+        rows: Whether layers are rows of squares, like the modules of a ResNeXt in the MaskConnect paper.
         degrees: Id -> in-degree and out-degree.
-        learned: (src, dst) -> weight of a kept edge that a learner decided, or is to decide, about.
+        learned: (src, dst) -> weight of a kept edge that a learner decided, or will decide, about.
         strokes: (src, dst) -> how the edge is drawn.
         weighted: Whether learned edges differ in |weight|, and so in width.
-        scale: What all widths are multiplied by.
+        scale: Factor of all widths.
         drawn: The edges that are drawn, the last ones on top.
     """
 
@@ -119,7 +119,7 @@ class Scene:
         self.degrees = degrees(graph, searched)
         self.learned = {pair: edge.weight for pair, edge in self.kept.items() if self.is_learned(pair)}
         self.weighted = len({abs(weight) for weight in self.learned.values()}) > 1
-        # Many edges must be thin and faint to be told apart.
+        # If there are many edges, they must be thin and faint to be told apart.
         self.scale: float = min(1.0, max(0.2, 8.0 / self._shown() ** 0.5))
         self.strokes = self._strokes()
         self.drawn = self._drawn()
@@ -135,7 +135,7 @@ class Scene:
         return list(nx.lexicographical_topological_sort(union, key=position.__getitem__))
 
     def _dots(self) -> dict[str, float]:
-        """Id -> size in inches."""
+        """Return id -> size in inches, for nodes that are dots."""
         if len(self.nodes) <= MAX_BOXES:
             return {}
         groups: dict[tuple[str, str], list[str]] = {}
@@ -149,16 +149,16 @@ class Scene:
     # -- edges ---------------------------------------------------------------------------------
 
     def is_learned(self, pair: Pair) -> bool:
-        """Whether a learner decided, or is to decide, about a kept edge."""
+        """Whether a learner decided, or will decide, about a kept edge."""
         edges = self.edges if self.searched is not None else self.kept
         return edges[pair].learnable or self.kept[pair].weight != 1.0
 
     def _shown(self) -> int:
-        """Learned edges that are drawn, at least 1."""
+        """Return the number of learned edges that are drawn, at least 1."""
         return min(len(self.learned), MAX_EDGES) or 1
 
     def _strokes(self) -> dict[Pair, Stroke]:
-        # Weights compare within one target only: a node may undo the scale of all its in-edges.
+        # Weights compare only within one target: a node may undo the scale of all its in-edges.
         largest: dict[str, float] = {}
         for (_, dst), edge in self.kept.items():
             largest[dst] = max(largest.get(dst, 0.0), abs(edge.weight))
@@ -180,7 +180,7 @@ class Scene:
         return strokes if self.decoder is None else self._by_source(strokes, self.decoder)
 
     def _by_source(self, strokes: dict[Pair, Stroke], decoder: Decoder) -> dict[Pair, Stroke]:
-        """Edges into a decoder's stages in the colours of what they come from; negative ones keep theirs."""
+        """Give edges into decoder stages the colours of their sources; negative edges keep their colour."""
         into = [pair for pair in self.kept if pair[1] in decoder.stages]
         clear = min(0.9, 6.0 / max(1, len(into)) ** 0.5)
         for pair in into:
@@ -190,17 +190,17 @@ class Scene:
         return strokes
 
     def family_of(self, name: str) -> str:
-        """The family that a node is coloured by."""
+        """Return the family that sets the colour of a node."""
         if self.decoder is not None and name in self.decoder.stages:
             return "decoder stage"
         return family(self.nodes[name].op)
 
     def width(self, share: float) -> float:
-        """Points of a learned edge of so much of its target's largest |weight|."""
+        """Return the width in points of a learned edge with this share of its target's largest |weight|."""
         return self.scale * (0.4 + 2.4 * share)
 
     def _drawn(self) -> list[Pair]:
-        """All edges, or the fixed and the strongest of very many, and no pruned ones of many."""
+        """Return the edges to draw: all; of very many, the fixed and the strongest; pruned ones only if few."""
         rank = {pair: stroke.rank for pair, stroke in self.strokes.items()}
         if self.decoder is not None or len(self.edges) - len(self.kept) > MAX_PRUNED:
             rank = {pair: value for pair, value in rank.items() if value != PRUNED}
@@ -210,7 +210,7 @@ class Scene:
         by_worth = sorted(ordered, key=lambda pair: -(2.0 if rank[pair] == FIXED else rank[pair]))
         limit = rank[by_worth[MAX_EDGES - 1]]
         chosen = [pair for pair in by_worth[:MAX_EDGES] if rank[pair] != limit]
-        # Of equals, an even sample, or the first targets would have them all.
+        # Among equals take an even sample; otherwise only the first targets would have edges.
         equals = [pair for pair in by_worth if rank[pair] == limit]
         free = MAX_EDGES - len(chosen)
         sample = {*chosen, *(equals[index * len(equals) // free] for index in range(free))}
@@ -219,7 +219,7 @@ class Scene:
     # -- words ---------------------------------------------------------------------------------
 
     def counts(self) -> str:
-        """What there is; or was, and is."""
+        """Return the counts of nodes, edges, parameters and MACs; before and after if there was a search."""
         now, cost = self.graph, self.graph.cost
         if self.searched is None:
             learnable = sum(map(len, now.candidates.values()))
@@ -238,7 +238,7 @@ class Scene:
         return " · ".join(f"{old:,} → {new:,} {name}" if old != new else f"{new:,} {name}" for name, old, new in parts)
 
     def left_out(self) -> str | None:
-        """Which edges are not drawn."""
+        """Return which edges are not drawn, as text; None if all are drawn."""
         drawn = sum(pair in self.kept for pair in self.drawn)
         pruned = len(self.edges) - len(self.kept)
         parts = []
@@ -249,13 +249,13 @@ class Scene:
         return "; ".join(parts) or None
 
     def node_kinds(self) -> list[tuple[str, str, str]]:
-        """Word, fill and outline of the kinds of nodes that there are."""
+        """Return word, fill and outline of each kind of node in the picture."""
         present = set(map(self.family_of, self.nodes))
         kinds = [(name, fill, outline) for name, (_, fill, outline) in FAMILIES.items() if name in present]
         return kinds if len(self.graph.nodes) == len(self.nodes) else [*kinds, ("removed", "#ffffff", GONE)]
 
     def edge_kinds(self) -> list[tuple[str, str, float]]:
-        """Word, colour and width of the kinds of edges that are drawn."""
+        """Return word, colour and width of each kind of edge that is drawn."""
         word = "learned" if self.searched is not None or not self.graph.candidates else "learnable"
         signs = {weight >= 0 for weight in self.learned.values()}
         kinds = []

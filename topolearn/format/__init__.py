@@ -1,4 +1,4 @@
-"""Graph files: YAML to Graph and back. Imports no torch."""
+"""Reads and writes graph files (YAML). Imports no torch."""
 
 from topolearn.format import library
 from topolearn.format.graph_file import dump_graph, load_graph, loads

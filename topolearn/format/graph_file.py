@@ -1,4 +1,4 @@
-"""Graph files: read into a Graph, and written from one."""
+"""Functions that read a Graph from a file and write one to a file."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from topolearn.graph import Graph
 
 
 def loads(text: str, file: str = "<string>") -> Graph:
-    """The verified graph in ``text``; errors call it ``file``."""
+    """Read a verified graph from YAML text; errors name ``file``."""
     return build(parse(text, file))
 
 
 def load_graph(name_or_path: str | Path, overrides: Mapping[str, str] | None = None) -> Graph:
-    """Read a graph.
+    """Read a verified graph from a file, or a shipped graph by name.
 
     Args:
         name_or_path: A YAML file, or the name of a shipped graph (``resnet38-cifar100``).
-        overrides: Dotted path in the file -> YAML value, as ``{"nodes.head.classes": "10"}``.
+        overrides: Dotted path in the file -> YAML value, such as ``{"nodes.head.classes": "10"}``.
 
     Returns:
-        The verified graph, macros expanded.
+        The verified graph, with macros expanded.
 
     Raises:
-        FormatError: Not a readable graph file; located by line and column.
-        GraphError: Not a valid network; located likewise.
+        FormatError: Not a readable graph file; gives line and column.
+        GraphError: Not a valid network; gives line and column.
     """
     path = library.find(name_or_path)
     document = parse(read_text(path), str(path))
@@ -40,5 +40,5 @@ def load_graph(name_or_path: str | Path, overrides: Mapping[str, str] | None = N
 
 
 def dump_graph(graph: Graph, path: str | Path) -> None:
-    """Write the canonical explicit form of ``graph`` to ``path``; the file appears whole or not at all."""
+    """Write the canonical explicit form of ``graph`` to ``path``, all of it or nothing."""
     write_atomically(Path(path), dumps(graph).encode())

@@ -1,4 +1,4 @@
-"""Finding the graphs and recipes that ship with topolearn, by name."""
+"""Finds the graphs and recipes that ship with topolearn by name."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def folder(kind: str) -> Path:
-    """The folder of shipped ``graphs`` or ``models``: inside the wheel, or at the root of a checkout."""
+    """Return the folder of shipped ``graphs`` or ``models``: inside the wheel, or at the root of a checkout."""
     inside = _PACKAGE / "_data" / kind
     return inside if inside.is_dir() else _PACKAGE.parent / kind
 
 
 def names(kind: str) -> list[str]:
-    """Names of the shipped ``graphs`` or ``models``."""
+    """Return the names of the shipped ``graphs`` or ``models``."""
     return sorted(path.stem for path in folder(kind).glob("*.yaml"))
 
 
 def find(name_or_path: str | Path, kind: str = "graphs") -> Path:
-    """The file that a name or a path means; an existing path wins over a shipped name.
+    """Return the file for a name or a path; an existing path wins over a shipped name.
 
-    ``models/NAME.yaml`` means the shipped recipe where there is no such file here.
+    ``models/NAME.yaml`` is the shipped recipe if you have no file of that path.
 
     Raises:
         FormatError: No such file and no such name.
     """
     path = Path(name_or_path)
-    if os.path.isfile(path):  # False, not an error, where the path cannot even be looked up
+    if os.path.isfile(path):  # False, not an error, if the path cannot be looked up
         return path
     text = str(name_or_path)
     if "/" not in text and path.suffix not in (".yaml", ".yml"):

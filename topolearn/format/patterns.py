@@ -1,4 +1,4 @@
-"""``connect`` patterns: macros that generate edges between listed nodes."""
+"""The ``connect`` patterns of graph files: each generates edges between listed nodes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Ends = tuple[str, str]
 
 
 class Pattern(BaseModel):
-    """A rule for edges; ``pairs`` gives them as (source, target)."""
+    """A rule that generates edges; ``pairs`` gives them as (source, target)."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -21,23 +21,23 @@ class Pattern(BaseModel):
 
     @classmethod
     def keys(cls) -> dict[str, bool]:
-        """Its keys in a file -> whether the value lists ids."""
+        """Return the pattern's keys in a file -> whether the value lists ids."""
         fields = cls.model_fields.items()
         return {field.alias or name: field.annotation == tuple[str, ...] for name, field in fields}
 
     @property
     def sized(self) -> tuple[str, ...]:
-        """Ids of nodes whose ``input`` has to be declared, because the default for it would be of no use."""
+        """Ids of nodes that must declare an ``input``, because the default does not fit."""
         return ()
 
     @abstractmethod
     def pairs(self) -> Iterator[Ends]:
-        """The edges."""
+        """Yield the edges."""
 
     @property
     @abstractmethod
     def count(self) -> int:
-        """An upper bound of the number of edges."""
+        """An upper bound on the number of edges."""
 
 
 class OverNodes(Pattern):
@@ -48,37 +48,37 @@ class OverNodes(Pattern):
 
     @property
     def count(self) -> int:
-        """Of all pairs."""
+        """The number of pairs, n (n - 1) / 2."""
         return len(self.nodes) * (len(self.nodes) - 1) // 2
 
 
 class Chain(OverNodes):
-    """Every node to the next."""
+    """Connects every node to the next one."""
 
     pattern_name = "chain"
 
     def pairs(self) -> Iterator[Ends]:
-        """N - 1 edges."""
+        """Yield n - 1 edges."""
         return zip(self.nodes, self.nodes[1:], strict=False)
 
     @property
     def count(self) -> int:
-        """N - 1."""
+        """The number of edges, n - 1."""
         return len(self.nodes) - 1
 
 
 class Complete(OverNodes):
-    """Every node to every later one."""
+    """Connects every node to every later one."""
 
     pattern_name = "complete"
 
     def pairs(self) -> Iterator[Ends]:
-        """N (n - 1) / 2 edges."""
+        """Yield n (n - 1) / 2 edges."""
         return ((src, dst) for j, dst in enumerate(self.nodes) for src in self.nodes[:j])
 
 
 class Bipartite(Pattern):
-    """Every one of ``from`` to every one of ``to``."""
+    """Connects every node of ``from`` to every node of ``to``."""
 
     pattern_name = "bipartite"
 
@@ -88,21 +88,21 @@ class Bipartite(Pattern):
     """Where edges end."""
 
     def pairs(self) -> Iterator[Ends]:
-        """len(from) * len(to) edges."""
+        """Yield len(from) * len(to) edges."""
         return ((src, dst) for dst in self.targets for src in self.sources)
 
     @property
     def count(self) -> int:
-        """len(from) * len(to)."""
+        """The number of edges, len(from) * len(to)."""
         return len(self.sources) * len(self.targets)
 
 
 class Layers(OverNodes):
-    """Every node of a layer to every node of the next.
+    """Connects every node of a layer to every node of the next layer.
 
-    The nodes are cut into layers in their order: ``nodes: "m[1..9]_[1..8]", width: 8`` makes nine
-    layers, the first m1_1 to m1_8. It is ``bipartite`` between each layer and the next: with n
-    layers, (n - 1) * width² edges.
+    The nodes are divided into layers in their order: ``nodes: "m[1..9]_[1..8]", width: 8`` makes nine layers, the
+    first with m1_1 to m1_8. This is ``bipartite`` between each layer and the next: n layers make (n - 1) * width²
+    edges.
     """
 
     pattern_name = "layers"
@@ -113,7 +113,7 @@ class Layers(OverNodes):
     @field_validator("width")
     @classmethod
     def _whole_layers(cls, width: int, given: ValidationInfo) -> int:
-        nodes = len(given.data.get("nodes", ()))  # none where they are at fault themselves
+        nodes = len(given.data.get("nodes", ()))  # missing if they are invalid themselves
         if nodes % width:
             raise ValueError(f"must divide the {nodes:,} nodes into whole layers")
         if nodes == width:
@@ -121,7 +121,7 @@ class Layers(OverNodes):
         return width
 
     def pairs(self) -> Iterator[Ends]:
-        """The edges, by target."""
+        """Yield the edges, by target."""
         for start in range(self.width, len(self.nodes), self.width):
             before = self.nodes[start - self.width : start]
             for dst in self.nodes[start : start + self.width]:
@@ -130,17 +130,17 @@ class Layers(OverNodes):
 
     @property
     def count(self) -> int:
-        """Of the formula above."""
+        """The number of edges, (n - 1) * width² for n layers."""
         return (len(self.nodes) - self.width) * self.width
 
 
 class Residual(OverNodes):
-    """A chain with shortcuts over every ``interval`` nodes, written out as a graph.
+    """Connects a residual network: a chain with shortcuts over every ``interval`` nodes.
 
-    Nodes are counted from 0, the first being the stage's input. Node i with (i - 1) divisible by
-    ``interval`` heads a block and takes every earlier node whose number is a multiple of
-    ``interval``; other nodes take their predecessor. Interval 1 is the complete graph; K blocks of l
-    nodes between input and output give (K + 1)(K + 2) / 2 + K (l - 1) edges.
+    Nodes count from 0, and node 0 is the stage's input. If i - 1 is divisible by ``interval``, node i begins a block
+    and reads every earlier node with a number that is a multiple of ``interval``. Other nodes read the node before
+    them. Interval 1 is the complete graph. K blocks of l nodes between input and output make
+    (K + 1)(K + 2) / 2 + K (l - 1) edges.
     """
 
     pattern_name = "residual"
@@ -149,7 +149,7 @@ class Residual(OverNodes):
     """Nodes per block."""
 
     def pairs(self) -> Iterator[Ends]:
-        """The edges, by target."""
+        """Yield the edges, by target."""
         for j in range(1, len(self.nodes)):
             sources = range(0, j, self.interval) if (j - 1) % self.interval == 0 else (j - 1,)
             for i in sources:
@@ -157,10 +157,10 @@ class Residual(OverNodes):
 
 
 class Random(OverNodes):
-    """A random graph over the nodes between the first and the last, each edge pointing to the later node.
+    """Connects the nodes between the first and the last as a random graph; each edge points to the later node.
 
-    A node left without an in-edge takes the first node (the stage's input); one left without an
-    out-edge goes to the last (its output).
+    A node without an in-edge reads the first node (the stage's input). A node without an out-edge feeds the last node
+    (the stage's output).
     """
 
     pattern_name = "random"
@@ -168,13 +168,13 @@ class Random(OverNodes):
     model: Literal["er", "ws", "ba"]
     """``er`` is Erdős–Rényi, ``ws`` Watts–Strogatz, ``ba`` Barabási–Albert."""
     seed: int = 0
-    """Seed of the generator."""
+    """Seed of the random generator."""
     p: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Of ``er``: probability of an edge. Of ``ws``: probability that an edge is rewired."""
+    """For ``er``: probability of an edge. For ``ws``: probability that an edge is rewired."""
     k: Annotated[int, Field(gt=0)] | None = None
-    """Of ``ws``: neighbours of each node."""
+    """For ``ws``: neighbours of each node."""
     m: Annotated[int, Field(gt=0)] | None = None
-    """Of ``ba``: edges of each new node."""
+    """For ``ba``: edges of each new node."""
 
     @model_validator(mode="after")
     def _needs(self) -> Random:
@@ -194,7 +194,7 @@ class Random(OverNodes):
         return self
 
     def pairs(self) -> Iterator[Ends]:
-        """The edges, by source."""
+        """Yield the edges, by source."""
         import networkx as nx
 
         inner = self.nodes[1:-1]
@@ -222,26 +222,26 @@ class Random(OverNodes):
 
 
 class FullyDenseDecoder(Pattern):
-    """A decoder in which every stage reads all that is at least as deep (SparseMask, Wu et al. 2019).
+    """Connects a decoder in which every stage reads all nodes at least as deep (SparseMask, Wu et al. 2019).
 
-    With features E_1 … E_L of an encoder, stages D_1 … D_L (1 has the highest resolution) and a global
-    feature G, D_l takes E_i for i >= l, D_i for i > l, and G: 2 (L - l + 1) edges, L (L + 1) in all. The
-    width and the size of a stage are the ``input`` that its node declares.
+    With features E_1 … E_L of an encoder, stages D_1 … D_L (1 has the highest resolution) and a global feature G,
+    D_l reads E_i for i >= l, D_i for i > l, and G. That makes 2 (L - l + 1) edges into D_l, L (L + 1) in all. The
+    node of each stage declares its channels and stride as ``input``.
     """
 
     pattern_name = "fully_dense_decoder"
 
     features: Annotated[tuple[str, ...], Field(min_length=1)]
-    """The E_l, highest resolution first."""
+    """The encoder's features E_l, highest resolution first."""
     pooled: Annotated[tuple[str, ...], Field(min_length=1, max_length=1, alias="global")]
-    """G."""
+    """The global feature G."""
     stages: Annotated[tuple[str, ...], Field(min_length=1)]
-    """The D_l, highest resolution first, as many as there are features."""
+    """The decoder's stages D_l, highest resolution first, as many as features."""
 
     @field_validator("stages")
     @classmethod
     def _one_per_feature(cls, stages: tuple[str, ...], given: ValidationInfo) -> tuple[str, ...]:
-        features = len(given.data.get("features", stages))  # none where they are at fault themselves
+        features = len(given.data.get("features", stages))  # missing if they are invalid themselves
         if len(stages) != features:
             raise ValueError(f"must be as many as the features, {features:,}")
         return stages
@@ -252,14 +252,14 @@ class FullyDenseDecoder(Pattern):
         return self.stages
 
     def pairs(self) -> Iterator[Ends]:
-        """The edges by target, the deepest first."""
+        """Yield the edges by target, the deepest stage first."""
         for stage in reversed(range(len(self.stages))):
             for src in (*self.features[stage:], *self.pooled, *reversed(self.stages[stage + 1 :])):
                 yield src, self.stages[stage]
 
     @property
     def count(self) -> int:
-        """Of the formula above."""
+        """The number of edges, L (L + 1)."""
         return len(self.stages) * (len(self.stages) + 1)
 
 

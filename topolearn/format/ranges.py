@@ -1,4 +1,4 @@
-"""Ranges of ids: ``block[1..3]`` is block1, block2, block3."""
+"""Expands ranges of ids: ``block[1..3]`` is block1, block2, block3."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import re
 _RANGE = re.compile(r"\[(\d{1,9})\.\.(\d{1,9})\]")
 
 MAX_IDS = 100_000
-"""Most ids one range may stand for, and most nodes a graph file may make."""
+"""Maximum number of ids in one range, and of nodes in a graph file."""
 
 
 class RangeError(ValueError):
-    """A range that stands for nothing, or for too much."""
+    """Raised for a range that is malformed, empty or too large."""
 
 
 def is_range(word: str) -> bool:
-    """Whether ``word`` holds a range."""
+    """Whether ``word`` contains a range."""
     return "[" in word
 
 
 def expand(word: str) -> list[str]:
-    """The ids that ``word`` stands for; several ranges give every combination, the last running fastest.
+    """Return the ids that ``word`` stands for; several ranges give every combination, the last changing fastest.
 
     Raises:
         RangeError: Malformed, empty or too large.

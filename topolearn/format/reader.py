@@ -1,4 +1,4 @@
-"""From a parsed file to a Graph: macros are expanded, every error has its place."""
+"""Builds a Graph from a parsed file: expands macros, and gives every error its line and column."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from topolearn.plugins import load_plugins
 from topolearn.task_kinds import DEFAULT_TASK, TASK_KINDS
 
 VERSION = 1
-"""Version of the file format, the value of the key ``topolearn``."""
+"""Version of the file format: the value of the key ``topolearn``."""
 MAX_EDGES = 5_000_000
-"""Most edges a graph file may make."""
+"""Maximum number of edges in a graph file."""
 
 _TOP = ("topolearn", "name", "task", "data", "inputs", "nodes", "edges", "outputs")
 _NODE_KEYS = ("op", "aggregate", "input", "share")
 _EDGE_KEYS = ("op", "learnable", "weight", "start")
 _COLOURS = (1, 3, 4)
-"""Channels that images usually have."""
+"""Usual numbers of channels of an image."""
 STARTS = ("chain", "mean")
-"""Values of the key ``start`` of edges."""
+"""Values of an edge's key ``start``."""
 
 T = TypeVar("T")
 
 
 def build(document: Document) -> Graph:
-    """The verified graph of a parsed file.
+    """Build the verified graph of a parsed file.
 
     Raises:
-        FormatError: A file that is not a graph.
-        GraphError: A graph that is not a network; located at the node or edge at fault.
+        FormatError: The file is not a graph.
+        GraphError: The graph is not a valid network; gives the place of the wrong node or edge.
     """
     load_plugins()
     return _Reader(document).graph()
@@ -82,7 +82,7 @@ class _Reader:
         return self.started(graph) if self.starts else graph
 
     def hint_at_resizing(self, graph: Graph) -> None:
-        """Warn of edges that are to resize, into nodes that do not say to what: they take their smallest source."""
+        """Warn about resizing edges into nodes without ``input``: these take the size of their smallest source."""
         places = dict(zip(((edge.src, edge.dst) for edge in self.edges), self.edge_places, strict=True))
         resized: dict[str, Edge] = {}
         for edge in graph.edges:
@@ -94,7 +94,7 @@ class _Reader:
                 self.hint(
                     places[edge.src, edge.dst],
                     f"'{edge.op}' enlarges nothing here, because node '{node}' has no 'input' and takes the size of"
-                    " its smallest source; give it one, as input: {channels: 16, stride: 1}",
+                    " its smallest source; give it one, such as input: {channels: 16, stride: 1}",
                 )
 
     # -- nodes ---------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ class _Reader:
     def add_node(self, place: Tree, value: Tree, node: Node) -> None:
         if node.id in self.nodes:
             first = self.node_places[node.id].line + 1
-            raise self.fail(place, f"duplicate id '{node.id}'; line {first} has it already")
+            raise self.fail(place, f"duplicate id '{node.id}'; line {first} already has it")
         if len(self.nodes) >= MAX_IDS:
             raise self.fail(place, f"more than {MAX_IDS:,} nodes")
         self.located(lambda: node.rule, place, value)
@@ -117,7 +117,7 @@ class _Reader:
         if op not in NODE_OPS:
             raise self.fail(spec.values["op"], f"unknown op '{op}'{suggest(op, NODE_OPS)}")
         if op == "input":
-            raise self.fail(spec.values["op"], "inputs stand under 'inputs', as 'image: [3, 32, 32]'")
+            raise self.fail(spec.values["op"], "declare inputs under 'inputs', such as 'image: [3, 32, 32]'")
         spec = self.own_width(spec, width_name(NODE_OPS[op]), f"node '{key.text}'")
         self.known_keys(spec, (*_NODE_KEYS, *NODE_OPS[op].model_fields), f"node '{key.text}'")
         dealt = {name: self.deal(name, tree, ids, ranged) for name, tree in spec.values.items() if name != "op"}
@@ -129,14 +129,14 @@ class _Reader:
             shape = self.input_shape(trees["input"]) if "input" in trees else None
             share = trees["share"].plain() if "share" in trees else {}
             if not isinstance(share, dict):
-                raise self.fail(trees["share"], "'share' is a mapping from part to group, as {projection: stage2}")
+                raise self.fail(trees["share"], "'share' is a mapping from part to group, such as {projection: stage2}")
             params = FrozenMap({name: tree.plain() for name, tree in trees.items() if name not in _NODE_KEYS})
-            params = self.params.setdefault(params, params)  # thousands of nodes have few: one object is quick to find
+            params = self.params.setdefault(params, params)  # thousands of nodes share few: equal ones are one object
             node = Node(node_id, op, params, aggregate, shape, FrozenMap(share))
             self.add_node(key, spec, node)
 
     def own_width(self, spec: Fields, own: str | None, what: str) -> Fields:
-        """A node's fields with the size of its output under the name that its op has for it."""
+        """Return a node's fields with the size of its output under the name that its op uses."""
         given = [name for name in WIDTHS if name in spec.values]
         if own is None or given in ([], [own]):
             return spec
@@ -149,7 +149,7 @@ class _Reader:
         return renamed
 
     def deal(self, name: str, tree: Tree, ids: list[str], ranged: bool) -> list[Tree]:
-        """The value of one key for each id: over a range, a list is dealt out."""
+        """Return the value of one key for each id; over a range, each id gets one entry of a list."""
         if not ranged or not isinstance(tree, Items):
             return [tree] * len(ids)
         if len(tree.items) != len(ids):
@@ -159,7 +159,7 @@ class _Reader:
         return tree.items
 
     def input_params(self, tree: Tree) -> FrozenMap:
-        """An image or a vector by its size, a sequence by its length and what stands at each place."""
+        """Read an input: an image or a vector by its size, a sequence by its length and its vocabulary or channels."""
         if isinstance(tree, Fields):
             self.known_keys(tree, ("length", "vocabulary", "channels"), "an input")
             if set(tree.values) not in ({"length", "vocabulary"}, {"length", "channels"}):
@@ -170,18 +170,18 @@ class _Reader:
             return FrozenMap(tree.plain())
         if not isinstance(tree, Items):
             raise self.fail(
-                tree, "an input's size is a list, as [3, 32, 32], or of a sequence {length: 128, vocabulary: 256}"
+                tree, "an input's size is a list, such as [3, 32, 32], or {length: 128, vocabulary: 256} for a sequence"
             )
         size = tree.plain()
         if len(size) == 3 and size[:2] == [1, 1] and isinstance(size[2], int) and size[2] > 1:
-            self.hint(tree, f"an image one pixel high; a sequence is written {{length: {size[2]}, channels: 1}}")
+            self.hint(tree, f"an image one pixel high; write a sequence as {{length: {size[2]}, channels: 1}}")
         if len(size) == 3 and size[0] == size[1] and size[0] not in _COLOURS and size[2] in _COLOURS:
             right = [size[2], *size[:2]]
-            self.hint(tree, f"an image of {size[0]} channels; channels come first, as {right}")
+            self.hint(tree, f"an image of {size[0]} channels; channels come first, so you may mean {right}")
         return FrozenMap({"size": size})
 
     def hint(self, tree: Tree, message: str) -> None:
-        """Warn of what is valid, but hardly meant."""
+        """Warn about something that is valid but probably not meant."""
         warnings.warn(f"{self.document.at(tree)}: {message}", stacklevel=2)
 
     def input_shape(self, tree: Tree) -> Shape:
@@ -198,7 +198,7 @@ class _Reader:
         return Shape(channels, stride)
 
     def sequence_shape(self, spec: Fields) -> Shape:
-        """The declared shape of tokens: ``{channels, length}``, of ids ``{length, vocabulary}``."""
+        """Read the declared shape of a sequence: ``{channels, length}``, or ``{length, vocabulary}`` for ids."""
         ids = "vocabulary" in spec.values
         for key in ("stride", "channels") if ids else ("stride",):
             if key in spec.values:
@@ -209,7 +209,7 @@ class _Reader:
         return Shape(self.count(spec, "channels", "'input'"), length=length)
 
     def count(self, spec: Fields, key: str, what: str) -> int:
-        """A positive whole number."""
+        """Read a positive whole number."""
         number = self.scalar(self.need(spec, key, what), int, f"a number for '{key}'")
         if not 0 < number <= MAX_INT:
             raise self.fail(spec.values[key], f"{key} must be from 1 to {MAX_INT}")
@@ -270,7 +270,7 @@ class _Reader:
                     add(src, dst, entry, weight)
 
     def explicit(self, tree: Tree) -> Iterator[tuple[str, str, Tree, Tree | None]]:
-        """Edges grouped by target, ``block8: [block1, block3: 0.7]``: both ends, the place, the weight if given."""
+        """Yield edges grouped by target, ``block8: [block1, block3: 0.7]``: source, target, place, weight if given."""
         groups = self.as_fields(tree, "'into'", "{block8: [block1, block3: 0.7]}")
         for key, value in groups.values.items():
             for item in self.items(value, key):
@@ -280,7 +280,7 @@ class _Reader:
                     for src, number in item.values.items():
                         yield src, key, item.keys[src], number
                 else:
-                    raise self.fail(item, "a source is an id, or an id with its weight, as 'block3: 0.7'")
+                    raise self.fail(item, "a source is an id, or an id with its weight, such as 'block3: 0.7'")
 
     def pattern_keys(self, entry: Fields) -> tuple[str, ...]:
         name = self.scalar(entry.values["connect"], str, "a pattern's name")
@@ -298,7 +298,9 @@ class _Reader:
         pattern: Pattern = self.located(lambda: validate(PATTERNS[name], given, f"pattern '{name}'"), entry, entry)
         for node in pattern.sized:
             if node in self.nodes and self.nodes[node].input is None:
-                message = f"pattern '{name}' needs the 'input' of node '{node}', as input: {{channels: 64, stride: 4}}"
+                message = (
+                    f"pattern '{name}' needs the 'input' of node '{node}', such as input: {{channels: 64, stride: 4}}"
+                )
                 raise self.fail(self.node_places[node], message)
         if len(self.edges) + pattern.count > MAX_EDGES:
             raise self.fail(entry, f"makes {pattern.count:,} edges; a graph may have {MAX_EDGES:,}")
@@ -311,9 +313,9 @@ class _Reader:
         return float(value)
 
     def start(self, entry: Fields, learnable: bool) -> Tree:
-        """The value of ``start``, which stands for weights that only the whole graph can tell."""
+        """Check and return the value of ``start``; :meth:`started` computes the weights once the graph is complete."""
         tree = entry.values["start"]
-        value = self.scalar(tree, str, "a start, as chain")
+        value = self.scalar(tree, str, "a start, such as chain")
         if value not in STARTS:
             raise self.fail(tree, f"unknown start '{value}'{suggest(value, STARTS)}")
         if "weight" in entry.values:
@@ -323,9 +325,9 @@ class _Reader:
         return tree
 
     def started(self, graph: Graph) -> Graph:
-        """The verified graph with the weights that ``start`` stands for.
+        """Return the verified graph with the weights that ``start`` sets.
 
-        ``chain``: 1 for the node's candidate of the chain, 0 for others. ``mean``: 1 / n for each of n candidates.
+        ``chain``: 1 for the candidate on the chain, 0 for the others. ``mean``: 1 / n for each of n candidates.
         """
         chain = set(chain_edges(graph).values())
         edges = list(graph.edges)
@@ -336,11 +338,11 @@ class _Reader:
             start = place.plain()
             if graph.nodes[edge.dst].aggregate == "mean":
                 why = (
-                    "divisor counts the candidates that 'start: chain' sets to 0"
+                    "which also counts the candidates that 'start: chain' sets to 0"
                     if start == "chain"
-                    else "weights are divided by their number already"
+                    else "which already divides by the number of weights"
                 )
-                raise self.fail(place, f"node '{edge.dst}' takes the mean, whose {why}; use 'aggregate: sum' there")
+                raise self.fail(place, f"node '{edge.dst}' takes the mean, {why}; use 'aggregate: sum' there")
             weight = 1.0 / len(graph.candidates[edge.dst]) if start == "mean" else float(i in chain)
             edges[i] = replace(edge, weight=weight)
         return graph.replace(edges=tuple(edges))
@@ -362,7 +364,7 @@ class _Reader:
 
     def as_fields(self, tree: Tree, what: str, example: str) -> Fields:
         if not isinstance(tree, Fields):
-            raise self.fail(tree, f"{what} is a mapping, as {example}")
+            raise self.fail(tree, f"{what} is a mapping, such as {example}")
         return tree
 
     def fields(self, tree: Tree, what: str) -> Mapping[Scalar, Tree]:
@@ -383,7 +385,7 @@ class _Reader:
         return value
 
     def ids(self, tree: Tree) -> list[str]:
-        """Ids from an id, a range, or a list of them."""
+        """Read ids from an id, a range, or a list of these."""
         if isinstance(tree, Scalar):
             return self.expand(tree)
         found: list[str] = []
@@ -400,7 +402,7 @@ class _Reader:
             raise self.fail(word, str(error)) from None
 
     def located(self, make: Callable[[], T], place: Tree | None = None, spec: Tree | None = None) -> T:
-        """Run ``make`` and give its errors the place of the option, node or edge at fault."""
+        """Run ``make`` and give its errors the place of the wrong option, node or edge."""
         try:
             return make()
         except InvalidOption as error:

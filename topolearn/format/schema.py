@@ -1,4 +1,4 @@
-"""A JSON schema of graph files, for editors."""
+"""JSON schema of graph files, for editors."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _IDS: dict[str, Any] = {"$ref": "#/$defs/Ids"}
 
 
 def _told(what: dict[str, Any], text: str) -> dict[str, Any]:
-    """A part of the schema with what an editor shows for it."""
+    """Return a part of the schema with a description, which editors show."""
     return {**what, "description": text}
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema (draft 2020-12) of a graph file, made from the registered ops and patterns."""
+    """Return the JSON schema (draft 2020-12) of graph files, made from the registered ops and patterns."""
     definitions: dict[str, Any] = {"Ids": {"anyOf": [{"type": "string"}, {"type": "array", "items": _IDS}]}}
     nodes = [_node(name, op, definitions) for name, op in sorted(NODE_OPS.items()) if name != "input"]
     return {
@@ -35,18 +35,18 @@ def schema() -> dict[str, Any]:
         "properties": {
             "topolearn": {"const": VERSION, "description": "Version of the format."},
             "name": {"type": "string", "description": "Name of the graph."},
-            "task": {"enum": list(TASK_KINDS), "description": "What the network is for: classification if not given."},
-            "data": {"type": "string", "description": "The data set that it is trained on if you name no other."},
+            "task": {"enum": list(TASK_KINDS), "description": "Task of the network; default: classification."},
+            "data": {"type": "string", "description": "Data set for training if you name no other."},
             "inputs": {
-                "description": "Id -> size: [channels, height, width], [length] of a vector, or of a sequence"
-                " {length: 128, vocabulary: 256} or {length: 128, channels: 8}.",
+                "description": "Id -> size: [channels, height, width] of an image, [length] of a vector, or"
+                " {length: 128, vocabulary: 256} or {length: 128, channels: 8} of a sequence.",
                 "type": "object",
                 "minProperties": 1,
                 "propertyNames": {"pattern": _ID},
                 "additionalProperties": {"anyOf": [{"type": "array", "items": _COUNT}, *_sequences()]},
             },
             "nodes": {
-                "description": "Id, or a range of ids as block[1..4], -> op and its options.",
+                "description": "Id, or a range of ids such as block[1..4] -> op and its options.",
                 "type": "object",
                 "additionalProperties": {"anyOf": nodes},
             },
@@ -55,24 +55,24 @@ def schema() -> dict[str, Any]:
                 "type": "array",
                 "items": {"anyOf": _edges(definitions)},
             },
-            "outputs": _told(_IDS, "Ids of the nodes whose values the network returns."),
+            "outputs": _told(_IDS, "Ids of the nodes that the network returns the values of."),
         },
         "$defs": definitions,
     }
 
 
 def _sequences() -> list[dict[str, Any]]:
-    """Forms of a sequence: of token ids, of vectors."""
+    """Return the schemas of a sequence of token ids and of a sequence of vectors."""
     return [
         {
             "type": "object",
             "required": ["length", each],
             "additionalProperties": False,
-            "properties": {"length": _told(_COUNT, "Tokens of a sequence."), each: _told(_COUNT, text)},
+            "properties": {"length": _told(_COUNT, "Number of tokens."), each: _told(_COUNT, text)},
         }
         for each, text in {
-            "vocabulary": "How many ids there are: ids go from 0 to this, exclusive.",
-            "channels": "Numbers at each place.",
+            "vocabulary": "Number of token ids: ids go from 0 to this number, exclusive.",
+            "channels": "Numbers per token.",
         }.items()
     ]
 
@@ -88,7 +88,7 @@ def _fields(op: type[Op], definitions: dict[str, Any]) -> tuple[dict[str, Any], 
 
 
 def _plain(value: dict[str, Any]) -> str:
-    """What a pattern's key means."""
+    """Return what a pattern's key means, with ' for ``."""
     return str(value["description"]).replace("``", "'")
 
 
@@ -100,15 +100,15 @@ def _node(name: str, op: type[NodeOp], definitions: dict[str, Any]) -> dict[str,
         "required": ["channels", "stride"],
         "additionalProperties": False,
         "properties": {
-            "channels": _told(_COUNT, "Channels of what is aggregated."),
+            "channels": _told(_COUNT, "Channels that every in-edge brings."),
             "stride": _told(stride, "Relative to the image: 2 is half its height and width."),
         },
     }
     declared: dict[str, Any] = {"anyOf": [on_image, *_sequences()]}
     values = {
         **properties,
-        "aggregate": {"enum": list(AGGREGATES), "description": "How in-edges are combined; sum if not given."},
-        "input": _told(declared, "Shape that the in-edges bring: by default the most channels, and the smallest size."),
+        "aggregate": {"enum": list(AGGREGATES), "description": "How in-edges are combined; default: the op's, or sum."},
+        "input": _told(declared, "Shape that every in-edge brings; default: most channels and smallest size of any."),
         "share": {
             "type": "object",
             "description": "Part of the op -> group of nodes that share its weights.",
@@ -118,7 +118,7 @@ def _node(name: str, op: type[NodeOp], definitions: dict[str, Any]) -> dict[str,
     own = width_name(op)
     others = [name for name in WIDTHS if own is not None and name != own]
     values |= {name: _told(properties[own], f"Another name for '{own}'.") for name in others if own is not None}
-    # Over a range of ids, a list of values is dealt out: everything but the op may be a list.
+    # Over a range of ids, a list gives each id one value: everything except the op may be a list.
     dealt = {
         key: {"anyOf": [value, {"type": "array", "items": value}], "description": value["description"]}
         for key, value in values.items()
@@ -138,17 +138,17 @@ def _node(name: str, op: type[NodeOp], definitions: dict[str, Any]) -> dict[str,
 def _edges(definitions: dict[str, Any]) -> list[dict[str, Any]]:
     start = {
         "enum": list(STARTS),
-        "description": "Instead of 'weight'. chain: 1 for the candidate that continues the chain, 0 for the others;"
-        " mean: 1 / n for each of n candidates.",
+        "description": "Sets the weights, instead of 'weight'. chain: 1 for the candidate that continues the chain, 0"
+        " for the others; mean: 1 / n for each of n candidates.",
     }
     common: dict[str, Any] = {
         "learnable": {"type": "boolean", "description": "Whether a learner decides about these edges."},
-        "weight": {"type": "number", "description": "Weight of each of these edges; 1 if not given."},
+        "weight": {"type": "number", "description": "Weight of each of these edges; default: 1."},
         "start": start,
     }
     into: dict[str, Any] = {
         "type": "object",
-        "description": "Target -> its sources, each an id, or an id with its weight.",
+        "description": "Target -> its sources; each is an id, or an id with its weight.",
         "additionalProperties": {
             "type": "array",
             "items": {"anyOf": [{"type": "string"}, {"type": "object", "additionalProperties": {"type": "number"}}]},

@@ -1,8 +1,7 @@
-"""A YAML 1.2 document as a tree whose every part knows its line and column.
+"""Parses a YAML 1.2 document into a tree in which every part knows its line and column.
 
-ruamel.yaml scans and parses; this builds the tree from its events, so that a file can make scalars,
-lists and mappings and nothing else, aliases cannot refer to themselves, and what they expand to is
-bounded.
+ruamel.yaml scans and parses; this module builds the tree from its events. So a file can only make scalars, lists and
+mappings, an alias cannot refer to itself, and the expanded size is limited.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ from topolearn.errors import FormatError, Location, suggest
 T = TypeVar("T", str, bytes)
 
 MAX_BYTES = 64 * 2**20
-"""Largest file that is read."""
+"""Maximum size of a file, in bytes."""
 MAX_PARTS = 20_000_000
-"""Most scalars, lists and mappings a document may expand to, aliases followed."""
+"""Maximum number of scalars, lists and mappings in a document, with aliases expanded."""
 MAX_DEPTH = 50
-"""Deepest nesting, aliases followed."""
+"""Maximum depth of nesting, with aliases expanded."""
 
 
 class Tree(ABC):
     """A part of a document.
 
     Attributes:
-        line: Counts from 0.
-        column: Counts from 0.
-        size: How many scalars, lists and mappings it expands to.
-        depth: How many levels there are below it.
+        line: Line, from 0.
+        column: Column, from 0.
+        size: Number of scalars, lists and mappings that it expands to.
+        depth: Number of levels below it.
     """
 
     __slots__ = ("column", "depth", "line", "size")
@@ -45,17 +44,17 @@ class Tree(ABC):
         self.depth = 0
 
     def contain(self, part: Tree) -> None:
-        """Count a part of this one."""
+        """Add a part to ``size`` and ``depth``."""
         self.size += part.size
         self.depth = max(self.depth, part.depth + 1)
 
     @abstractmethod
     def plain(self) -> Any:
-        """This part as plain Python values."""
+        """Return this part as plain Python values."""
 
 
 class Scalar(Tree):
-    """A scalar; ``text`` as written, ``value`` by the core schema of YAML 1.2."""
+    """A scalar: ``text`` is as written, ``value`` follows the core schema of YAML 1.2."""
 
     __slots__ = ("quoted", "text")
 
@@ -66,11 +65,11 @@ class Scalar(Tree):
 
     @property
     def value(self) -> Any:
-        """None, bool, int, float or str."""
+        """The value: None, bool, int, float or str."""
         return self.text if self.quoted else resolve(self.text)
 
     def plain(self) -> Any:
-        """The value."""
+        """Return the value."""
         return self.value
 
 
@@ -84,12 +83,12 @@ class Items(Tree):
         self.items: list[Tree] = []
 
     def plain(self) -> list[Any]:
-        """The plain items."""
+        """Return the items as plain values."""
         return [item.plain() for item in self.items]
 
 
 class Fields(Tree):
-    """A mapping from strings; ``keys`` are the scalars that the keys were written as."""
+    """A mapping from strings; ``keys`` holds each key as a scalar, with its place."""
 
     __slots__ = ("keys", "values")
 
@@ -99,7 +98,7 @@ class Fields(Tree):
         self.values: dict[str, Tree] = {}
 
     def plain(self) -> dict[str, Any]:
-        """The plain values by key."""
+        """Return the plain values by key."""
         return {key: value.plain() for key, value in self.values.items()}
 
 
@@ -115,7 +114,7 @@ _WORDS: dict[str, Any] = {
 
 
 def resolve(text: str) -> Any:
-    """The value of a plain scalar by the core schema of YAML 1.2."""
+    """Return the value of a plain scalar by the core schema of YAML 1.2."""
     if text in _WORDS:
         return _WORDS[text]
     if _INT.match(text):
@@ -130,9 +129,9 @@ class Document:
     """A parsed file.
 
     Attributes:
-        file: How errors call it.
-        root: Its top-level mapping.
-        overrides: What :func:`override` set, as ``KEY=VALUE``; parts from the n-th have line -1 - n.
+        file: Name of the file in errors.
+        root: The top-level mapping.
+        overrides: What :func:`override` set, as ``KEY=VALUE``; parts of override n have line -1 - n.
     """
 
     file: str
@@ -140,24 +139,24 @@ class Document:
     overrides: list[str] = field(default_factory=list)
 
     def at(self, tree: Tree | None) -> Location:
-        """Where ``tree`` stands."""
+        """Return the location of ``tree``; of the file for None."""
         if tree is not None and tree.line < 0:
             return Location(f"--set {self.overrides[-1 - tree.line]}")
         return Location(self.file) if tree is None else Location(self.file, tree.line + 1, tree.column + 1)
 
     def error(self, tree: Tree | None, message: str) -> FormatError:
-        """An error at ``tree``."""
+        """Return an error located at ``tree``."""
         return FormatError(message, self.at(tree))
 
 
 def read_text(path: Path) -> str:
-    """The text of a file.
+    """Return the text of a file.
 
     Raises:
         FormatError: Missing, not a readable file, too large, or not UTF-8.
     """
     try:
-        with path.open("rb") as file:  # not by the size it claims: a device claims none
+        with path.open("rb") as file:  # do not ask for the size: a device has none
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise FormatError(f"the file is larger than {MAX_BYTES // 2**20} MiB", Location(str(path)))
@@ -183,7 +182,7 @@ def parse(text: str, file: str) -> Document:
     """Parse one YAML document whose top level is a mapping.
 
     Raises:
-        FormatError: With the line and column of what is wrong.
+        FormatError: Not valid YAML, or not a mapping; gives line and column.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError
@@ -202,7 +201,7 @@ def parse(text: str, file: str) -> Document:
         where = Location(file, *_line_and_column(text, error.position, "\n"))
         raise FormatError(f"not valid YAML: character U+{error.character:04X} is not allowed", where) from None
     if not isinstance(root, Fields):
-        raise FormatError("a file starts with a mapping, as 'topolearn: 1'", Location(file, 1, 1))
+        raise FormatError("a file starts with a mapping, such as 'topolearn: 1'", Location(file, 1, 1))
     return Document(file, root)
 
 
@@ -218,7 +217,7 @@ def _range_hint(text: str, mark: Any) -> str:
 
 
 class _Composer:
-    """Builds the tree from parser events."""
+    """Builds the tree from the parser's events."""
 
     def __init__(self, file: str, events: Iterator[Any]) -> None:
         self.file = file
@@ -297,10 +296,10 @@ class _Composer:
                 raise self.fail(event, "a key must be a word")
             if key.text in tree.keys:
                 first = tree.keys[key.text]
-                raise self.fail(event, f"duplicate key '{key.text}'; it stands in line {first.line + 1} already")
+                raise self.fail(event, f"duplicate key '{key.text}'; line {first.line + 1} already has it")
             value = self.part(next(self.events), depth + 1)
             if isinstance(value, Scalar) and not value.text and not value.quoted:
-                value.line, value.column = key.line, key.column  # nothing was written; its mark is what follows
+                value.line, value.column = key.line, key.column  # an empty value's mark is at what follows
             tree.keys[key.text] = key
             tree.values[key.text] = value
             tree.contain(key)
@@ -311,11 +310,10 @@ class _Composer:
 def override(document: Document, path: str, text: str) -> None:
     """Set the value at a dotted path to the YAML value ``text``, in place.
 
-    A step is a key, or the number of an entry of a list, counted from 1: ``nodes.head.classes``,
-    ``edges.2.connect``.
+    A step is a key, or the number of a list entry, from 1: ``nodes.head.classes``, ``edges.2.connect``.
 
     Raises:
-        FormatError: Where the path leads nowhere.
+        FormatError: The path leads nowhere.
     """
     *above, last = re.split(r"\.(?![^\[]*\])", path)
     try:
@@ -339,7 +337,7 @@ def override(document: Document, path: str, text: str) -> None:
 
 
 def _entry(document: Document, path: str, tree: Tree, step: str) -> Tree:
-    """What one step of an override's path leads to."""
+    """Return what one step of an override's path leads to."""
     if isinstance(tree, Items):
         if step.isdecimal() and 1 <= int(step) <= len(tree.items):
             return tree.items[int(step) - 1]
@@ -353,7 +351,7 @@ def _entry(document: Document, path: str, tree: Tree, step: str) -> Tree:
 
 
 def _move(tree: Tree, line: int) -> None:
-    """Give ``tree`` and its parts another line."""
+    """Set the line of ``tree`` and its parts."""
     tree.line = line
     if isinstance(tree, Items):
         parts = tree.items

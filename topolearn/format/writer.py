@@ -1,4 +1,4 @@
-"""The canonical writer: a graph in explicit form, edges grouped by target, one line each."""
+"""Writes a graph in the canonical explicit form: one line per node, and per target of edges."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _YAML_1_1_WORDS = frozenset({"y", "n", "yes", "no", "on", "off"})
 
 
 def dumps(graph: Graph) -> str:
-    """The canonical explicit form of ``graph``; reading it gives an equal graph."""
+    """Return the canonical explicit form of ``graph``; reading it gives an equal graph."""
     inputs = ", ".join(f"{name}: {scalar(graph.input_rule(name).spec)}" for name in graph.inputs)
     lines = [f"topolearn: {VERSION}", f"name: {scalar(graph.name)}", f"task: {scalar(graph.task)}"]
     if graph.data is not None:
@@ -44,7 +44,7 @@ def _node(node: Node) -> str:
 
 
 def _shape(shape: Shape) -> dict[str, Any]:
-    """A node's declared input."""
+    """Return a node's declared input, as written in a file."""
     if shape.is_ids:
         return {"length": shape.length, "vocabulary": shape.vocabulary}
     if shape.is_tokens:
@@ -72,7 +72,7 @@ def _edges(graph: Graph) -> list[str]:
 
 
 def scalar(value: Any) -> str:
-    """A value in YAML's flow style."""
+    """Return a value in YAML's flow style."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -95,7 +95,7 @@ def scalar(value: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    """``text`` in double quotes, with YAML's escapes for what would not come back as it is."""
+    """Return ``text`` in double quotes, with YAML's escapes for characters that cannot be printed."""
     return "".join(
         char if char.isprintable() else f"\\U{ord(char):08x}" for char in json.dumps(text, ensure_ascii=False)
     )

@@ -1,4 +1,4 @@
-"""The IR: graphs, their verification, topologies, and passes over them. Imports no torch."""
+"""Graphs (the IR), their verification, topologies, and passes over graphs. Imports no torch."""
 
 from topolearn.graph.chain import chain_edges
 from topolearn.graph.cost import GraphCost

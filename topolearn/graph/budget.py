@@ -1,13 +1,13 @@
-"""The edges to keep where what is kept may cost no more than a given price.
+"""Chooses the edges to keep under a budget: what is kept costs at most a given price.
 
-A choice of edges leaves a graph: the nodes on a path from an input to an output, and the kept edges between them.
-What some choice leaves is *reachable*; fixed edges are part of every choice, and all outputs must be left. An edge
-counts whatever its value is: one at 0 is the weakest of its target, not gone. So the reachable prices are a matter of
-the graph alone: sums of whole nodes, and of whole edges where edges compute something.
+A choice of edges leaves a graph: the nodes on a path from an input to an output, and the kept edges between them. A
+graph that some choice leaves is *reachable*. Fixed edges are part of every choice, and all outputs must remain. An
+edge of value 0 is the weakest of its target, but it can still be chosen. So the reachable prices depend only on the
+graph: they are sums of whole nodes, and of whole edges if edges compute something.
 
-Of the reachable graphs that cost at most what is allowed, and no more than :data:`TOLERANCE` less, the one is
-chosen that the learned ranking puts first. Where nodes are too coarse for that, it is the dearest reachable graph
-below what is allowed, to a thousandth of that. See :mod:`topolearn.graph.knapsack` for how it is found.
+The result is the reachable graph that the learned ranking puts first, among those that cost at most the allowed price
+and at most :data:`TOLERANCE` less. If nodes are too coarse for that, the result is the most expensive reachable graph
+below the allowed price, to a thousandth of it. :mod:`topolearn.graph.knapsack` does the search.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from topolearn.graph.removal import strengths
 from topolearn.graph.topology import Topology
 
 TOLERANCE = 0.05
-"""How much less than allowed a choice may cost, as a share, before the ranking gives way to a better fit."""
+"""Share of the allowed price that a choice may leave unused before a closer fit overrides the ranking."""
 
 _GAIN = 1e-3
-"""Least gain, as a share of what is allowed, for which a dearer graph is looked for below the tolerance."""
+"""Minimum gain of each further search below the tolerance, as a share of the allowed price."""
 
 
 def affordable(
     graph: Graph, order: Sequence[int], prices: Prices, allowed: float, tolerance: float = TOLERANCE
 ) -> list[bool]:
-    """(E,) the edges to keep: the strongest that together cost at most ``allowed``.
+    """Choose the (E,) edges to keep: the strongest that together cost at most ``allowed``.
 
-    Beginning with the strongest, every node and every edge with a price stays if it fits beside those before it,
-    and if what is left then comes within ``tolerance`` of what is allowed. A node is as strong as the edge with
-    which it would die if edges went in ``order``. Edges that cost nothing stay wherever both their ends do. Where
-    nothing fits, the cheapest path is kept, even if it costs more.
+    Nodes and edges with a price are taken from the strongest on. Each stays if it fits beside those before it, and if
+    the result can still come within ``tolerance`` of ``allowed``. A node is as strong as the edge that it would die
+    with if edges were removed in ``order``. An edge that costs nothing stays if both its ends do. If nothing fits,
+    the cheapest path is kept, even if it costs more.
 
     Args:
         graph: The graph that is searched.
-        order: Places of the learnable edges, the weakest first; as
-            :func:`~topolearn.graph.removal.removal_order` gives them.
-        prices: Of nodes and edges.
-        allowed: Largest price.
-        tolerance: 0 to 1: how much less than ``allowed`` is near enough, as a share; with 1 the ranking alone decides.
+        order: Indices of the learnable edges, the weakest first, from
+            :func:`~topolearn.graph.removal.removal_order`.
+        prices: Prices of nodes and edges.
+        allowed: Maximum price.
+        tolerance: Share of ``allowed``, 0 to 1, that may stay unused; with 1, only the ranking decides.
     """
     knapsack = Knapsack(graph, order, prices, allowed)
     best = knapsack.pack(0.0)
@@ -54,7 +54,7 @@ def affordable(
         near = knapsack.pack(least)
         if near is not None:
             return near.keep
-        # Too coarse for that: as near as it goes.
+        # Nodes are too coarse for that: get as near as possible.
         while (better := knapsack.pack(best.price + _GAIN * allowed)) is not None:
             best = better
     return best.keep
@@ -63,15 +63,15 @@ def affordable(
 def cut(
     graph: Graph, values: Sequence[float], order: Sequence[int], prices: Prices, allowed: float, threshold: float
 ) -> Topology:
-    """The closed topology of the :func:`affordable` edges, but weak ones that save nothing.
+    """Return the closed topology of the :func:`affordable` edges, without weak edges that nothing depends on.
 
     Args:
         graph: The graph that was searched.
-        values: (E,) the weights that edges are kept with; where one is 0, its weight in the graph, or 1.
-        order: Places of the learnable edges, the weakest first.
-        prices: Of nodes and edges.
-        allowed: Largest price.
-        threshold: Strength below which an edge goes if it computes nothing and no node lives by it.
+        values: (E,) weights of the kept edges; a kept edge of weight 0 gets its weight from the graph, or 1.
+        order: Indices of the learnable edges, the weakest first.
+        prices: Prices of nodes and edges.
+        allowed: Maximum price.
+        threshold: An edge weaker than this is removed if it computes nothing and keeps no node alive.
     """
     keep = affordable(graph, order, prices, allowed)
     weak = [i for i, strength in strengths(graph, values).items() if strength < threshold]

@@ -1,4 +1,4 @@
-"""The chain in a graph: one learnable in-edge per node, as in an ordinary network, in which each layer reads one."""
+"""Finds the chain in a graph: one learnable in-edge per node, as in an ordinary network."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from topolearn.ops import Shape
 
 
 def chain_edges(graph: Wiring) -> dict[str, int]:
-    """The learnable in-edge of each node that belongs to the chain.
+    """Return the learnable in-edge of each node that belongs to the chain.
 
-    It comes from the source at the node's own position where several nodes have the same candidates, as in a
-    ``bipartite``; else from the latest candidate, but not from one of 1 x 1 (``global``) beside others.
+    If several nodes have the same candidates, as in a ``bipartite``, node i of them reads candidate i. Otherwise a node
+    reads its latest candidate, and one of 1 x 1 (``global``) only if there is no other.
 
     Args:
         graph: A verified graph.
 
     Returns:
-        Id -> index of the edge, for the nodes that have candidates.
+        Id -> index of the edge, for nodes that have candidates.
     """
     sources = {node: tuple(graph.edges[i].src for i in indices) for node, indices in graph.candidates.items()}
     siblings: dict[tuple[str, ...], list[str]] = {}
@@ -35,6 +35,6 @@ def chain_edges(graph: Wiring) -> dict[str, int]:
 
 
 def _is_global(graph: Wiring, name: str) -> bool:
-    """Whether a node gives one value per channel for the whole image, which alone would make a decoder blind."""
+    """Whether a node gives one value per channel for the whole image; a decoder stage cannot work on that alone."""
     shape = graph.shapes[name]
     return isinstance(shape, Shape) and shape.stride == "global"

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of a graph, from the ops' cost rules."""
+"""Counts parameters and multiply-accumulates of a graph with the cost rules of its ops."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from topolearn.ops.basic import Input
 
 @dataclass(frozen=True)
 class GraphCost:
-    """What a graph costs for one input of its reference size.
+    """The cost of a graph for one input of its reference size.
 
     Attributes:
-        params: Number of parameters; a part that nodes share counts once.
+        params: Number of parameters; a shared part counts once.
         macs: Multiply-accumulates of convolutions and linear layers; a shared part counts once per use.
-        nodes: Id -> cost of the node alone, its shared parts included.
+        nodes: Id -> cost of the node, including its shared parts.
         edges: Cost of each edge, in canonical order.
     """
 
@@ -29,7 +29,7 @@ class GraphCost:
 
 
 def graph_cost(graph: Wiring) -> GraphCost:
-    """Cost of a verified graph."""
+    """Return the cost of a verified graph."""
     shapes, image = graph.shapes, graph.image
     nodes: dict[str, Cost] = {}
     groups: dict[str, int] = {}

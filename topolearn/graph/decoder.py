@@ -1,16 +1,16 @@
-"""Passes over decoders, which SparseMask runs between its search and the training of the final network.
+"""Passes over decoders. SparseMask runs them between its search and the training of the final network.
 
 Wu, Zhang, Huang, "SparseMask: Differentiable Connectivity Learning for Dense Image Prediction", ICCV 2019.
 
-A *decoder stage* is a node that only adds up, or normalises too (op ``identity`` or ``batch_norm``), whose
-in-edges are all ``conv_resize``, and which is no output. Since such edges take a source of any shape, a stage
-that reads one stage can read another instead; a stage that anything else reads, as the head does, is a *last*
-one. Of two stages the one of the larger stride is the *deeper*; of equals, the one that comes first.
+A *decoder stage* is a node that adds its in-edges and may normalise the sum (op ``identity`` or ``batch_norm``). All
+its in-edges are ``conv_resize``, and it is no output. Such an edge takes a source of any shape, so a stage can read
+any other stage instead. A stage that something other than a stage reads, such as the head, is a *last* stage. Of two
+stages, the one with the larger stride is *deeper*; with equal strides, the one that comes first.
 
-The two passes that merge look at which nodes a stage reads, not at the edges' weights, so they change the
-function. Nothing that they leave is dead, and nothing that they take away leaves a node without an in-edge.
-Where one has gone, stages that read it can have become duplicates, and where two have been merged, subsets:
-:class:`~topolearn.graph.passes.FixPoint` runs both until neither finds anything.
+:class:`MergeDuplicateNodes` and :class:`DropSubsetNodes` compare which nodes a stage reads, not the weights of its
+edges, so they change the function. They leave no dead node and no node without an in-edge. Dropping a stage can make
+its readers duplicates, and merging two stages can make others subsets.
+:class:`~topolearn.graph.passes.FixPoint` runs both passes until neither changes anything.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from topolearn.ops.edges import ConvResize
 
 
 def decoder_stages(graph: Graph) -> tuple[str, ...]:
-    """Ids of the decoder stages, the deepest first."""
+    """Return the ids of the decoder stages, the deepest first."""
     found = [node for node in graph.nodes.values() if _is_stage(graph, node)]
     return tuple(node.id for node in sorted(found, key=lambda node: -_stride(node)))
 
@@ -50,12 +50,12 @@ def _stride(node: Node) -> float:
 
 
 class _Wiring:
-    """The stages of a graph, with what they read and what reads them; changes as stages go.
+    """The stages of a graph, with their sources and readers; mutable, for removing stages.
 
     Attributes:
-        stages: The stages that are left, the deepest first.
+        stages: The remaining stages, the deepest first.
         into: Node -> source -> edge.
-        readers: Node -> those that read it.
+        readers: Node -> the nodes that read it.
         last: The last stages.
     """
 
@@ -69,7 +69,7 @@ class _Wiring:
         self.last = {edge.src for edge in graph.edges if edge.dst not in self.stages}.intersection(self.stages)
 
     def remove(self, stage: str) -> None:
-        """Take a stage away, with its edges."""
+        """Remove a stage and its edges."""
         for src in self.into.pop(stage):
             self.readers[src].remove(stage)
         for dst in self.readers.pop(stage):
@@ -77,13 +77,13 @@ class _Wiring:
         self.stages.remove(stage)
 
     def reroute(self, old: str, new: str) -> None:
-        """Let all that reads ``old`` read ``new``; whoever reads that already keeps the edge it has."""
+        """Let every reader of ``old`` read ``new``; a node that already reads ``new`` keeps its edge."""
         for dst in self.readers[old]:
             self.into[dst].setdefault(new, replace(self.into[dst][old], src=new))
             self.readers[new].add(dst)
 
     def graph(self, graph: Graph) -> Graph:
-        """``graph`` with the nodes and edges that are left; the same one where all are."""
+        """Return ``graph`` with the remaining nodes and edges; the same object if nothing was removed."""
         if len(self.into) == len(graph.nodes):
             return graph
         return graph.replace(
@@ -94,15 +94,16 @@ class _Wiring:
 
 @dataclass(frozen=True)
 class MergeDuplicateNodes(Pass):
-    """Merge every decoder stage that reads the same nodes as a deeper one into that, to the fix-point.
+    """Merge decoder stages that read the same nodes into the deepest of them, until nothing changes.
 
-    Its readers read the deeper one instead. A last stage is never merged into another. Changes the function.
+    Readers of a merged stage read the deeper one instead. A last stage is never merged into another. Changes the
+    function.
     """
 
     preserves_function: ClassVar[bool] = False
 
     def __call__(self, graph: Graph) -> Graph:
-        """Merge them, the deepest first."""
+        """Merge duplicate stages, the deepest first."""
         wiring = _Wiring(graph)
         while pair := _duplicates(wiring):
             deeper, stage = pair
@@ -112,7 +113,7 @@ class MergeDuplicateNodes(Pass):
 
 
 def _duplicates(wiring: _Wiring) -> tuple[str, str] | None:
-    """A stage, and one that is less deep and can be merged into it."""
+    """Return a stage, and a less deep one that can be merged into it; None if there is none."""
     first: dict[frozenset[str], str] = {}
     for stage in wiring.stages:
         deeper = first.setdefault(frozenset(wiring.into[stage]), stage)
@@ -123,7 +124,7 @@ def _duplicates(wiring: _Wiring) -> tuple[str, str] | None:
 
 @dataclass(frozen=True)
 class DropSubsetNodes(Pass):
-    """Drop every decoder stage whose sources and readers are all among those of a less deep one, to the fix-point.
+    """Drop every decoder stage if a less deep stage has all its sources and readers, until there is no such stage.
 
     Neither of the two is a last stage. Changes the function.
     """
@@ -131,7 +132,7 @@ class DropSubsetNodes(Pass):
     preserves_function: ClassVar[bool] = False
 
     def __call__(self, graph: Graph) -> Graph:
-        """Drop them, the deepest first."""
+        """Drop such stages, the deepest first."""
         wiring = _Wiring(graph)
         while (stage := _contained(wiring)) is not None:
             wiring.remove(stage)
@@ -139,7 +140,7 @@ class DropSubsetNodes(Pass):
 
 
 def _contained(wiring: _Wiring) -> str | None:
-    """A stage that another can stand in for."""
+    """Return a stage that another one can replace; None if there is none."""
     inner = [stage for stage in wiring.stages if stage not in wiring.last]
     for place, stage in enumerate(inner):
         for other in inner[place + 1 :]:
@@ -151,16 +152,16 @@ def _contained(wiring: _Wiring) -> str | None:
 
 @dataclass(frozen=True)
 class FinaliseDecoder(Pass):
-    """Give decoder stages and their in-edges the form in which the final network is trained.
+    """Give decoder stages and their in-edges the form that the final network is trained in.
 
-    The edges lose their batch normalisation and their gate (weight 1); the stage normalises the sum, with
-    scale and shift. Changes the function, and is for networks that are trained anew.
+    The edges lose their batch normalisation and their gate (weight 1). The stage normalises the sum, with scale and
+    shift. Changes the function: use it for networks that are trained again from the start.
     """
 
     preserves_function: ClassVar[bool] = False
 
     def __call__(self, graph: Graph) -> Graph:
-        """Change stages and edges; those that have that form already stay as they are."""
+        """Change stages and edges that do not have that form yet."""
         stages = frozenset(decoder_stages(graph))
         nodes = [_final_stage(node) if node.id in stages else node for node in graph.nodes.values()]
         edges = [_final_edge(edge) if edge.dst in stages else edge for edge in graph.edges]

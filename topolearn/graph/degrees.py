@@ -1,4 +1,4 @@
-"""How many edges go into and out of a node, before and after pruning."""
+"""Counts the edges into and out of each node, before and after pruning."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from topolearn.graph import Graph
 
 @dataclass(frozen=True)
 class Degree:
-    """Number of in-edges or of out-edges of a node.
+    """Number of in-edges or out-edges of a node.
 
     Attributes:
-        before: In the graph that was searched; as ``after`` where there was none.
-        after: In the graph itself; 0 for a node that is gone.
+        before: Number in the searched graph; the same as ``after`` if there is no searched graph.
+        after: Number in the graph itself; 0 for a removed node.
     """
 
     before: int
     after: int
 
     def text(self, arrow: str = "→") -> str:
-        """One number, or both where they differ."""
+        """Return one number, or both if they differ."""
         return f"{self.before}{arrow}{self.after}" if self.before != self.after else f"{self.after}"
 
 
 def degrees(graph: Graph, searched: Graph | None = None) -> dict[str, tuple[Degree, Degree]]:
-    """Id -> in-degree and out-degree of every node of either graph.
+    """Return the in-degree and out-degree of every node of either graph, by id.
 
     Args:
-        graph: What there is.
-        searched: The graph that it was learned in.
+        graph: The graph.
+        searched: The searched graph that ``graph`` was pruned from.
     """
     now = _count(graph)
     was = now if searched is None else _count(searched)

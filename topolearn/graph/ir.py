@@ -1,4 +1,4 @@
-"""The IR: a network as an immutable graph of nodes and weighted edges."""
+"""The Graph class: a network as an immutable graph of nodes and weighted edges."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
 @final
 class Graph(Wiring):
-    """A network: a wiring that can be verified, priced and written; its fields are those of :class:`Wiring`."""
+    """A network as a graph: a :class:`Wiring`, which gives its fields, that can be verified, priced and written."""
 
     @cached_property
     def cost(self) -> GraphCost:
-        """Parameters and multiply-accumulates, in all and by node and edge."""
+        """Parameters and multiply-accumulates: total, per node, and per edge."""
         return graph_cost(self)
 
     def verify(self) -> Graph:
-        """Check everything that makes this a network that can be built.
+        """Check that this is a network that can be built.
 
         Returns:
             The graph itself.
 
         Raises:
-            GraphError: The first thing that is wrong: a cycle, an unknown id, two shapes that
-                disagree, an invalid parameter, a node on no path from an input to an output.
+            GraphError: The first error: a cycle, an unknown id, two shapes that disagree, an invalid parameter, or a
+                node on no path from an input to an output.
         """
         verify(self)
         return self
@@ -38,19 +38,19 @@ class Graph(Wiring):
     def declare_inputs(self) -> Graph:
         """Fill in the ``input`` of every node that has none.
 
-        The default is the most channels and the largest stride among the sources. No pass does this
-        again: removing the only source of that shape must not change the node.
+        The default has the most channels and the largest stride of the sources. Passes do not repeat this: removing
+        the only source of that shape must not change the node.
         """
         return declare_inputs(self)
 
     def to_yaml(self) -> str:
-        """The canonical explicit form; ``load(dump(g)) == g``."""
+        """Return the canonical explicit form as YAML; ``load(dump(g)) == g``."""
         from topolearn.format import dumps
 
         return dumps(self)
 
     def to_networkx(self) -> nx.DiGraph[str]:
-        """A DiGraph with the fields of nodes and edges as attributes."""
+        """Return a DiGraph with the fields of nodes and edges as attributes."""
         import networkx as nx
 
         graph: nx.DiGraph[str] = nx.DiGraph(name=self.name)

@@ -1,4 +1,4 @@
-"""The search for a choice of edges of a certain price: a knapsack problem with a graph in it."""
+"""Searches for a choice of edges of a given price: a knapsack problem on a graph."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from topolearn.graph.price import Prices
 from topolearn.graph.units import Unit, units
 
 _EFFORT = 300_000
-"""Edges that are looked at before a search is given up, all visits together: some tenths of a second."""
+"""Number of visits to edges before a search gives up: some tenths of a second."""
 _GRID = 1 << 16
-"""Steps between 0 and what is allowed, to which prices are rounded where their possible sums are listed."""
+"""Steps between 0 and the allowed price; prices are rounded to them to list their possible sums."""
 _SLACK = 1e-9
-"""Prices are sums of fractions: so much more than what is allowed, as a share, is as much."""
+"""Prices are sums of fractions: a difference of this share of the allowed price counts as rounding."""
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A choice that fits: the edges that are kept, and what they cost."""
+    """A choice that fits: the edges that are kept, and their price."""
 
     keep: list[bool]
     price: float
@@ -29,15 +29,15 @@ class Packed:
 
 @dataclass(frozen=True)
 class _Routes:
-    """The best ways through a graph, each as strong as its weakest edge.
+    """The strongest paths through a graph; a path is as strong as its weakest edge.
 
     Attributes:
         graph: The graph.
-        rank: (E,) how strong each edge is.
-        fed: Id -> strength of the best way from an input, for the nodes that have one.
-        read: Id -> strength of the best way to an output, for the nodes that have one.
-        feeder: Id -> the last edge of the way from an input.
-        reader: Id -> the first edge of the way to an output.
+        rank: (E,) strength of each edge.
+        fed: Id -> strength of the best path from an input, for nodes that have one.
+        read: Id -> strength of the best path to an output, for nodes that have one.
+        feeder: Id -> last edge of the best path from an input.
+        reader: Id -> first edge of the best path to an output.
     """
 
     graph: Graph
@@ -49,7 +49,7 @@ class _Routes:
 
     @classmethod
     def over(cls, graph: Graph, keep: Sequence[bool], rank: Sequence[int]) -> _Routes:
-        """Those over the kept edges."""
+        """Find the strongest paths over the kept edges."""
         best = len(graph.edges)
         fed, read = dict.fromkeys(graph.inputs, best), dict.fromkeys(graph.outputs, best)
         feeder: dict[str, int] = {}
@@ -68,7 +68,7 @@ class _Routes:
         return cls(graph, rank, fed, read, feeder, reader)
 
     def strength(self, unit: Unit, keep: Sequence[bool]) -> int:
-        """Strength of the best way through a unit; -1 where there is none."""
+        """Return the strength of the best path through a unit; -1 if there is none."""
         first = unit.members[0]
         if isinstance(first, str):
             return min(self.fed.get(first, -1), self.read.get(first, -1))
@@ -76,7 +76,7 @@ class _Routes:
         return min(self.rank[first], self.fed.get(edge.src, -1), self.read.get(edge.dst, -1)) if keep[first] else -1
 
     def way(self, unit: Unit) -> Iterator[str | int]:
-        """The unit, and the nodes and edges on the best way through it, which must be alive."""
+        """Yield the unit, and the nodes and edges on the best path through it; the unit must be alive."""
         yield from unit.members
         first = unit.members[0]
         if isinstance(first, str):
@@ -92,7 +92,7 @@ class _Routes:
             yield name
 
     def way_to(self, name: str) -> Iterator[str | int]:
-        """The nodes and edges on the best way from an input to a node that has one."""
+        """Yield the nodes and edges on the best path from an input to a node; there must be one."""
         yield name
         while name in self.feeder:
             i = self.feeder[name]
@@ -103,14 +103,14 @@ class _Routes:
 
 @dataclass(frozen=True)
 class _Branch:
-    """A place from which to go on.
+    """A state of the search to continue from.
 
     Attributes:
-        exceptions: How often on the way there something was cut that might have stayed.
+        exceptions: Number of cuts so far of something that might have stayed.
         keep: (E,) the edges before the last cut.
-        cut: The edges to cut.
-        kept: The units that are kept; the first of these.
-        count: How many of them.
+        cut: The edges to cut next.
+        kept: Units; the first ``count`` of them are kept.
+        count: Number of kept units.
     """
 
     exceptions: int
@@ -121,21 +121,22 @@ class _Branch:
 
 
 class Knapsack:
-    """The search for a choice of edges of a certain price.
+    """The search for a choice of edges of a given price.
 
-    It goes through the units that are alive, the strongest first, and keeps each with the way that it lives by, if
-    that fits and some sum of the undecided units' prices fits beside it. What cannot stay is cut, which may
-    take others along, and weaken those whose way it was. In all but odd graphs that is enough. Else one exception is
-    made, the weakest first: something is cut that might have stayed; then two, and so on.
+    The search goes through the units that are alive, the strongest first. It keeps a unit together with its best path
+    if both fit, and if some sum of the undecided units' prices fits beside them. It cuts what cannot stay. A cut can
+    remove other units too, and weaken units with a path through it. This is enough except in unusual graphs. There,
+    the search makes one exception, the weakest first: it cuts something that might have stayed. Then it makes two,
+    and so on.
 
     Attributes:
         graph: The graph.
-        allowed: Largest price.
-        rank: (E,) place of each edge in the order of removal; of fixed edges, the last.
-        start: (E,) all edges but fixed ones of weight 0.
-        units: What can be dropped and costs something; upstream of others first.
+        allowed: Maximum price.
+        rank: (E,) place of each edge in the order of removal; fixed edges come last.
+        start: (E,) all edges except fixed ones of weight 0.
+        units: What can be dropped and costs something, in topological order.
         base: Price of what is always alive.
-        of: Id of a node, or place of an edge -> the unit that it belongs to.
+        of: Id of a node, or index of an edge -> the unit that it belongs to.
     """
 
     def __init__(self, graph: Graph, order: Sequence[int], prices: Prices, allowed: float) -> None:
@@ -150,14 +151,14 @@ class Knapsack:
         self.of = {member: u for u, unit in enumerate(self.units) for member in unit.members}
 
     def pack(self, least: float) -> Packed | None:
-        """The first choice that fits and costs at least so much; None where none is, or was found in time."""
+        """Return the first choice that fits and costs at least ``least``; None if none is found in time."""
         heap: list[tuple[int, int, _Branch]] = []
         serial = 0
         effort = max(_EFFORT, len(self.start) * (len(self.units) + 1))
         branches = [_Branch(0, self.start, frozenset(), [], 0)]
         while effort > 0:
             for branch in branches:
-                serial -= 1  # of equals, the last
+                serial -= 1  # among equals, the last comes first
                 heapq.heappush(heap, (branch.exceptions, serial, branch))
             if not heap:
                 break
@@ -168,10 +169,10 @@ class Knapsack:
         return None
 
     def _descend(self, branch: _Branch, least: float) -> tuple[Packed | None, list[_Branch]]:
-        """Keep units until one has to be cut, or nothing is left to decide.
+        """Keep units until one must be cut or everything is decided.
 
         Returns:
-            The choice, if that was all; and how else to go on, the last first.
+            The choice, if everything is decided; and the other branches to continue from, the last first.
         """
         keep = [on and i not in branch.cut for i, on in enumerate(branch.keep)]
         kept = branch.kept[: branch.count]
@@ -182,17 +183,17 @@ class Knapsack:
         price = [unit.price for unit in self.units]
         spent = math.fsum([self.base, *(price[u] for u in kept)])
         undecided = {u for u, best in enumerate(strength) if best >= 0} - set(kept)
-        strongest = sorted(undecided, key=lambda u: (-strength[u], -u))  # of equals, those downstream first
+        strongest = sorted(undecided, key=lambda u: (-strength[u], -u))  # among equals, downstream units first
 
         def ways() -> Iterator[Iterator[str | int]]:
-            for name in self.graph.outputs:  # each needs one
+            for name in self.graph.outputs:  # each needs a path
                 yield routes.way_to(name)
             for u in strongest:
                 if u in undecided:
                     yield routes.way(self.units[u])
 
         def without(gone: Sequence[int], count: int, exceptions: int) -> list[_Branch]:
-            # Of units with several ways to be cut, one at a time.
+            # Units with several ways to be cut: one unit at a time.
             several = next((self.units[u].cuts for u in gone if len(self.units[u].cuts) > 1), (frozenset[int](),))
             cut = frozenset[int]().union(*(self.units[u].cuts[0] for u in gone if len(self.units[u].cuts) == 1))
             return [_Branch(branch.exceptions + exceptions, keep, cut | each, kept, count) for each in several[::-1]]
@@ -215,7 +216,7 @@ class Knapsack:
             count = len(kept)
             kept += missing
             can_stay = over <= 0.0 and self._reaches(left, least - spent - cost, -over)
-            # The first of them goes; or that stays, and the next goes; and so on.
+            # Either the first of them is cut; or it stays and the next is cut; and so on.
             for number in range(len(missing) - 1, -1, -1):
                 branches += without(missing[number : number + 1], count + number, int(can_stay or number > 0))
             if not can_stay:
@@ -226,19 +227,19 @@ class Knapsack:
         return (Packed(keep, whole) if fits else None), branches
 
     def _loss(self, u: int, over: float) -> tuple[bool, bool, float]:
-        """How little a unit is worth cutting to save ``over``: the cheapest node that is enough comes first."""
+        """Return a sort key for what to cut to save ``over``: the cheapest node that is enough comes first."""
         price = self.units[u].price
         enough = price >= over > 0.0
         return not enough, isinstance(self.units[u].members[0], int), price if enough else -price
 
     def _reaches(self, prices: Sequence[float], least: float, most: float) -> bool:
-        """Whether some of the prices may add up to a sum between ``least`` and ``most``.
+        """Whether some of the prices can add up to a sum between ``least`` and ``most``.
 
-        Never False where they do; True too where rounding to the grid cannot tell.
+        False is certain. True may be wrong by the rounding to the grid.
         """
         if math.fsum(prices) < least - _SLACK * self.allowed:
             return False
-        if least <= 0.0 or max(prices) <= most - least:  # in small steps, they cannot miss it
+        if least <= 0.0 or max(prices) <= most - least:  # steps are too small to miss the range
             return True
         step = self.allowed / _GRID
         high = math.ceil(most / step) + len(prices) // 2 + 1

@@ -1,4 +1,4 @@
-"""Passes: Graph -> Graph, each a frozen dataclass that says whether it preserves the computed function."""
+"""Passes transform a Graph into another; each is a frozen dataclass and says whether it preserves the function."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Pass(ABC):
 
     @abstractmethod
     def __call__(self, graph: Graph) -> Graph:
-        """Transform ``graph``; nodes and edges that stay keep their relative order."""
+        """Return the transformed graph; nodes and edges that stay keep their relative order."""
 
 
 def apply_passes(graph: Graph, *passes: Pass) -> Graph:
-    """Run passes one after another and verify the graph after each."""
+    """Run passes in order and verify the graph after each."""
     for step in passes:
         graph = step(graph).verify()
     return graph
@@ -39,13 +39,13 @@ def apply_passes(graph: Graph, *passes: Pass) -> Graph:
 
 @dataclass(frozen=True)
 class FixPoint(Pass):
-    """Run passes in turn, and again, until none of them changes anything: one can make way for another.
+    """Run passes in turn, again and again, until they change nothing: one pass can give another something to do.
 
-    They must be passes that only take away, or it would not end. Counts as one that changes the function, as
-    its passes may.
+    The passes may only remove things; otherwise this may never end. Counts as a pass that changes the function,
+    because its passes may.
 
     Attributes:
-        passes: Which, in the order of a turn; the graph is verified after each.
+        passes: The passes, in order; the graph is verified after each.
     """
 
     passes: tuple[Pass, ...]
@@ -53,7 +53,7 @@ class FixPoint(Pass):
     preserves_function: ClassVar[bool] = False
 
     def __call__(self, graph: Graph) -> Graph:
-        """Run them; the same graph where none changes it."""
+        """Run the passes; returns the same graph if they change nothing."""
         while (changed := apply_passes(graph, *self.passes)) != graph:
             graph = changed
         return graph
@@ -61,14 +61,13 @@ class FixPoint(Pass):
 
 @dataclass(frozen=True)
 class KeepEdges(Pass):
-    """Keep the edges of a closed topology, as fixed edges with its weights; nodes without in-edges go too.
+    """Keep the edges of a topology as fixed edges with its weights; remove the others, and nodes without in-edges.
 
-    Preserves the function of the network that is masked by the same topology. A ``concat`` that
-    loses a source becomes a sum of channel-offset ``align`` edges, so that what is left stays at its
-    channels.
+    Preserves the function of the network that is masked by the same topology. A ``concat`` that loses a source
+    becomes a sum of ``align`` edges with channel offsets, so that the other sources keep their channels.
 
     Attributes:
-        topology: Which edges to keep; closed first.
+        topology: The edges to keep; the pass closes it first.
     """
 
     topology: Topology
@@ -76,7 +75,7 @@ class KeepEdges(Pass):
     preserves_function: ClassVar[bool] = True
 
     def __call__(self, graph: Graph) -> Graph:
-        """Drop what the topology does not keep."""
+        """Remove what the topology does not keep."""
         closed = self.topology.close(graph)
         edges: list[Edge] = []
         nodes: dict[str, Node] = {}
@@ -96,7 +95,7 @@ class KeepEdges(Pass):
 def _offset_sum(
     graph: Graph, node: Node, kept: list[int], chosen: list[Edge], nodes: dict[str, Node], edges: list[Edge]
 ) -> tuple[Node, list[Edge]]:
-    """A concat node that lost a source, as a sum; a source that is resized gets a node for that first."""
+    """Turn a concat node that lost a source into a sum; a resized source first gets its own node for resizing."""
     offsets, offset = {}, 0
     for i in graph.in_edges(node.id):
         offsets[i] = offset
@@ -121,16 +120,16 @@ def _offset_sum(
 
 @dataclass(frozen=True)
 class EliminateDead(Pass):
-    """Remove every node without a path from an input or to an output, to the fix-point.
+    """Remove every node that has no path from an input, or no path to an output.
 
-    Preserves the function of a graph in which a node without in-edges sends nothing. The first image
-    input stays while another does: the strides of what is left are relative to it.
+    Preserves the function of a graph in which a node without in-edges sends nothing. The first image input stays as
+    long as any image input does, because all strides are relative to it.
     """
 
     preserves_function: ClassVar[bool] = True
 
     def __call__(self, graph: Graph) -> Graph:
-        """Drop dead nodes and their edges."""
+        """Remove dead nodes and their edges."""
         reached = set(graph.inputs)
         for edge in graph.edges:
             if edge.src in reached:
@@ -155,20 +154,20 @@ class EliminateDead(Pass):
 
 @dataclass(frozen=True)
 class RemoveIdleRelus(Pass):
-    """Remove every ``relu`` that only passes on what is nowhere below 0: what a dropped residual block leaves.
+    """Remove every ``relu`` with an input that is never negative: dropped residual blocks leave such nodes.
 
-    Such a node has one in-edge, a fixed ``identity`` of weight w > 0 from a source known to be
-    non-negative, and gives w times that source. Its out-edges start from the source instead, their
-    weights times w; where the target reads the source already, by the same op, the two weights add up.
+    Such a node has one in-edge, a fixed ``identity`` of weight w > 0 from a source known to be non-negative, and gives
+    w times that source. Its out-edges start from the source instead, and their weights are multiplied by w. If the
+    target already reads the source by the same op, the two weights are added.
 
-    Outputs stay, and so does a node with an out-edge that is learnable, has parameters, ends in a ``concat``
-    (whose channels are in the order of its sources), or would have to be one with an edge of another op.
+    A node stays if it is an output, or if one of its out-edges is learnable, has parameters, ends in a ``concat``
+    (because that orders its channels by source), or would have to merge with an edge of another op.
     """
 
     preserves_function: ClassVar[bool] = True
 
     def __call__(self, graph: Graph) -> Graph:
-        """Remove them all: in topological order, so that one removal can make way for the next."""
+        """Remove all such nodes in topological order, so that one removal can enable the next."""
         if not any(isinstance(node.rule, Relu) for node in graph.nodes.values()):
             return graph
         into = {name: {graph.edges[i].src: graph.edges[i] for i in graph.in_edges(name)} for name in graph.nodes}
@@ -193,7 +192,7 @@ class RemoveIdleRelus(Pass):
 
 
 def _sum_is_non_negative(node: Node, edges: tuple[Edge, ...], non_negative: dict[str, bool]) -> bool:
-    """Whether what the node aggregates is known to be nowhere below 0."""
+    """Whether what the node aggregates is known to be non-negative."""
     return node.aggregate != "normalised" and all(
         non_negative[edge.src] and edge.rule.positive_linear and edge.weight >= 0 and not edge.learnable
         for edge in edges
@@ -201,7 +200,7 @@ def _sum_is_non_negative(node: Node, edges: tuple[Edge, ...], non_negative: dict
 
 
 def _is_idle(node: Node, edges: tuple[Edge, ...], non_negative: dict[str, bool]) -> bool:
-    """Whether the node gives its only source times a positive weight."""
+    """Whether the node only multiplies its one source by a positive weight."""
     return (
         isinstance(node.rule, Relu)
         and node.aggregate in ("sum", "mean")  # a mean over one active edge divides by 1
@@ -214,7 +213,7 @@ def _is_idle(node: Node, edges: tuple[Edge, ...], non_negative: dict[str, bool])
 
 
 def _takes_instead(target: Node, edges: dict[str, Edge], old: str, new: str) -> bool:
-    """Whether ``target`` can read ``new`` where it reads ``old``."""
+    """Whether ``target`` can read ``new`` instead of ``old``."""
     edge, present = edges[old], edges.get(new)
     if target.aggregate == "concat" or edge.learnable or not edge.rule.positive_linear:
         return False
@@ -222,12 +221,12 @@ def _takes_instead(target: Node, edges: dict[str, Edge], old: str, new: str) -> 
         return True
     if present.learnable or (present.op, present.params) != (edge.op, edge.params):
         return False
-    # During a search the learner says which edges a mean counts; then none can be made one with another.
+    # During a search the learner decides which edges a mean counts, so edges cannot be merged.
     return target.aggregate != "mean" or not any(other.learnable for other in edges.values())
 
 
 def _reroute(target: Node, edges: dict[str, Edge], old: str, through: Edge) -> None:
-    """Let ``target`` read the source of ``through`` in place of ``old``; ``edges`` are its in-edges by source."""
+    """Let ``target`` read the source of ``through`` instead of ``old``; ``edges`` are its in-edges by source."""
     counted = sum(edge.weight != 0 for edge in edges.values())
     edge = edges.pop(old)
     present = edges.get(through.src)
@@ -242,11 +241,11 @@ def _reroute(target: Node, edges: dict[str, Edge], old: str, through: Edge) -> N
 class BindFanIn(Pass):
     """Replace ``residual_scale: fan_in`` by a number.
 
-    That number is min(fan_in, C), C the size of the largest candidate set (the cardinality of a
-    branch-level ResNeXt), or C itself for a learner without a fan-in and without a learner.
+    That number is min(fan_in, C). C is the size of the largest candidate set, which is the cardinality of a
+    branch-level ResNeXt. Without a learner, or if the learner has no fan-in, the number is C.
 
     Attributes:
-        fan_in: In-edges that each node keeps, None where no learner limits them.
+        fan_in: Number of in-edges that each node keeps; None if no learner limits it.
     """
 
     fan_in: int | None = None
@@ -254,7 +253,7 @@ class BindFanIn(Pass):
     preserves_function: ClassVar[bool] = True
 
     def __call__(self, graph: Graph) -> Graph:
-        """Bind every symbol; a graph without one is returned as it is."""
+        """Replace every ``fan_in``; returns the same graph if there is none."""
         if not any(_unbound(node) for node in graph.nodes.values()):
             return graph
         largest = graph.largest_candidate_set or max(len(graph.in_edges(node)) for node in graph.nodes)
@@ -275,12 +274,12 @@ def _unbound(node: Node) -> bool:
 
 @dataclass(frozen=True)
 class UnitWeights(Pass):
-    """Set the weight of every edge to 1, but for those that are named with another.
+    """Set the weight of every edge to 1, except for edges with a given weight.
 
-    For a network that is trained anew without its gates. Changes the function.
+    For a network that is trained again from the start, without its gates. Changes the function.
 
     Attributes:
-        others: Of (source, target, weight); edges that the graph does not have are passed over.
+        others: The exceptions as (source, target, weight); edges that the graph does not have are ignored.
     """
 
     preserves_function: ClassVar[bool] = False
@@ -289,11 +288,11 @@ class UnitWeights(Pass):
 
     @classmethod
     def after_search(cls, graph: Graph) -> UnitWeights:
-        """The pass for what was pruned from a searched graph, whose fixed edges keep the weights they have there."""
+        """Return the pass for a graph pruned from ``graph``; fixed edges keep their weights from ``graph``."""
         return cls(frozenset((edge.src, edge.dst, edge.weight) for edge in graph.edges if not edge.learnable))
 
     def __call__(self, graph: Graph) -> Graph:
-        """Forget the gates."""
+        """Set the weights."""
         weights = {(src, dst): weight for src, dst, weight in self.others}
         return graph.replace(
             edges=tuple(replace(edge, weight=weights.get((edge.src, edge.dst), 1.0)) for edge in graph.edges)

@@ -1,4 +1,4 @@
-"""What edges and nodes are worth removing: prices, what a choice of edges costs, and each edge's share of it."""
+"""Prices of nodes and edges, the price of a choice of edges, and each edge's share of it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from topolearn.ops import Shape
 
 @dataclass(frozen=True)
 class Prices:
-    """What the nodes and edges of one graph cost.
+    """Prices of the nodes and edges of one graph.
 
     Attributes:
-        kind: ``macs`` or ``milliseconds``.
+        kind: Unit, ``macs`` or ``milliseconds``.
         nodes: Id -> price of the node.
         edges: (E,) price of what each edge computes.
     """
@@ -28,12 +28,12 @@ class Prices:
 
 @dataclass(frozen=True)
 class Spent:
-    """What a budget allowed, and what became of it.
+    """What a budget allowed and what the result costs.
 
     Attributes:
-        kind: ``macs`` or ``milliseconds``.
+        kind: Unit, ``macs`` or ``milliseconds``.
         full: Cost of the searched graph.
-        allowed: Largest cost of what is kept.
+        allowed: Maximum cost of what is kept.
         reached: Cost of what is kept.
     """
 
@@ -44,25 +44,25 @@ class Spent:
 
 
 def mac_prices(graph: Graph) -> Prices:
-    """Multiply-accumulates of convolutions and linear layers, as ``graph.cost`` counts them."""
+    """Return prices in multiply-accumulates of convolutions and linear layers, as ``graph.cost`` counts them."""
     cost = graph.cost
     nodes = {name: float(price.macs) for name, price in cost.nodes.items()}
     return Prices("macs", nodes, tuple(float(price.macs) for price in cost.edges))
 
 
 def added_elements(graph: Graph) -> tuple[float, ...]:
-    """(E,) elements that each edge adds up: a multiply-accumulate each, which ``graph.cost`` does not count."""
+    """Return the (E,) number of elements that each edge adds; ``graph.cost`` does not count these multiply-adds."""
     targets = (graph.nodes[edge.dst].input for edge in graph.edges)
     return tuple(0.0 if x is None else float(x.channels * x.area(graph.image)) for x in targets)
 
 
 @dataclass(frozen=True)
 class Alive:
-    """What is left of a graph when only some edges are kept.
+    """What is left of a graph if only some edges are kept.
 
     Attributes:
         nodes: Ids of the nodes on a path from an input to an output.
-        edges: Places of the kept edges between them.
+        edges: Indices of the kept edges between them.
     """
 
     nodes: frozenset[str]
@@ -70,7 +70,7 @@ class Alive:
 
     @classmethod
     def of(cls, graph: Graph, keep: Sequence[bool]) -> Alive:
-        """What closing the topology and removing dead nodes leaves."""
+        """Return what is left after closing the topology and removing dead nodes."""
         fed = set(graph.inputs)
         for i, edge in enumerate(graph.edges):  # canonical order: all in-edges of a source come first
             if keep[i] and edge.src in fed:
@@ -85,19 +85,18 @@ class Alive:
         return cls(frozenset(read), tuple(reversed(kept)))
 
     def price(self, prices: Prices) -> float:
-        """The sum over nodes and edges."""
-        # Exact, because a set has no order: the sum of floats would depend on it.
+        """Return the sum of the prices of nodes and edges."""
+        # Sum exactly: a set has no order, and a plain sum of floats would depend on the order.
         return math.fsum([*(prices.nodes[name] for name in self.nodes), *(prices.edges[i] for i in self.edges)])
 
 
 def edge_shares(graph: Graph, prices: Prices, keep: Sequence[bool]) -> list[float]:
-    """(E,) what each kept edge is responsible for; 0 for edges that are not alive.
+    """Return the (E,) share of the price that each kept edge is responsible for; 0 for edges that are not alive.
 
-    An edge costs what it computes, a share of what its source costs (its source dies when nobody
-    reads it), and a share of what its target costs (its target dies when nothing feeds it). The shares of
-    the edges that can each keep a node alive are equal, which is the Shapley value of a game that is
-    won by any one player; what dies with the node is shared on in the same way. Nodes that fixed
-    edges alone keep alive are nobody's to answer for.
+    An edge costs what it computes, a share of its source's price (a source dies if nothing reads it), and a share of
+    its target's price (a target dies if nothing feeds it). Edges that can each keep a node alive have equal shares:
+    this is the Shapley value of a game that any one player wins. What dies with the node is shared in the same way. No
+    edge pays for nodes that fixed edges keep alive.
     """
     alive = Alive.of(graph, keep)
     kept = [(i, graph.edges[i]) for i in alive.edges]
@@ -113,7 +112,7 @@ def edge_shares(graph: Graph, prices: Prices, keep: Sequence[bool]) -> list[floa
     for _, edge in kept:
         feeders[edge.dst] += 1
         readers[edge.src] += 1
-    # What is saved when a node goes unread: itself, and its share of what it alone reads; and when it goes unfed.
+    # What is saved if nothing reads a node: its price, and its share of what it reads; then, if nothing feeds it.
     unread = {name: prices.nodes[name] for name in alive.nodes}
     for i, edge in kept:
         upstream = 0.0 if edge.src in always_read else unread[edge.src] / readers[edge.src]
@@ -133,7 +132,7 @@ def edge_shares(graph: Graph, prices: Prices, keep: Sequence[bool]) -> list[floa
 
 
 def cheapest(graph: Graph, prices: Prices) -> list[bool]:
-    """(E,) the fixed edges and, for every output that they leave cut off, the cheapest path to it."""
+    """Return the (E,) edges that must be kept: the fixed ones, and the cheapest path to outputs these do not reach."""
     keep = [not edge.learnable for edge in graph.edges]
     for output in graph.outputs:
         alive = Alive.of(graph, keep).nodes
@@ -154,15 +153,14 @@ def cheapest(graph: Graph, prices: Prices) -> list[bool]:
 
 
 def one_level_params(graph: Graph, topology: Topology) -> int:
-    """Parameters that are left when nodes without a kept out-edge go, and no others.
+    """Return the number of parameters left if only nodes without a kept out-edge are removed.
 
-    The rule by which Ahmed & Torresani (2018) prune: "no outgoing edge". It looks one level ahead: a
-    node that only dead nodes read stays, which
-    :class:`~topolearn.graph.passes.EliminateDead` removes too.
+    Ahmed & Torresani (2018) prune by this rule: "no outgoing edge". It looks one level ahead: a node that only dead
+    nodes read stays, while :class:`~topolearn.graph.passes.EliminateDead` removes it too.
 
     Args:
         graph: The graph that was searched.
-        topology: What is kept of its edges.
+        topology: Which of its edges are kept.
     """
     read = {edge.src for edge, kept in zip(graph.edges, topology.keep, strict=True) if kept}
     stays = {*read, *graph.outputs}

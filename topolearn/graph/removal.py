@@ -1,4 +1,4 @@
-"""Removing learnable edges one after another, the weakest first."""
+"""Removes learnable edges one after another, the weakest first."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from topolearn.graph.price import Alive
 from topolearn.graph.topology import Topology
 
 _ROUNDING = 1e-9
-"""Shares are sums of fractions: so much less than what was asked for is as much."""
+"""Shares are sums of fractions: being this much below the requested share counts as rounding."""
 
 
 def strengths(graph: Graph, values: Sequence[float]) -> dict[int, float]:
-    """Place of each learnable edge -> its |value| over the largest of its target's in-edges, fixed ones included.
+    """Return index of each learnable edge -> |value| / largest |value| into its target, including fixed edges.
 
-    Values compare within one target only, because a normalisation behind it undoes a common scale.
+    Values compare only within one target, because a normalisation after the target undoes a common scale.
 
     Args:
         graph: The graph that was searched.
-        values: (E,) what the learner thinks of every edge.
+        values: (E,) the learner's value of every edge.
     """
     strength: dict[int, float] = {}
     for node, learnable in graph.candidates.items():
@@ -30,44 +30,44 @@ def strengths(graph: Graph, values: Sequence[float]) -> dict[int, float]:
 
 
 def removal_order(graph: Graph, values: Sequence[float]) -> tuple[int, ...]:
-    """The learnable edges by strength, the weakest first; of equals, the later first.
+    """Return the indices of the learnable edges by strength, the weakest first; among equals, the later first.
 
     Args:
         graph: The graph that was searched.
-        values: (E,) what the learner thinks of every edge.
+        values: (E,) the learner's value of every edge.
     """
     strength = strengths(graph, values)
     return tuple(sorted(strength, key=lambda i: (strength[i], -i)))
 
 
 def without(graph: Graph, values: Sequence[float], removed: Collection[int]) -> Topology:
-    """The closed topology of all edges but ``removed`` and those of value 0, at their values.
+    """Return the closed topology of all edges except ``removed`` and those of value 0, with ``values`` as weights.
 
     Args:
         graph: The graph that was searched.
         values: (E,) edge weights during the search.
-        removed: Places of the removed edges.
+        removed: Indices of the removed edges.
     """
     gone = frozenset(removed)
     return Topology.of(graph, [i not in gone and value != 0.0 for i, value in enumerate(values)], values)
 
 
 def removable(graph: Graph, keep: Sequence[bool], order: Sequence[int]) -> tuple[int, ...]:
-    """``order`` without the edges that are never removed, lest an output be cut off from the inputs.
+    """Return ``order`` without the edges that must stay so that every output has a path from an input.
 
-    An edge that the last path to an output needs when its turn comes stays for good, and those behind it go on.
-    What is over in the end is one path, or as few as the outputs need.
+    If the last path to an output needs an edge when its turn comes, the edge stays; removal continues with the next
+    edge. In the end one path is left, or as few as the outputs need.
 
     Args:
         graph: The graph that was searched.
-        keep: (E,) the edges to begin with, which leave a path to every output.
-        order: Places of edges in the order in which they would go.
+        keep: (E,) the edges at the start, with a path to every output.
+        order: Indices of edges in the order of removal.
     """
     left = list(keep)
     gone: list[int] = []
     start = 0
     while start < len(order):
-        low, high = start, len(order)  # of the runs of edges that can go, the longest
+        low, high = start, len(order)  # bisect for the longest run of edges that can be removed
         while low < high:
             middle = (low + high + 1) // 2
             if set(graph.outputs) <= Alive.of(graph, _less(left, order[start:middle])).nodes:
@@ -81,7 +81,7 @@ def removable(graph: Graph, keep: Sequence[bool], order: Sequence[int]) -> tuple
 
 
 def removed_share(graph: Graph, keep: Sequence[bool]) -> float:
-    """Share of the learnable edges that are gone: not kept, or dead because a node at one end is.
+    """Return the share of learnable edges that are gone: not kept, or dead because a node at one end is dead.
 
     Args:
         graph: A graph with learnable edges.
@@ -93,16 +93,16 @@ def removed_share(graph: Graph, keep: Sequence[bool]) -> float:
 
 
 def removed_at(graph: Graph, keep: Sequence[bool], order: Sequence[int], share: float) -> tuple[int, ...]:
-    """The fewest edges from the front of ``order`` with which at least ``share`` of the learnable ones is gone.
+    """Return the fewest edges from the front of ``order`` that remove at least ``share`` of the learnable edges.
 
-    Edges that die with their nodes count as gone; see :func:`removed_share`. All of ``order`` where that
-    is not enough.
+    Edges that die with their nodes count as removed; see :func:`removed_share`. Returns all of ``order`` if that is not
+    enough.
 
     Args:
         graph: The graph that was searched.
-        keep: (E,) the edges to begin with.
-        order: Places of edges in the order in which they go.
-        share: 0 to 1.
+        keep: (E,) the edges at the start.
+        order: Indices of edges in the order of removal.
+        share: Share to remove, 0 to 1.
     """
     low, high = 0, len(order)
     while low < high:

@@ -1,4 +1,4 @@
-"""Which edges are kept, and with which weights."""
+"""The Topology class: which edges of a graph are kept, and with which weights."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from topolearn.graph.ir import Graph
 
 @dataclass(frozen=True)
 class Topology:
-    """A choice of edges of one graph.
+    """A choice of edges of one graph, with weights.
 
     Attributes:
         keep: (E,) whether each edge stays.
-        weights: (E,) the weight each edge would have; those of dropped edges only rank them, should
-            :meth:`close` have to bring one back.
+        weights: (E,) weight of each edge; for dropped edges it only ranks them, in case :meth:`close` must bring
+            one back.
     """
 
     keep: tuple[bool, ...]
@@ -34,10 +34,10 @@ class Topology:
     def of(
         cls, graph: Graph, keep: Sequence[bool], weights: Sequence[float], active: Sequence[bool] | None = None
     ) -> Topology:
-        """The closed topology that computes what a search over ``graph`` computed with these edges.
+        """Return the closed topology that computes what a search over ``graph`` computed with these edges.
 
-        A ``mean`` node that divided by n active in-edges during the search and keeps k divides by k
-        from then on, so the weights of its kept edges are multiplied by k / n.
+        A ``mean`` node that divided by n active in-edges during the search and keeps k of them now divides by k. So the
+        weights of its kept edges are multiplied by k / n.
 
         Args:
             graph: The graph that was searched.
@@ -51,7 +51,7 @@ class Topology:
             if node.aggregate != "mean":
                 continue
             indices = graph.in_edges(node.id)
-            # A frozen network divides by its non-zero weights; a kept edge of weight 0 is not among them.
+            # A frozen network divides by the number of non-zero weights, which excludes kept edges of weight 0.
             kept = sum(closed.keep[i] and closed.weights[i] != 0.0 for i in indices)
             searched = len(indices) if active is None else sum(bool(active[i]) for i in indices)
             if kept and searched and kept != searched:
@@ -60,15 +60,15 @@ class Topology:
         return cls(closed.keep, tuple(scaled))
 
     def edge_weights(self) -> list[float]:
-        """(E,) the weights of kept edges, 0 for dropped ones."""
+        """Return the (E,) weights of kept edges, with 0 for dropped ones."""
         return [weight if kept else 0.0 for kept, weight in zip(self.keep, self.weights, strict=True)]
 
     def close(self, graph: Graph) -> Topology:
-        """Drop the out-edges of every node that keeps no in-edge, cascading.
+        """Return the topology without the out-edges of nodes that keep no in-edge, repeated until none is left.
 
-        Where an output is cut off from the inputs, the strongest path to it (the one whose weakest
-        learnable edge has the largest |weight|) is kept, with a warning; an edge on it whose weight
-        is 0 gets its weight from the graph.
+        If an output is cut off from the inputs, its strongest path is kept, with a warning. The strongest path is the
+        one with the largest |weight| of its weakest learnable edge. An edge of weight 0 on it gets its weight from the
+        graph.
         """
         if len(self.keep) != len(graph.edges):
             raise GraphError(f"a topology of {len(self.keep)} edges does not fit a graph of {len(graph.edges)}")
@@ -89,7 +89,7 @@ class Topology:
 
 
 def _cascade(graph: Graph, keep: list[bool]) -> set[str]:
-    """Clear ``keep`` for edges out of inactive nodes; return the active nodes."""
+    """Set ``keep`` to False for edges out of inactive nodes, in place; return the active nodes."""
     active = set(graph.inputs)
     for i, edge in enumerate(graph.edges):  # canonical order: all in-edges of a source come first
         if keep[i]:

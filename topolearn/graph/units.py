@@ -1,4 +1,4 @@
-"""What of a graph lives and dies together, what it costs, and which learnable edges to cut to be rid of it."""
+"""Groups nodes and edges that live and die together, with their price and the learnable edges to cut to drop them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Unit:
     """Nodes and edges with a price that live and die together.
 
     Attributes:
-        price: Of all of them.
-        members: Ids of the nodes, then places of the edges.
-        cuts: The ways to be rid of it, each the places of learnable edges that have to go. More than one only where
-            fixed edges hang on it on both sides, so that others die with it either way.
+        price: Total price.
+        members: Ids of the nodes, then indices of the edges.
+        cuts: The ways to drop the unit; each is the set of learnable edges to cut. There is more than one only if the
+            unit has fixed edges on both sides, so that others die with it either way.
     """
 
     price: float
@@ -29,23 +29,23 @@ class Unit:
 
 
 def units(graph: Graph, keep: Sequence[bool], prices: Prices) -> tuple[list[Unit], float]:
-    """The units of what is kept, those upstream first, and the price of what is always alive.
+    """Return the units of what is kept, in topological order, and the price of what is always alive.
 
     Args:
         graph: The graph.
         keep: (E,) all learnable edges, and the fixed ones that count.
-        prices: Of nodes and edges.
+        prices: Prices of nodes and edges.
     """
     edges = [(i, edge) for i, edge in enumerate(graph.edges) if keep[i]]
     fixed_in = {edge.dst for _, edge in edges if not edge.learnable}
     fixed_out = {edge.src for _, edge in edges if not edge.learnable}
     unfed, unread = _cuts(graph, keep)
-    # What shares its cuts shares its fate: (cuts that it shares, member, price, the best of those cuts).
+    # Members with the same cuts live and die together: (their cuts, member, price, the best of the cuts).
     things: list[tuple[object, str | int, float, tuple[_Cut, ...]]] = []
     for name in graph.nodes:
         both = (unread[name], unfed[name])
         best: tuple[_Cut, ...] = both
-        if both[0] is not None and name not in fixed_out:  # takes no other node along
+        if both[0] is not None and name not in fixed_out:  # no other node dies with it
             best = both[:1]
         elif both[1] is not None and name not in fixed_in:
             best = both[1:]
@@ -71,9 +71,9 @@ def units(graph: Graph, keep: Sequence[bool], prices: Prices) -> tuple[list[Unit
 
 
 def _cuts(graph: Graph, keep: Sequence[bool]) -> tuple[dict[str, _Cut], dict[str, _Cut]]:
-    """Id -> the learnable edges without which the node is not fed, and those without which it is not read.
+    """Return id -> learnable edges to cut so that nothing feeds the node, and id -> those so that nothing reads it.
 
-    None where it always is. A node that another feeds over a fixed edge is fed by what feeds that one.
+    None if the node is always fed, or always read. A node at the end of a fixed edge is fed by what feeds the source.
     """
     unfed: dict[str, set[int] | None] = {name: set() for name in graph.nodes} | dict.fromkeys(graph.inputs)
     unread: dict[str, set[int] | None] = {name: set() for name in graph.nodes} | dict.fromkeys(graph.outputs)
@@ -86,7 +86,7 @@ def _cuts(graph: Graph, keep: Sequence[bool]) -> tuple[dict[str, _Cut], dict[str
 
 
 def _joined(cut: set[int] | None, more: set[int] | None) -> set[int] | None:
-    """``cut`` with ``more`` added in place; None where either is."""
+    """Add ``more`` to ``cut`` in place and return it; None if either is None."""
     if cut is None or more is None:
         return None
     cut |= more

@@ -1,4 +1,4 @@
-"""What makes a graph a network that can be built, with errors that name the place and the mend."""
+"""Checks that a graph is a network that can be built; errors name the place and what to do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ID = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 def verify(graph: Wiring) -> None:
-    """Raise a GraphError for the first thing that is wrong with ``graph``."""
+    """Raise a GraphError for the first error in ``graph``."""
     _check_ids(graph)
     _check_acyclic(graph)
     _check_nodes(graph)
@@ -56,7 +56,7 @@ def _check_ids(graph: Wiring) -> None:
             raise GraphError(f"edge {edge.src} -> {edge.dst} occurs twice; keep one of them", edge=pair)
         seen.add(pair)
     if not graph.inputs:
-        raise GraphError("the graph has no input; declare one under 'inputs', as 'image: [3, 32, 32]'")
+        raise GraphError("the graph has no input; declare one under 'inputs', such as 'image: [3, 32, 32]'")
     if not graph.outputs:
         raise GraphError("the graph has no output; list one under 'outputs'")
     for output in graph.outputs:
@@ -117,7 +117,7 @@ def _check_paths(graph: Wiring) -> None:
             reached.add(edge.dst)
     useful = set(graph.outputs)
     if len(graph.image_inputs) > 1:
-        useful.add(graph.image_inputs[0])  # whether or not anything reads it, strides are relative to it
+        useful.add(graph.image_inputs[0])  # strides are relative to it, even if nothing reads it
     for edge in reversed(graph.edges):
         if edge.dst in useful:
             useful.add(edge.src)
@@ -151,7 +151,7 @@ def _check_shapes(graph: Wiring) -> None:
 
 
 def _check_ids_are_embedded(graph: Wiring) -> None:
-    """Ids are no numbers to add up: only an op that takes ids reads them, and nothing else."""
+    """Check that only ops that take ids read token ids: other ops would treat ids as numbers."""
     ids = {name for name, shape in graph.shapes.items() if isinstance(shape, Shape) and shape.is_ids}
     for edge in (edge for edge in graph.edges if edge.src in ids) if ids else ():
         where, rule = f"edge {edge.src} -> {edge.dst}", rule_of(graph.nodes[edge.dst])
@@ -169,7 +169,7 @@ def _check_ids_are_embedded(graph: Wiring) -> None:
 
 
 def _check_class_tokens(graph: Wiring) -> None:
-    """What reads a class token must have one in its input, and nothing causal may come between."""
+    """Check that an op that reads a class token gets one, with no causal op between."""
     rules = {name: rule_of(node) for name, node in graph.nodes.items()}
     if not any(rule.adds_class_token or rule.reads_class_token for rule in rules.values()):
         return
@@ -198,13 +198,13 @@ def _check_class_tokens(graph: Wiring) -> None:
 
 
 EdgeKind = tuple[str, FrozenMap, int, int, bool]
-"""Op, parameters, number of the source's shape, number of what the target takes, whether it is learnable."""
+"""Op, parameters, number of the source's shape, number of what the target takes, whether the edge is learnable."""
 
 
 def edge_kinds(graph: Wiring) -> Iterator[EdgeKind]:
-    """The kind of every edge: edges of a kind are valid together and cost the same.
+    """Return the kind of every edge: edges of one kind are all valid or all invalid, and cost the same.
 
-    Half a million edges have few kinds; ends are numbered by shape, so that a kind is quick to hash.
+    Half a million edges have few kinds. Shapes are numbered so that a kind is quick to hash.
     """
     numbers: dict[object, int] = {}
     gives = {name: numbers.setdefault(shape, len(numbers)) for name, shape in graph.shapes.items()}
@@ -246,13 +246,13 @@ def _check_sharing(graph: Wiring) -> None:
             if signature != expected:
                 raise GraphError(
                     f"node '{node.id}' cannot share group '{group}' with '{first.id}': the parts differ in shape or"
-                    " parameters; give each kind a group of its own",
+                    " parameters; give each kind its own group",
                     node=node.id,
                 )
 
 
 def part_signature(rule: NodeOp, part: str, node: Node) -> object:
-    """What must agree between nodes that share a part: op, part, its parameters, and the shapes without the place."""
+    """Return what must be equal for nodes to share a part: op, part, its parameters, channels, ratio of strides."""
     assert node.input is not None
     params = rule.part_cost(part, node.input, (1, 1)).params
     out = rule.output(node.input)
@@ -266,7 +266,7 @@ def part_signature(rule: NodeOp, part: str, node: Node) -> object:
 
 
 def declare_inputs(graph: WiringT) -> WiringT:
-    """Fill in missing node inputs in topological order; see :meth:`Graph.declare_inputs`."""
+    """Fill in missing inputs of nodes in topological order; see :meth:`Graph.declare_inputs`."""
     _check_ids(graph)
     _check_acyclic(graph)
     nodes: dict[str, Node] = {}
@@ -287,7 +287,7 @@ def declare_inputs(graph: WiringT) -> WiringT:
 
 
 def _sized(graph: Wiring, node: Node) -> Node:
-    """The node with what its op takes from the size of the image as parameters."""
+    """Return the node with the parameters filled in that its op takes from the image size."""
     if node.input is None:
         return node
     rule = rule_of(node)

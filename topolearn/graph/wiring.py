@@ -1,4 +1,4 @@
-"""Nodes, edges, and the wiring that they make: canonical order, candidates, shapes."""
+"""Nodes, edges, and their wiring: canonical order, candidates, shapes."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from topolearn.ops.shape import Bundle, Stride
 from topolearn.task_kinds import DEFAULT_TASK
 
 AGGREGATES = ("sum", "mean", "normalised", "concat")
-"""How a node combines what its in-edges bring."""
+"""How a node can combine what its in-edges bring."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node: aggregate what the in-edges bring, then transform it.
+    """One node: it aggregates what its in-edges bring, then transforms it.
 
     Attributes:
         id: Matches ``[A-Za-z_][A-Za-z0-9_]*``.
         op: Name of a registered node op.
         params: The op's parameters, as written.
-        aggregate: ``sum``; ``mean`` (over the active in-edges); ``normalised`` (batch normalisation
-            without affine over the sum); ``concat`` (along the channels).
-        input: The shape that every in-edge must bring; None for inputs and features, and until
+        aggregate: ``sum``; ``mean`` (over the active in-edges); ``normalised`` (batch normalisation of the sum,
+            without scale and shift); ``concat`` (along the channels).
+        input: The shape that every in-edge must bring; None for inputs and features, and before
             :meth:`Graph.declare_inputs`.
-        share: Part of the op -> group, for parameters that nodes share.
+        share: Part of the op -> group of nodes that share its parameters.
     """
 
     id: str
@@ -49,13 +49,13 @@ class Node:
 
     @property
     def rule(self) -> NodeOp:
-        """The op with its parameters; raises OptionError where they are invalid."""
+        """The op with its parameters; raises OptionError if they are invalid."""
         return node_op(self.op, self.params)
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """One edge: the source's output, through the edge op, times a weight.
+    """One edge: it brings the source's output, through the edge op, times a weight.
 
     Attributes:
         src: Id of the source.
@@ -63,8 +63,8 @@ class Edge:
         op: Name of a registered edge op.
         params: The op's parameters, as written.
         learnable: Whether a learner decides about this edge.
-        weight: The edge's value without a learner, and where the learner ``continuous`` starts it; the other learners
-            start from constants of their own.
+        weight: The edge's value without a learner. The learner ``continuous`` starts from it; the other learners start
+            from their own constants.
     """
 
     src: str
@@ -82,7 +82,7 @@ class Edge:
 
     @property
     def rule(self) -> EdgeOp:
-        """The edge op with its parameters; raises OptionError where they are invalid."""
+        """The edge op with its parameters; raises OptionError if they are invalid."""
         return edge_op(self.op, self.params)
 
 
@@ -90,15 +90,15 @@ class Edge:
 class Wiring:
     """The nodes of a network in topological order, and its edges by destination, then source.
 
-    The base of :class:`~topolearn.graph.ir.Graph`, which adds that it can be verified, priced and written.
+    This is the base of :class:`~topolearn.graph.ir.Graph`, which can also be verified, priced and written.
 
-    The constructor brings nodes and edges into canonical order (inputs first, then Kahn's algorithm,
-    ties by declaration), so that edge i is entry i of every vector of E edge weights. A graph with a cycle
-    or an unknown id stays as declared, and :meth:`Graph.verify` says what is wrong with it.
+    The constructor brings nodes and edges into canonical order (inputs first, then Kahn's algorithm, ties in the
+    declared order), so that edge i is entry i of every vector of E edge weights. A graph with a cycle or an unknown id
+    keeps the declared order; :meth:`Graph.verify` reports the error.
 
     Attributes:
         name: The graph's name.
-        nodes: Id -> node; give an iterable of nodes or such a mapping.
+        nodes: Id -> node; the constructor also takes an iterable of nodes.
         edges: All edges.
         outputs: Ids of the nodes whose outputs the network returns.
         task: ``classification``, ``segmentation`` …
@@ -117,9 +117,9 @@ class Wiring:
         nodes: dict[str, Node] = {}
         for node in given:
             if node.id in nodes:
-                raise GraphError(f"duplicate id '{node.id}'; every node needs an id of its own", node=node.id)
+                raise GraphError(f"duplicate id '{node.id}'; every node needs its own id", node=node.id)
             nodes[node.id] = node
-        # A file declares its inputs before its nodes; so does every graph, or it would not read back equal.
+        # A file declares inputs before nodes. Every graph has the same order, so that it reads back equal.
         nodes = dict(sorted(nodes.items(), key=lambda item: item[1].op != Input.op_name))
         nodes, edges = _canonical(nodes, tuple(self.edges))
         object.__setattr__(self, "nodes", FrozenMap(nodes))
@@ -149,7 +149,7 @@ class Wiring:
 
     @cached_property
     def image(self) -> Size:
-        """Height and width of the first image input; (1, 1) where there is none."""
+        """Height and width of the first image input; (1, 1) if there is none."""
         if not self.image_inputs:
             return (1, 1)
         _, height, width = self.input_size(self.image_inputs[0])
@@ -161,21 +161,21 @@ class Wiring:
         return tuple(name for name in self.inputs if len(self.input_size(name)) == 3)
 
     def input_size(self, name: str) -> tuple[int, ...]:
-        """The shape of one tensor for the input ``name``.
+        """Return the shape of the tensor for the input ``name``, without the batch axis.
 
-        (channels, height, width), (features,), (tokens, channels), or (tokens,) of ids.
+        It is (channels, height, width), (features,), (tokens, channels), or (tokens,) for ids.
         """
         return self.input_rule(name).shape
 
     def input_rule(self, name: str) -> Input:
-        """The op of the input ``name``, which says what is given to it."""
+        """Return the op of the input ``name``, which holds its size."""
         rule = self.nodes[name].rule
         assert isinstance(rule, Input)
         return rule
 
     @cached_property
     def shapes(self) -> Mapping[str, Shape | Bundle]:
-        """Id -> shape of the node's output; raises GraphError where an op cannot take its input."""
+        """Id -> shape of the node's output; raises GraphError if an op cannot take its input."""
         shapes: dict[str, Shape | Bundle] = {}
         for node in self.nodes.values():
             sources = [shapes[self.edges[i].src] for i in self.in_edges(node.id)]
@@ -193,7 +193,7 @@ class Wiring:
         return slices
 
     def in_edges(self, node: str) -> range:
-        """Indices of the node's in-edges, which stand side by side in canonical order."""
+        """Return the indices of the node's in-edges, which are consecutive in canonical order."""
         return self._in_slices[node]
 
     @cached_property
@@ -207,11 +207,11 @@ class Wiring:
 
     @property
     def largest_candidate_set(self) -> int:
-        """Size of the largest candidate set, 0 without learnable edges."""
+        """Size of the largest candidate set; 0 without learnable edges."""
         return max(map(len, self.candidates.values()), default=0)
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed."""
+        """Return a copy with some fields changed."""
         return replace(self, **changes)
 
     def __repr__(self) -> str:
@@ -234,14 +234,14 @@ def _canonical(nodes: dict[str, Node], edges: tuple[Edge, ...]) -> tuple[dict[st
         nodes = {ids[index]: nodes[ids[index]] for index in order}
         position = {node: index for index, node in enumerate(nodes)}
         keys = [(position[edge.dst], position[edge.src]) for edge in edges]
-    # Where no edge points backwards, the declared order is already Kahn's.
+    # If no edge points backwards, the declared order is already Kahn's.
     if all(first <= second for first, second in itertools.pairwise(keys)):
         return nodes, edges
     return nodes, tuple(edges[index] for index in sorted(range(len(edges)), key=keys.__getitem__))
 
 
 def _kahn(count: int, edges: list[tuple[int, int]]) -> list[int] | None:
-    """Topological order of 0..count-1 by (dst, src) edges, smallest number first; None if cyclic."""
+    """Return the topological order of 0..count-1 by (dst, src) edges, smallest number first; None if cyclic."""
     import networkx as nx
 
     graph: nx.DiGraph[int] = nx.DiGraph()
@@ -254,7 +254,7 @@ def _kahn(count: int, edges: list[tuple[int, int]]) -> list[int] | None:
 
 
 def rule_of(node: Node) -> NodeOp:
-    """``node.rule`` with errors that name the node."""
+    """Return ``node.rule``; errors name the node."""
     try:
         return node.rule
     except OptionError as error:
@@ -262,13 +262,13 @@ def rule_of(node: Node) -> NodeOp:
 
 
 def edge_target(source: Shape, target: Node) -> Shape:
-    """The shape that an edge from ``source`` must bring: the declared input, or its share of a concat."""
+    """Return the shape that an edge from ``source`` must bring: the declared input, or its share of a concat."""
     assert target.input is not None
     return target.input.with_channels(source.channels) if target.aggregate == "concat" else target.input
 
 
 def output_shape(graph: Wiring, node: Node, sources: Sequence[Shape | Bundle]) -> Shape | Bundle:
-    """Shape of the node's output; raises GraphError where the op cannot take its input."""
+    """Return the shape of the node's output; raises GraphError if the op cannot take its input."""
     rule = rule_of(node)
     if isinstance(rule, Input):
         return rule.output(Shape(rule.shape[-1], _input_stride(graph, node.id, rule.size or ())))
