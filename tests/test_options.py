@@ -43,7 +43,7 @@ CASES: list[tuple[type[BaseModel], Mapping[str, Any], tuple[str, ...], str]] = [
         ContinuousOptions,
         {"budget": 0.5},
         ("budget",),
-        "'budget' of it is 0.5, but it should say of which cost it is a share, as {macs: 0.5}",
+        "'budget' of it is 0.5, but it should name the cost that it limits, as {macs: 0.5}",
     ),
     (ContinuousOptions, {"budget": {}}, ("budget",), "needs one of 'macs' and 'milliseconds', as {macs: 0.5}"),
     (

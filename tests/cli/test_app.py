@@ -215,7 +215,7 @@ class TestOthers:
     def test_list_one_thing_with_its_options(self, run: Run) -> None:
         _, out, _ = run("list", "learners", "toponet")
         assert out.startswith("Continuous edge weights under a sparsity penalty (TopoNet)\n")
-        assert "\n  threshold = 0.05\n      tau; with a budget, what the budget leaves room for stays" in out
+        assert "\n  threshold = 0.05\n      tau: an edge stays if its |alpha| is at least tau times" in out
         assert "\n  budget = null\n" in out  # of the base's docstring
         _, out, _ = run("list", "ops", "identity")
         assert [line for line in out.splitlines() if line.startswith("  ")] == []

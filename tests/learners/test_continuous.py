@@ -244,8 +244,8 @@ def test_a_factor_that_meets_the_limit_says_so() -> None:
     with pytest.warns(UserWarning, match="'auto_factor'") as warned:
         learner.begin(short)
     assert [str(each.message) for each in warned] == [
-        "'auto_factor' 30 asks for lambda 0.075 in so short a search; it is 0.02, the largest that 'auto' chooses, as"
-        " with any factor above 8; search longer, or give 'penalty_strength' as a number"
+        "'auto_factor' 30 asks for lambda 0.075 in this short search, but 'auto' chooses at most 0.02; factors above"
+        " 8 change nothing; search longer, or give 'penalty_strength' as a number"
     ]
     assert learner.strength == AUTO_LIMIT
     # Nothing is said where the factor decides, or has no say.

@@ -1,4 +1,4 @@
-"""The protocol of edge learners, and what they share."""
+"""The protocol of edge learners, their registry, and code that they share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from topolearn.plugins import load_plugins
 
 
 class Options(BaseModel):
-    """Options of a learner; immutable and checked when made. The string below each field says what it means."""
+    """Options of a learner: immutable, and checked when made. The string below each field documents it."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -35,18 +35,17 @@ class Phase:
 
     Attributes:
         name: ``search``, ``fine_tune``, ``retrain`` or ``train``.
-        share: Share of all epochs; phases whose share is 0 are skipped.
+        share: Share of all epochs; a phase with share 0 is skipped.
         search: Whether the learner decides about edges. When the first phase without search starts,
             the topology is frozen and the network pruned.
-        weights: What a phase after pruning starts from: ``carry`` the trained weights, or ``fresh`` ones: those
-            that the run was given to start from, else a backbone's pretrained and otherwise new ones.
-        lr: Peak learning rate of the phase over that of the run.
-        continues: Whether the learning rate's schedule runs through the phase before and this one as
-            one, instead of starting again; not where the run gives the phase a rate of its own.
-        freeze_affine: Whose scale and shift stay as they are: of ``all`` batch normalisations; of the ``weighted``
-            ones, which end a branch that a learnable edge weights, and whose scale could make up for that
-            weight; None: of none.
-        passes: Passes on the pruned graph before the phase; they may change the function.
+        weights: The weights that a phase after pruning starts from. ``carry``: the trained ones. ``fresh``: the
+            weights that the run was given to start from, else a backbone's pretrained weights and new ones elsewhere.
+        lr: Peak learning rate of the phase, as a multiple of the run's.
+        continues: Whether one schedule of the learning rate runs through the previous phase and this one, instead of
+            starting again. It has no effect if the run sets a learning rate for this phase.
+        freeze_affine: Batch normalisations that keep their scale and shift: ``all``; ``weighted``: those that end a
+            branch with a learnable edge weight, because their scale could compensate for the weight; None: all train.
+        passes: Passes that run on the pruned graph before the phase; they may change the function.
     """
 
     name: str
@@ -61,12 +60,12 @@ class Phase:
 
 @dataclass(frozen=True)
 class SearchSchedule:
-    """What a learner may need to know of the search ahead.
+    """Length and learning rates of the search ahead, for learners that need them.
 
     Attributes:
         steps: Optimiser steps T of the search.
-        total_lr: Sum of the learning rates of the weights over those steps.
-        peak_lr: The largest of them.
+        total_lr: Sum of the weights' learning rates over those steps.
+        peak_lr: Largest of these learning rates.
         momentum: Momentum of the weights' optimiser.
     """
 
@@ -77,11 +76,11 @@ class SearchSchedule:
 
 
 RENAMED = {"heed_lr": "on_learning_rate"}
-"""Old names of the protocol's methods. Nothing calls them any more, so a learner that still has one is refused."""
+"""Old names of the protocol's methods. Nothing calls them any more, so a learner that has one is refused."""
 
 
 class EdgeLearner(nn.Module, ABC):
-    """Decides about the learnable edges of one graph.
+    """A method that decides which learnable edges of a graph stay; the base class of all learners.
 
     A *draw* (masks, gate noise) lasts until :meth:`after_step`: repeated calls see the same one. In
     ``eval()`` nothing is drawn. The optimisers of ``topolearn.optimizers`` call :meth:`after_step`; a loop with other
@@ -93,23 +92,23 @@ class EdgeLearner(nn.Module, ABC):
     ``super().__init__(graph, **options)``.
 
     Class attributes:
-        learner_name: Name in the registry; until it is registered, that of the class.
-        options_type: Its options, none by default.
-        shares_optimizer: Whether its parameters go into the weights' optimiser, as groups of their
-            own; otherwise plain SGD moves them.
-        recalibrates: Whether the statistics of batch normalisations are computed again on training data when the
-            search has ended and the network is pruned.
-        prunes_by: Options that decide what is kept of a search that has ended, the others act in training only; None
-            where all may.
-        capturable: Whether a CUDA graph can hold its step: :meth:`draw` makes all its random numbers,
-            and nothing else reads from the device or depends on the step's number. An instance whose options
-            say otherwise sets its own.
+        learner_name: Name in the registry; before registration, the name of the class.
+        options_type: Class of the options; by default one without fields.
+        shares_optimizer: Whether the learner's parameters join the weights' optimiser, in separate groups. If not,
+            plain SGD updates them.
+        recalibrates: Whether batch normalisation statistics are computed again, on training data, after the search has
+            ended and the network is pruned.
+        prunes_by: Options that decide what is kept after a search; the others act in training only. None: all
+            options may decide.
+        capturable: Whether a CUDA graph can hold the learner's step. It can if :meth:`draw` makes all random numbers
+            and nothing else reads from the device or depends on the step's number. An instance may set its own value,
+            depending on its options.
 
     Attributes:
         graph: The searched graph.
         options: The checked options.
-        candidates: Where the learnable edges are.
-        fan_in: Candidates that each node keeps, None for a method without that limit.
+        candidates: Positions of the learnable edges.
+        fan_in: Candidates that each node keeps; None for a method without that limit.
 
     Raises:
         OptionError: An unknown option or an invalid value.
@@ -131,14 +130,14 @@ class EdgeLearner(nn.Module, ABC):
     def __init__(self, graph: Graph | None = None, **options: Any) -> None:
         super().__init__()
         self.step_watch = StepWatch()
-        if graph is None:  # a learner with a constructor of its own sets the attributes itself
+        if graph is None:  # a learner with its own constructor sets the attributes itself
             return
         self.options = validate(self.options_type, options, f"learner '{self.learner_name}'")
         self.graph = graph
         self.candidates = Candidates(graph)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Write the options out in the signature and the docstring; refuse old names of methods."""
+        """Add the options to the signature and the docstring; refuse old names of methods."""
         super().__init_subclass__(**kwargs)
         if not hasattr(cls.after_step, "is_once_per_step"):
             cls.after_step = once_per_step(cls.after_step)  # type: ignore[method-assign]
@@ -162,46 +161,46 @@ class EdgeLearner(nn.Module, ABC):
 
     @abstractmethod
     def edge_weights(self) -> Tensor:
-        """(E,) what the forward pass multiplies with; differentiable where learned."""
+        """Return the (E,) edge weights of the forward pass; learned ones are differentiable."""
 
     def active(self) -> Tensor | None:
-        """(E,) bool, the edges that the divisor of ``mean`` counts; None: all in-edges."""
+        """Return (E,) bool, the edges that ``mean`` divides by; None: all in-edges."""
         return None
 
     def penalty(self) -> Tensor:
-        """Scalar to add to the task loss."""
+        """Return the scalar that is added to the task loss."""
         return torch.zeros((), device=self.edge_weights().device)
 
     @abstractmethod
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Optimiser settings of its parameters, where the weights learn at ``lr``."""
+        """Return the optimiser groups of the learner's parameters, given the weights' learning rate ``lr``."""
 
     def check(self) -> None:
-        """Raise an OptionError where no search can start on the device that the learner is on.
+        """Raise an OptionError if no search can start on the learner's device.
 
-        Called before anything of a run is written; what it has to measure for that, it keeps in buffers.
+        Called before a run writes anything. A learner keeps what it measures here in buffers.
         """
 
     def begin(self, schedule: SearchSchedule) -> None:
-        """Get ready for the search ahead; called before its first step and after a resume."""
+        """Prepare for the search ahead; called before its first step and after a resume."""
 
     def draw(self) -> None:
-        """Fill registered buffers with the random numbers of the step ahead, unless that is done.
+        """Fill registered buffers with the random numbers of the next step, unless they are already drawn.
 
-        Called before the step, outside what is captured; otherwise :meth:`edge_weights` calls it.
+        Called before the step, outside the captured part; otherwise :meth:`edge_weights` calls it.
         """
 
     def end_draw(self) -> None:
-        """End the draw; part of :meth:`after_step`, called after one that was replayed on the device."""
+        """End the draw: part of :meth:`after_step`, and called after a step that was replayed on the device."""
 
     def on_learning_rate(self, lr: float | Tensor) -> None:
         """Called after each optimiser step, before :meth:`after_step`, with the learning rate of that step.
 
-        The optimisers of ``topolearn.optimizers`` call it; with others, your loop does. The gradients of the step are
-        still there.
+        The optimisers of ``topolearn.optimizers`` call it; with other optimisers, your loop does. The gradients of
+        the step are still available.
 
         Args:
-            lr: A number, or a scalar on the device where the step is captured.
+            lr: A number, or a scalar on the device if the step is captured.
         """
 
     @once_per_step
@@ -217,19 +216,19 @@ class EdgeLearner(nn.Module, ABC):
 
         Args:
             which: Number of the optimiser.
-            of: How many there are.
+            of: Number of these optimisers.
         """
         self.step_watch.stepped.add(which)
         if len(self.step_watch.stepped) == of:
             self._end_step()
 
     def forward_begins(self, parameters: Iterable[Tensor]) -> None:
-        """Called by the network before each forward pass in training; warns of a step that nobody has ended.
+        """Called by the network before each forward pass in training; warns if the last step was not ended.
 
-        Where some of the optimisers have skipped the step (as a ``GradScaler`` lets them), it is ended now.
+        If some of the optimisers skipped the step (a ``GradScaler`` can do that), the step is ended now.
 
         Args:
-            parameters: Some of the network's, which every step changes.
+            parameters: Some of the network's parameters, which every step changes.
         """
         changed = self.step_watch.changed([*self.parameters(), *parameters])
         self.step_watch.ended = False
@@ -258,47 +257,47 @@ class EdgeLearner(nn.Module, ABC):
 
     @abstractmethod
     def topology(self) -> Topology:
-        """The closed topology that it would keep now; deterministic."""
+        """Return the closed topology that the learner would keep now; deterministic."""
 
     def edge_values(self) -> Tensor:
-        """(E,) what it thinks of every edge, kept or not, for pictures: in eval mode, its edge weights."""
+        """Return the learner's (E,) rating of every edge, kept or not, for pictures: edge weights, in eval mode."""
         return self.edge_weights()
 
     def without(self, removed: Collection[int]) -> Topology:
-        """The closed topology of all edges but ``removed``, at the weights that kept edges have in eval mode.
+        """Return the closed topology of all edges except ``removed``; kept edges have their weights of eval mode.
 
         Args:
-            removed: Places of learnable edges.
+            removed: Positions of learnable edges.
         """
         return removal.without(self.graph, self.edge_values().detach().tolist(), removed)
 
     @abstractmethod
     def phases(self) -> tuple[Phase, ...]:
-        """The phases that :func:`topolearn.fit` runs."""
+        """Return the phases that :func:`topolearn.fit` runs."""
 
     def summary(self) -> Mapping[str, float]:
-        """Numbers worth a line of the history, by name."""
+        """Return named numbers for the history."""
         return {}
 
     def progress(self) -> str:
-        """How far the search is, in a few words for the progress line, as ``edges decided 34 %``."""
+        """Return the state of the search in a few words for the progress line, such as ``edges decided 34 %``."""
         return ""
 
     def spent(self) -> Spent | None:
-        """What its budget allowed and what it would keep costs; None where it has none."""
+        """Return the cost that the budget allows and the cost of what would be kept; None without a budget."""
         return None
 
 
 class Candidates(nn.Module):
-    """Where the L learnable edges of a graph are: their places among E edges, and by target.
+    """Positions of a graph's L learnable edges, among its E edges and by target.
 
     Attributes:
         sizes: Number of candidates per target, in canonical order.
-        index: (L,) places of the learnable edges among all edges.
-        base: (E,) weights of the graph.
+        index: (L,) positions of the learnable edges among all edges.
+        base: (E,) weights in the graph.
         target: (L,) number of each learnable edge's target.
-        cell: (L,) place of each learnable edge in a flattened (targets, largest set) table.
-        valid: (targets, largest set) cells that hold a candidate.
+        cell: (L,) position of each learnable edge in a flattened (targets, largest set) table.
+        valid: (targets, largest set) bool, the cells that hold a candidate.
         count: (targets,) ``sizes`` as a tensor.
     """
 
@@ -329,26 +328,26 @@ class Candidates(nn.Module):
         return len(self.index)
 
     def initial(self) -> Tensor:
-        """(L,) the learnable edges' weights in the graph."""
+        """Return the (L,) weights of the learnable edges in the graph."""
         return self.base[self.index].clone()
 
     def spread(self, values: Tensor) -> Tensor:
-        """(L,) values of the learnable edges -> (E,), fixed edges at their weights."""
+        """Extend (L,) values of the learnable edges to (E,); fixed edges get their weights."""
         return self.base.to(values.dtype).index_copy(0, self.index, values)
 
     def table(self, values: Tensor, empty: float) -> Tensor:
-        """(L,) -> (targets, largest set), ``empty`` in cells without a candidate."""
+        """Arrange (L,) values as (targets, largest set), with ``empty`` in cells without a candidate."""
         cells = values.new_full((len(self.sizes) * self.width,), empty)
         return cells.index_copy(0, self.cell, values).view(len(self.sizes), self.width)
 
     def by_target(self, values: Tensor) -> Tensor:
-        """(L,) -> (targets,) mean over each target's candidates."""
+        """Average (L,) values over each target's candidates: (targets,)."""
         sums = values.new_zeros(len(self.sizes)).index_add(0, self.target, values)
         return sums / self.count.to(values.dtype)
 
 
 def require_learnable(graph: Graph, learner: str) -> None:
-    """Raise where ``graph`` has nothing to learn."""
+    """Raise an OptionError if ``graph`` has no learnable edges."""
     if not graph.candidates:
         raise OptionError(
             f"graph '{graph.name}' has no learnable edges, so learner '{learner}' has nothing to decide; mark edges"
@@ -357,10 +356,10 @@ def require_learnable(graph: Graph, learner: str) -> None:
 
 
 def resolve_fan_in(graph: Graph, fan_in: int | None) -> int:
-    """``fan_in``, by default half of the largest candidate set, rounded up.
+    """Return ``fan_in``; by default half of the largest candidate set, rounded up.
 
     Raises:
-        OptionError: Larger than every candidate set.
+        OptionError: ``fan_in`` is larger than every candidate set.
     """
     largest = graph.largest_candidate_set
     if fan_in is None:
@@ -373,7 +372,7 @@ def resolve_fan_in(graph: Graph, fan_in: int | None) -> int:
 
 
 def kept(graph: Graph, chosen: Sequence[bool]) -> list[bool]:
-    """(L,) chosen learnable edges -> (E,) kept edges: fixed ones stay unless their weight is 0."""
+    """Extend (L,) chosen learnable edges to (E,) kept edges; fixed edges stay unless their weight is 0."""
     keep = [not edge.learnable and edge.weight != 0.0 for edge in graph.edges]
     learnable = (i for group in graph.candidates.values() for i in group)
     for i, value in zip(learnable, chosen, strict=True):
@@ -388,7 +387,7 @@ _LearnerT = TypeVar("_LearnerT", bound=type[EdgeLearner])
 
 
 def register_learner(name: str, *aliases: str) -> Callable[[_LearnerT], _LearnerT]:
-    """Register a learner class under ``name`` and other names for it.
+    """Register a learner class under ``name`` and aliases.
 
     Raises:
         ValueError: The name is taken.
@@ -406,7 +405,7 @@ def register_learner(name: str, *aliases: str) -> Callable[[_LearnerT], _Learner
 
 
 def learner_class(name: str) -> type[EdgeLearner]:
-    """The learner called ``name``.
+    """Return the learner class called ``name``.
 
     Raises:
         OptionError: No such learner.
@@ -422,7 +421,7 @@ def make_learner(name: str, graph: Graph, options: Mapping[str, Any] | None = No
     """Make the learner ``name`` for ``graph``.
 
     Raises:
-        OptionError: No such learner or option, an invalid value, or a graph it cannot work on.
+        OptionError: No such learner or option, an invalid value, or a graph that the learner cannot work on.
     """
     cls = learner_class(name)
     given = dict(options or {})
@@ -433,7 +432,7 @@ def make_learner(name: str, graph: Graph, options: Mapping[str, Any] | None = No
 
 
 def mend_option(option: str, learner: str) -> str:
-    """What to do about an option that a learner does not have: name those that do, else as :func:`suggest`."""
+    """Return a hint for an unknown option: the learners that have it, else a similar name (:func:`suggest`)."""
     having = [name for name, cls in LEARNERS.items() if option in cls.options_type.model_fields]
     if having:
         return f"; it is an option of {', '.join(sorted(having))}"

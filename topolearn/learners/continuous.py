@@ -8,9 +8,9 @@ ECCV 2020:
     uniform:   sum_ij |alpha_ij|
     adaptive:  sum_j log(delta_j) sum_i |alpha_ij| ,   delta_j the in-degree of j
 
-alpha and the weights are trained together by one optimiser. In the end an edge stays iff
-|alpha_ij| >= tau * max_i |alpha_ij| over all in-edges of its target and, with ``keep``, is among the K largest of its
-target's learnable in-edges; kept alphas become fixed weights.
+One optimiser trains alpha and the weights together. After the search an edge stays iff
+|alpha_ij| >= tau * max_i |alpha_ij| over all in-edges of its target. With ``keep``, it must also be among the K largest
+of its target's learnable in-edges. Kept alphas become fixed weights.
 """
 
 from __future__ import annotations
@@ -36,39 +36,39 @@ from topolearn.learners.base import (
 from topolearn.learners.pricing import CostOptions, Pricing
 
 REFERENCE_SCHEDULE = SearchSchedule(steps=78_200, total_lr=3_910.0, peak_lr=0.1, momentum=0.9)
-"""200 CIFAR epochs at batch 128, cosine from 0.1: what ``auto`` assumes outside :func:`topolearn.fit`."""
+"""Schedule that ``auto`` assumes outside :func:`topolearn.fit`: 200 CIFAR epochs at batch 128, cosine from 0.1."""
 
 AUTO_FACTOR = 10.0
-"""What ``auto`` multiplies the smallest lambda by that can remove an edge."""
+"""``auto`` multiplies the smallest lambda that can remove an edge by this factor."""
 
 AUTO_LIMIT = 0.02
-"""Largest lambda that ``auto`` chooses. In short searches the rule asks for more than a task loss of about 1
-can stand: on the digits graph, in 20 epochs, lambda 0.023 prunes over half of the edges and 0.057 drives every
-alpha to 0."""
+"""Largest lambda that ``auto`` chooses. In short searches the rule gives a lambda that overwhelms a task loss of about
+1: on the digits graph, in 20 epochs, lambda 0.023 prunes over half of the edges and 0.057 drives every alpha to 0."""
 
 
 class ContinuousOptions(CostOptions):
     """Options of :class:`Continuous`."""
 
     penalty: Literal["uniform", "adaptive"] = "adaptive"
-    """``uniform`` or ``adaptive``."""
+    """``uniform``: all edges alike; ``adaptive``: times the log of the target's in-degree."""
     penalty_strength: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    """lambda; ``auto``: ``auto_factor`` times the smallest lambda that drives an edge without task gradient from 1 to 0
-    during the search, (1 - momentum) / sum of rates; at most 0.02.
+    """lambda, the strength of the penalty. ``auto``: ``auto_factor`` times the smallest lambda that drives an edge
+    without task gradient from 1 to 0 during the search, which is (1 - momentum) / sum of learning rates; at most 0.02.
     """
     auto_factor: Annotated[float, Field(ge=0)] | None = None
-    """See ``penalty_strength``. None: 10; 0 when a budget is given: the budget decides what is removed, and a penalty
-    would also shrink what stays. A factor beyond what 0.02 leaves room for gives a warning.
+    """See ``penalty_strength``. None: 10, or 0 when a budget is given: the budget decides what is removed, and a
+    penalty would also shrink what stays. You get a warning if the factor asks for a lambda above 0.02.
     """
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """tau; with a budget, what the budget leaves room for stays whatever its weight."""
+    """tau: an edge stays if its |alpha| is at least tau times the largest of its target. With a budget, the budget
+    decides instead, and an edge with a smaller weight stays if it fits.
+    """
     keep: Annotated[int, Field(ge=1)] | None = None
-    """K: the most learnable in-edges that stay per node, those of the largest |alpha|; of equals, the later source
-    stays. They must reach the threshold, too. None: no such limit. Not together with a budget.
+    """K: at most this many learnable in-edges stay per node, those with the largest |alpha|. Of equal ones the later
+    source stays. They must also reach the threshold. None: no limit. Not allowed with a budget.
     """
     proximal: bool = False
-    """Apply the penalty by soft-thresholding after each step, which gives exact zeros, instead of adding it to the
-    loss.
+    """Apply the penalty by soft-thresholding after each step instead of adding it to the loss. This gives exact zeros.
     """
 
     @model_validator(mode="after")
@@ -79,7 +79,7 @@ class ContinuousOptions(CostOptions):
 
 
 def _enough(schedule: SearchSchedule) -> float:
-    """The smallest lambda that drives an edge without task gradient from 1 to 0 during a search."""
+    """Return the smallest lambda that drives an edge without task gradient from 1 to 0 during a search."""
     return (1 - schedule.momentum) / schedule.total_lr
 
 
@@ -91,7 +91,7 @@ class Continuous(EdgeLearner):
     The formulas and their source: ``help("topolearn.learners.continuous")``.
 
     Attributes:
-        alpha: (L,) edge weights, at the start those of the graph.
+        alpha: (L,) edge weights; they start at the graph's weights.
         strength: lambda.
 
     Raises:
@@ -114,13 +114,13 @@ class Continuous(EdgeLearner):
         scale = [math.log(degree) if self.options.penalty == "adaptive" else 1.0 for degree in degrees]
         self.register_buffer("scale", torch.tensor(scale)[self.candidates.target], persistent=False)
         self.pricing = Pricing.of(graph, self.candidates, self.options, self.options.threshold)
-        self.capturable = self.pricing is None  # steering counts the steps, and reads the weights
+        self.capturable = self.pricing is None  # steering counts steps and reads the weights
         self.strength = 0.0
         self._lr: float | Tensor | None = None
         self._resolve(REFERENCE_SCHEDULE)
 
     def check(self) -> None:
-        """Raise an OptionError where the budget does not pay for one path."""
+        """Raise an OptionError if the budget is too small for any path."""
         if self.pricing is not None:
             self.pricing.check()
 
@@ -142,44 +142,44 @@ class Continuous(EdgeLearner):
         self._momentum = schedule.momentum
 
     def _warn_of_limit(self, schedule: SearchSchedule) -> None:
-        """Say that an ``auto_factor`` has met the limit: a larger one would change nothing."""
+        """Warn if ``auto_factor`` asks for more than the limit, above which it changes nothing."""
         factor = self.options.auto_factor
         if self.options.penalty_strength != "auto" or factor is None:
             return
         asked = factor * _enough(schedule)
         if asked > AUTO_LIMIT:
             warnings.warn(
-                f"'auto_factor' {factor:g} asks for lambda {asked:.2g} in so short a search; it is {AUTO_LIMIT:g}, the"
-                f" largest that 'auto' chooses, as with any factor above {AUTO_LIMIT / _enough(schedule):.2g}; search"
-                " longer, or give 'penalty_strength' as a number",
+                f"'auto_factor' {factor:g} asks for lambda {asked:.2g} in this short search, but 'auto' chooses at most"
+                f" {AUTO_LIMIT:g}; factors above {AUTO_LIMIT / _enough(schedule):.2g} change nothing; search longer, or"
+                " give 'penalty_strength' as a number",
                 stacklevel=3,
             )
 
     def pressure(self) -> Tensor:
-        """(L,) what the penalty multiplies each magnitude with."""
+        """Return the (L,) factors that the penalty multiplies each magnitude with."""
         pressure = self.strength * self.scale
         return pressure if self.pricing is None else pressure * self.pricing.weight
 
     def edge_weights(self) -> Tensor:
-        """(E,) alpha, and fixed edges."""
+        """Return the (E,) weights: alpha, and the graph's weights for fixed edges."""
         return self.candidates.spread(self.alpha)
 
     def penalty(self) -> Tensor:
-        """The penalty times lambda; 0 with ``proximal``, which applies it after the step."""
+        """Return the penalty times lambda; 0 with ``proximal``, which applies it after the step."""
         if self.options.proximal:
             return self.alpha.new_zeros(())
         return (self.pressure() * self.alpha.abs()).sum()
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
-        """alpha, at the weights' settings but without weight decay."""
+        """Return one group: alpha, with the weights' settings but no weight decay."""
         return [{"params": [self.alpha], "lr": lr, "weight_decay": 0.0}]
 
     def on_learning_rate(self, lr: float | Tensor) -> None:
-        """Called after each optimiser step with its learning rate, which soft-thresholding needs."""
+        """Called after each optimiser step with its learning rate, which soft-thresholding uses."""
         self._lr = lr
 
     def after_step(self) -> None:
-        """Soft-threshold alpha where ``proximal`` asks for it."""
+        """Soft-threshold alpha if ``proximal`` is set, apply the budget's pressure, and end the draw."""
         if self.options.proximal:
             if self._lr is None:
                 raise TrainingError(
@@ -196,15 +196,16 @@ class Continuous(EdgeLearner):
         self.end_draw()
 
     def end_draw(self) -> None:
-        """Update prices and pressure when that is due."""
+        """Count the step; update prices and pressure when due."""
         if self.pricing is not None:
             with torch.no_grad():
                 self.pricing.count(self.alpha)
 
     def topology(self) -> Topology:
-        """Edges with |alpha| >= tau times the largest of their target; none into a node whose weights are all 0.
+        """Return the topology that would be kept now: edges with |alpha| >= tau times the largest of their target.
 
-        With ``keep``: of these, the K largest per node.
+        A node with all weights 0 keeps no in-edges.
+        With ``keep``: the K largest of these per node.
         With a budget: the strongest edges that fit it.
         """
         weights = [float(w) for w in self.edge_weights().detach().double()]
@@ -223,10 +224,11 @@ class Continuous(EdgeLearner):
         return Topology.of(self.graph, keep, weights)
 
     def phases(self) -> tuple[Phase, ...]:
-        """Search, in which no batch normalisation's scale may make up for an edge's weight; then fine-tune.
+        """Return two phases: search, then fine-tune.
 
-        One schedule of the learning rate runs through both: a second one, from a fifth of the rate, costs accuracy
-        (models/README.md, "Complete stages and rules").
+        During the search, batch normalisations behind learnable edges keep their scale, which could otherwise
+        compensate for an edge's weight. One learning rate schedule runs through both phases: a second one, from a fifth
+        of the rate, costs accuracy (models/README.md, "Complete stages and rules").
         """
         return (
             Phase("search", 0.8, search=True, freeze_affine="weighted"),
@@ -234,11 +236,11 @@ class Continuous(EdgeLearner):
         )
 
     def progress(self) -> str:
-        """How many learnable edges would be kept now."""
+        """Return how many learnable edges would be kept now."""
         return f"edges kept {self.summary()['kept_edges']:.0f} of {len(self.alpha)}"
 
     def summary(self) -> dict[str, float]:
-        """How large the alphas are, how many edges would be kept now, and lambda."""
+        """Return the size of the alphas, the number of edges that would be kept now, and lambda."""
         alpha = self.alpha.detach().abs()
         topology = self.topology()
         kept_edges = sum(topology.keep[i] for i in self.candidates.index.tolist())
@@ -251,5 +253,5 @@ class Continuous(EdgeLearner):
         }
 
     def spent(self) -> Spent | None:
-        """What the budget allowed and what would be kept costs; None without a budget."""
+        """Return the cost that the budget allows and the cost of what would be kept; None without a budget."""
         return None if self.pricing is None else self.pricing.spent(self.topology())

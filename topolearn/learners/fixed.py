@@ -1,4 +1,4 @@
-"""Rule-based wirings, the baselines that learned ones are compared with."""
+"""Rule-based wirings: the baselines for learned ones."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ class FixedOptions(Options):
     """Options of :class:`Fixed`."""
 
     rule: Literal["prev", "full", "random"] = "prev"
-    """``prev``: one source per node, the one at the node's own position where several nodes have the same candidates,
-    else the latest candidate, but not one of 1 x 1 (``global``) beside others; ``full``: all; ``random``: K distinct
-    candidates, drawn uniformly per node.
+    """``prev``: one source per node. If several nodes have the same candidates, each takes the one at its own position;
+    otherwise a node takes its latest candidate, and one of 1 x 1 (``global``) only if there is no other. ``full``: all
+    candidates. ``random``: K distinct candidates, drawn uniformly per node.
     """
     fan_in: Annotated[int, Field(ge=1)] | None = None
     """K of ``random``; default: half of the largest candidate set, rounded up."""
     edges: Annotated[int, Field(ge=1)] | None = None
-    """Of ``random``, instead of a fan-in: how many learnable edges are left in all. Edges go in random order, with the
-    nodes that die with them; one is passed over where that would leave fewer, or cut an output off.
+    """For ``random``, instead of ``fan_in``: the number of learnable edges that stay in the whole graph. Edges are
+    removed in random order, together with the nodes that they leave without a path from input to output. An edge stays
+    if removing it would leave fewer edges or cut off an output.
     """
     seed: int = 0
     """Seed of ``random``."""
@@ -44,9 +45,9 @@ class FixedOptions(Options):
 @final
 @register_learner("fixed")
 class Fixed(EdgeLearner):
-    """A wiring by rule; learns nothing.
+    """A wiring chosen by a rule; learns nothing.
 
-    A graph without learnable edges is taken as it is.
+    A graph without learnable edges stays as it is.
 
     Raises:
         OptionError: A fan-in larger than every candidate set, or more edges than are learnable.
@@ -72,29 +73,29 @@ class Fixed(EdgeLearner):
         self.register_buffer("mask", torch.tensor(chosen, dtype=torch.float32), persistent=False)
 
     def edge_weights(self) -> Tensor:
-        """(E,) 1 for chosen candidates, 0 for others, and fixed edges."""
+        """Return the (E,) weights: 1 for chosen candidates, 0 for others, the graph's weight for fixed edges."""
         return self.candidates.spread(self.mask)
 
     def active(self) -> Tensor:
-        """(E,) the chosen candidates, and fixed edges."""
+        """Return (E,) bool: the chosen candidates and the fixed edges."""
         return (self.candidates.base != 0).index_copy(0, self.candidates.index, self.mask != 0)
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
-        """None: there is nothing to learn."""
+        """Return no groups: there is nothing to learn."""
         return []
 
     def topology(self) -> Topology:
-        """The rule's choice."""
+        """Return the topology that the rule chose."""
         weights = self.edge_weights().tolist()
         return Topology(tuple(kept(self.graph, self.mask.bool().tolist())), tuple(weights)).close(self.graph)
 
     def phases(self) -> tuple[Phase, ...]:
-        """Training of the pruned network."""
+        """Return one phase: training of the pruned network."""
         return (Phase("train", 1.0),)
 
 
 def _choose(graph: Graph, rule: str, fan_in: int, seed: int) -> list[bool]:
-    """(L,) the candidates that ``rule`` picks."""
+    """Return (L,) bool: the candidates that ``rule`` picks."""
     groups = graph.candidates.values()
     if rule == "prev":
         chosen = set(chain_edges(graph).values())
@@ -107,7 +108,7 @@ def _choose(graph: Graph, rule: str, fan_in: int, seed: int) -> list[bool]:
 
 
 def _thin_out(graph: Graph, count: int, seed: int) -> list[bool]:
-    """(L,) candidates of which ``count`` are left, or the fewest above that were met, all on a path to an output."""
+    """Remove candidates in random order while ``count`` or more are left; return (L,) bool, the ones that stay."""
     order = [i for indices in graph.candidates.values() for i in indices]
     if count > len(order):
         raise OptionError(

@@ -1,4 +1,4 @@
-"""A penalty by cost, and a budget that the search ends at."""
+"""A penalty by cost, and a cost budget that the search meets at its end."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from topolearn.learners.base import Candidates, Options
 CostKind = Literal["macs", "milliseconds"]
 
 STEERINGS = 100
-"""How often in a search prices and pressure are set anew."""
+"""Number of updates of prices and pressure during a search."""
 ARRIVAL = 0.8
-"""Share of the search after which the allowance has come down to the budget."""
+"""Share of the search after which the allowance has fallen to the budget."""
 DECAY = 0.1
-"""Share of the search in which an edge without a place goes from its target's largest weight to 0, if nothing
-pulls it back."""
+"""Share of the search in which the pressure takes an edge without a place from its target's largest weight to 0, if
+nothing pulls it back."""
 ESCALATION, MOST = 1.2, 10.0
-"""By how much the pressure on an edge without a place grows from one steering to the next, and up to how much."""
+"""Factor by which the pressure on an edge without a place grows at each update, and the largest total factor."""
 
 MARGIN = 1.1
-"""Factor on the least budget that an error names, where that was measured: the next time it may take longer."""
+"""Factor on the least budget that an error names, if it was measured: the next measurement may be slower."""
 
 
 class Budget(Options):
-    """What the learned graph may cost: a share of the searched graph's cost."""
+    """Largest cost of the learned graph, as a share of the searched graph's cost."""
 
     macs: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of its multiply-accumulates."""
+    """Share of the searched graph's multiply-accumulates."""
     milliseconds: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of its measured time."""
+    """Share of the searched graph's measured time."""
 
     @model_validator(mode="before")
     @classmethod
     def _mapping(cls, given: Any) -> Any:
         if not isinstance(given, Mapping | Budget):
-            raise ValueError("should say of which cost it is a share, as {macs: 0.5}")
+            raise ValueError("should name the cost that it limits, as {macs: 0.5}")
         return given
 
     @model_validator(mode="after")
@@ -57,25 +57,26 @@ class Budget(Options):
 
     @property
     def kind(self) -> CostKind:
-        """Which of the two."""
+        """The kind of cost: ``macs`` or ``milliseconds``."""
         return "macs" if self.macs is not None else "milliseconds"
 
     @property
     def share(self) -> float:
-        """The share."""
+        """The share of that cost."""
         share = self.macs if self.macs is not None else self.milliseconds
         assert share is not None
         return share
 
 
 class CostOptions(Options):
-    """Options of learners whose penalty may go by cost; a search with either cannot be a CUDA graph."""
+    """Options of learners that can weigh their penalty by cost; a search with either cannot be a CUDA graph."""
 
     cost: Literal["none", "macs", "milliseconds"] = "none"
-    """What weighs the penalty: ``none``; ``macs``; ``milliseconds``, measured on the device of the search."""
+    """Cost that weighs each edge's penalty: ``none``; ``macs``; ``milliseconds``, measured on the search's device."""
     budget: Budget | None = None
-    """What the learned graph may cost, as ``{macs: 0.5}``: the penalty goes by that cost, the pressure on edges without
-    a place is steered during the search, and the strongest that together fit are kept.
+    """Largest cost of the learned graph, as a share of the searched graph's: ``{macs: 0.5}`` or ``{milliseconds:
+    0.5}``. The penalty is weighed by that cost. During the search, growing pressure drives out the weakest edges that
+    do not fit. At the end, the strongest edges that fit together are kept.
     """
 
     @model_validator(mode="after")
@@ -86,7 +87,7 @@ class CostOptions(Options):
 
     @property
     def kind(self) -> CostKind | None:
-        """What the penalty goes by."""
+        """The cost that weighs the penalty; None for no cost."""
         if self.budget is not None:
             return self.budget.kind
         return None if self.cost == "none" else self.cost
@@ -95,32 +96,32 @@ class CostOptions(Options):
 class Pricing(nn.Module):
     """Prices of the learnable edges, and the steering towards a budget.
 
-    Every edge is priced at :func:`~topolearn.graph.price.edge_shares` of what is strong enough to be kept so far.
-    The penalty of an edge is multiplied by its price over the dearest, so that no edge is under more pressure than
-    without prices.
+    The price of an edge is its share (:func:`~topolearn.graph.price.edge_shares`) of the cost of all edges that are
+    strong enough to be kept so far. The penalty of an edge is multiplied by its price divided by the highest price, so
+    no edge is under more pressure than without prices.
 
-    Towards a budget, a penalty of its own is steered. The allowance falls evenly from the cost of the whole
-    graph to the budget during the first four fifths of the search. A hundred times it is asked which edges
-    have no place in it (:func:`~topolearn.graph.budget.affordable`), and each of those is soft-thresholded after every
-    step (the proximal form of an L1 penalty) by what takes it from its target's largest weight to 0 in a
-    tenth of the search. The pressure grows while an edge holds out, up to tenfold, and ends when it has a place
-    again, with the value that it had before. A stronger penalty on all edges would not do: behind a normalisation all
-    weights of a target can shrink together, which tells none of them from another.
+    A budget adds a second penalty. The allowance falls evenly from the cost of the whole graph to the budget during the
+    first four fifths of the search. A hundred times during the search,
+    :func:`~topolearn.graph.budget.affordable` determines which edges have no place in the allowance. Each of those is
+    soft-thresholded after every step (the proximal form of an L1 penalty), by an amount that takes it from its target's
+    largest weight to 0 in a tenth of the search. The pressure grows while an edge holds out, up to tenfold. When the
+    edge has a place again, the pressure ends and the edge gets back its earlier value. A stronger penalty on all edges
+    would not work: behind a normalisation all weights of a target can shrink together, which does not separate them.
 
-    While the allowance falls, the ranking alone decides who has a place. From then on the choice comes within
-    :data:`~topolearn.graph.budget.TOLERANCE` of the budget or, where whole nodes are too coarse for that, as near as
-    any choice of edges does.
+    While the allowance falls, the ranking alone decides which edges have a place. After that, the choice comes within
+    :data:`~topolearn.graph.budget.TOLERANCE` of the budget. If whole nodes are too coarse for that, it comes as near as
+    any choice of edges can.
 
     Attributes:
         graph: The searched graph.
         kind: ``macs`` or ``milliseconds``.
-        budget: What to end at, None for a penalty by cost alone.
-        weight: (L,) price of each learnable edge over the dearest.
-        shrinkage: (L,) what each step takes from the magnitude of each learnable edge.
-        held: (L,) the last value of each learnable edge that was not 0 and under no such pressure.
-        steps: Steps that were taken.
-        measured: (V + E,) milliseconds of nodes and edges, in a checkpoint too: they are measured once. Empty
-            where MACs are counted.
+        budget: The budget; None for a penalty by cost alone.
+        weight: (L,) price of each learnable edge divided by the highest price.
+        shrinkage: (L,) amount that each step takes from the magnitude of each learnable edge.
+        held: (L,) last value of each learnable edge that was not 0 and not under such pressure.
+        steps: Number of steps taken.
+        measured: (V + E,) milliseconds of nodes and edges. They are measured once and saved in checkpoints. Empty
+            if MACs are counted.
     """
 
     weight: Tensor
@@ -150,14 +151,14 @@ class Pricing(nn.Module):
 
     @classmethod
     def of(cls, graph: Graph, candidates: Candidates, options: CostOptions, threshold: float) -> Pricing | None:
-        """The pricing that the options ask for."""
+        """Make the pricing that the options ask for; None if they ask for no pricing."""
         return None if options.kind is None else cls(graph, candidates, options, threshold)
 
     @property
     def prices(self) -> Prices:
-        """What nodes and edges cost; milliseconds are measured on first use.
+        """Cost of nodes and edges; milliseconds are measured on first use.
 
-        They are read from the buffer each time: of several processes, all go by what the first has measured.
+        They are read from the buffer each time, so that all processes use what the first one measured.
         """
         if self._macs is not None:
             return self._macs
@@ -172,16 +173,16 @@ class Pricing(nn.Module):
 
     @property
     def full(self) -> float:
-        """What the searched graph costs."""
+        """Cost of the searched graph."""
         return Alive.of(self.graph, [True] * len(self.graph.edges)).price(self.prices)
 
     @property
     def allowed(self) -> float:
-        """Largest cost of what is kept."""
+        """Largest cost that the kept graph may have; infinite without a budget."""
         return math.inf if self.budget is None else self.budget.share * self.full
 
     def check(self) -> None:
-        """Raise an OptionError where the budget does not pay for one path; measure what has not been measured."""
+        """Raise an OptionError if the budget is too small for any path; measure costs that are not measured yet."""
         prices = self.prices
         if self.budget is None:
             return
@@ -194,7 +195,7 @@ class Pricing(nn.Module):
             )
 
     def begin(self, steps: int) -> None:
-        """Get ready for a search of so many steps; called before its first step and after a resume."""
+        """Prepare for a search of ``steps`` steps; called before its first step and after a resume."""
         self._total, self._count = steps, int(self.steps)
         self.check()
         if not self._count:
@@ -206,10 +207,11 @@ class Pricing(nn.Module):
             values.copy_(values.sign() * (values.abs() - self.shrinkage).clamp(min=0))
 
     def count(self, values: Tensor) -> None:
-        """Count a step, and steer where that is due.
+        """Count a step; update prices and pressure when due.
 
         Args:
-            values: (L,) of the learnable edges; those that have their place back get their value back, in place.
+            values: (L,) values of the learnable edges, changed in place: an edge that has a place again gets its
+                earlier value.
         """
         if not self.training:
             return
@@ -222,17 +224,17 @@ class Pricing(nn.Module):
                 values.copy_(torch.tensor(self._steer(given)))
 
     def _spread(self, values: Sequence[float]) -> list[float]:
-        """(L,) values of the learnable edges -> (E,), fixed edges at their weights."""
+        """Extend (L,) values of the learnable edges to (E,); fixed edges get their weights."""
         spread = [edge.weight for edge in self.graph.edges]
         for i, value in zip(self.places, values, strict=True):
             spread[i] = value
         return spread
 
     def _order(self, values: Sequence[float]) -> list[int]:
-        """The learnable edges, the weakest first; those at 0 by what they were, because they are weak, not gone.
+        """Sort the learnable edges, weakest first; edges at 0 rank by their earlier value.
 
         Args:
-            values: (E,) of all edges.
+            values: (E,) values of all edges.
         """
         strength, before = strengths(self.graph, values), strengths(self.graph, self._spread(self.held.tolist()))
         return sorted(strength, key=lambda i: (strength[i], before[i], -i))
@@ -242,7 +244,7 @@ class Pricing(nn.Module):
         keep = [strength.get(i, 1.0) >= self.threshold and value != 0.0 for i, value in enumerate(values)]
         prices = self.prices
         if self.kind == "macs":
-            # Else an edge between two nodes that stay would be free; it adds up a tensor.
+            # Without this an edge between two nodes that stay would be free, although it costs an addition.
             added = added_elements(self.graph)
             prices = replace(prices, edges=tuple(a + b for a, b in zip(prices.edges, added, strict=True)))
         shares = edge_shares(self.graph, prices, keep)
@@ -256,7 +258,7 @@ class Pricing(nn.Module):
             edge = self.graph.edges[i]
             if shares[i] > 0.0:
                 return shares[i] / dearest
-            # An edge that is weak now would cost no more than itself between nodes that are there anyhow.
+            # Between nodes that stay, a weak edge would add only its own cost.
             return prices.edges[i] / dearest if edge.src in alive and edge.dst in alive else 1.0
 
         self.weight.copy_(torch.tensor([weight(i) for i in self.places]).clamp(max=1.0))
@@ -265,10 +267,10 @@ class Pricing(nn.Module):
         """Set the pressure on the edges that have no place.
 
         Args:
-            values: (L,) of the learnable edges.
+            values: (L,) values of the learnable edges.
 
         Returns:
-            (L,) the values, with those restored whose place is back.
+            (L,) values; edges that have their place back have their earlier value.
         """
         pressed = self.shrinkage.tolist()
         held = [
@@ -293,10 +295,10 @@ class Pricing(nn.Module):
         ]
 
     def topology(self, edge_weights: Sequence[float]) -> Topology:
-        """The strongest edges that fit the budget; what was under pressure is kept at the value it had before.
+        """Return the strongest edges that fit the budget; edges under pressure are kept at their earlier value.
 
         Args:
-            edge_weights: (E,) as they are now.
+            edge_weights: (E,) current edge weights.
         """
         values = list(edge_weights)
         for i, pressure, before in zip(self.places, self.shrinkage.tolist(), self.held.tolist(), strict=True):
@@ -305,17 +307,17 @@ class Pricing(nn.Module):
         return cut(self.graph, values, self._order(edge_weights), self.prices, self.allowed, self.threshold)
 
     def reached(self, topology: Topology) -> float:
-        """What a topology costs."""
+        """Return the cost of a topology."""
         return Alive.of(self.graph, topology.keep).price(self.prices)
 
     def spent(self, topology: Topology) -> Spent | None:
-        """What the budget allowed, and what a topology costs; None without a budget."""
+        """Return the cost that the budget allows and the cost of a topology; None without a budget."""
         if self.budget is None:
             return None
         return Spent(self.kind, self.full, self.allowed, self.reached(topology))
 
     def summary(self, topology: Topology) -> dict[str, float]:
-        """What a topology costs, over the whole, and how many edges are being pushed out for want of a place."""
+        """Return a topology's share of the whole cost, and the number of edges that have no place."""
         return {
             f"{self.kind}_share": self.reached(topology) / self.full,
             "without_place": float((self.shrinkage > 0).sum()),

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 
 class RandomState(nn.Module):
-    """Draws on the host, whatever the device, so that a seed means the same everywhere.
+    """A random generator on the host: a seed gives the same numbers on every device.
 
     Attributes:
-        generator: Where the numbers come from.
-        drawn: Whether the present step has its numbers; part of the state, so that a restored learner
-            goes on with the draw it was saved with, and with the next one after that.
+        generator: The source of the numbers.
+        drawn: Whether the numbers of this step are drawn. It is part of the state, so a restored learner
+            continues with the draw it was saved with.
     """
 
     def __init__(self, seed: int) -> None:
@@ -21,26 +21,26 @@ class RandomState(nn.Module):
         self.drawn = False
 
     def gumbel(self, count: int) -> Tensor:
-        """(count,) standard Gumbel numbers."""
+        """Draw (count,) standard Gumbel numbers."""
         uniform = torch.rand(count, generator=self.generator, dtype=torch.float64)
         return -torch.log(-torch.log(uniform.clamp(1e-12, 1 - 1e-12)))
 
     def normal(self, count: int) -> Tensor:
-        """(count,) standard normal numbers."""
+        """Draw (count,) standard normal numbers."""
         return torch.randn(count, generator=self.generator)
 
     def fill(self, buffer: Tensor, numbers: Tensor) -> None:
-        """Put the step's numbers into ``buffer`` without waiting for its device; from now on it is drawn."""
+        """Copy the step's numbers into ``buffer`` without waiting for its device, and mark the step as drawn."""
         numbers = numbers.to(buffer.dtype)
         buffer.copy_(numbers.pin_memory() if buffer.is_cuda else numbers, non_blocking=True)
         self.drawn = True
 
     def get_extra_state(self) -> Tensor:
-        """The generator's state and, as its last byte, ``drawn``; a uint8 tensor."""
+        """Return a uint8 tensor: the generator's state, then ``drawn`` as the last byte."""
         return torch.cat([self.generator.get_state(), torch.tensor([self.drawn], dtype=torch.uint8)])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Restore what :meth:`get_extra_state` gave."""
+        """Restore the state that :meth:`get_extra_state` returned."""
         state = state.cpu().to(torch.uint8)
         self.generator.set_state(state[:-1])
         self.drawn = bool(state[-1])

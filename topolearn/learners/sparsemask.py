@@ -7,12 +7,13 @@ clamp(v, 0, 2) otherwise; v is clamped to [0, 2] after each step. With u = w / 2
     Ls = mean_t H(u_t) + CE(a, mean_t u_t) ,   a = min(2 / n, 0.5) for n candidates
     H(u) = -u log u - (1 - u) log(1 - u) ,   CE(a, m) = -a log m - (1 - a) log(1 - m)
 
-the loss is task + lambda * sum over nodes of Ls. In the end an edge stays iff v / 2 > sigma. The
+the loss is task + lambda * sum over nodes of Ls. After the search an edge stays iff v / 2 > sigma. The
 noise breaks the tie of the symmetric start; without it nothing becomes binary.
 
-Before the network is trained anew, decoder stages that repeat another are merged into it, those that
-another contains are dropped, both until there are none, and what is left of the decoder takes its final
-form; see :mod:`topolearn.graph.decoder`. A graph without such stages is not changed.
+Then the network is retrained from fresh weights. Before that, decoder stages that repeat another are
+merged into it, and stages that another contains are dropped, until no such stage is left. The rest of
+the decoder takes its final form; see :mod:`topolearn.graph.decoder`. A graph without such stages does
+not change.
 """
 
 from __future__ import annotations
@@ -46,30 +47,32 @@ from topolearn.learners.pricing import CostOptions, Pricing
 from topolearn.learners.random_state import RandomState
 
 _EPS = 1e-6
-"""Gates are kept this far from 0 and 1 inside logarithms."""
+"""Inside logarithms, gates stay this far from 0 and 1."""
 
 
 class SparseMaskOptions(CostOptions):
     """Options of :class:`SparseMask`.
 
-    With a penalty by cost, the mean of u in CE is weighted by the candidates' prices, so that dear
-    gates are the first to be shut.
+    With a penalty by cost, the mean of u in CE is weighted by the candidates' prices, so that expensive
+    gates close first.
     """
 
     penalty_strength: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    """lambda. ``auto``: the larger of the paper's 0.01 and 300 / T * 0.05 / lr for a search of T steps at a peak rate
-    lr (shorter searches need a stronger push).
+    """lambda, the strength of the penalty. ``auto``: the larger of the paper's 0.01 and 300 / T * 0.05 / lr, for a
+    search of T steps at peak learning rate lr (shorter searches need a stronger push).
     """
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.001
-    """sigma; with a budget, relative to the widest gate of the same target."""
+    """sigma: an edge stays if half its gate, v / 2, is larger. With a budget, the threshold is relative to the widest
+    gate of the same target.
+    """
     noise: Annotated[float, Field(ge=0)] = 0.1
     """Standard deviation of the noise on v."""
     seed: int = 0
     """Seed of the noise."""
     merge_duplicates: bool = True
-    """Whether a decoder stage that reads the same nodes as a deeper one is merged into that."""
+    """Whether to merge a decoder stage into a deeper one that reads the same nodes."""
     drop_subsets: bool = True
-    """Whether a decoder stage is dropped whose sources and readers a less deep one has too."""
+    """Whether to drop a decoder stage if a less deep one has all its sources and readers."""
 
 
 @final
@@ -80,7 +83,7 @@ class SparseMask(EdgeLearner):
     The formulas and their source: ``help("topolearn.learners.sparsemask")``.
 
     Attributes:
-        gate: (L,) the v, 1 at the start; the graph's weights of learnable edges are not used.
+        gate: (L,) the v; they start at 1. The graph's weights of learnable edges are not used.
         strength: lambda.
 
     Raises:
@@ -101,39 +104,39 @@ class SparseMask(EdgeLearner):
         self.register_buffer("noise", torch.zeros(len(self.candidates)))
         self.random = RandomState(self.options.seed)
         self.pricing = Pricing.of(graph, self.candidates, self.options, self.options.threshold)
-        self.capturable = self.pricing is None  # steering counts the steps, and reads the weights
+        self.capturable = self.pricing is None  # steering counts steps and reads the weights
         self.strength = 0.01 if self.options.penalty_strength == "auto" else float(self.options.penalty_strength)
 
     def check(self) -> None:
-        """Raise an OptionError where the budget does not pay for one path."""
+        """Raise an OptionError if the budget is too small for any path."""
         if self.pricing is not None:
             self.pricing.check()
 
     def begin(self, schedule: SearchSchedule) -> None:
-        """Resolve ``penalty_strength: auto`` for the search ahead."""
+        """Resolve ``penalty_strength: auto`` for the search ahead, and price the edges."""
         if self.options.penalty_strength == "auto":
             self.strength = max(0.01, 300 / schedule.steps * 0.05 / schedule.peak_lr)
         if self.pricing is not None:
             self.pricing.begin(schedule.steps)
 
     def draw(self) -> None:
-        """Fill the noise of the step."""
+        """Fill the step's noise."""
         if self.training and not self.random.drawn:
             self.random.fill(self.noise, self.random.normal(len(self.noise)))
 
     def gates(self) -> Tensor:
-        """(L,) w: noisy while training, clean otherwise."""
+        """Return the (L,) gates w: noisy while training, clean otherwise."""
         if not self.training:
             return self.gate.clamp(0, 2)
         self.draw()
         return (self.gate + self.options.noise * self.noise).clamp(0, 2)
 
     def edge_weights(self) -> Tensor:
-        """(E,) gates, and fixed edges."""
+        """Return the (E,) weights: the gates, and the graph's weights for fixed edges."""
         return self.candidates.spread(self.gates())
 
     def stage_losses(self) -> Tensor:
-        """(targets,) Ls of every node with candidates, in float32."""
+        """Return (targets,) Ls of every node with candidates, in float32."""
         u = (self.gates().float() / 2).clamp(_EPS, 1 - _EPS)
         entropy = -u * u.log() - (1 - u) * (1 - u).log()
         mean = self.candidates.by_target(u)
@@ -145,11 +148,11 @@ class SparseMask(EdgeLearner):
         return self.candidates.by_target(entropy) + cross
 
     def penalty(self) -> Tensor:
-        """The sum of the stage losses, times lambda."""
+        """Return the sum of the stage losses, times lambda."""
         return self.strength * self.stage_losses().sum()
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
-        """The gates, at the weights' settings but without weight decay."""
+        """Return one group: the gates, with the weights' settings but no weight decay."""
         return [{"params": [self.gate], "lr": lr, "weight_decay": 0.0}]
 
     def after_step(self) -> None:
@@ -161,17 +164,17 @@ class SparseMask(EdgeLearner):
         self.end_draw()
 
     def end_draw(self) -> None:
-        """End the draw: the next step draws again. Update prices and pressure when that is due."""
+        """End the draw, so that the next step draws again; update prices and pressure when due."""
         self.random.drawn = False
         if self.pricing is not None:
             with torch.no_grad():
                 self.pricing.count(self.gate)
 
     def topology(self) -> Topology:
-        """Edges with v / 2 > sigma, at weight v.
+        """Return the topology of the edges with v / 2 > sigma, at weight v.
 
-        With a budget, the widest gates that fit it; where it leaves room, shut ones among them, because the
-        network is trained anew with all weights at 1.
+        With a budget: the widest gates that fit it, and shut ones too if there is room, because the network is
+        retrained with all weights at 1.
         """
         gate = self.gate.detach().clamp(0, 2)
         if self.pricing is not None and self.pricing.budget is not None:
@@ -180,7 +183,10 @@ class SparseMask(EdgeLearner):
         return Topology.of(self.graph, keep, self.candidates.spread(gate).tolist())
 
     def phases(self) -> tuple[Phase, ...]:
-        """Search with batch normalisation's scale and shift frozen, then retrain without gates, in the final form."""
+        """Return two phases: search with batch normalisation's scale and shift frozen, then retrain without gates.
+
+        The second phase trains the final form of the graph.
+        """
         merging: tuple[Pass, ...] = (
             *((MergeDuplicateNodes(),) if self.options.merge_duplicates else ()),
             *((DropSubsetNodes(),) if self.options.drop_subsets else ()),
@@ -192,11 +198,11 @@ class SparseMask(EdgeLearner):
         )
 
     def progress(self) -> str:
-        """Share of the gates that are open or shut."""
+        """Return the share of gates that are open or shut."""
         return f"edges decided {1 - self.summary()['undecided'] / len(self.gate):.0%}"
 
     def summary(self) -> dict[str, float]:
-        """How many gates are open, shut and undecided, and lambda."""
+        """Return the number of open, shut and undecided gates, and lambda."""
         u = self.gate.detach() / 2
         return {
             "open": float((u > 0.9).sum()),
@@ -207,5 +213,5 @@ class SparseMask(EdgeLearner):
         }
 
     def spent(self) -> Spent | None:
-        """What the budget allowed and what would be kept costs; None without a budget."""
+        """Return the cost that the budget allows and the cost of what would be kept; None without a budget."""
         return None if self.pricing is None else self.pricing.spent(self.topology())

@@ -1,4 +1,4 @@
-"""Whether an optimiser step was taken, and whether it was ended: so that no loop forgets it, and none does it twice."""
+"""Tracks whether an optimiser step was taken and ended, so that each step is ended exactly once."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from torch.optim import Optimizer
 
 
 class StepWatch:
-    """What a learner knows of the step that a training loop is at.
+    """What a learner knows about the current step of a training loop.
 
     Attributes:
-        seen: id of a parameter -> its version at the first forward pass since the last step was ended; None where
-            there was no such pass.
-        stepped: Numbers of the optimisers from ``topolearn.optimizers`` that have stepped since the last step was
-            ended.
-        ended: Whether these optimisers have ended the step, so that the loop's own call has nothing left to do.
+        seen: id of a parameter -> its version at the first forward pass after the last step ended; None before that
+            pass.
+        stepped: Numbers of the optimisers from ``topolearn.optimizers`` that have stepped since the last step ended.
+        ended: Whether these optimisers have ended the step, so that the loop's own call does nothing.
     """
 
     def __init__(self) -> None:
@@ -28,7 +27,7 @@ class StepWatch:
         self.ended = False
 
     def changed(self, parameters: Iterable[Tensor]) -> bool:
-        """Whether parameters are other than at the first forward pass since the last step was ended."""
+        """Whether parameters have changed since the first forward pass after the last step ended."""
         versions = {id(parameter): parameter._version for parameter in parameters}
         if self.seen is None:
             self.seen = versions
@@ -36,7 +35,7 @@ class StepWatch:
 
 
 def once_per_step(after_step: Callable[[Any], None]) -> Callable[[Any], None]:
-    """``after_step``, which does nothing once if the optimisers have called it for the same step."""
+    """Wrap ``after_step`` so that a second call for the same step, after the optimisers', does nothing."""
 
     @functools.wraps(after_step)
     def once(learner: Any) -> None:
@@ -51,7 +50,7 @@ def once_per_step(after_step: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 def inside_a_step() -> bool:
-    """Whether an optimiser is at its step: it may call a closure, forward pass included, several times."""
+    """Whether an optimiser is in its step, where it may call a closure with a forward pass several times."""
     frame = sys._getframe()
     while frame.f_back is not None:
         frame = frame.f_back
