@@ -253,7 +253,7 @@ def test_the_momentum_of_batch_normalisations() -> None:
     [
         ({"model": "resnet19", "features": {"a": "layer1"}}, "no classifier 'resnet19'; did you mean 'resnet"),
         ({"model": "resnet18", "features": {"a": "layer1", "b": "layer9"}}, "'resnet18' has no place 'layer9'"),
-        ({"model": "resnet18", "features": {"a": "flatten"}}, "feature 'a' of 'resnet18' is no feature map"),
+        ({"model": "resnet18", "features": {"a": "flatten"}}, "feature 'a' of 'resnet18' is not a feature map"),
         ({"model": "vit_b_16", "features": {"a": "encoder.ln"}}, "'vit_b_16'"),
         ({"model": "inception_v3", "features": {"a": "Conv2d_1a_3x3"}}, "whole stride"),
     ],

@@ -133,11 +133,11 @@ def with_vector() -> Graph:
     ("names", "kind", "message"),
     [
         (["aa"], GraphError, "the network has no node 'aa'; did you mean 'a'"),
-        (["head"], GraphError, "node 'head' gives a vector of 3, which is no feature map"),
-        (["pool"], GraphError, "node 'pool' gives 4 channels at 1 x 1, which is no feature map"),
-        (["b"], GraphError, "node 'b' gives no features: all edges into it were dropped"),
+        (["head"], GraphError, "node 'head' gives a vector of 3, which is not a feature map"),
+        (["pool"], GraphError, "node 'pool' gives 4 channels at 1 x 1, which is not a feature map"),
+        (["b"], GraphError, "node 'b' gives no features: all edges into it were removed"),
         ([], OptionError, "name at least one node"),
-        ("a", OptionError, r"names of features come as a list or a mapping; write \['a'\]"),
+        ("a", OptionError, r"give the names of features as a list or a mapping; write \['a'\]"),
         ({"a": "x", "image": "x"}, OptionError, "two feature maps are both called 'x'"),
     ],
 )
@@ -162,7 +162,7 @@ def test_a_backbones_bundle_is_no_feature_map() -> None:
         [Edge("image", "net"), Edge("net", "low"), Edge("low", "head")],
     )
     net = toys.build(graph).eval()
-    with pytest.raises(GraphError, match=r"'net' gives a bundle of features \(low\), which is no feature map"):
+    with pytest.raises(GraphError, match=r"'net' gives a bundle of features \(low\), which is not a feature map"):
         topolearn.features(net, ["net"])
     assert topolearn.features(net, ["low"])(images(1, 32))["low"].shape == (1, 64, 8, 8)
 

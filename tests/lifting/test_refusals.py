@@ -89,8 +89,8 @@ BAD: dict[str, tuple[Callable[[], nn.Module], str | None, str]] = {
         "",
         "this VGG: there is no graph for networks of this class",
     ),
-    "no network": (lambda: nn.Linear(3, 3), "", "this Linear: it is none"),
-    "a subclass": (lambda: Subclass(models.resnet.BasicBlock, [1, 1, 1, 1]), "", "this Subclass: it is none"),
+    "no network": (lambda: nn.Linear(3, 3), "", "this Linear: it is not one"),
+    "a subclass": (lambda: Subclass(models.resnet.BasicBlock, [1, 1, 1, 1]), "", "this Subclass: it is not one"),
     "another norm": (
         lambda: resnet(norm_layer=partial(nn.GroupNorm, 4)),
         "bn1",
@@ -100,12 +100,12 @@ BAD: dict[str, tuple[Callable[[], nn.Module], str | None, str]] = {
     "another epsilon": (
         lambda: resnet(norm_layer=partial(nn.BatchNorm2d, eps=1e-3)),
         "bn1",
-        "its eps is 0.001, where only 1e-05 can be lifted",
+        "its eps is 0.001, but only 1e-05 can be lifted",
     ),
     "another momentum": (
         lambda: resnet(norm_layer=partial(nn.BatchNorm2d, momentum=0.01)),
         "bn1",
-        "its momentum is 0.01, where only 0.1 can be lifted",
+        "its momentum is 0.01, but only 0.1 can be lifted",
     ),
     "no affine": (
         lambda: changed(resnet, "layer1.0.bn2", nn.BatchNorm2d(64, affine=False)),
@@ -131,7 +131,7 @@ BAD: dict[str, tuple[Callable[[], nn.Module], str | None, str]] = {
     "another padding": (
         lambda: changed(resnet, "conv1", nn.Conv2d(3, 64, 7, 2, 2, bias=False)),
         "conv1",
-        r"its padding is \(2, 2\), where only \(3, 3\) can be lifted",
+        r"its padding is \(2, 2\), but only \(3, 3\) can be lifted",
     ),
     "a mode of padding": (
         lambda: changed(resnet, "conv1", nn.Conv2d(3, 64, 7, 2, 3, bias=False, padding_mode="reflect")),
@@ -142,7 +142,7 @@ BAD: dict[str, tuple[Callable[[], nn.Module], str | None, str]] = {
     "an even kernel": (
         lambda: changed(resnet, "conv1", nn.Conv2d(3, 64, 4, 2, 1, bias=False)),
         "conv1",
-        r"its kernel_size is \(4, 4\), where only odd, square ones can be lifted",
+        r"its kernel_size is \(4, 4\), but only odd, square ones can be lifted",
     ),
     "a kernel that is not square": (
         lambda: changed(resnet, "conv1", nn.Conv2d(3, 64, (7, 5), 2, (3, 2), bias=False)),
@@ -152,7 +152,7 @@ BAD: dict[str, tuple[Callable[[], nn.Module], str | None, str]] = {
     "two strides": (
         lambda: changed(resnet, "conv1", nn.Conv2d(3, 64, 7, (2, 1), 3, bias=False)),
         "conv1",
-        r"its stride is \(2, 1\), where only \(2, 2\) can be lifted",
+        r"its stride is \(2, 1\), but only \(2, 2\) can be lifted",
     ),
     "another pool": (
         lambda: changed(resnet, "maxpool", nn.AvgPool2d(3, 2, 1)),
@@ -167,7 +167,7 @@ BAD: dict[str, tuple[Callable[[], nn.Module], str | None, str]] = {
     "another size at the end": (
         lambda: changed(resnet, "avgpool", nn.AdaptiveAvgPool2d(2)),
         "avgpool",
-        "its output_size is 2, where only 1 can be lifted",
+        "its output_size is 2, but only 1 can be lifted",
     ),
     "no head": (lambda: changed(resnet, "fc", nn.Identity()), "fc", r"'fc' \(Identity\): it should be a Linear"),
     "a longer head": (
@@ -183,7 +183,7 @@ BAD: dict[str, tuple[Callable[[], nn.Module], str | None, str]] = {
     "a part too many": (
         lambda: changed(resnet, "layer1.0.attention", nn.Conv2d(1, 1, 1)),
         "layer1.0.attention",
-        r"'layer1\.0\.attention' \(Conv2d\): it is no part of torchvision's ResNet",
+        r"'layer1\.0\.attention' \(Conv2d\): it is not part of torchvision's ResNet",
     ),
     "a parameter too many": (
         lambda: with_parameter(resnet()),
@@ -203,7 +203,7 @@ BAD: dict[str, tuple[Callable[[], nn.Module], str | None, str]] = {
     "a module in two places": (
         lambda: shared(resnet()),
         "layer2.1.relu",
-        r"it is 'layer2\.0\.relu' too, and nodes of a graph share no such module",
+        r"it is also 'layer2\.0\.relu', but nodes of a graph cannot share such a module",
     ),
     "two precisions": (lambda: mixed(resnet()), "", r"its parameters differ in device or precision.*\.to\("),
     "no values": (lambda: resnet().to("meta"), "", "on the meta device and hold no values"),
@@ -289,7 +289,7 @@ def test_what_cannot_be_compared_is_not_lifted(monkeypatch: pytest.MonkeyPatch) 
     model = resnet()
     with torch.no_grad():
         model.bn1.weight.fill_(float("nan"))
-    with pytest.raises(LiftError, match="values that are not finite; give it trained weights"):
+    with pytest.raises(LiftError, match=r"not finite, and so does 'bn1\.weight'; give it trained weights"):
         topolearn.lift(model)
     block = models.resnet.BasicBlock
     monkeypatch.setattr(block, "forward", lambda self, x: self.relu(self.conv1(x)))

@@ -180,7 +180,7 @@ def test_pretrained_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_pretrained_weights_are_for_a_name() -> None:
-    with pytest.raises(OptionError, match=r"weights 'DEFAULT' are no file; .* lift\('resnet50', 'DEFAULT'\)"):
+    with pytest.raises(OptionError, match=r"weights 'DEFAULT' are not a file; .* lift\('resnet50', 'DEFAULT'\)"):
         topolearn.lift(models.resnet18(num_classes=5), "DEFAULT")
 
 
@@ -222,11 +222,11 @@ def test_files_that_hold_something_else(tmp_path: Path, name: str) -> None:
     if path.suffix == ".pth":
         torch.save({"epoch": 3, "optimizer": {"lr": 0.1}}, path)
         with pytest.raises(
-            CheckpointError, match=r"else than a state dict \('epoch', 'optimizer'\); save model\.state"
+            CheckpointError, match=r"does not hold a state dict \('epoch', 'optimizer'\); save model\.state"
         ):
             topolearn.lift("resnet18", path)
     for change, message in (
-        ({"conv1.weight": None}, r"holds no 'conv1\.weight', which this ResNet needs; take weights of this network"),
+        ({"conv1.weight": None}, r"holds no 'conv1\.weight', which this ResNet needs; give weights of this network"),
         ({"bn1.bias": torch.ones(3)}, r"'bn1\.bias' has shape \[3\], but this ResNet needs \[64\]"),
         ({"head.weight": torch.ones(3)}, r"holds 'head\.weight', which this ResNet does not have"),
     ):

@@ -358,7 +358,7 @@ def test_parity_on_a_gpu(converted: onnx.ModelProto, tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"there is no folder .*sub; make it first"):
+    with pytest.raises(ExportError, match=r"there is no folder .*sub; create it first"):
         topolearn.export_onnx(network(), tmp_path / "sub" / "net.onnx")
 
 

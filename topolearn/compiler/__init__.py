@@ -1,4 +1,4 @@
-"""Graph -> nn.Module: the plan, the aggregation, the interpreters, pruning of networks, and their feature maps."""
+"""Compiles a graph to an nn.Module; prunes networks and takes their feature maps."""
 
 from topolearn.compiler.dag import DAG
 from topolearn.compiler.feature_maps import Features, features

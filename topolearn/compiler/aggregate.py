@@ -1,21 +1,22 @@
 """Weighted sums over a node's in-edges, with gradients that copy nothing.
 
-Forward, ``x = sum_k w_k y_k`` over the edges with w_k != 0. Backward, for the gradient g of x:
+The forward pass computes ``x = sum_k w_k y_k`` over the edges with w_k != 0. The backward pass computes, from the
+gradient g of x:
 
-- of the weights, ``dw_k = <g, y_k>`` for every edge, inactive ones too (the dense straight-through
-  gradient that MaskConnect needs): only the sources are saved, nothing per edge is kept;
-- of the sources, ``dy_k = sum_j w_jk g_j`` over the consumers j of source k. Plain autograd would
+- the weights' gradient ``dw_k = <g, y_k>`` for every edge, inactive ones too (the dense straight-through
+  gradient that MaskConnect needs). Only the sources are saved, nothing per edge;
+- the sources' gradient ``dy_k = sum_j w_jk g_j`` over the consumers j of source k. Plain autograd would
   make a tensor per edge and add them up.
 
-So a source that several sums read has one :class:`Sink`, in which they leave their gradients, and
-:class:`FanOut`, which autograd calls once all of them are done, reads each g_j once for both: it is
-still in the cache when y_k's inner product with it is taken. The inner products of all edges are
-gathered in one :class:`Ledger`, which :class:`EdgeWeights` hands on when the last one is in.
+A source that several sums read has one :class:`Sink`, where these sums leave their gradients. Once all are
+done, autograd calls :class:`FanOut`. It reads each g_j once for both gradients: g_j is still in the cache
+when its inner product with y_k is computed. One :class:`Ledger` collects the inner products of all edges.
+:class:`EdgeWeights` passes them on when the last one has arrived.
 
-On a CPU the weights are read once per step as Python numbers, so that edges with weight 0 cost
-nothing but their ``dw_k``. Measured on two CPU cores for 10 sources of 128 x 16 x 32 x 32: adding
-one source after another 3.8 ms, a matrix-vector product over a stacked buffer 4.8 ms (and 127 ms
-with the stacking); one dot product per source 3.2 ms, a matrix-vector product 4.1 ms.
+On a CPU the weights are read once per step as Python numbers, so that edges with weight 0 cost only their
+``dw_k``. Measured on two CPU cores for 10 sources of 128 x 16 x 32 x 32: adding one source after another
+3.8 ms, a matrix-vector product over a stacked buffer 4.8 ms (and 127 ms with the stacking); one dot
+product per source 3.2 ms, a matrix-vector product 4.1 ms.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _ROWS = 64
-"""Parts of an inner product of bfloat16 numbers; each is rounded to bfloat16."""
+"""Number of parts that an inner product of bfloat16 numbers is split into; each is rounded to bfloat16."""
 
 
 class Ledger:
-    """The gradients of the edge weights of one forward pass, as they come in during a backward pass."""
+    """Collects the gradients of one forward pass's edge weights during a backward pass."""
 
     __slots__ = ("grads", "task")
 
@@ -41,20 +42,20 @@ class Ledger:
         self.task = -1
 
     def put(self, edge: int, grad: Tensor) -> None:
-        """Enter the gradient of one edge's weight; what an earlier backward pass left behind is dropped."""
+        """Enter the gradient of one edge's weight; drop entries of an earlier backward pass."""
         task = torch._C._current_graph_task_id()
         if self.task != task:
             self.grads, self.task = {}, task
         self.grads[edge] = grad
 
     def take(self) -> dict[int, Tensor]:
-        """What came in during this backward pass, which the ledger forgets."""
+        """Return the gradients of this backward pass, and clear the ledger."""
         grads, self.grads = self.grads, {}
         return grads if self.task == torch._C._current_graph_task_id() else {}
 
 
 class EdgeWeights(torch.autograd.Function):
-    """The identity on (E,) weights; their gradient is what the ledger holds, and what reached them directly."""
+    """The identity on (E,) weights; their gradient is the ledger's plus what autograd passes directly."""
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor, ledger: Ledger) -> Tensor:
@@ -67,7 +68,7 @@ class EdgeWeights(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, direct: Tensor | None) -> tuple[Tensor, None]:
-        """Hand on the gradient; zeros for edges that no gradient reached, never None."""
+        """Return the gradient; zeros for edges that no gradient reached, never None."""
         grads = ctx.ledger.take()
         count, dtype, device = ctx.like
         if grads:
@@ -78,7 +79,7 @@ class EdgeWeights(torch.autograd.Function):
 
 
 class Sink:
-    """Where the consumers of one source leave their gradients during one backward pass."""
+    """Collects the gradients from the consumers of one source during one backward pass."""
 
     __slots__ = ("task", "terms")
 
@@ -87,12 +88,12 @@ class Sink:
         self.task = -1
 
     def add(self, grad: Tensor, weight: Any, edge: int | None) -> None:
-        """Leave ``weight * grad``; what an earlier backward pass left behind is dropped.
+        """Add ``weight * grad``; drop entries of an earlier backward pass.
 
         Args:
             grad: Gradient of a weighted sum.
-            weight: Of this source in it.
-            edge: Place in the ledger of that weight's gradient; None where it has none.
+            weight: Weight of this source in the sum.
+            edge: Position of the weight's gradient in the ledger; None if the weight gets no gradient.
         """
         task = torch._C._current_graph_task_id()
         if self.task != task:
@@ -100,13 +101,13 @@ class Sink:
         self.terms.append((grad, weight, edge))
 
     def take(self) -> list[tuple[Tensor, Any, int | None]]:
-        """What was left in this backward pass, which the sink forgets."""
+        """Return the entries of this backward pass, and clear the sink."""
         terms, self.terms = self.terms, []
         return terms if self.task == torch._C._current_graph_task_id() else []
 
 
 class FanOut(torch.autograd.Function):
-    """The identity on a source; its gradient is what its consumers left in the sink, and what reached it directly."""
+    """The identity on a source; its gradient is the sink's plus what autograd passes directly."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, sink: Sink, weights: Tensor | None, ledger: Ledger | None) -> Tensor:
@@ -115,10 +116,10 @@ class FanOut(torch.autograd.Function):
         Args:
             ctx: Autograd's context.
             y: The source.
-            sink: Where its consumers leave their gradients.
-            weights: Output of :class:`EdgeWeights`, whose backward must wait for this one's; None where no
-                weight that this source meets is learned.
-            ledger: Where the weights' gradients go.
+            sink: Collects its consumers' gradients.
+            weights: Output of :class:`EdgeWeights`, so that its backward waits for this one's; None if no
+                weight of this source is learned.
+            ledger: Collects the weights' gradients.
         """
         ctx.set_materialize_grads(False)
         ctx.sink, ctx.ledger = sink, ledger
@@ -130,7 +131,7 @@ class FanOut(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, direct: Tensor | None) -> tuple[Tensor | None, None, None, None]:
-        """Hand on the gradient; zeros where no active edge leads anywhere, never None."""
+        """Return the gradient; zeros if the source has no active edge, never None."""
         saved = ctx.saved_tensors
         total: Tensor | None = None
         for grad, weight, edge in ctx.sink.take():
@@ -149,7 +150,7 @@ class FanOut(torch.autograd.Function):
 
 
 class WeightedSum(torch.autograd.Function):
-    """``sum_k w_k y_k``; gradients go to the sinks of the y and to the ledger of the weights, where there are any."""
+    """The weighted sum ``sum_k w_k y_k``; gradients go to the sinks of the y and the weights' ledger, if any."""
 
     @staticmethod
     def forward(
@@ -166,17 +167,17 @@ class WeightedSum(torch.autograd.Function):
 
         Args:
             ctx: Autograd's context.
-            row: (n,) weights; None where they are constants, given as ``numbers``.
-            numbers: The same weights as Python numbers, where they are known on the host.
-            learnable: (n,) which weights get a gradient.
-            sinks: (n,) where each source's gradient goes; None: returned to autograd.
-            ledger: Where the weights' gradients go; None where they have none.
-            edges: (n,) place of each weight in the ledger.
+            row: (n,) weights; None if they are constants, given as ``numbers``.
+            numbers: The same weights as Python numbers, if they are known on the host.
+            learnable: (n,) whether each weight gets a gradient.
+            sinks: (n,) sink of each source's gradient; None: returned to autograd.
+            ledger: Collects the weights' gradients; None if they get none.
+            edges: (n,) position of each weight in the ledger.
             ys: n tensors of one shape.
         """
         ctx.set_materialize_grads(False)
         ctx.numbers, ctx.learnable, ctx.sinks, ctx.ledger, ctx.edges = numbers, learnable, sinks, ledger, edges
-        # Only a learnable weight's gradient reads its source; one with a sink is saved there.
+        # Only a learnable weight's gradient reads its source; FanOut saves sources that have a sink.
         saved = (
             y if ledger is not None and wanted and sink is None else None
             for y, wanted, sink in zip(ys, learnable, sinks, strict=True)
@@ -187,7 +188,7 @@ class WeightedSum(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Gradients of the sources without a sink; the rest goes to the sinks and the ledger."""
+        """Return the gradients of sources without a sink; the rest goes to the sinks and the ledger."""
         row, *ys = ctx.saved_tensors
         if grad is None:
             return (None,) * (6 + len(ys))
@@ -207,7 +208,7 @@ class WeightedSum(torch.autograd.Function):
 
 
 def _add(total: Tensor | None, y: Tensor, weight: Any) -> Tensor:
-    """``total + weight * y``, in place where there is a total."""
+    """Return ``total + weight * y``, in place if there is a total."""
     if total is None:
         product: Tensor = y * weight
         return product
@@ -217,7 +218,7 @@ def _add(total: Tensor | None, y: Tensor, weight: Any) -> Tensor:
 
 
 def weighted_sum(ys: Sequence[Tensor], row: Tensor | None, numbers: Sequence[float] | None) -> Tensor:
-    """``sum_k w_k y_k`` into one new tensor, skipping weights known to be 0."""
+    """Compute ``sum_k w_k y_k`` in one new tensor; skip weights known to be 0."""
     dtype = ys[0].dtype
     for y in ys[1:]:
         dtype = torch.promote_types(dtype, y.dtype)
@@ -234,19 +235,19 @@ def weighted_sum(ys: Sequence[Tensor], row: Tensor | None, numbers: Sequence[flo
 
 
 def mix(matrix: Tensor, y: Tensor, x: Tensor | None = None) -> Tensor:
-    """``x + matrix y`` over the branch axis: (T, S) times (N, S, C, H, W), as (N, T, C, H, W).
+    """Compute ``x + matrix y`` over the branch axis: (T, S) times (N, S, C, H, W) gives (N, T, C, H, W).
 
-    So all that one tensor of siblings brings to others is one product: ``x_t = sum_s m_ts y_s``. The gradient of the
-    matrix is dense, entries at 0 included.
+    All contributions of one tensor of siblings to its targets are one product: ``x_t = sum_s m_ts y_s``. The gradient
+    of the matrix is dense, entries at 0 included.
 
-    The matrix is expanded before it is cast, so that its gradient is summed up in its own precision.
+    The matrix is expanded before the cast, so that its gradient is summed in its own precision.
     """
     targets, sources = matrix.shape
     if y.is_contiguous():
         rows = y.flatten(2)
         product = torch.bmm(matrix.expand(rows.shape[0], targets, sources).to(y.dtype), rows)
         product = product.view(y.shape[0], targets, *y.shape[2:])
-    else:  # channels last: the branches of a pixel stand together
+    else:  # channels last: the branches of a pixel are adjacent
         by_pixel = y.permute(0, 3, 4, 1, 2)
         rows = by_pixel.flatten(0, 2)
         product = torch.bmm(matrix.expand(rows.shape[0], targets, sources).to(y.dtype), rows)
@@ -255,10 +256,10 @@ def mix(matrix: Tensor, y: Tensor, x: Tensor | None = None) -> Tensor:
 
 
 def _inner(y: Tensor, grad: Tensor) -> Tensor:
-    """<y, grad>, accumulated in float32 at least."""
+    """Compute the inner product <y, grad>, accumulated at least in float32."""
     alike = y.stride() == grad.stride() and y.dtype == grad.dtype
     if alike and y.dtype == torch.bfloat16 and y.device.type == "cpu" and y.numel() % _ROWS == 0:
-        # Sums in float32 inside, rounded once per row; a product and its sum are seven times as slow.
+        # einsum sums in float32 and rounds once per row; a product and its sum are seven times as slow.
         rows = (each.view(_ROWS, -1) for each in (_in_memory_order(y), _in_memory_order(grad)))
         return torch.einsum("rk,rk->r", *rows).sum(dtype=torch.float32)
     if not alike or y.dtype in (torch.float16, torch.bfloat16):
@@ -268,7 +269,7 @@ def _inner(y: Tensor, grad: Tensor) -> Tensor:
 
 
 def _in_memory_order(x: Tensor) -> Tensor:
-    """All elements of ``x`` as one axis, without a copy where ``x`` is dense."""
+    """Flatten ``x`` to one axis, without a copy if ``x`` is dense."""
     if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
         return x.permute(0, 2, 3, 1).reshape(-1)
     return x.reshape(-1)

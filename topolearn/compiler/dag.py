@@ -23,13 +23,13 @@ Weights = Tensor | Sequence[float]
 class DAG(nn.Module):
     """A graph's forward pass for given effective edge weights.
 
-    Effective means that the divisor of ``mean`` is already in them. A fixed edge's entry is its
-    weight in the graph, and gets no gradient.
+    Effective means that the divisor of ``mean`` is already included. A fixed edge's entry is its weight in the graph
+    and gets no gradient.
 
-    It owns no tensors: the modules are the network's, whose ``state_dict`` keeps the graph's layout.
-    Nodes that do the same work side by side run as one (:mod:`topolearn.compiler.lowering.siblings`), and so do the
-    convolutions of ``conv_resize`` edges from one source: forward hooks on the modules of either are not called, what
-    is put in the place of such a module is not seen, and all of them train or none does.
+    The DAG owns no tensors: the modules are the network's, whose ``state_dict`` keeps the graph's layout.
+    Nodes that do the same work side by side run as one (:mod:`topolearn.compiler.lowering.siblings`). So do the
+    convolutions of ``conv_resize`` edges from one source. For these modules, forward hooks are not called, replacing
+    a module has no effect, and either all of them train or none does.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class DAG(nn.Module):
         """Run the network.
 
         Args:
-            inputs: (N, C, H, W) or (N, features); a mapping by input id where there are several.
-            weights: (E,) effective edge weights; Python numbers are constants, and those equal to 0
-                cost no addition but between sets of siblings, whose weights are one matrix. What computes is not left
-                out: :func:`topolearn.prune` does that.
+            inputs: (N, C, H, W) or (N, features); several inputs as a mapping by input id.
+            weights: (E,) effective edge weights. Python numbers are constants; those equal to 0 cost no addition,
+                except between sets of siblings, whose weights are one matrix. Nodes and edge ops still run:
+                only :func:`topolearn.prune` leaves them out.
 
         Returns:
-            The output, or a dict by node id where there are several.
+            The output, or several as a dict by node id.
         """
         given = {self.given[0][0]: inputs} if isinstance(inputs, Tensor) else inputs
         image = (1, 1) if self.image is None else (given[self.image].shape[-2], given[self.image].shape[-1])

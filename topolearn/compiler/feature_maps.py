@@ -14,13 +14,13 @@ from topolearn.ops import Shape
 
 
 class Features(nn.Module):
-    """The outputs of some nodes of a network, as an ordered dict: what torchvision's models expect of a backbone.
+    """A backbone that returns some nodes' outputs as an ordered dict, as torchvision's models expect.
 
     Attributes:
-        net: The network that gives them, without what only others need.
+        net: The network that computes them, without the parts that only other outputs need.
         names: Id of a node -> name of its feature map.
         channels: Name -> channels of the feature map.
-        strides: Name -> its stride relative to the image.
+        strides: Name -> stride of the feature map relative to the image.
     """
 
     def __init__(self, net: Network, names: Mapping[str, str]) -> None:
@@ -35,11 +35,11 @@ class Features(nn.Module):
             self.channels[name], self.strides[name] = shape.channels, shape.stride
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> OrderedDict[str, Tensor]:
-        """(N, C, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride)) by name, in the order of ``names``.
+        """Map (N, C, H, W) to (N, channels, ceil(H / stride), ceil(W / stride)) by name, in the order of ``names``.
 
         Args:
             inputs: The image.
-            named: Inputs by id, where there are several.
+            named: Inputs by id, if there are several.
         """
         outputs = self.net(*inputs, **named)
         if isinstance(outputs, Tensor):
@@ -48,11 +48,11 @@ class Features(nn.Module):
 
 
 def features(net: nn.Module, names: Sequence[str] | Mapping[str, str]) -> Features:
-    """The feature maps of a network, with its weights, as a backbone for detection or segmentation.
+    """Make a backbone for detection or segmentation that returns feature maps of a network.
 
-    The result is pruned as by :func:`topolearn.prune`: of a network with a learner it keeps the edges
-    that the learner would keep, at their weights; of any other those whose weight is not 0. The
-    classifier and whatever else only it needed goes too. The network itself stays as it is.
+    The backbone has the network's weights and is pruned as by :func:`topolearn.prune`. If the network has a learner, it
+    keeps the edges that the learner would keep, at their weights; otherwise the edges whose weight is not 0. The
+    classifier is removed, with everything that only it needs. The network itself does not change.
 
     Args:
         net: A network, also inside a plain wrapper such as DDP.
@@ -62,8 +62,8 @@ def features(net: nn.Module, names: Sequence[str] | Mapping[str, str]) -> Featur
         A module from images to an ordered dict of feature maps by name, in the order given.
 
     Raises:
-        GraphError: A node that is not there, is cut off from the input, or gives no feature map.
-        OptionError: No name, or one name for two.
+        GraphError: A node does not exist, is cut off from the input, or gives no feature map.
+        OptionError: No name is given, or one name for two nodes.
     """
     net = require_network(net, "features")
     wanted = _wanted(names)
@@ -73,20 +73,20 @@ def features(net: nn.Module, names: Sequence[str] | Mapping[str, str]) -> Featur
         _map_shape(net.graph, node)
         if node not in fed:
             raise GraphError(
-                f"node '{node}' gives no features: all edges into it were dropped; name a node that is left", node=node
+                f"node '{node}' gives no features: all edges into it were removed; name a node that is left", node=node
             )
     return Features(prune_to(net, tuple(wanted), topology), wanted).train(net.training)
 
 
 def _wanted(names: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
     if isinstance(names, str):
-        raise OptionError(f"names of features come as a list or a mapping; write ['{names}']")
+        raise OptionError(f"give the names of features as a list or a mapping; write ['{names}']")
     wanted = dict(names) if isinstance(names, Mapping) else {name: name for name in names}
     if not wanted:
         raise OptionError("name at least one node whose feature map to take")
     for name in wanted.values():
         if list(wanted.values()).count(name) > 1:
-            raise OptionError(f"two feature maps are both called '{name}'; give each a name of its own")
+            raise OptionError(f"two feature maps are both called '{name}'; give each a different name")
     return wanted
 
 
@@ -95,5 +95,5 @@ def _map_shape(graph: Graph, node: str) -> Shape:
         raise GraphError(f"the network has no node '{node}'{suggest(node, graph.nodes)}", node=node)
     shape = graph.shapes[node]
     if not isinstance(shape, Shape) or not isinstance(shape.stride, int):
-        raise GraphError(f"node '{node}' gives {shape}, which is no feature map; name another node", node=node)
+        raise GraphError(f"node '{node}' gives {shape}, which is not a feature map; name another node", node=node)
     return shape

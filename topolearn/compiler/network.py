@@ -1,4 +1,4 @@
-"""Network: a graph's modules, its learner, and the interpreter that runs them."""
+"""The compiled network: a graph's modules, its learner, and the interpreter that runs them."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from topolearn.ops.backbone import TorchvisionBackbone
 
 
 class WeightSource(Protocol):
-    """What gives a network its edge weights, as a module inside it: :class:`topolearn.learners.EdgeLearner` does."""
+    """A module in a network that gives the edge weights, such as :class:`topolearn.learners.EdgeLearner`."""
 
     @property
     def graph(self) -> Graph:
-        """The graph whose edges these are."""
+        """The graph that the edges belong to."""
 
     @property
     def fan_in(self) -> int | None:
-        """Candidates that each node keeps; None for no such limit."""
+        """Candidates that each node keeps; None for no limit."""
 
     def edge_weights(self) -> Tensor:
-        """(E,) what the forward pass multiplies with."""
+        """Return the (E,) edge weights of the forward pass."""
 
     def active(self) -> Tensor | None:
-        """(E,) bool, the edges that the divisor of ``mean`` counts; None: all."""
+        """Return (E,) bool, the edges that ``mean`` divides by; None: all."""
 
     def forward_begins(self, parameters: Iterable[Tensor]) -> None:
-        """Hear of a forward pass in training, and of parameters that every step changes."""
+        """Called before each forward pass in training, with some parameters that every step changes."""
 
     def topology(self) -> Topology:
-        """The closed topology that would be kept now."""
+        """Return the closed topology that would be kept now."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Its tensors by name."""
+        """Return the tensors by name."""
 
 
 class MeanDivisor(nn.Module):
@@ -62,33 +62,32 @@ class MeanDivisor(nn.Module):
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
 
     def forward(self, weights: Tensor, active: Tensor | None) -> Tensor:
-        """(E,) weights -> (E,) effective weights; the divisor is a constant to autograd.
+        """Turn (E,) weights into (E,) effective weights; the divisor is a constant to autograd.
 
         Args:
             weights: (E,) edge weights.
-            active: (E,) bool, which edges the divisor counts; None: all.
+            active: (E,) bool, the edges that the divisor counts; None: all.
         """
         if not self.any:
             return weights
         counted = torch.ones_like(weights) if active is None else active.to(weights.dtype)
         counts = weights.new_zeros(self.rows).index_add(0, self.target, counted)
-        # Not torch.where: on a GPU it would copy the number there, and wait.
+        # Not torch.where: it would copy the number to a GPU and wait.
         return weights / counts[self.target].clamp(min=1).masked_fill(~self.mean, 1.0)
 
 
 class Network(nn.Module):
-    """A compiled graph.
+    """A compiled graph: an ``nn.Module`` with the graph's modules and, during a search, a learner.
 
-    ``state_dict()`` is in the graph's own layout (``nodes.ID.…``, ``edges.SRC__DST.…``,
-    ``shared.GROUP.…``, and ``learner.…`` where there is one), whatever interpreter runs it.
+    With every interpreter, ``state_dict()`` has the graph's own layout (``nodes.ID.…``, ``edges.SRC__DST.…``,
+    ``shared.GROUP.…``, and ``learner.…`` if there is a learner).
 
     Attributes:
         graph: The graph.
-        learner: The edge learner, None where edges carry fixed weights.
-        about: What a server must know of the data it was trained on (``mean``, ``std``, ``classes``);
-            goes into an exported file.
-        dag: The interpreter: ``dag(inputs, effective_weights)``. This, and not the network, is what
-            to compile, capture or export.
+        learner: The edge learner; None if edges have fixed weights.
+        about: What a server needs to know about the training data (``mean``, ``std``, ``classes``); written into
+            exported files.
+        dag: The interpreter: ``dag(inputs, effective_weights)``. Compile, capture or export this, not the network.
     """
 
     def __init__(self, graph: Graph, learner: WeightSource | None = None, *, reference: bool = False) -> None:
@@ -139,13 +138,13 @@ class Network(nn.Module):
         return module
 
     def _link(self) -> None:
-        """Make the interpreter; it is no submodule, so that parameters keep the graph's own names."""
+        """Make the interpreter; it is not a submodule, so that parameters keep the graph's own names."""
         interpreter = ReferenceDAG if self.reference else DAG
         self.__dict__["dag"] = interpreter(self.graph, self.nodes, self.edges, self.shared)
         self.dag.training = self.training
 
     def set_edge_weights(self, weights: Tensor | Sequence[float]) -> None:
-        """Freeze the edges at given weights; the learner, if there is one, is no longer asked.
+        """Freeze the edges at given weights; a learner is no longer used.
 
         A ``mean`` divides by the number of in-edges whose weight is not 0.
 
@@ -153,7 +152,7 @@ class Network(nn.Module):
             weights: (E,) one weight per edge, in the graph's order.
 
         Raises:
-            TopolearnError: Another number of weights than edges, or one that is not finite.
+            TopolearnError: The number of weights differs from the number of edges, or a weight is not finite.
         """
         if isinstance(weights, Tensor):
             weights = weights.detach().cpu()
@@ -163,9 +162,9 @@ class Network(nn.Module):
                 f"edge weights of shape {tuple(given.shape)} do not fit a graph of {len(self.graph.edges)} edges"
             )
         if not bool(torch.isfinite(given).all()):
-            raise TopolearnError("an edge weight is not finite; give numbers")
+            raise TopolearnError("an edge weight is not finite; give finite numbers")
         self._frozen = tuple(given.tolist())
-        with torch.device("cpu"):  # also where the network is built on the meta device
+        with torch.device("cpu"):  # even if the network is built on the meta device
             divide = MeanDivisor(self.graph)
         self._effective = tuple(divide(given, given != 0).tolist())
 
@@ -175,9 +174,9 @@ class Network(nn.Module):
         return self._frozen
 
     def effective_weights(self) -> Tensor | tuple[float, ...]:
-        """(E,) what the aggregation multiplies with, the divisor of ``mean`` included.
+        """Return the (E,) weights of the aggregation, including the divisor of ``mean``.
 
-        A tensor while the edges are learned, constants otherwise.
+        They are a tensor while the edges are learned, constants otherwise.
         """
         if self._effective is not None:
             return self._effective
@@ -188,7 +187,7 @@ class Network(nn.Module):
         """Run the network.
 
         Args:
-            inputs: The input (N, C, H, W) or (N, features), where there is one.
+            inputs: The input (N, C, H, W) or (N, features), if there is only one.
             named: Inputs by id.
 
         Returns:
@@ -197,7 +196,7 @@ class Network(nn.Module):
         searching = self._frozen is None and self.training and torch.is_grad_enabled()
         if searching and not torch.compiler.is_compiling():
             assert self.learner is not None
-            # To look at all would take longer than the step of a small network.
+            # Checking all parameters would take longer than the step of a small network.
             self.learner.forward_begins(p for name in self.graph.outputs for p in self.nodes[name].parameters())
         return self.dag(self._inputs(inputs, named), self.effective_weights())  # type: ignore[no-any-return]
 
@@ -211,7 +210,7 @@ class Network(nn.Module):
         return given[names[0]] if len(names) == 1 else given
 
     def topology(self) -> Topology:
-        """What the learner would keep; without one, or once frozen, every edge whose weight is not 0."""
+        """Return what the learner would keep; without a learner or once frozen, the edges whose weight is not 0."""
         if self._frozen is not None:
             return Topology(tuple(w != 0 for w in self._frozen), self._frozen).close(self.graph)
         assert self.learner is not None
@@ -227,7 +226,7 @@ class Network(nn.Module):
         copied = self.__class__.__new__(self.__class__)
         memo[id(self)] = copied
         copied.__dict__.update(
-            # `net.compile()` leaves a call of this network's, which a copy must not take along.
+            # `net.compile()` stores a call that is bound to this network; a copy must not take it along.
             {
                 key: copy.deepcopy(value, memo)
                 for key, value in self.__dict__.items()
@@ -235,7 +234,7 @@ class Network(nn.Module):
             }
         )
         copied._link()
-        # A torchvision backbone comes back in training mode, and changes its graph with the mode.
+        # A copied torchvision backbone is in training mode, and its graph depends on the mode.
         modes = {name: module.training for name, module in self.named_modules()}
         for name, module in copied.named_modules():
             if module.training != modes[name]:
@@ -243,7 +242,7 @@ class Network(nn.Module):
         return copied
 
     def extra_repr(self) -> str:
-        """The graph in one line."""
+        """Return the graph in one line."""
         return repr(self.graph)
 
 
@@ -263,17 +262,17 @@ def compile(
     """Build the network of a graph.
 
     Args:
-        graph_or_net: A graph, or a network whose weights to copy, also inside a plain wrapper such as DDP.
-        learner: Gives the edge weights; without one, edges carry their own ``weight``.
-        reference: Run it by the slow, obvious interpreter.
+        graph_or_net: A graph, or a network to copy the weights from, also inside a plain wrapper such as DDP.
+        learner: Gives the edge weights; without a learner, each edge has its ``weight`` from the graph.
+        reference: Use the slow, obvious interpreter.
 
     Returns:
-        An ``nn.Module``: one input gives a tensor, several go in by keyword; one output comes as a
-        tensor, several as a dict by node id.
+        An ``nn.Module``. Pass one input as a tensor and several by keyword. It returns one output as a tensor and
+        several as a dict by node id.
 
     Raises:
         GraphError: The graph is not a valid network.
-        OptionError: Neither a graph nor a network over one.
+        OptionError: The argument is neither a graph nor a network over a graph.
     """
     if isinstance(graph_or_net, Graph):
         return Network(graph_or_net, learner, reference=reference)
@@ -290,11 +289,11 @@ def compile(
 def load_pretrained(net: nn.Module) -> None:
     """Load the pretrained weights that the graph names for its backbones (``weights: IMAGENET1K_V1``), if any.
 
-    :func:`topolearn.fit` calls it where training starts. Building a network never does: its weights are random.
-    Torchvision downloads weights that are not in its folder yet.
+    :func:`topolearn.fit` calls it when training starts. Building a network does not: a new network's weights are
+    random. Torchvision downloads weights that are not in its folder yet.
 
     Args:
-        net: A network, on any device; its other weights stay as they are.
+        net: A network on any device; its other weights stay as they are.
 
     Raises:
         TrainingError: The weights cannot be loaded.
@@ -307,11 +306,10 @@ def load_pretrained(net: nn.Module) -> None:
 
 
 def unwrapped(module: Any) -> Any:
-    """What plain wrappers hide: the module inside DDP, ``nn.DataParallel``, ``torch.compile`` and their like.
+    """Return the module inside plain wrappers such as DDP, ``nn.DataParallel`` and ``torch.compile``.
 
-    A plain wrapper is an ``nn.Sequential`` of one module, or has one child, called ``module`` or ``_orig_mod``. It has
-    no parameters of its own, and no hooks that could change what comes in or goes out. Everything else is returned as
-    it is.
+    A plain wrapper is an ``nn.Sequential`` of one module, or has one child called ``module`` or ``_orig_mod``. It has
+    no parameters of its own and no hooks that could change inputs or outputs. Everything else is returned as it is.
     """
     while isinstance(module, nn.Module):
         children = dict(module.named_children())
@@ -324,14 +322,14 @@ def unwrapped(module: Any) -> Any:
 
 
 def require_network(net: object, function: str) -> Network:
-    """The network over a graph that ``net`` is, or wraps.
+    """Return the network over a graph that ``net`` is or wraps.
 
     Args:
-        net: What a caller gave.
-        function: Whom they called.
+        net: The caller's argument.
+        function: Name of the function that they called, for the error.
 
     Raises:
-        OptionError: It is something else.
+        OptionError: ``net`` is something else.
     """
     found = unwrapped(net)
     if not isinstance(found, Network):
@@ -343,7 +341,7 @@ def require_network(net: object, function: str) -> Network:
 
 
 def copy_weights(source: Network, target: Network) -> None:
-    """Copy every parameter and buffer that ``target`` has from ``source``, to its device and dtype."""
+    """Copy every parameter and buffer of ``target`` from ``source``; ``target`` moves to its device and dtype."""
     first = next(source.parameters(), None)
     if first is not None:
         target.to(device=first.device, dtype=first.dtype)
@@ -360,7 +358,7 @@ def copy_weights(source: Network, target: Network) -> None:
 
 
 def _moved_edges(source: Network, target: Network) -> dict[str, str]:
-    """New key -> old key of edge modules whose edge now ends in a node that a pass put in between."""
+    """Return new key -> old key of edge modules whose edge now ends in a node that a pass inserted."""
     moved = {}
     consumers = {edge.src: edge.dst for edge in target.graph.edges}
     for edge in target.graph.edges:
@@ -370,11 +368,11 @@ def _moved_edges(source: Network, target: Network) -> dict[str, str]:
 
 
 def prune(net: nn.Module, topology: Topology | None = None) -> Network:
-    """Drop what is not kept: edges, whole nodes that nothing reaches or nobody reads, relus that change nothing.
+    """Remove what is not kept: edges, nodes without a path from input to output, and relus that change nothing.
 
-    In eval mode the result computes what ``net`` masked by the same topology computes; its edges carry
-    their learned weights as fixed ones. In training, members of a shared part that are left alone at
-    their depth see their own batch statistics.
+    In eval mode the result computes the same as ``net`` masked by the same topology. Its edges have their learned
+    weights as fixed ones. In training, a member of a shared part that is left alone at its depth uses its own batch
+    statistics.
 
     Args:
         net: A network, with a learner or frozen edge weights, also inside a plain wrapper such as DDP.
@@ -391,7 +389,7 @@ def prune(net: nn.Module, topology: Topology | None = None) -> Network:
 
 
 def prune_to(net: Network, outputs: tuple[str, ...], topology: Topology) -> Network:
-    """As :func:`prune`, for other outputs than the network's; what only its own needed goes too."""
+    """Prune a network to other outputs; remove also what only its own outputs need."""
     graph = apply_passes(net.graph.replace(outputs=outputs), KeepEdges(topology), RemoveIdleRelus())
     pruned = Network(graph, reference=net.reference)
     copy_weights(net, pruned)

@@ -1,8 +1,8 @@
 """The plan of a network: which nodes run together, and how each tensor that they read is made.
 
-A tensor is named by how it is made: as the output of a node, as what an edge op derives from another tensor, as a
-branch of a fan. What is named alike is made once, however many steps read it. The plan says nothing else: weights,
-aggregation and parameters are the graph's. :mod:`topolearn.compiler.lowering` makes plans, and makes them faster;
+A tensor is named by how it is made: as a node's output, as the result of an edge op on another tensor, or as a branch
+of a fan. Tensors with the same name are made once, however many steps read them. Weights, aggregation and parameters
+are not part of the plan: they are the graph's. :mod:`topolearn.compiler.lowering` makes plans and speeds them up;
 :mod:`topolearn.compiler.schedule` puts their tensors into numbered slots.
 """
 
@@ -24,7 +24,7 @@ Value: TypeAlias = "NodeOutput | Derivation | FanBranch"
 
 @dataclass(frozen=True)
 class NodeOutput:
-    """What a node computes; of siblings under the id of the first: what all of them do, along a branch axis."""
+    """The output of a node; under the id of a first sibling, the outputs of all siblings along a branch axis."""
 
     node: str
 
@@ -34,10 +34,10 @@ class Derivation:
     """A tensor that an edge op makes from another.
 
     Attributes:
-        source: What it reads.
+        source: The tensor that the op reads.
         rule: The edge op.
-        shapes: Shape of what it reads and the shape it must bring.
-        module: Key of its module among the network's ``edges``; None where the op has no parameters.
+        shapes: Shape of the source, and the shape that the op must return.
+        module: Key of the op's module in the network's ``edges``; None if the op has no parameters.
     """
 
     source: Value
@@ -48,14 +48,14 @@ class Derivation:
 
 @dataclass(frozen=True)
 class Fan:
-    """What several ``conv_resize`` edges make from one tensor before they resize it, as one computation.
+    """The convolutions of several ``conv_resize`` edges on one tensor, before resizing, as one computation.
 
-    The edges of a dense decoder: each convolves the same tensor with filters of its own.
+    In a dense decoder, several edges convolve the same tensor, each with its own filters.
 
     Attributes:
-        source: What it reads.
+        source: The tensor that the edges read.
         rule: The edges' op.
-        edges: Their numbers.
+        edges: Numbers of the edges.
     """
 
     source: Value
@@ -64,13 +64,13 @@ class Fan:
 
     @property
     def branches(self) -> tuple[FanBranch, ...]:
-        """What it makes, one tensor per edge."""
+        """The tensors that the fan makes, one per edge."""
         return tuple(FanBranch(self, place) for place in range(len(self.edges)))
 
 
 @dataclass(frozen=True)
 class FanBranch:
-    """What one of a fan's edges makes."""
+    """The tensor that one of a fan's edges makes."""
 
     fan: Fan
     place: int
@@ -78,12 +78,12 @@ class FanBranch:
 
 @dataclass(frozen=True)
 class NodeStep:
-    """Aggregate what one node's in-edges bring, then transform.
+    """Aggregates the tensors of one node's in-edges, then transforms the result.
 
     Attributes:
-        node: Id.
-        sources: What each in-edge brings.
-        late: Whether each is a resizing that is left to be done after the sum, once for all that need the same.
+        node: Id of the node.
+        sources: The tensor of each in-edge.
+        late: Whether each is a resizing that is done after the sum, once for all tensors that need the same one.
     """
 
     node: str
@@ -92,12 +92,12 @@ class NodeStep:
 
     @property
     def nodes(self) -> tuple[str]:
-        """The node, as the only one."""
+        """The node's id, as a tuple of one."""
         return (self.node,)
 
     @property
     def reads(self) -> tuple[Value, ...]:
-        """The tensors that it reads, one per in-edge."""
+        """The tensors that the step reads, one per in-edge."""
         pairs = zip(self.sources, self.late, strict=True)
         return tuple(value.source if late and isinstance(value, Derivation) else value for value, late in pairs)
 
@@ -107,12 +107,12 @@ NO_EDGE = -1
 
 @dataclass(frozen=True)
 class Term:
-    """What one tensor brings to a set of targets.
+    """The contributions of one tensor to a set of targets.
 
     Attributes:
         source: The tensor.
-        stacked: Whether it has a branch axis; else it is a single source.
-        edges: (T, S) numbers of the edges, :data:`NO_EDGE` where there is none.
+        stacked: Whether the tensor has a branch axis; if not, it is a single source.
+        edges: (T, S) numbers of the edges; :data:`NO_EDGE` marks a missing edge.
     """
 
     source: Value
@@ -122,11 +122,11 @@ class Term:
 
 @dataclass(frozen=True)
 class SiblingStep:
-    """Aggregate for several nodes at once, or for one that reads siblings; then transform.
+    """Aggregates for several nodes at once, or for one node that reads siblings, then transforms the result.
 
     Attributes:
-        nodes: Ids, of equal ops. Where there are several, the output has a branch axis.
-        terms: What the tensors read bring, each with the matrix of its edges.
+        nodes: Ids of nodes with equal ops. With several, the output has a branch axis.
+        terms: The tensors that the step reads, each with the matrix of its edges.
     """
 
     nodes: tuple[str, ...]
@@ -134,7 +134,7 @@ class SiblingStep:
 
     @property
     def reads(self) -> tuple[Value, ...]:
-        """The tensors that it reads, one per term."""
+        """The tensors that the step reads, one per term."""
         return tuple(term.source for term in self.terms)
 
 
@@ -143,11 +143,11 @@ PlanStep = NodeStep | SiblingStep
 
 @dataclass(frozen=True)
 class Plan:
-    """What a network does, step by step.
+    """The steps of a network, in order.
 
     Attributes:
         graph: The graph.
-        levels: Steps by depth: those of one level do not depend on each other, and can share parts.
+        levels: Steps by depth: steps of one level do not depend on each other, and can share parts.
     """
 
     graph: Graph
@@ -155,7 +155,7 @@ class Plan:
 
     @property
     def sums(self) -> tuple[NodeStep, ...]:
-        """The steps that add up what a node's in-edges bring, one by one."""
+        """The steps that sum the tensors of one node's in-edges."""
         nodes = self.graph.nodes
         steps = (step for level in self.levels for step in level if isinstance(step, NodeStep))
         return tuple(
@@ -163,13 +163,13 @@ class Plan:
         )
 
     def replace_sums(self, change: Callable[[NodeStep], NodeStep]) -> Plan:
-        """The plan with ``change(step)`` in the place of each of its :attr:`sums`."""
+        """Return the plan with each of its :attr:`sums` replaced by ``change(step)``."""
         changed: dict[str, PlanStep] = {step.node: change(step) for step in self.sums}
         levels = (tuple(changed.get(step.nodes[0], step) for step in level) for level in self.levels)
         return Plan(self.graph, tuple(levels))
 
     def in_edges(self, step: PlanStep) -> list[Edge]:
-        """The in-edges of a step's nodes."""
+        """Return the in-edges of a step's nodes."""
         return [self.graph.edges[i] for name in step.nodes for i in self.graph.in_edges(name)]
 
     def takes_as_is(self, step: PlanStep) -> bool:
@@ -186,19 +186,19 @@ class Plan:
 
 
 def edge_key(edge: Edge) -> str:
-    """Key of an edge's module in the network's ``edges``."""
+    """Return the key of an edge's module in the network's ``edges``."""
     return f"{edge.src}__{edge.dst}"
 
 
 def ends(graph: Graph, edge: Edge) -> tuple[Shape, Shape]:
-    """The shape of an edge's source and the one it must bring."""
+    """Return the shape of an edge's source and the shape that its op must return."""
     shape = graph.shapes[edge.src]
     assert isinstance(shape, Shape)
     return shape, edge_target(shape, graph.nodes[edge.dst])
 
 
 def shared_parts(graph: Graph, name: str) -> tuple[tuple[str, str], ...]:
-    """(part, group) pairs of a node; a part that this shape of input does not need has nothing to share."""
+    """Return a node's (part, group) pairs; a part that its input's shape does not need is left out."""
     node = graph.nodes[name]
     if not node.share:
         return ()
@@ -209,7 +209,7 @@ def shared_parts(graph: Graph, name: str) -> tuple[tuple[str, str], ...]:
 
 
 def depths(graph: Graph) -> dict[str, int]:
-    """Id -> number of edges on the longest path from an input."""
+    """Return id -> number of edges on the longest path from an input."""
     depth = dict.fromkeys(graph.nodes, 0)
     for edge in graph.edges:  # canonical order: a source's depth is final when its out-edges come
         depth[edge.dst] = max(depth[edge.dst], depth[edge.src] + 1)

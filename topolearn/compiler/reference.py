@@ -1,4 +1,4 @@
-"""The obvious interpreter, which all else is tested against: a loop over nodes and edges."""
+"""The reference interpreter, a loop over nodes and edges; everything else is tested against it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from topolearn.graph import Graph
 
 
 class ReferenceDAG(nn.Module):
-    """Same contract as :class:`topolearn.compiler.dag.DAG`, with no thought of speed."""
+    """A simple, slow interpreter with the same contract as :class:`topolearn.compiler.dag.DAG`."""
 
     def __init__(self, graph: Graph, nodes: Modules, edges: Modules, shared: Modules) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class ReferenceDAG(nn.Module):
         return outputs[graph.outputs[0]] if len(outputs) == 1 else outputs
 
     def aggregate(self, node_id: str, y: dict[str, Any], weights: Weights, image: tuple[int, int]) -> Any:
-        """What the node's in-edges bring, combined."""
+        """Combine the tensors of a node's in-edges."""
         graph, node = self.graph, self.graph.nodes[node_id]
         if node.rule.takes_bundle:
             return y[graph.edges[graph.in_edges(node_id)[0]].src][node.params["name"]]
@@ -70,7 +70,7 @@ class ReferenceDAG(nn.Module):
         return self.nodes[node_id].aggregate(total) if node.aggregate == "normalised" else total  # type: ignore[operator]
 
     def shared_parts(self, x: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
-        """Outputs of shared parts for the nodes of one depth: one call per group, over the stacked batch."""
+        """Run the shared parts for the nodes of one depth: one call per group, over the stacked batch."""
         members: dict[tuple[str, str], list[str]] = {}
         for node_id in x:
             node = self.graph.nodes[node_id]

@@ -1,4 +1,4 @@
-"""One forward pass: where its tensors are kept, and how they are added up."""
+"""One forward pass: holds its tensors and computes their weighted sums."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Run(ABC):
     """The tensors of one forward pass, by slot.
 
     Attributes:
-        values: What fills each slot: a tensor, or the bundle of a backbone.
+        values: Content of each slot: a tensor, or the bundle of a backbone.
         weights: The edge weights.
-        norm_weights: The same where batch normalisations that end fans take those of their edges as their scale.
+        norm_weights: The edge weights, if batch normalisations at the end of fans apply them as their scale; else None.
         image: Height and width that strides refer to.
     """
 
@@ -34,20 +34,20 @@ class Run(ABC):
         self.image = image
 
     def fill(self, slot: int, value: Any) -> None:
-        """Keep what a step has made."""
+        """Store the result of a step."""
         self.values[slot] = value
 
     @abstractmethod
     def add(self, edges: InEdges) -> Tensor:
-        """The weighted sum of what some in-edges bring."""
+        """Return the weighted sum of the tensors of some in-edges."""
 
     def brought(self, edges: InEdges) -> list[Tensor]:
-        """What some in-edges bring."""
+        """Return the tensors of some in-edges."""
         values = self.values
         return [values[slot] for slot in edges.slots]
 
     def size(self, stride: Stride) -> tuple[Any, Any]:
-        """Height and width at a stride."""
+        """Return height and width at a stride."""
         if not isinstance(stride, int):
             return (1, 1)
         return ((self.image[0] + stride - 1) // stride, (self.image[1] + stride - 1) // stride)
@@ -55,7 +55,7 @@ class Run(ABC):
 
 @final
 class TracedRun(Run):
-    """Plain arithmetic: compilers trace it and fuse it; they would refuse the sinks' side effects."""
+    """Plain arithmetic that compilers can trace and fuse; they would refuse the side effects of sinks."""
 
     sizes_known = False  # a compiler may not know them yet
 
@@ -64,7 +64,7 @@ class TracedRun(Run):
         self.norm_weights = None  # a compiler fuses the products by itself
 
     def add(self, edges: InEdges) -> Tensor:
-        """The weighted sum, a product and an addition per in-edge."""
+        """Return the weighted sum: a product and an addition per in-edge."""
         row, numbers = self.weights.of(edges)
         ys = self.brought(edges)
         weights: list[Any]
@@ -86,27 +86,27 @@ class TracedRun(Run):
 
 @final
 class EagerRun(Run):
-    """Sums in place; nothing is recorded for a backward pass."""
+    """In-place sums that record nothing for a backward pass."""
 
     def add(self, edges: InEdges) -> Tensor:
-        """The weighted sum, in one new tensor."""
+        """Return the weighted sum, in one new tensor."""
         return weighted_sum(self.brought(edges), *self.weights.of(edges))
 
 
 @final
 class RecordedRun(Run):
-    """Sums that autograd knows; what several of them read has a sink for its gradient."""
+    """Sums that autograd records; a tensor that several sums read has a sink for its gradient."""
 
     def __init__(self, schedule: Schedule, weights: AnyWeights, image: Size, ledger: Ledger | None) -> None:
         super().__init__(schedule, weights, image)
         self.schedule = schedule
         self.ledger = ledger
-        # What autograd knows learned weights by.
+        # The tensor by which autograd tracks learned weights.
         self.learned = weights.weights if isinstance(weights, TensorWeights) and ledger is not None else None
         self.sinks: list[Sink | None] = [None] * schedule.slots
 
     def fill(self, slot: int, value: Any) -> None:
-        """Keep what a step has made; with a sink where more than one sum reads it."""
+        """Store the result of a step, with a sink if more than one sum reads it."""
         if self.schedule.shared_reads[slot] and value.requires_grad:
             sink = Sink()
             learned = self.learned if self.schedule.learned_reads[slot] else None
@@ -115,7 +115,7 @@ class RecordedRun(Run):
         self.values[slot] = value
 
     def add(self, edges: InEdges) -> Tensor:
-        """The weighted sum, whose gradients go to the sinks and the ledger."""
+        """Return the weighted sum; its gradients go to the sinks and the ledger."""
         row, numbers = self.weights.of(edges)
         sinks = [self.sinks[slot] for slot in edges.slots]
         ys = self.brought(edges)
@@ -124,10 +124,10 @@ class RecordedRun(Run):
 
 
 def start_run(schedule: Schedule, weights: Tensor | Sequence[float], image: Size) -> Run:
-    """The run of one forward pass: here, and nowhere after, it matters who asks for it and what the weights are.
+    """Make the run of one forward pass; the kind depends on the weights and on compiling and gradient mode.
 
     Args:
-        schedule: What will run.
+        schedule: The schedule to run.
         weights: (E,) effective edge weights.
         image: Height and width that strides refer to.
     """
@@ -150,7 +150,7 @@ def start_run(schedule: Schedule, weights: Tensor | Sequence[float], image: Size
 
 
 def total(terms: Sequence[Tensor]) -> Tensor:
-    """The sum of some tensors, one after another."""
+    """Add tensors one after another."""
     result = terms[0]
     for term in terms[1:]:
         result = result + term

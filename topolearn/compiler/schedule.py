@@ -1,4 +1,4 @@
-"""When each tensor of a plan is made, where it is kept, and when it is dropped."""
+"""Schedules a plan: when each tensor is made, in which slot it is kept, and when it is dropped."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from topolearn.compiler.plan import Derivation, Fan, FanBranch, NodeOutput, Plan
 
 @dataclass(frozen=True)
 class Turn:
-    """A step in numbered slots.
+    """A step with the numbers of its slots.
 
     Attributes:
         step: The step.
-        make: What to make first, in this order.
-        reads: Slots that it reads, in the order of ``step.reads``.
-        slot: Slot that it fills.
-        row: Number of its (first) node in canonical order.
+        make: Tensors to make before the step, in this order.
+        reads: Slots that the step reads, in the order of ``step.reads``.
+        slot: Slot that the step fills.
+        row: Number of the step's (first) node in canonical order.
     """
 
     step: PlanStep
@@ -29,15 +29,15 @@ class Turn:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A plan in numbered slots.
+    """A plan with numbered slots.
 
     Attributes:
         plan: The plan.
-        slot_of: Each tensor's slot.
-        levels: Steps in the order they run, by depth; of one depth, those that share parts come first.
+        slot_of: Slot of each tensor.
+        levels: Steps in running order, by depth; at one depth, steps that share parts come first.
         last_reads: Per level, the slots that nothing reads afterwards.
         shared_reads: Per slot, whether more than one weighted sum reads it.
-        learned_reads: Per slot, whether one of them does so over a learnable edge.
+        learned_reads: Per slot, whether a weighted sum reads it over a learnable edge.
         in_degrees: Number of in-edges per node, in canonical order.
     """
 
@@ -56,7 +56,7 @@ class Schedule:
 
 
 def make_schedule(plan: Plan) -> Schedule:
-    """Give each tensor a slot, and let the first step that reads it make it."""
+    """Give each tensor a slot; the first step that reads a tensor makes it."""
     graph = plan.graph
     slots: dict[Value, int] = {NodeOutput(name): number for number, name in enumerate(graph.inputs)}
     rows = {name: row for row, name in enumerate(graph.nodes)}
@@ -84,7 +84,7 @@ def make_schedule(plan: Plan) -> Schedule:
 
 
 def _prepare(value: Value, slots: dict[Value, int], make: list[Derivation | Fan]) -> None:
-    """Number a tensor that has no slot yet, and what it is made from; what is to be made is added to ``make``."""
+    """Give a tensor and its sources slots, if they have none yet, and add what has to be made to ``make``."""
     if value in slots:
         return
     assert not isinstance(value, NodeOutput), "nodes of an earlier level have run"
@@ -96,7 +96,7 @@ def _prepare(value: Value, slots: dict[Value, int], make: list[Derivation | Fan]
 
 
 def _weighted_reads(plan: Plan, slots: dict[Value, int]) -> list[list[bool]]:
-    """Per slot, for each weighted sum that reads it, whether it does so over a learnable edge."""
+    """Return, per slot and weighted sum that reads it, whether the edge is learnable."""
     reads: list[list[bool]] = [[] for _ in slots]
     for step in plan.sums:
         if not plan.takes_as_is(step):

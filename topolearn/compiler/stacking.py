@@ -1,12 +1,10 @@
-"""Modules of sibling nodes, stacked: one grouped computation instead of many small ones.
+"""Stacks the modules of sibling nodes: one grouped computation instead of many small ones.
 
-Siblings' tensors stand side by side on a branch axis, (N, B, C, H, W) for B siblings. Where all
-siblings take the same tensor it comes as (N, 1, C, H, W), and broadcasts until the first convolution
-makes their outputs differ.
+Siblings' tensors are side by side on a branch axis, (N, B, C, H, W) for B siblings. If all siblings take the same
+tensor, it comes as (N, 1, C, H, W) and broadcasts until the first convolution makes their outputs differ.
 
-The parameters and buffers stay where they are, in the modules of the single nodes: a stacked module
-reads them at each pass and writes batch statistics back. So ``state_dict``, optimisers and the
-reference interpreter see the same tensors whatever runs.
+Parameters and buffers stay in the modules of the single nodes. A stacked module reads them at each pass and writes
+batch statistics back. So ``state_dict``, optimisers and the reference interpreter always see the same tensors.
 """
 
 from __future__ import annotations
@@ -25,17 +23,18 @@ from topolearn.compiler.modules.base import STACKABLE, BatchNorm, Conv2d, ConvUn
 
 _PER_ELEMENT = (nn.Sequential, nn.Identity, nn.ReLU, nn.ReLU6)
 WIDENING = 3
-"""Output channels over input channels from which a 1 x 1 convolution takes its batch statistics from its input."""
+"""Ratio of output to input channels from which a 1 x 1 convolution computes its batch statistics from its input."""
 WIDENING_TOGETHER = 1 / 16
-"""The same over the square of the input channels, which the statistics cost, where all members take one tensor."""
+"""The same limit if all members take one tensor: output channels over squared input channels (the statistics' cost).
+"""
 _PER_MAP = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
 
 def stack(members: Sequence[nn.Module]) -> nn.Module | None:
-    """One module that runs all ``members`` on stacked tensors, or None where they cannot be stacked.
+    """Make one module that runs all ``members`` on stacked tensors; None if they cannot be stacked.
 
     Args:
-        members: Modules built alike: by one op with the same parameters for inputs of one shape.
+        members: Modules that one op built with the same parameters for inputs of one shape.
     """
     first = members[0]
     kind = type(first)
@@ -67,14 +66,14 @@ class _Stacked(nn.Module):
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.members = tuple(members)  # a tuple, so that they are no submodules
+        self.members = tuple(members)  # a tuple, so that they are not submodules
 
     def tensors(self, name: str) -> list[Tensor]:
-        """The members' tensors of this name."""
+        """Return the members' tensors of this name."""
         return [getattr(member, name) for member in self.members]
 
     def joined(self, name: str) -> Tensor | None:
-        """The same, one after another along the first axis; None where they have none."""
+        """Concatenate the members' tensors of this name along the first axis; None if they have none."""
         tensors = self.tensors(name)
         return None if tensors[0] is None else torch.cat(tensors)
 
@@ -96,7 +95,7 @@ class StackedConv(_Stacked):
         self.pointwise = (first.kernel_size, first.stride, first.padding, first.groups) == ((1, 1), (1, 1), (0, 0), 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve each member's part of ``x`` with its own filters, or the one part with all filters."""
+        """Convolve each member's part of ``x`` with its own filters, or a single part with all filters."""
         weight, bias = self.joined("weight"), self.joined("bias")
         assert weight is not None
         wide = x.shape[1] == 1 and self.groups == 1  # all filters over the same tensor: one convolution
@@ -115,7 +114,7 @@ def _suits_matmul(x: Tensor) -> bool:
 
 
 def with_branches(x: Tensor, count: int) -> Tensor:
-    """(N, B * C, H, W) as (N, B, C, H, W)."""
+    """View (N, B * C, H, W) as (N, B, C, H, W)."""
     return x.view(x.shape[0], count, -1, *x.shape[2:])
 
 
@@ -123,7 +122,7 @@ class StackedBatchNorm(_Stacked):
     """Batch normalisations side by side, each with its own statistics: (N, B or 1, C, H, W) -> (N, B, C, H, W).
 
     Attributes:
-        scale: (B,) what each member's output is multiplied by, for one call; None for nothing.
+        scale: (B,) factors on the members' outputs, for one call; None for no factors.
     """
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
@@ -132,7 +131,7 @@ class StackedBatchNorm(_Stacked):
         self.scale: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise, and in training bring the members' running statistics up to date."""
+        """Normalise; in training, also update the members' running statistics."""
         first = self.first
         x = x.expand(-1, self.count, -1, -1, -1).flatten(1, 2)
         mean, var = self.joined("running_mean"), self.joined("running_var")
@@ -147,7 +146,7 @@ class StackedBatchNorm(_Stacked):
         return with_branches(y, self.count)
 
     def affine(self) -> tuple[Tensor | None, Tensor | None]:
-        """(B * C,) scale and shift, None where they are 1 and 0."""
+        """Return (B * C,) scale and shift; None for 1 and 0."""
         weight, bias = self.joined("weight"), self.joined("bias")
         if self.scale is None:
             return weight, bias
@@ -156,13 +155,13 @@ class StackedBatchNorm(_Stacked):
 
     @property
     def first(self) -> nn.BatchNorm2d:
-        """A member, for what they have in common."""
+        """The first member, for settings that all members share."""
         first = self.members[0]
         assert isinstance(first, nn.BatchNorm2d)
         return first
 
     def count_batch(self) -> float:
-        """Count a training batch; the weight that its statistics get in the running ones."""
+        """Count a training batch; return the weight of its statistics in the running ones."""
         tracked = self.tensors("num_batches_tracked")
         torch._foreach_add_(tracked, 1)
         momentum = self.first.momentum
@@ -176,12 +175,12 @@ class StackedBatchNorm(_Stacked):
 
 
 class WideningConvBatchNorm(nn.Module):
-    """A 1 x 1 convolution to more channels, and its batch normalisation, as one matrix product.
+    """A 1 x 1 convolution to more channels and its batch normalisation, as one matrix product.
 
     The mean and variance of ``z = W h`` follow from those of the narrow h: E z = W E h and
-    var z = diag(W cov(h) W^T). So z, the widest tensor of a bottleneck, is neither stored nor read
-    again: ``gamma (z - E z) / sqrt(var z + eps) + beta`` is a product with a scaled W. Gradients are
-    autograd's, through the same formula.
+    var z = diag(W cov(h) W^T). So z, the widest tensor of a bottleneck, is neither stored nor read again:
+    ``gamma (z - E z) / sqrt(var z + eps) + beta`` is a product with a scaled W. Autograd differentiates the same
+    formula.
     """
 
     def __init__(self, conv: StackedConv, norm: StackedBatchNorm) -> None:
@@ -191,25 +190,25 @@ class WideningConvBatchNorm(nn.Module):
 
     @staticmethod
     def suits(conv: nn.Module | None) -> TypeGuard[StackedConv]:
-        """Whether ``conv`` works at every position by itself."""
+        """Whether ``conv`` works on every position separately."""
         return isinstance(conv, StackedConv) and conv.pointwise
 
     def widens(self, x: Tensor) -> bool:
-        """Whether it does so enough for tensors like ``x``."""
+        """Whether the convolution widens tensors like ``x`` enough for this to be faster."""
         out, narrow = self.conv.channels
         if x.shape[1] == self.conv.count > 1:
             return out >= WIDENING * narrow
         return out * self.conv.count >= WIDENING_TOGETHER * narrow**2
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, B or 1, C, H, W) -> (N, B, C', H, W)."""
+        """Map (N, B or 1, C, H, W) to (N, B, C', H, W)."""
         norm, conv = self.norm, self.conv
         batch, count, narrow = x.shape[:3]  # one tensor for all members is one product with all their filters
         values = batch * x.shape[3] * x.shape[4]
         training = norm.first.training and values > 1
         bias = conv.joined("bias")
         suits = bias is None and _suits_matmul(x) and self.widens(x)
-        # From fewer values than channels the covariance has directions of no variance, which rounding would fill.
+        # With fewer values than channels, the covariance has directions without variance, which rounding would fill.
         if not suits or (training and values < 2 * narrow):
             y: Tensor = norm(conv(x))
             return y
@@ -229,7 +228,7 @@ class WideningConvBatchNorm(nn.Module):
                 centred = h - center[:, :, None]
                 covariance = torch.matmul(centred, centred.transpose(2, 3)).sum(0) / values
                 mean = torch.matmul(w, center[:, :, None]).flatten()
-                # Of a direction in which h does not vary, rounding may leave less than nothing.
+                # In a direction in which h does not vary, rounding may give a negative variance.
                 var = (torch.matmul(w, covariance) * w).sum(2).flatten().clamp(min=0)
             momentum = norm.count_batch()
             with torch.no_grad():
@@ -241,31 +240,31 @@ class WideningConvBatchNorm(nn.Module):
         scale = torch.rsqrt(var + norm.first.eps)
         scale = scale if gamma is None else scale * gamma
         shift = -mean * scale if beta is None else beta - mean * scale
-        # The shift as one more column of W, met by a channel of ones: no pass over the wide tensor for it.
+        # The shift is one more column of W, for a channel of ones: it needs no pass over the wide tensor.
         wide = torch.cat([w * scale.view(count, -1, 1), shift.view(count, -1, 1)], 2)
         h = torch.cat([x.flatten(3), x.new_ones(batch, count, 1, x.shape[3] * x.shape[4])], 2)
         return torch.matmul(wide, h).view(batch, conv.count, -1, *x.shape[3:])
 
 
 class Merged(nn.Module):
-    """A module that treats every channel alike, on (N, B, C, H, W)."""
+    """Runs a module that treats every channel alike on (N, B, C, H, W)."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply it to all channels of all members."""
+        """Apply the module to all channels of all members."""
         return with_branches(self.module(x.flatten(1, 2)), x.shape[1])
 
 
 @contextmanager
 def weighted(module: nn.Module, scale: Tensor | None) -> Iterator[None]:
-    """Let the members of a stacked module, which end in a batch normalisation, bring their outputs times ``scale``.
+    """Multiply the outputs of a stacked module's members by ``scale`` while entered.
 
     Args:
-        module: What :func:`stack` made.
-        scale: (B,) one number per member; None for nothing.
+        module: A module that :func:`stack` made, with members that end in a batch normalisation.
+        scale: (B,) one number per member; None for no factors.
     """
     (norm,) = (m for m in module.modules() if isinstance(m, StackedBatchNorm))
     norm.scale = scale
@@ -276,10 +275,10 @@ def weighted(module: nn.Module, scale: Tensor | None) -> Iterator[None]:
 
 
 def as_if_repeated(module: nn.Module, x: Tensor, copies: int) -> Tensor:
-    """``module(x)``, with batch statistics as of a batch that holds ``x`` so many times.
+    """Compute ``module(x)`` with the batch statistics of a batch that holds ``copies`` copies of ``x``.
 
-    The outputs of all copies are the same, so one is computed; only running variances differ, which
-    take n / (n - 1) times the variance of n values.
+    The outputs of all copies are equal, so only one is computed. Only running variances differ: they use
+    n / (n - 1) times the variance of n values.
     """
     norms = [m for m in module.modules() if isinstance(m, BatchNorm)]
     if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m not in norms for m in module.modules()):

@@ -1,4 +1,4 @@
-"""What a step takes: the tensors that its in-edges bring, added up, mixed, side by side, or the only one as it is."""
+"""The inputs of steps: in-edges' tensors that are summed, mixed or concatenated, or a single one as it is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from topolearn.ops.edges import Resize
 
 
 def step_input(plan: Plan, turn: Turn) -> StepInput:
-    """How a step takes its input: (N, C, H, W), (N, C) or (N, T, C), with a branch axis where it has siblings."""
+    """Make a step's input: (N, C, H, W), (N, C) or (N, T, C), with a branch axis if the step has siblings."""
     step, graph = turn.step, plan.graph
     node = graph.nodes[step.nodes[0]]
     if node.rule.takes_bundle:
@@ -35,7 +35,7 @@ def step_input(plan: Plan, turn: Turn) -> StepInput:
         assert node.input is not None
         axis = node.input.channel_axis
         found = ConcatInput(edges, axis) if node.aggregate == "concat" else SumInput(step, edges)
-    if node.rule.takes_ids:  # ids are no numbers to multiply
+    if node.rule.takes_ids:  # ids cannot be multiplied
         return SingleInput(turn.reads[0], (), found)
     if not plan.takes_as_is(step):
         return found
@@ -43,7 +43,7 @@ def step_input(plan: Plan, turn: Turn) -> StepInput:
 
 
 Resizing = tuple[Resize, tuple[Shape, Shape]]
-"""A ``resize``, the shape of what it takes and the one it must bring."""
+"""A ``resize`` op, the shape of its input and the shape that it must return."""
 
 
 @final
@@ -55,14 +55,14 @@ class FeatureInput:
         self.name = name
 
     def take(self, run: Run) -> Tensor:
-        """(N, C, H, W) the feature."""
+        """Return the feature (N, C, H, W)."""
         feature: Tensor = run.values[self.slot][self.name]
         return feature
 
 
 @final
 class SingleInput:
-    """One tensor as it is, where it comes over edges of weight 1; else as ``otherwise`` takes it."""
+    """One tensor as it is, if its edges have weight 1; otherwise the input ``otherwise``."""
 
     def __init__(self, slot: int, edges: Sequence[int], otherwise: StepInput) -> None:
         self.slot = slot
@@ -70,7 +70,7 @@ class SingleInput:
         self.otherwise = otherwise
 
     def take(self, run: Run) -> Tensor:
-        """(N, C, H, W) the tensor; (N, 1, C, H, W) for siblings, who all take it."""
+        """Return the tensor (N, C, H, W); (N, 1, C, H, W) for siblings that all take it."""
         if not run.weights.are_one(self.edges):
             return self.otherwise.take(run)
         only: Tensor = run.values[self.slot]
@@ -79,14 +79,14 @@ class SingleInput:
 
 @final
 class ConcatInput:
-    """What in-edges bring, one after another along the channels; they are never learnable."""
+    """The tensors of in-edges, concatenated along the channels; such edges are never learnable."""
 
     def __init__(self, edges: InEdges, axis: int) -> None:
         self.edges = edges
         self.axis = axis
 
     def take(self, run: Run) -> Tensor:
-        """(N, C, H, W) or (N, T, C) with the channels of all."""
+        """Return (N, C, H, W) or (N, T, C) with the channels of all tensors."""
         row, numbers = run.weights.of(self.edges)
         ys = run.brought(self.edges)
         if numbers is not None:
@@ -100,11 +100,11 @@ class ConcatInput:
 
 @final
 class SumInput:
-    """The weighted sum of what in-edges bring; what needs the same resizing is added up first.
+    """The weighted sum of in-edges' tensors; tensors that need the same resizing are summed first.
 
-    The sums of all groups, the coarsest first, are added up at the node's own size. A sum goes to the size of the
-    next group, and on with that one's, where nothing is lost on the way: most of the resizing is then done where
-    tensors are small.
+    The sums of all groups are then added at the node's own size, the coarsest first. If the result is the same, a
+    sum is first resized to the next group's size and continues with that group: most of the resizing is then done on
+    small tensors.
     """
 
     def __init__(self, step: NodeStep, edges: InEdges) -> None:
@@ -120,7 +120,7 @@ class SumInput:
         self.groups = sorted(groups, key=lambda group: -group.coarseness)
 
     def take(self, run: Run) -> Tensor:
-        """(N, C, H, W), (N, C) or (N, T, C) the sum."""
+        """Return the sum: (N, C, H, W), (N, C) or (N, T, C)."""
         groups, done = self.groups, []
         waiting, *sums = [group.add(run) for group in groups]
         for coarse, fine, part in zip(groups, groups[1:], sums, strict=False):
@@ -133,17 +133,17 @@ class SumInput:
 
 
 def _is_normalised(value: Value) -> bool:
-    """Whether a fan makes it, resized or not, with batch normalisations, which take learned weights as their scale."""
+    """Whether a fan with batch normalisations makes it, resized or not; their scale applies learned weights."""
     branch = value.source if isinstance(value, Derivation) else value
     return isinstance(branch, FanBranch) and branch.fan.rule.batch_norm
 
 
 @final
 class Group:
-    """In-edges of a node that are added up before they are brought to its height and width together.
+    """In-edges of a node whose tensors are summed before the sum is resized to the node's height and width.
 
     Attributes:
-        coarseness: Stride of the sum, infinite for what is global; 0 for one that is as it must be.
+        coarseness: Stride of the sum; infinite for a global one, 0 for one that needs no resizing.
     """
 
     def __init__(self, edges: InEdges, late: Resizing | None, normalised: bool) -> None:
@@ -158,23 +158,23 @@ class Group:
             self.coarseness = shape.stride if isinstance(shape.stride, int) else math.inf
 
     def add(self, run: Run) -> Tensor:
-        """The weighted sum, not resized yet."""
+        """Return the weighted sum, not resized yet."""
         if self.normalised and run.norm_weights is not None:
             return total(run.brought(self.edges))
         return run.add(self.edges)
 
     def resized(self, run: Run, x: Tensor, like: Tensor | None = None) -> Tensor:
-        """The sum at the size of ``like``; None: at the node's own."""
+        """Return the sum at the size of ``like``; None: at the node's own size."""
         if self.rule is None:
             return x
         y: Tensor = self.resize(x, run.size(self.stride) if like is None else like.shape[-2:])
         return y
 
     def passes_through(self, run: Run, x: Tensor, fine: Group, y: Tensor) -> bool:
-        """Whether resizing the sum ``x`` to the size of ``y``, and on with it, is the same as resizing it at once.
+        """Whether resizing the sum ``x`` to the size of ``y`` and then further is the same as resizing it at once.
 
-        So it is with a constant; and with a linear interpolation whose points are all points of the finer grid,
-        for it is linear between those too.
+        This holds for a constant. It also holds for a linear interpolation if its points are all points of the finer
+        grid, because it is linear between those too.
         """
         rule = self.rule
         if rule is None:  # both are of the node's own size
@@ -190,14 +190,14 @@ class Group:
 
 @final
 class MixInput:
-    """What each tensor brings to several nodes, by one matrix of its edges' weights."""
+    """The weighted sums for several nodes; each tensor contributes by one matrix of its edges' weights."""
 
     def __init__(self, step: SiblingStep, slots: Sequence[int], edges: Sequence[Edge]) -> None:
         self.terms = [(slot, term.stacked, Matrix(term, edges)) for slot, term in zip(slots, step.terms, strict=True)]
         self.alone = len(step.nodes) == 1
 
     def take(self, run: Run) -> Tensor:
-        """(N, T, C, H, W) for T siblings; for one node alone (N, C, H, W)."""
+        """Return (N, T, C, H, W) for T siblings, (N, C, H, W) for one node alone."""
         x: Tensor | None = None
         for slot, stacked, matrix in self.terms:
             y = run.values[slot] if stacked else run.values[slot].unsqueeze(1)

@@ -1,4 +1,4 @@
-"""The steps of a schedule, bound to the modules that they run: what a forward pass goes through."""
+"""The steps of a schedule, bound to the modules that they run; a forward pass runs them in order."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from topolearn.compiler.weights import Constant
 
 @dataclass(frozen=True)
 class Binding:
-    """What steps are bound to.
+    """The schedule and modules that steps are bound to.
 
     Attributes:
-        schedule: What they are of.
-        nodes: Modules by id.
-        edges: Modules by key.
-        shared: Modules by group.
+        schedule: The schedule.
+        nodes: Node modules by id.
+        edges: Edge modules by key.
+        shared: Shared modules by group.
     """
 
     schedule: Schedule
@@ -47,7 +47,7 @@ class BoundDerivation:
         self.module = build_edge(made.rule, *made.shapes) if made.module is None else to.edges[made.module]
 
     def run(self, run: Run) -> None:
-        """Fill its slot."""
+        """Fill the tensor's slot."""
         source, size = run.values[self.source], run.size(self.stride)
         if source.dim() == 5:
             value = self.module(source.flatten(0, 1), size).unflatten(0, source.shape[:2])
@@ -58,7 +58,7 @@ class BoundDerivation:
 
 @final
 class BoundFan:
-    """Makes what several edges make from one tensor before they resize it, side by side on a branch axis."""
+    """Runs the convolutions of a fan's edges, side by side on a branch axis."""
 
     def __init__(self, fan: Fan, to: Binding) -> None:
         slot_of = to.schedule.slot_of
@@ -71,7 +71,7 @@ class BoundFan:
         self.module = module
 
     def run(self, run: Run) -> None:
-        """Fill its slots."""
+        """Fill the branches' slots."""
         x = run.values[self.source].unsqueeze(1)
         if self.normalises and run.norm_weights is not None:
             with weighted(self.module, run.norm_weights.of_fan(self.edges, self.learnable)):
@@ -98,21 +98,21 @@ class BoundStep:
 
     @property
     def module(self) -> Any:
-        """What transforms; a node's own may be replaced at any time."""
+        """The module that transforms the input; a node's own module may be replaced at any time."""
         return self.nodes[self.node] if self.stacked is None else self.stacked
 
     def take(self, run: Run) -> Tensor:
-        """What it transforms: (N, C, H, W), or with a branch axis where it has siblings."""
+        """Return the step's input: (N, C, H, W), with a branch axis if the step has siblings."""
         for made in self.make:
             made.run(run)
         x = self.input.take(run)
         return self.module.aggregate(x) if self.normalised else x
 
     def fill(self, run: Run, x: Tensor, parts: dict[str, Tensor]) -> None:
-        """Fill its slot with the output for an input, and for the outputs of its shared parts."""
+        """Fill the step's slot with the output for input ``x`` and the outputs of its shared parts."""
         y: Tensor = self.module(x, **parts)
         if self.count > 1 and y.shape[1] != self.count:
-            y = y.expand(-1, self.count, *y.shape[2:])  # nothing in it differs between siblings
+            y = y.expand(-1, self.count, *y.shape[2:])  # it is equal for all siblings
         run.fill(self.slot, y)
 
 
@@ -134,7 +134,7 @@ class BoundLevel:
         self.last_reads = last_reads
 
     def run(self, run: Run) -> None:
-        """Run them all, those that share parts first, and drop what nothing reads afterwards."""
+        """Run all steps, those that share parts first, then drop the tensors that nothing reads afterwards."""
         if self.sharing:
             self.run_sharing(run)
         for step in self.others:
@@ -143,7 +143,7 @@ class BoundLevel:
             run.values[slot] = None
 
     def run_sharing(self, run: Run) -> None:
-        """Run the steps that share parts, each part once over the stacked batch of its members."""
+        """Run the steps that share parts; each part runs once over the stacked batch of its members."""
         xs = {step.slot: step.take(run) for step in self.sharing}
         parts: dict[int, dict[str, Tensor]] = {step.slot: {} for step in self.sharing}
         for (part, group), steps in self.members:
@@ -156,7 +156,7 @@ class BoundLevel:
 
 
 def _outputs(module: nn.Module, given: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
-    """The outputs of a shared module for the input of each step, of so many siblings, from one call."""
+    """Run a shared module once and return its output for each step, given the steps' numbers of siblings."""
     if len(given) == 1 and counts[0] > 1 and given[0].shape[1] == 1:
         return [as_if_repeated(module, given[0].squeeze(1), counts[0]).unsqueeze(1)]
     batches = [

@@ -1,4 +1,4 @@
-"""What the nodes and edges of a graph cost in time, measured one by one."""
+"""Measures the time that each node and edge of a graph takes."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from topolearn.graph.wiring import edge_target
 from topolearn.ops import Shape
 
 WARM, RUNS = 3, 15
-"""Calls before timing, and timed calls; the median counts."""
+"""Number of untimed and timed calls; the median of the timed ones counts."""
 
 
 def measure(graph: Graph, device: torch.device | str = "cpu", *, batch: int = 1) -> Prices:
-    """Milliseconds of every node and edge, in eval mode and float32, at the graph's reference size.
+    """Measure the milliseconds of every node and edge, in eval mode and float32, at the graph's reference size.
 
-    An edge takes what its op takes, and adding its result to the target's sum; inputs, and features
-    that a backbone has made, take nothing. Equal nodes and equal edges are measured once. What a run
-    time saves by fusing them is not counted.
+    The time of an edge is that of its op and of adding the result to the target's sum. Inputs and a backbone's
+    features take no time. Equal nodes and equal edges are measured once. The savings of a runtime that fuses them are
+    not counted.
 
     Args:
         graph: A verified graph.
-        device: Where.
+        device: Device to measure on.
         batch: Inputs per call.
     """
     return _Stopwatch(BindFanIn()(graph), torch.device(device), batch).prices()
@@ -40,13 +40,13 @@ class _Stopwatch:
         self.known: dict[Hashable, float] = {}
 
     def prices(self) -> Prices:
-        """Milliseconds of all nodes and edges."""
+        """Measure all nodes and edges."""
         graph = self.graph
         nodes = {node.id: self.node(node) for node in graph.nodes.values()}
         return Prices("milliseconds", nodes, tuple(map(self.edge, graph.edges)))
 
     def node(self, node: Node) -> float:
-        """Milliseconds of a node's transform."""
+        """Return the milliseconds of a node's transform."""
         if node.op == "input" or node.rule.takes_bundle or node.input is None:
             return 0.0
         key = (node.op, node.params, node.input)
@@ -57,11 +57,11 @@ class _Stopwatch:
         return self.known[key]
 
     def edge(self, edge: Edge) -> float:
-        """Milliseconds of an edge's op and of the addition."""
+        """Return the milliseconds of an edge's op and of the addition."""
         source, target = self.graph.shapes[edge.src], self.graph.nodes[edge.dst]
         if not isinstance(source, Shape) or target.input is None:
             return 0.0
-        if source.is_ids:  # handed on as they are
+        if source.is_ids:  # passed on as they are
             return 0.0
         aimed = edge_target(source, target)
         key = (edge.op, edge.params, source, aimed)
@@ -75,7 +75,7 @@ class _Stopwatch:
         return self.known[key]
 
     def tensor(self, shape: Shape) -> Tensor:
-        """A tensor of a shape."""
+        """Make a random tensor of a shape."""
         if shape.vocabulary is not None:
             return torch.randint(shape.vocabulary, (self.batch, shape.area(self.graph.image)), device=self.device)
         if shape.is_tokens:
@@ -85,7 +85,7 @@ class _Stopwatch:
 
     @torch.no_grad()
     def median(self, call: Callable[[], object]) -> float:
-        """Median milliseconds of a call."""
+        """Return the median milliseconds of a call."""
         times = []
         for number in range(WARM + RUNS):
             self.synchronise()

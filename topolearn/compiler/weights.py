@@ -1,4 +1,4 @@
-"""The edge weights of one forward pass, as constants or as a tensor, and which of them a step takes."""
+"""The edge weights of one forward pass, as constants or as a tensor, and the selection that a step takes."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Constant:
         self.made: dict[tuple[torch.device, torch.dtype | None], Tensor] = {}
 
     def on(self, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-        """The tensor on a device; compilers make their own."""
+        """Return the tensor on a device; while compiling, make a new one."""
         if torch.compiler.is_compiling():
             return torch.tensor(self.values, dtype=dtype, device=device)
         key = (device, dtype)
         if key not in self.made:
-            with torch.inference_mode(False):  # a training step may be the next to need it
+            with torch.inference_mode(False):  # a training step may need it next
                 self.made[key] = torch.tensor(self.values, dtype=dtype, device=device)
         return self.made[key]
 
     def entries_of(self, x: Tensor) -> Tensor:
-        """The entries of a vector at these indices."""
+        """Return the entries of a vector at these indices."""
         if torch.compiler.is_compiling():
             return torch.stack([x[int(index)] for index in self.values])
         return x.index_select(0, self.on(x.device))
@@ -40,7 +40,7 @@ class Constant:
 
 @final
 class Matrix:
-    """The (T, S) matrix of a term, from a vector of effective edge weights."""
+    """Makes the (T, S) matrix of a term from a vector of effective edge weights."""
 
     def __init__(self, term: Term, edges: Sequence[Edge]) -> None:
         self.flat = [number for row in term.edges for number in row]
@@ -57,8 +57,8 @@ class Matrix:
         self.fixed = Constant(())
 
     def learned(self, weights: Tensor) -> Tensor:
-        """From the (E,) weights as a tensor; entries of fixed edges get no gradient."""
-        if self.is_block:  # as in a bipartite stage, edges being ordered by destination, then source
+        """Make the matrix from (E,) weights as a tensor; entries of fixed edges get no gradient."""
+        if self.is_block:  # as in a bipartite stage, because edges are ordered by destination, then source
             values = weights[self.flat[0] : self.flat[0] + len(self.flat)].view(self.shape)
         else:
             entries = weights[self.index.on(weights.device)]
@@ -70,7 +70,7 @@ class Matrix:
         return torch.where(self.learnable.on(weights.device).view(self.shape), values, values.detach())
 
     def frozen(self, numbers: Sequence[float], like: Tensor) -> Tensor:
-        """From the (E,) weights as Python numbers."""
+        """Make the matrix from (E,) weights as Python numbers."""
         if numbers is not self.numbers:
             self.fixed = Constant([0.0 if number == NO_EDGE else numbers[number] for number in self.flat])
             self.numbers = numbers
@@ -83,10 +83,10 @@ class InEdges:
 
     Attributes:
         row: Number of the node in canonical order.
-        edges: (n,) their numbers.
-        slots: (n,) slots of what they bring.
-        learnable: (n,) which of them are learnable.
-        part: Their places among the node's in-edges; None for all of these.
+        edges: (n,) numbers of the edges.
+        slots: (n,) slots of the edges' tensors.
+        learnable: (n,) whether each edge is learnable.
+        part: Positions among the node's in-edges; None for all in-edges.
     """
 
     row: int
@@ -96,7 +96,7 @@ class InEdges:
     part: Constant | None = None
 
     def at(self, places: Sequence[int]) -> InEdges:
-        """Those at some places."""
+        """Select the in-edges at some positions."""
         if len(places) == len(self.edges):
             return self
         edges, slots = (tuple(values[i] for i in places) for values in (self.edges, self.slots))
@@ -105,7 +105,7 @@ class InEdges:
 
 @final
 class NumberWeights:
-    """Constants, as Python numbers."""
+    """Constant edge weights as Python numbers."""
 
     def __init__(self, numbers: Sequence[float]) -> None:
         self.numbers = numbers
@@ -115,22 +115,22 @@ class NumberWeights:
         return all(self.numbers[i] == 1.0 for i in edges)
 
     def of(self, edges: InEdges) -> tuple[Tensor | None, Sequence[float] | None]:
-        """(n,) the weights of some in-edges: as a tensor, None here, and as numbers."""
+        """Return the (n,) weights of some in-edges: as a tensor (None here), and as numbers."""
         return None, [self.numbers[i] for i in edges.edges]
 
     def mixing(self, matrix: Matrix, like: Tensor) -> Tensor:
-        """(T, S) the weights of a term, for tensors like ``like``."""
+        """Return the (T, S) weights of a term, for tensors like ``like``."""
         return matrix.frozen(self.numbers, like)
 
 
 @final
 class TensorWeights:
-    """A tensor, whose entries for learnable edges may get a gradient.
+    """Edge weights as a tensor; its entries for learnable edges may get a gradient.
 
     Args:
-        weights: (E,) the weights.
+        weights: (E,) weights.
         in_degrees: Number of in-edges per node, in canonical order.
-        numbers: The same as Python numbers, where they are known on the host.
+        numbers: The same weights as Python numbers, if they are known on the host.
     """
 
     def __init__(self, weights: Tensor, in_degrees: Sequence[int], numbers: Sequence[float] | None) -> None:
@@ -143,17 +143,17 @@ class TensorWeights:
         return True
 
     def of(self, edges: InEdges) -> tuple[Tensor | None, Sequence[float] | None]:
-        """(n,) the weights of some in-edges: as a tensor, and as numbers where those are known."""
+        """Return the (n,) weights of some in-edges: as a tensor, and as numbers if those are known."""
         row = self.rows[edges.row]
         numbers = None if self.numbers is None else [self.numbers[i] for i in edges.edges]
         return (row if edges.part is None else edges.part.entries_of(row)), numbers
 
     def mixing(self, matrix: Matrix, like: Tensor) -> Tensor:
-        """(T, S) the weights of a term."""
+        """Return the (T, S) weights of a term."""
         return matrix.learned(self.weights)
 
     def of_fan(self, edges: Constant, learnable: Constant) -> Tensor:
-        """(B,) the weights of some edges; fixed ones get no gradient."""
+        """Return the (B,) weights of some edges; fixed ones get no gradient."""
         weights = edges.entries_of(self.weights)
         if all(learnable.values):
             return weights

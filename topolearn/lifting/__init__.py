@@ -1,4 +1,4 @@
-"""torchvision networks as graphs, with their weights."""
+"""Lifting: turns torchvision networks into graphs, with their weights."""
 
 from topolearn.lifting.convert import lift
 from topolearn.lifting.pretrained import liftable

@@ -1,4 +1,4 @@
-"""``lift``: a torchvision network as a network over a graph, computing the same."""
+"""``lift``: turns a torchvision network into a network over a graph that computes the same."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from topolearn.lifting.source import NO_GRAPH, Source, refusal
 from topolearn.ops.shape import Size
 
 SIZE = 224
-"""Height and width of the graph's input where none is given: what torchvision's networks were made for."""
+"""Default height and width of the graph's input: the size that torchvision's networks were made for."""
 TOLERANCE = 1e-5
-"""Largest difference between the outputs of the two networks, over the largest output."""
+"""Largest difference between the outputs of the two networks, divided by the largest output."""
 _PROBE = 64
-"""Largest height and width of the images on which the two are compared."""
+"""Largest height and width of the images that the two networks are compared on."""
 
 _READERS: dict[type[nn.Module], Callable[[Draft], None]] = {
     MobileNetV2: read_mobilenetv2,
@@ -48,31 +48,31 @@ def lift(
 ) -> Network:
     """Turn a torchvision network into a network over a graph that computes the same, with its weights.
 
-    ResNet, ResNeXt, Wide-ResNet and RegNet (activation after the addition) become, for each block, a node for
-    its branch F and one for its sum ``relu(x + w F(x))``: w is learnable, 1 at the start, and longer edges
-    from earlier sums of the stage are learnable, 0 at the start. MobileNetV2 (nothing after the
-    addition) becomes complete stages of branches without shortcuts, every edge learnable, 1 at the start.
-    Stages end in a node by the name that torchvision gives the stage (MobileNetV2: ``stage1`` …), so that
-    :func:`topolearn.features` finds its feature map however much is pruned.
+    ResNet, ResNeXt, Wide-ResNet and RegNet have an activation after each addition. Each of their blocks becomes a node
+    for its branch F and a node for its sum ``relu(x + w F(x))``. The edge weight w is learnable and starts at 1; longer
+    edges from earlier sums of the stage are learnable and start at 0. MobileNetV2 has nothing after the addition. Its
+    stages become complete stages of branches without shortcuts; every edge is learnable and starts at 1.
+    Each stage ends in a node with torchvision's name of the stage (MobileNetV2: ``stage1`` …). So
+    :func:`topolearn.features` finds the feature map even in a pruned network.
 
     Args:
-        model: A torchvision network, which stays as it is, or the name of one (``resnet50``).
-        weights: None: those that ``model`` holds, random ones for a name. The name of torchvision's
-            pretrained weights (``DEFAULT``, ``IMAGENET1K_V2``), for a network by name. Or a file in
-            torchvision's layout: .safetensors, or a state dict that torch.save wrote.
-        size: Height and width of the graph's input, 224 where not given: the reference for costs. The
-            network takes other sizes too.
-        classes: Of a network by name, 1000 where not given. A last layer that the weights hold for
-            another number starts anew.
+        model: A torchvision network, which is not changed, or the name of one (``resnet50``).
+        weights: None: the weights that ``model`` holds, or random ones for a name. For a name: the name of
+            torchvision's pretrained weights (``DEFAULT``, ``IMAGENET1K_V2``). Or a file in torchvision's layout:
+            .safetensors, or a state dict that torch.save wrote.
+        size: Height and width of the graph's input, the reference for costs; default 224. The network takes other
+            sizes too.
+        classes: Number of classes of a network by name; default 1000. If the weights have another number of classes,
+            the last layer starts from random weights.
 
     Returns:
         A network in the mode (training or eval), precision and device of ``model``; its ``graph`` can be
         searched, pruned, trained (all of its parameters) and exported.
 
     Raises:
-        LiftError: Something that has no place in a graph: which module, and why; or outputs that differ.
-        CheckpointError: A file of weights that cannot be read or does not fit.
-        OptionError: An option that makes no sense.
+        LiftError: A module has no place in a graph (the error says which and why), or the outputs differ.
+        CheckpointError: A file of weights cannot be read or does not fit.
+        OptionError: An option makes no sense.
     """
     image = _image(size)
     about: dict[str, Any] = {}
@@ -94,10 +94,10 @@ def lift(
 
 
 def outline(model: nn.Module, name: str, image: Size) -> Draft:
-    """The graph of a torchvision network, and where its tensors go.
+    """Read the graph of a torchvision network, and where its tensors go.
 
     Raises:
-        LiftError: It cannot be lifted.
+        LiftError: The network cannot be lifted.
     """
     source = Source(model)
     read = _READERS.get(type(model))
@@ -106,7 +106,7 @@ def outline(model: nn.Module, name: str, image: Size) -> Draft:
         inner = unwrapped(model)
         if type(inner) in _READERS:
             raise refusal("", model, f"it wraps a {type(inner).__name__}; give that network itself")
-        raise refusal("", model, NO_GRAPH if own else "it is none of torchvision's own networks")
+        raise refusal("", model, NO_GRAPH if own else "it is not one of torchvision's own networks")
     draft = Draft(source, name, image)
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None:
@@ -118,14 +118,14 @@ def outline(model: nn.Module, name: str, image: Size) -> Draft:
 
 
 def build(draft: Draft) -> Network:
-    """The network of an outline, with the weights of its source; compared with it.
+    """Build the network of an outline with its source's weights, and compare the two.
 
     Raises:
-        LiftError: The two are not the same.
+        LiftError: The two networks differ.
     """
     source = draft.source
     device, dtype = source.common()
-    with torch.random.fork_rng(devices=[]):  # nothing random stays in it
+    with torch.random.fork_rng(devices=[]):  # all random weights are overwritten
         net = Network(draft.graph())
     check_settings(draft, net)
     net.to(device=device, dtype=dtype)
@@ -135,13 +135,13 @@ def build(draft: Draft) -> Network:
 
 
 def check_settings(draft: Draft, net: Network) -> None:
-    """Raise a LiftError unless every module of ours is set as the one that it stands for."""
+    """Raise a LiftError unless every module of ours has the settings of its counterpart."""
     for theirs, ours in draft.places.items():
         draft.source.check_settings(theirs, net.get_submodule(ours))
 
 
 def _compare(model: nn.Module, net: Network, image: Size) -> None:
-    """Raise a LiftError unless both give the same in eval mode, on random images of at most 64 x 64."""
+    """Raise a LiftError unless both compute the same in eval mode, on random images of at most 64 x 64."""
     first = next(net.parameters())
     channels = net.graph.input_size(IMAGE)[0]
     numbers = torch.Generator().manual_seed(0)
@@ -154,12 +154,12 @@ def _compare(model: nn.Module, net: Network, image: Size) -> None:
         name = not_finite(model)
         if name is None:
             raise LiftError(
-                "cannot lift this network: its weights are finite, but what it gives of random images is not; train it"
+                "cannot lift this network: its weights are finite, but its outputs for random images are not; train it"
                 " first"
             )
         raise LiftError(
-            "cannot lift this network: it gives values that are not finite; give it trained weights (those of"
-            f" '{name}' are not finite)"
+            f"cannot lift this network: its outputs hold values that are not finite, and so does '{name}'; give it"
+            " trained weights"
         )
     tolerance = max(TOLERANCE, 4 * torch.finfo(first.dtype).eps)
     if not difference <= tolerance * largest:
@@ -172,7 +172,7 @@ def _compare(model: nn.Module, net: Network, image: Size) -> None:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode while entered; then every module is in its own mode again."""
+    """Switch to eval mode while entered, then restore every module's mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -183,7 +183,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _image(size: Any) -> Size:
-    """Height and width."""
+    """Check ``size`` and return height and width."""
     if size is None:
         return (SIZE, SIZE)
     pair = (size, size) if type(size) is int else size

@@ -1,4 +1,4 @@
-"""A graph under construction, and where the tensors of the network that it is made from go."""
+"""A graph under construction, and where the tensors of its source network go."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ IMAGE = "image"
 
 @dataclass(frozen=True)
 class Block:
-    """A residual block ``relu(shortcut(x) + F(x))``, F a node op.
+    """A residual block ``relu(shortcut(x) + F(x))``, where F is a node op.
 
     Attributes:
-        id: Of the node of F.
-        op: F's op.
-        params: Its parameters.
-        shortcut: Paths of the convolution and the batch normalisation of a projection; None: the identity.
+        id: Id of F's node.
+        op: Op of F.
+        params: Parameters of the op.
+        shortcut: Paths of a projection's convolution and batch normalisation; None: the identity.
     """
 
     id: str
@@ -42,11 +42,11 @@ class Draft:
 
     Attributes:
         source: The network.
-        name: Of the graph.
-        image: Height and width of its input.
-        nodes: So far.
-        edges: So far.
-        places: Path of a module of the source -> path of the module of ours that stands for it.
+        name: Name of the graph.
+        image: Height and width of the graph's input.
+        nodes: The nodes so far.
+        edges: The edges so far.
+        places: Path of a module of the source -> path of our counterpart.
         shapes: Id of a node -> shape of its output.
     """
 
@@ -59,7 +59,7 @@ class Draft:
     shapes: dict[str, Shape] = field(default_factory=dict)
 
     def node(self, name: str, op: str, params: Mapping[str, Any], x: Shape | None = None) -> str:
-        """Add a node that takes ``x``; parameters at their defaults are not written. Returns its id."""
+        """Add a node that takes ``x`` and return its id; parameters at their defaults are left out."""
         if name in self.nodes:
             raise LiftError(f"two modules would both become node '{name}'; rename one of them")
         fields = NODE_OPS[op].model_fields
@@ -74,35 +74,36 @@ class Draft:
         return name
 
     def after(self, x: str, name: str, op: str, **params: Any) -> str:
-        """Add a node that reads ``x`` alone, as it is."""
+        """Add a node with one in-edge, from ``x``, and return its id."""
         self.node(name, op, params, self.shapes[x])
         self.edges.append(Edge(x, name))
         return name
 
     def place(self, ours: str, theirs: str, **parts: str) -> None:
-        """Say where tensors go: part ``parts`` of their module ``theirs`` into that part of our module ``ours``.
+        """Record where tensors go: from parts of the source's module ``theirs`` to parts of our module ``ours``.
 
         Args:
             ours: Path of a module of the compiled network.
             theirs: Path of a module of the source.
-            parts: Name of a module of ours -> name of the one of theirs that it stands for.
+            parts: Name of a part of ``ours`` -> name of its counterpart in ``theirs``.
         """
         for our_part, their_part in parts.items():
             self.places[joined(theirs, their_part)] = f"{ours}.{our_part}"
 
     def residual_stage(self, name: str, x: str, blocks: Sequence[Block]) -> str:
-        """A stage with the activation after each addition.
+        """Add a stage with the activation after each addition, and return the id of its last node.
 
-        A block is a node for its branch F and one for its sum ``relu(x + w F(x))``: w is learnable at 1,
-        and so are longer edges from earlier sums, at 0. The branch of a block without identity shortcut
-        is fixed: the stage needs its shape. At the end stands an identity by the stage's name.
+        A block becomes a node for its branch F and one for its sum ``relu(x + w F(x))``. The edge weight w is learnable
+        and starts at 1; longer edges from earlier sums are learnable and start at 0. If a block has no identity
+        shortcut, its branch is fixed, because the stage needs its shape. The stage ends in an identity node with the
+        stage's name.
 
         Args:
-            name: Of the stage.
-            x: The node that it reads.
-            blocks: Its blocks.
+            name: Name of the stage.
+            x: The node that the stage reads.
+            blocks: Blocks of the stage.
         """
-        sums = [x]  # of the shape that the next sum has
+        sums = [x]  # earlier sums with the shape of the next one
         for block in blocks:
             branch, total = self.after(x, block.id, block.op, **block.params), f"{block.id}_add"
             self.node(total, "relu", {}, self.shapes[branch])
@@ -119,16 +120,16 @@ class Draft:
         return self.after(x, name, "identity")
 
     def complete_stage(self, name: str, members: Sequence[str]) -> str:
-        """End a stage without activations: an identity that sums up all its members, each edge learnable at 1."""
+        """End a stage without activations with an identity that sums its members; its edges are learnable, at 1."""
         self.node(name, "identity", {}, self.shapes[members[-1]])
         self.edges += [Edge(member, name, learnable=True) for member in members]
         return name
 
     def graph(self) -> Graph:
-        """The finished graph.
+        """Return the finished graph.
 
         Raises:
-            LiftError: It would not be a valid one.
+            LiftError: The graph is not valid.
         """
         try:
             return Graph(self.name, self.nodes, tuple(self.edges), (next(reversed(self.nodes)),)).verify()
@@ -139,7 +140,7 @@ class Draft:
         """Copy the tensors of the source into ``net``, compiled from the graph.
 
         Raises:
-            LiftError: A tensor of theirs has no place, or one of ours gets none.
+            LiftError: A tensor of the source has no place, or one of ours gets no value.
         """
         wanted = net.state_dict()
         found = {}
@@ -157,10 +158,10 @@ class Draft:
 
 
 def joined(*parts: str) -> str:
-    """A path of those parts that are not empty."""
+    """Join the parts that are not empty to a path."""
     return ".".join(part for part in parts if part)
 
 
 def node_id(path: str) -> str:
-    """A module's path as a node's id: ``layer1.0`` -> ``layer1_0``."""
+    """Turn a module's path into a node id: ``layer1.0`` -> ``layer1_0``."""
     return re.sub(r"[^A-Za-z0-9]+", "_", path)

@@ -1,4 +1,4 @@
-"""torchvision's MobileNetV2."""
+"""Reads torchvision's MobileNetV2."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from topolearn.lifting.source import refusal
 
 
 def read_mobilenetv2(draft: Draft) -> None:
-    """Stem, complete stages of branches without shortcuts, a last convolution, classifier.
+    """Read stem, complete stages of branches without shortcuts, last convolution and classifier into the draft.
 
-    Nothing follows an addition, so that a chain of residual blocks ``x + F(x)`` is a complete stage with
-    all edges at 1. A stage opens with a block that has no shortcut.
+    Nothing follows an addition, so a chain of residual blocks ``x + F(x)`` is a complete stage with all edges at 1. A
+    stage begins with a block without shortcut.
     """
     source = draft.source
     source.take("", MobileNetV2)
@@ -54,7 +54,7 @@ def read_mobilenetv2(draft: Draft) -> None:
 
 
 def _unit(draft: Draft, x: str, path: str) -> str:
-    """A convolution with batch normalisation and relu6."""
+    """Add a convolution with batch normalisation and relu6; return the node's id."""
     source, name = draft.source, node_id(path)
     source.take(path, Conv2dNormActivation)
     conv, norm = read_unit(source, path, nn.ReLU6)
@@ -65,7 +65,7 @@ def _unit(draft: Draft, x: str, path: str) -> str:
 
 
 def _branch(draft: Draft, path: str) -> dict[str, int | bool]:
-    """Places of a branch's parts, and its parameters."""
+    """Record where a branch's tensors go, and return the parameters of its op."""
     source, inside, ours = draft.source, f"{path}.conv", f"nodes.{node_id(path)}.layers"
     source.take(inside, nn.Sequential)
     *units, conv, norm = source.children(inside)

@@ -16,30 +16,30 @@ from topolearn.lifting.source import LIFTED, NO_GRAPH
 from topolearn.runs.tensor_files import load_tensors, plain_names, why_refused
 
 CLASSES = 1000
-"""Classes of a network by name, where nothing says otherwise: ImageNet's."""
+"""Default number of classes of a network by name: ImageNet's."""
 
 _PREFIXES = ("resnet", "resnext", "wide_resnet", "regnet_x", "regnet_y", "mobilenet_v2")
 _NAMES = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
-"""What checkpoints of training programs call the weights."""
+"""Keys that training programs use for the weights in a checkpoint."""
 _HEADS = ("fc", "classifier.1")
-"""Where torchvision's networks have their last layer."""
+"""Paths of the last layer in torchvision's networks."""
 
 
 def liftable() -> list[str]:
-    """Names of the torchvision networks that can be lifted."""
+    """Return the names of the torchvision networks that can be lifted."""
     return [name for name in models.list_models(module=models) if name.startswith(_PREFIXES)]
 
 
 def by_name(name: str, weights: Any, classes: int | None) -> tuple[nn.Module, dict[str, Any]]:
-    """A torchvision network, in training mode.
+    """Make a torchvision network by its name, in training mode.
 
     Args:
-        name: As torchvision has it.
+        name: Name in torchvision.
         weights: None for random ones, torchvision's name of pretrained ones, or a file.
-        classes: Where the weights were made for another number, the last layer starts anew.
+        classes: Number of classes. If the weights have another number, the last layer starts from random weights.
 
     Returns:
-        The network, and what is known of the data that it was trained on.
+        The network, and what is known about the data that it was trained on.
 
     Raises:
         LiftError: No such network, or no such weights.
@@ -73,25 +73,26 @@ def load_file(model: nn.Module, weights: Any) -> None:
     """Load a file of weights into a network.
 
     Raises:
-        OptionError: It is the name of pretrained weights, which belong to a network by name.
+        OptionError: ``weights`` is a name of pretrained weights, which you can give only with a network's name.
         CheckpointError: The file cannot be read, or does not fit.
     """
     path = _file(weights)
     if path is None:
         raise OptionError(
-            f"weights {shown(weights)} are no file; pretrained ones go with a network's name, as"
+            f"weights {shown(weights)} are not a file; for pretrained weights give the network's name, as in"
             " lift('resnet50', 'DEFAULT')"
         )
     load_state(model, read_state(path), path)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from a safetensors file, or from one that torch.save wrote; nothing in it is run.
+    """Read a state dict from a safetensors file or one that torch.save wrote; no code in the file is run.
 
-    It may be one entry of a checkpoint (``state_dict``, ``model`` …), and that of a wrapped network (``module.…``).
+    The state dict may be one entry of a checkpoint (``state_dict``, ``model`` …), and may come from a wrapped network
+    (``module.…``).
 
     Raises:
-        CheckpointError: It cannot be read as one.
+        CheckpointError: The file cannot be read as a state dict.
     """
     where = Location(str(path))
     if not path.is_file():
@@ -103,17 +104,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch.load raises whatever the damaged bytes lead to
         why = why_refused(error)
         raise CheckpointError(f"cannot be read as a state dict ({why}); save model.state_dict()", where) from None
-    # A checkpoint holds more than the weights, and these under a name of their own.
+    # A checkpoint holds more than the weights, which then have a key of their own.
     inner = (state.get(name) for name in _NAMES) if isinstance(state, dict) else ()
     found = next((each for each in (state, *inner) if _is_state(each)), None)
     if found is None:
         there = f" ({', '.join(map(shown, list(state)[:8]))})" if isinstance(state, dict) and state else ""
-        raise CheckpointError(f"holds something else than a state dict{there}; save model.state_dict()", where)
+        raise CheckpointError(f"does not hold a state dict{there}; save model.state_dict()", where)
     return plain_names(found)
 
 
 def _is_state(value: Any) -> bool:
-    """Whether a value holds tensors by name, and nothing else."""
+    """Whether a value is a dict with only tensors by name."""
     return (
         isinstance(value, dict)
         and bool(value)
@@ -122,33 +123,33 @@ def _is_state(value: Any) -> bool:
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Load a state dict of exactly the network's names and shapes.
+    """Load a state dict with exactly the network's names and shapes.
 
     Raises:
-        CheckpointError: Names the first tensor that does not fit.
+        CheckpointError: A tensor does not fit; the error names the first one.
     """
     where, kind, own = Location(str(path)), type(model).__name__, model.state_dict()
     for name, tensor in own.items():
         if name not in state:
-            if name.endswith("num_batches_tracked"):  # which old files do not have
+            if name.endswith("num_batches_tracked"):  # old files do not have it
                 continue
-            raise CheckpointError(f"holds no '{name}', which this {kind} needs; take weights of this network", where)
+            raise CheckpointError(f"holds no '{name}', which this {kind} needs; give weights of this network", where)
         if state[name].shape != tensor.shape:
             raise CheckpointError(
-                f"'{name}' has shape {list(state[name].shape)}, but this {kind} needs {list(tensor.shape)}; take"
+                f"'{name}' has shape {list(state[name].shape)}, but this {kind} needs {list(tensor.shape)}; give"
                 " weights of this network",
                 where,
             )
     for name in state:
         if name not in own:
             raise CheckpointError(
-                f"holds '{name}', which this {kind} does not have; take weights of this network", where
+                f"holds '{name}', which this {kind} does not have; give weights of this network", where
             )
     model.load_state_dict(own | state)
 
 
 def _file(weights: Any) -> Path | None:
-    """The file that ``weights`` means; None for pretrained weights."""
+    """Return the file that ``weights`` names; None for pretrained weights."""
     if isinstance(weights, WeightsEnum):
         return None
     if not isinstance(weights, str | Path):
@@ -167,7 +168,7 @@ def _pretrained(name: str, weights: str | WeightsEnum) -> tuple[nn.Module, dict[
         model = models.get_model(name, weights=chosen)
     except (OSError, RuntimeError) as error:
         raise LiftError(
-            f"cannot load the weights '{chosen.name}' of '{name}': {error}; give a file, or put theirs there,"
+            f"cannot load the weights '{chosen.name}' of '{name}': {error}; give a file, or save torchvision's file as"
             f" '{hub_file(name, chosen.name)}'"
         ) from None
     preset = chosen.transforms()
@@ -175,7 +176,7 @@ def _pretrained(name: str, weights: str | WeightsEnum) -> tuple[nn.Module, dict[
 
 
 def _classes(state: dict[str, Tensor]) -> int:
-    """The number of classes that a state dict was made for."""
+    """Return the number of classes that a state dict was made for."""
     biases = [state[f"{head}.bias"] for head in _HEADS if f"{head}.bias" in state]
     return biases[0].numel() if biases else CLASSES
 
@@ -191,7 +192,7 @@ def _head(model: nn.Module) -> nn.Linear:
 
 
 def _renew_head(model: nn.Module, classes: int) -> None:
-    """Give the network a last layer for other classes, initialised as torchvision initialises its own."""
+    """Give the network a new last layer for other classes, initialised as torchvision does."""
     linear = nn.Linear(_head(model).in_features, classes)
     nn.init.normal_(linear.weight, 0.0, 0.01)
     nn.init.zeros_(linear.bias)

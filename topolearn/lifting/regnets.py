@@ -1,4 +1,4 @@
-"""torchvision's RegNet, X and Y."""
+"""Reads torchvision's RegNet, X and Y."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TRUNK = "trunk_output"
 
 
 def read_regnet(draft: Draft) -> None:
-    """Stem, stages with the activation after each addition, classifier."""
+    """Read stem, stages with the activation after each addition, and classifier into the draft."""
     source = draft.source
     source.take("", RegNet)
     source.take("stem", SimpleStemIN)
@@ -33,7 +33,7 @@ def read_regnet(draft: Draft) -> None:
 
 
 def read_unit(source: Source, path: str, activation: type[nn.Module] | None = None) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
-    """The parts of a ``Conv2dNormActivation``, which itself has been taken."""
+    """Take the parts of a ``Conv2dNormActivation``, which itself is taken already."""
     rest = () if activation is None else (activation,)
     conv, norm, *_ = source.take_children(path, nn.Conv2d, nn.BatchNorm2d, *rest)
     assert isinstance(conv, nn.Conv2d)
@@ -42,7 +42,7 @@ def read_unit(source: Source, path: str, activation: type[nn.Module] | None = No
 
 
 def unit_parts(source: Source, path: str) -> dict[str, str]:
-    """Names of a unit's convolution and batch normalisation."""
+    """Return the names of a unit's convolution and batch normalisation."""
     conv, norm, *_ = source.children(path)
     return {"conv": conv, "bn": norm}
 
@@ -67,7 +67,7 @@ def _block(draft: Draft, path: str, name: str) -> Block:
         if part == "b":
             params |= {"width": norm.num_features, "groups": conv.groups}
             params |= {"stride": conv.stride[0], "dilation": conv.dilation[0]}
-        params["channels"] = norm.num_features  # in the end, the last one's
+        params["channels"] = norm.num_features  # the last part's value stays
     shortcut = None
     if block.proj is not None:
         source.take(f"{path}.proj", Conv2dNormActivation)
@@ -78,7 +78,7 @@ def _block(draft: Draft, path: str, name: str) -> Block:
 
 
 def _squeeze(source: Source, path: str) -> int:
-    """Channels of a squeeze-and-excitation."""
+    """Take a squeeze-and-excitation and return its inner channels."""
     source.take(path, SqueezeExcitation)
     read_global_pool(source, f"{path}.avgpool")
     reduce = source.take(f"{path}.fc1", nn.Conv2d)

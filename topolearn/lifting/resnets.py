@@ -1,4 +1,4 @@
-"""torchvision's ResNet, ResNeXt and Wide-ResNet."""
+"""Reads torchvision's ResNet, ResNeXt and Wide-ResNet."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 def read_resnet(draft: Draft) -> None:
-    """Stem, four stages with the activation after each addition, classifier.
+    """Read stem, four stages with the activation after each addition, and classifier into the draft.
 
-    A stem that was changed for small images is taken too: another convolution, ``maxpool`` an ``nn.Identity``.
+    The stem may be changed for small images: another convolution, and an ``nn.Identity`` instead of ``maxpool``.
     """
     source = draft.source
     source.take("", ResNet)
@@ -40,7 +40,7 @@ def read_resnet(draft: Draft) -> None:
 
 
 def read_head(draft: Draft, x: str) -> None:
-    """Average pooling and a linear layer, called ``fc``."""
+    """Read average pooling and the linear layer ``fc`` into the draft."""
     read_global_pool(draft.source, "avgpool")
     linear = draft.source.take("fc", nn.Linear)
     draft.after(x, "fc", "classifier", classes=linear.out_features)
@@ -48,10 +48,10 @@ def read_head(draft: Draft, x: str) -> None:
 
 
 def read_global_pool(source: Source, path: str) -> None:
-    """An average over all positions, which the ops that end in one have within them."""
+    """Take an average over all positions; it gets no node, because the op that uses it computes it."""
     pool = source.take(path, nn.AdaptiveAvgPool2d)
     if pool.output_size not in (1, (1, 1)):
-        raise refusal(path, pool, f"its output_size is {pool.output_size}, where only 1 can be lifted")
+        raise refusal(path, pool, f"its output_size is {pool.output_size}, but only 1 can be lifted")
 
 
 def _block(draft: Draft, path: str) -> Block:

@@ -1,4 +1,4 @@
-"""A torchvision network, read module by module, so that nothing in it goes unnoticed."""
+"""Reads a torchvision network module by module, so that nothing in it is missed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LIFTED = (
 )
 
 NO_GRAPH = "there is no graph for networks of this class"
-"""Why another of torchvision's networks cannot be lifted."""
+"""Why other torchvision networks cannot be lifted."""
 
 _SETTINGS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Conv2d: (
@@ -32,7 +32,7 @@ _SETTINGS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("in_features", "out_features"),
     nn.MaxPool2d: ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
 }
-"""What decides, besides its tensors, about what a module computes."""
+"""Attributes that decide, besides the tensors, what a module computes."""
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _METHODS = ("forward", "_forward_impl", "_call_impl")
@@ -43,7 +43,7 @@ _ModuleT = TypeVar("_ModuleT", bound=nn.Module)
 class Source:
     """A torchvision network that is being read.
 
-    A module is taken by its path, as exactly the class that the graph has an op for: a subclass, a
+    A module is taken by its path, and only if it is exactly of a class that the graph has an op for: a subclass, a
     hook or a changed method may compute something else.
 
     Attributes:
@@ -55,10 +55,10 @@ class Source:
         self._taken: dict[int, str] = {}
 
     def take(self, path: str, *kinds: type[_ModuleT]) -> _ModuleT:
-        """The module at ``path``, which is of one of ``kinds``.
+        """Take the module at ``path``, which must be of one of ``kinds``.
 
         Raises:
-            LiftError: It is not, or something is attached to it, or it is in two places.
+            LiftError: The module is of another kind, has a hook or a replaced method, or is in two places.
         """
         try:
             module = self.model.get_submodule(path)
@@ -75,22 +75,22 @@ class Source:
             raise refusal(path, module, f"its method '{changed[0]}' has been replaced")
         if isinstance(module, nn.Conv2d) and (len({*module.kernel_size}) > 1 or module.kernel_size[0] % 2 == 0):
             raise refusal(
-                path, module, f"its kernel_size is {module.kernel_size}, where only odd, square ones can be lifted"
+                path, module, f"its kernel_size is {module.kernel_size}, but only odd, square ones can be lifted"
             )
         other = self._taken.setdefault(id(module), path)
         if other != path:
-            raise refusal(path, module, f"it is '{other}' too, and nodes of a graph share no such module")
+            raise refusal(path, module, f"it is also '{other}', but nodes of a graph cannot share such a module")
         return module  # type: ignore[return-value]
 
     def children(self, path: str) -> list[str]:
-        """Names of the children of the module at ``path``."""
+        """Return the names of the children of the module at ``path``."""
         return [name for name, _ in self.model.get_submodule(path).named_children()]
 
     def take_children(self, path: str, *kinds: type[nn.Module]) -> list[nn.Module]:
-        """The children of the module at ``path``, each of the kind in its place.
+        """Take the children of the module at ``path``, which must be of these kinds, in this order.
 
         Raises:
-            LiftError: There are others, more or fewer.
+            LiftError: The children are others, more or fewer.
         """
         names = self.children(path)
         if len(names) != len(kinds):
@@ -101,13 +101,13 @@ class Source:
         """Raise a LiftError unless every module has been taken."""
         for path, module in self.model.named_modules(remove_duplicate=False):
             if id(module) not in self._taken:
-                raise refusal(path, module, f"it is no part of torchvision's {_kind(self.model)}")
+                raise refusal(path, module, f"it is not part of torchvision's {_kind(self.model)}")
 
     def common(self) -> tuple[torch.device, torch.dtype]:
-        """Device and precision of the parameters.
+        """Return the device and precision of the parameters.
 
         Raises:
-            LiftError: They differ, or the parameters hold no values.
+            LiftError: Parameters differ in device or precision, or hold no values.
         """
         kinds = {(parameter.device, parameter.dtype) for parameter in self.model.parameters()}
         if len(kinds) != 1:
@@ -125,7 +125,7 @@ class Source:
         return only
 
     def check_settings(self, path: str, ours: nn.Module) -> None:
-        """Raise a LiftError unless the module at ``path`` is set as ``ours``, which stands for it."""
+        """Raise a LiftError unless the module at ``path`` has the settings of ``ours``, its counterpart."""
         theirs = self.model.get_submodule(path)
         for kind, names in _SETTINGS.items():
             if not isinstance(ours, kind):
@@ -133,7 +133,7 @@ class Source:
             for name in names:
                 found, wanted = getattr(theirs, name), getattr(ours, name)
                 if _plain(found) != _plain(wanted):
-                    raise refusal(path, theirs, f"its {name} is {found}, where only {wanted} can be lifted")
+                    raise refusal(path, theirs, f"its {name} is {found}, but only {wanted} can be lifted")
             for name in ("weight", "bias"):
                 found, wanted = (isinstance(getattr(module, name, None), Tensor) for module in (theirs, ours))
                 if found != wanted:
@@ -141,7 +141,7 @@ class Source:
 
 
 def refusal(path: str, module: nn.Module, why: str) -> LiftError:
-    """The error that says which module cannot be lifted, and why."""
+    """Make the error that says which module cannot be lifted and why."""
     where = f"'{path}' ({_kind(module)})" if path else f"this {_kind(module)}"
     return LiftError(f"cannot lift {where}: {why}; {LIFTED}", module=path)
 
@@ -151,5 +151,5 @@ def _kind(module: nn.Module) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A size given once for both axes as the pair that it means."""
+    """Turn a size that is given once for both axes into a pair."""
     return (value, value) if type(value) is int else value

@@ -1,4 +1,4 @@
-"""ONNX: export, parity and provider checks, latency."""
+"""ONNX: export, checks of parity and provider, latency."""
 
 from topolearn.onnx.export import ExportReport, export_onnx, usual_axes
 from topolearn.onnx.parity import examples

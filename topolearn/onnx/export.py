@@ -31,28 +31,28 @@ from topolearn.onnx.wrappers import Baked, ClassMap
 from topolearn.ops import Shape
 
 METADATA_KEY = "topolearn"
-"""The one key of the model's metadata: a JSON string."""
+"""The only key in the model's metadata; its value is a JSON string."""
 _AXES = ("batch", "height", "width", "length")
 OUTPUTS = ("logits", "argmax")
-"""What a file may give: what the network computes, or the class of every pixel of the image."""
+"""What a file can return: the network's outputs, or the class of every pixel of the image."""
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export gave.
+    """Result of an export: the file, its options, and how close it is to PyTorch.
 
     Attributes:
         path: The file.
-        size: Its bytes.
+        size: Size of the file in bytes.
         precision: ``float32`` or ``float16``.
         dynamic: Axes that may change.
         output: ``logits`` or ``argmax``.
-        provider: Where parity was checked; None where it was not.
-        errors: Shape of the first input -> largest difference from PyTorch, over the largest output (at
-            least 1). Of ``argmax``: by how much PyTorch's logit of the class given falls short of its
-            best one, likewise.
-        folded: Edges whose weight other than 1 went into a convolution.
-        nodes: ONNX nodes.
+        provider: Execution provider of the parity check; None if it was skipped.
+        errors: Shape of the first input -> largest difference from PyTorch, divided by the largest output (at
+            least 1). For ``argmax``: PyTorch's best logit minus its logit of the class that the file returns,
+            divided likewise.
+        folded: Number of edges with a weight other than 1 that was folded into a convolution.
+        nodes: Number of ONNX nodes.
     """
 
     path: Path
@@ -67,9 +67,9 @@ class ExportReport:
 
 
 def usual_axes(graph: Graph) -> tuple[str, ...]:
-    """The axes that change from input to input.
+    """Return the axes that usually change between inputs.
 
-    The batch; height and width too where all outputs are maps; the length where all inputs are sequences.
+    These are the batch, height and width if all outputs are maps, and the length if all inputs are sequences.
     """
     inputs, outputs = ([graph.shapes[name] for name in names] for names in (graph.inputs, graph.outputs))
     if all(isinstance(shape, Shape) and isinstance(shape.stride, int) for shape in outputs):
@@ -89,29 +89,28 @@ def export_onnx(
     provider: str = "cpu",
     check: bool = True,
 ) -> ExportReport:
-    """Write a network to an ONNX file.
+    """Write a network to an ONNX file and check it against PyTorch.
 
-    Batch normalisation is folded into convolutions, constant edge weights into the convolutions
-    beside them. The file's metadata holds, under the key ``topolearn``, a JSON string with the graph's
-    YAML, the task, what the output is, the input sizes, mean, standard deviation, class names and
-    library version.
+    Batch normalisation and constant edge weights are folded into neighbouring convolutions. The file's metadata holds,
+    under the key ``topolearn``, a JSON string with the graph's YAML, the task, the kind of output, the input sizes,
+    mean, standard deviation, class names and library version.
 
     Args:
-        net: The network, also inside a plain wrapper such as DDP; of one with a learner, what it computes in eval mode.
-        path: The file; it appears whole, and only if the check passes.
+        net: The network, also inside a plain wrapper such as DDP. A network with a learner is exported as in eval mode.
+        path: The file. It is written as a whole, and only if the check passes.
         precision: ``float32`` or ``float16``.
-        dynamic: Axes of the inputs that may change: ``batch``; of images ``height`` and ``width``; of sequences
-            ``length``, which is at most that of the graph where positions are learned.
-        output: ``logits``, what the network computes; or, of a segmentation network, ``argmax``: the class
-            of every pixel of the image, (N, H, W) uint8 (int64 where there are more than 256 classes),
-            from logits resized to the image bilinearly with aligned corners, as for the metrics.
-        provider: Execution provider that the check runs on: ``cpu``, ``cuda`` or ``tensorrt``.
-        check: Whether to compare with PyTorch on random inputs, at two sizes where axes are dynamic.
+        dynamic: Axes of the inputs that may change: ``batch``; ``height`` and ``width`` of images; ``length`` of
+            sequences, at most the graph's length if positions are learned.
+        output: ``logits``: what the network computes. ``argmax``, for segmentation networks: the class of every pixel
+            of the image, (N, H, W) uint8 (int64 with more than 256 classes). For this, logits are resized to the image
+            bilinearly with aligned corners, as for the metrics.
+        provider: Execution provider that runs the check: ``cpu``, ``cuda`` or ``tensorrt``.
+        check: Whether to compare with PyTorch on random inputs, at two sizes if axes are dynamic.
 
     Raises:
-        ExportError: The provider is not there, a weight is NaN, infinite or too large for ``precision``, the graph
-            cannot be exported with these dynamic axes or gives no map of classes to take the best of, or the file
-            does not agree with the network.
+        ExportError: The provider is not available; a weight is NaN, infinite or too large for ``precision``; the graph
+            cannot be exported with these dynamic axes; ``argmax`` needs one map of classes and the graph has none; or
+            the file does not agree with the network.
         OptionError: Not a network over a graph.
     """
     net = require_network(net, "export_onnx")
@@ -127,10 +126,10 @@ def export_onnx(
     if check:
         require_provider(provider)
     if not target.parent.is_dir():
-        raise ExportError(f"there is no folder {target.parent}; make it first")
+        raise ExportError(f"there is no folder {target.parent}; create it first")
     name = not_finite(net)
     if name is not None:
-        raise ExportError(f"'{name}' of the network holds values that are NaN or infinite; export a network without")
+        raise ExportError(f"'{name}' of the network holds values that are NaN or infinite; export a trained network")
     original = copy.deepcopy(net).cpu().float().eval()
     weights = _constant_weights(original)
     folded = copy.deepcopy(original)
@@ -178,7 +177,7 @@ def _constant_weights(net: Network) -> list[float]:
 
 
 def _axis_names(net: Network, dynamic: tuple[str, ...]) -> tuple[dict[int, str], ...]:
-    """Per input, the names of its dynamic axes; an image of another size has a height and width of its own."""
+    """Return, per input, the names of its dynamic axes; smaller images get their own height and width names."""
     names = []
     for name in net.graph.inputs:
         shape = net.graph.shapes[name]
@@ -194,7 +193,7 @@ def _axis_names(net: Network, dynamic: tuple[str, ...]) -> tuple[dict[int, str],
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Silence the remarks of torch and of the exporter; what goes wrong is raised."""
+    """Silence messages of torch and the exporter; errors are still raised."""
     loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -209,7 +208,7 @@ def _quietly() -> Iterator[None]:
 
 
 def _convert(model: Baked | ClassMap, net: Network, precision: str, dynamic: tuple[str, ...]) -> Any:
-    # Exported with a batch of 1 the batch would be taken for a constant.
+    # The exporter would treat a batch of 1 as a constant.
     inputs = examples(net.graph, 2 if "batch" in dynamic else 1, DTYPES[precision])
     try:
         with _quietly(), torch.no_grad():
@@ -227,7 +226,7 @@ def _convert(model: Baked | ClassMap, net: Network, precision: str, dynamic: tup
         raise ExportError(f"the graph cannot be exported {axes}: {reason(error)}") from error
     assert program is not None
     model = program.model_proto
-    # The exporter's notes: stack traces with this machine's paths, half the bytes of a small file.
+    # Remove the exporter's notes: stack traces with this machine's paths, half the bytes of a small file.
     for part in (model, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
         del part.metadata_props[:]
     return model

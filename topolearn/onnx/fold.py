@@ -1,4 +1,4 @@
-"""Folding for inference: batch normalisation and constant edge weights into convolutions, where exact."""
+"""Folding for inference: moves batch normalisation and constant edge weights into convolutions, if exact."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def fold_batch_norm(net: Network) -> None:
 
 
 def _fold_traced(module: fx.GraphModule) -> None:
-    """The same in a traced backbone; a convolution whose output is a feature stays as it is."""
+    """Fold batch normalisations of a traced backbone; a convolution whose output is a feature stays as it is."""
     modules = dict(module.named_modules())
     for node in list(module.graph.nodes):
         before = node.args[0] if node.op == "call_module" and node.args else None
@@ -43,13 +43,13 @@ def _fold_traced(module: fx.GraphModule) -> None:
 
 
 def fold_stage_norms(net: Network, weights: list[float]) -> None:
-    """Fold the batch normalisation that is a node into the convolutions of the edges that it adds up.
+    """Fold each node that is a batch normalisation into the convolutions of the edges that it adds up.
 
-    Exact, because what resizes behind them is linear and leaves constants as they are.
+    This is exact, because the resizing after the convolutions is linear and leaves constants as they are.
 
     Args:
-        net: A network of its own in eval mode, which is changed; other normalisations are folded.
-        weights: (E,) effective weights, as :func:`fold_edge_weights` leaves them.
+        net: A network in eval mode, which is changed; its other normalisations are folded already.
+        weights: (E,) effective weights that :func:`fold_edge_weights` returned.
     """
     graph = net.graph
     folded = False
@@ -60,25 +60,25 @@ def fold_stage_norms(net: Network, weights: list[float]) -> None:
             norm = net.nodes[node.id]
             assert isinstance(norm, nn.BatchNorm2d)
             for number, unit in enumerate(units):
-                # The shift once, with the first of them.
+                # Only the first one gets the shift.
                 unit.conv = fuse_conv_bn_eval(unit.conv, norm if number == 0 else _without_shift(norm))
             net.nodes[node.id] = nn.Identity()
             folded = True
     for edge in graph.edges if folded else ():
-        # Convolutions of one source run as one: all have a bias, or none has.
+        # Convolutions of one source run as one, so either all have a bias or none has.
         unit = _last_convolution(net, edge)
         if unit is not None and unit.conv.bias is None:
             unit.conv.bias = nn.Parameter(torch.zeros_like(unit.conv.weight[:, 0, 0, 0]), requires_grad=False)
 
 
 def _last_convolution(net: Network, edge: Edge) -> ConvUnit | None:
-    """What a ``conv_resize`` edge does before it resizes, where a convolution is the last of that."""
+    """Return the part of a ``conv_resize`` edge before its resizing, if it ends in a convolution; else None."""
     module = net.edges[edge_key(edge)] if edge.op == edges.ConvResize.op_name else None
     return module.unit if isinstance(module, ConvResize) and module.unit.layout[-1] == "conv" else None
 
 
 def _without_shift(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
-    """The scale of a batch normalisation alone."""
+    """Copy a batch normalisation without its shift."""
     scale = copy.deepcopy(norm)
     assert scale.running_mean is not None
     scale.running_mean.zero_()
@@ -88,17 +88,17 @@ def _without_shift(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
 
 
 def fold_edge_weights(net: Network, weights: list[float]) -> list[float]:
-    """Move edge weights into the modules beside them.
+    """Move edge weights into neighbouring modules.
 
-    The weight of an edge that has a convolution goes into that. Where all in-edges of a node then
-    have one common weight, it goes into the node's first layer, if ``f(c x)`` can be had exactly.
+    An edge with a convolution takes its weight into the convolution. If all in-edges of a node then have a common
+    weight c, the node's first layer takes it, if it can compute ``f(c x)`` exactly.
 
     Args:
-        net: A network of its own, which is changed.
+        net: A network, which is changed.
         weights: (E,) effective weights.
 
     Returns:
-        (E,) the weights that are left to apply.
+        (E,) weights that remain to be applied.
     """
     left = list(weights)
     for node in net.graph.nodes.values():

@@ -1,4 +1,4 @@
-"""Whether an exported file computes what the network computes in PyTorch."""
+"""Checks that an exported file computes what the network computes in PyTorch."""
 
 from __future__ import annotations
 
@@ -18,22 +18,20 @@ from topolearn.onnx.wrappers import Baked, ClassMap
 from topolearn.ops import Shape
 
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2}
-"""Largest difference from PyTorch, over the largest output (at least 1)."""
+"""Largest allowed difference from PyTorch, divided by the largest output (at least 1)."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 def examples(graph: Graph, batch: int, dtype: torch.dtype = torch.float32, other: Collection[str] = ()) -> list[Tensor]:
-    """Random inputs: ids below the vocabulary, int64; everything else normally distributed.
-
-    An odd size is no multiple of a stride: where sizes are rounded in two ways, it shows. A shorter sequence is one
-    for which positions have been learned.
+    """Draw random inputs for a graph: int64 ids below the vocabulary, normally distributed numbers for the rest.
 
     Args:
-        graph: What they are for.
-        batch: How many.
-        dtype: Of all but ids.
-        other: Axes that have another size than in the graph: ``height`` and ``width`` a larger, odd one, ``length`` a
-            smaller one.
+        graph: The graph.
+        batch: Number of inputs per batch.
+        dtype: Type of all inputs except ids.
+        other: Axes whose size differs from the graph's. ``height`` and ``width`` get a larger, odd size: it is no
+            multiple of a stride and so reveals different rounding. ``length`` gets a smaller size, for which positions
+            have been learned.
     """
     generator = torch.Generator().manual_seed(batch)
     full = tuple(
@@ -59,13 +57,13 @@ def examples(graph: Graph, batch: int, dtype: torch.dtype = torch.float32, other
 def compare(
     data: bytes, original: Baked | ClassMap, graph: Graph, precision: str, dynamic: tuple[str, ...], provider: str
 ) -> dict[tuple[int, ...], float]:
-    """Compare a file with the network it came from, at two sizes where axes are dynamic.
+    """Compare a file with its network, at two sizes if axes are dynamic.
 
     Args:
-        data: The file.
-        original: What it is to compute, in float32.
-        graph: Of the network.
-        precision: ``float32`` or ``float16``, of the file.
+        data: Contents of the file.
+        original: The network that the file should match, in float32.
+        graph: Graph of the network.
+        precision: Precision of the file, ``float32`` or ``float16``.
         dynamic: Axes that may change.
         provider: Execution provider.
 
@@ -113,14 +111,14 @@ def compare(
 
 
 def _given(original: Baked | ClassMap, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """What the network gives in PyTorch; logits where its file gives classes."""
+    """Return the network's outputs in PyTorch: logits if its file returns classes."""
     with torch.no_grad():
         given = original.logits(*inputs) if isinstance(original, ClassMap) else original(*inputs)
     return given if isinstance(given, tuple) else (given,)
 
 
 def _why(original: Baked | ClassMap, inputs: Sequence[Tensor], found: NDArray[Any], precision: str) -> str:
-    """Why a file differs from the network, as far as that can be measured, and what to do."""
+    """Measure why a file differs from the network; return the reason and what to do."""
     if precision != "float32":
         overflow = "" if np.isfinite(found).all() else f"A value is too large for {precision}. "
         return f"{overflow}Export it in float32, or without the check"
@@ -135,23 +133,23 @@ def _why(original: Baked | ClassMap, inputs: Sequence[Tensor], found: NDArray[An
 
 
 def reason(error: BaseException) -> str:
-    """First line of what an error was caused by."""
+    """Return the first line of an error's root cause."""
     while error.__cause__ is not None:
         error = error.__cause__
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _difference(found: NDArray[Any], wanted: NDArray[Any]) -> float:
-    """Largest difference, over the largest wanted value (at least 1); infinite where shapes differ or NaN."""
+    """Return the largest difference over the largest wanted value (at least 1); infinite for NaN or other shapes."""
     if found.shape != wanted.shape or not np.isfinite(found).all():
         return float("inf")
     return float(np.abs(found.astype(np.float64) - wanted).max() / max(1.0, float(np.abs(wanted).max())))
 
 
 def _shortfall(found: NDArray[Any], logits: NDArray[Any]) -> float:
-    """By how much the logit of the class found falls short of the best, over the largest logit (at least 1).
+    """Return the best logit minus the found class's, over the largest logit (at least 1); infinite for other shapes.
 
-    Two classes may be equally good, and then either is right. Infinite where shapes differ.
+    If two classes are equally good, either is right.
     """
     classes = logits.shape[1]
     if found.shape != (len(logits), *logits.shape[2:]) or not ((found >= 0) & (found < classes)).all():

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions that run where they were asked to, and how fast they are."""
+"""ONNX Runtime sessions on exactly the provider that you ask for, and their latency."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
-"""Our names of execution providers."""
+"""Execution provider by the name that options use."""
 
 _WARNING, _FATAL = 2, 4
-"""ONNX Runtime's severities of log messages; the first is its default."""
+"""Severities of ONNX Runtime's log messages; the first is its default."""
 
 
 def require_provider(provider: str) -> str:
-    """ONNX Runtime's name of ``provider``.
+    """Return ONNX Runtime's name of ``provider``.
 
     Raises:
-        ExportError: Unknown, or not built into this ONNX Runtime.
+        ExportError: The provider is unknown, or this ONNX Runtime was built without it.
     """
     import onnxruntime as ort
 
@@ -40,9 +40,9 @@ def require_provider(provider: str) -> str:
 
 
 def open_session(model: bytes | Path, provider: str = "cpu", threads: int | None = None) -> Any:
-    """An ``InferenceSession`` on exactly this provider.
+    """Open an ``InferenceSession`` on exactly this provider.
 
-    ONNX Runtime falls back to another provider without an error; this raises instead.
+    ONNX Runtime itself falls back to another provider without an error.
 
     Args:
         model: A serialised model or its path.
@@ -50,7 +50,7 @@ def open_session(model: bytes | Path, provider: str = "cpu", threads: int | None
         threads: Threads within an op; None for ONNX Runtime's choice.
 
     Raises:
-        ExportError: Unknown provider, one that is not there, or a model it cannot load.
+        ExportError: The provider is unknown or not available, or ONNX Runtime cannot load the model.
     """
     import onnxruntime as ort
 
@@ -59,9 +59,9 @@ def open_session(model: bytes | Path, provider: str = "cpu", threads: int | None
     options.log_severity_level = _FATAL
     if threads is not None:
         options.intra_op_num_threads = threads
-    ort.set_default_logger_severity(_FATAL)  # a provider that does not start says so at length
+    ort.set_default_logger_severity(_FATAL)  # a provider that does not start logs a long message
     try:
-        # Bytes, because ONNX Runtime knows no names of files that are not UTF-8.
+        # Bytes, because ONNX Runtime does not support file names that are not UTF-8.
         data = model if isinstance(model, bytes) else model.read_bytes()
         session = ort.InferenceSession(data, options, providers=[name])
     except Exception as error:  # ONNX Runtime has no public base class of its errors
@@ -98,13 +98,13 @@ class Latency:
 
     @classmethod
     def of(cls, batch: int, times: Sequence[float]) -> Latency:
-        """Of the milliseconds of single calls."""
+        """Summarise the milliseconds of single calls."""
         low, middle, high, late = np.percentile(times, (25, 50, 75, 90)).tolist()
         return cls(batch, middle, (low, high), late, float(np.mean(times)), len(times))
 
 
 Feeds = dict[str, np.ndarray[Any, Any]]
-"""Input name -> what goes in."""
+"""Input name -> value."""
 
 
 def latency(session: Any, feeds: Feeds, *, runs: int = 50, warmup: int = 10) -> Latency:
@@ -115,11 +115,11 @@ def latency(session: Any, feeds: Feeds, *, runs: int = 50, warmup: int = 10) -> 
 def latencies(
     calls: Sequence[tuple[Any, Feeds]], *, rounds: int = 5, runs: int = 40, warmup: int = 10
 ) -> list[Latency]:
-    """Time sessions that take turns, so that a busy machine slows all alike.
+    """Time sessions in turns, so that a busy machine slows all of them alike.
 
     Args:
-        calls: Sessions and what goes into them.
-        rounds: How often each has its turn.
+        calls: Sessions and their inputs.
+        rounds: Turns per session.
         runs: Timed calls per turn.
         warmup: Untimed calls before them.
     """

@@ -1,4 +1,4 @@
-"""What is exported: a network whose edge weights are constants, and what may follow it."""
+"""Modules that are exported: a network with constant edge weights, and the class map that may follow it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from topolearn.task_kinds import kind_of
 
 @final
 class Baked(nn.Module):
-    """A network with constant edge weights, taking its inputs one by one."""
+    """A network with constant edge weights that takes its inputs as positional arguments."""
 
     def __init__(self, net: Network, weights: list[float]) -> None:
         super().__init__()
-        # Whichever interpreter the network has.
+        # DAG, also if the network uses the reference interpreter.
         tables = (net.nodes, net.edges, net.shared)
         self.dag = DAG(net.graph, *(table.as_attributes() for table in tables))
         self.names = net.graph.inputs
@@ -29,7 +29,7 @@ class Baked(nn.Module):
         self.weights = tuple(weights)
 
     def forward(self, *inputs: Tensor) -> Any:
-        """What the network computes: one tensor, or a tuple of several."""
+        """Return what the network computes: one tensor, or a tuple of several."""
         given = inputs[0] if len(self.names) == 1 else dict(zip(self.names, inputs, strict=True))
         result = self.dag(given, self.weights)
         return tuple(result[name] for name in self.outputs) if isinstance(result, dict) else result
@@ -37,10 +37,10 @@ class Baked(nn.Module):
 
 @final
 class ClassMap(nn.Module):
-    """The class of every pixel of the image, from a network that gives one map of logits.
+    """The class of every pixel of the image, from a network that returns one map of logits.
 
     Raises:
-        ExportError: Another network.
+        ExportError: The network is not of this kind.
     """
 
     def __init__(self, net: Baked, graph: Graph) -> None:
@@ -55,12 +55,12 @@ class ClassMap(nn.Module):
             )
         self.net = net
         self.image = graph.inputs.index(graph.image_inputs[0])
-        # Decided here and not by the sizes at hand, so that an export with dynamic sizes stays exact.
+        # Decided by the stride, not by the actual sizes, so that an export with dynamic sizes stays exact.
         self.coarse = shape.stride != 1
         self.dtype = torch.uint8 if shape.channels <= 256 else torch.int64
 
     def logits(self, *inputs: Tensor) -> Tensor:
-        """Logits (N, classes, H, W) of the image's size: resized as for the loss and the metrics."""
+        """Return logits (N, classes, H, W) at the image's size, resized as for the loss and the metrics."""
         logits: Tensor = self.net(*inputs)
         if not self.coarse:
             return logits
@@ -68,5 +68,5 @@ class ClassMap(nn.Module):
         return resize(logits, (height, width), "bilinear", align_corners=True)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Classes (N, H, W)."""
+        """Return classes (N, H, W)."""
         return self.logits(*inputs).argmax(1).to(self.dtype)

@@ -1,4 +1,4 @@
-"""From a graph to a plan: the plain one, and passes that make it faster and leave alone what it computes."""
+"""Turns a graph into a plan: the plain plan, and passes that make it faster without changing what it computes."""
 
 from topolearn.compiler.lowering.fans import make_fans
 from topolearn.compiler.lowering.late_resizes import resize_late

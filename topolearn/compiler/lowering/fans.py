@@ -1,4 +1,4 @@
-"""The convolutions of ``conv_resize`` edges that read the same tensor run as one."""
+"""A pass that runs the convolutions of ``conv_resize`` edges on the same tensor as one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from topolearn.ops.edges import ConvResize, Resize
 
 
 def make_fans(plan: Plan) -> Plan:
-    """Split each ``conv_resize`` that is added up into a branch of a fan, and a resizing of that.
+    """Split each summed ``conv_resize`` into a branch of a fan and a resizing.
 
-    Requires nothing. Ensures the same function: ``conv_resize`` is a convolution, then a resizing. Faster, because
-    one convolution with the filters of all edges reads their source once, and so does its gradient.
+    Requires nothing. Ensures the same function: ``conv_resize`` is a convolution, then a resizing. It is faster,
+    because one convolution with the filters of all edges reads their source once, and its gradient does too.
     """
     members: dict[tuple[Value, ConvResize, int], list[int]] = {}
     for step in plan.sums:
@@ -32,7 +32,7 @@ def make_fans(plan: Plan) -> Plan:
 
 
 def _resized(branch: FanBranch | None, value: Value) -> Value:
-    """What a ``conv_resize`` edge brings, from the branch of a fan that convolves for it; other values as they are."""
+    """Return the value of a ``conv_resize`` edge, made from its branch of a fan; other values as they are."""
     if branch is None:
         return value
     assert isinstance(value, Derivation)

@@ -1,4 +1,4 @@
-"""What is resized alike is added up first, and resized once."""
+"""A pass that sums tensors with the same resizing first, and resizes the sum once."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from topolearn.ops.edges import Resize
 
 
 def resize_late(plan: Plan) -> Plan:
-    """Resize sums instead of what is added up, if that is not more often.
+    """Resize sums instead of their terms, if that needs no more resizings.
 
-    Requires that fans are made, if there are to be any: a ``conv_resize`` that is not split resizes for itself.
-    Ensures the same function, because resizing is linear. Faster, because tensors are added up while they are small,
-    and one resizing per target does for all its sources. Where one source goes to more targets of a shape than there
-    are sources, it is still resized once, and read by all.
+    Requires that :func:`make_fans` ran before, if it is used at all: a ``conv_resize`` that is not split resizes its
+    own output. Ensures the same function, because resizing is linear. It is faster, because tensors are summed while
+    they are small, and one resizing per target serves all its sources. If sources go to more targets of a shape than
+    there are sources, each source is still resized once for all of them.
     """
     sources: defaultdict[ResizeKind, set[Value]] = defaultdict(set)
     targets: defaultdict[ResizeKind, set[str]] = defaultdict(set)
@@ -35,7 +35,8 @@ def resize_late(plan: Plan) -> Plan:
 
 
 ResizeKind = tuple[Resize, tuple[Shape, Shape], bool]
-"""What resizings that one can do for have in common; those of fans' branches, which one step reads, are apart."""
+"""Resizings with the same kind can be merged; those of fans' branches, which only one step reads, are separate kinds.
+"""
 
 
 def _kind(value: Value) -> ResizeKind | None:

@@ -1,4 +1,4 @@
-"""The plain plan, which is right at a glance, and the one that runs: the plain one after all passes."""
+"""The plain plan, which is simple to check, and the plan that runs: the plain one after all passes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from topolearn.graph import Edge, Graph
 
 
 def make_plan(graph: Graph, siblings: Sequence[Siblings] = ()) -> Plan:
-    """The plan that runs.
+    """Make the plan that runs.
 
     Args:
         graph: A verified graph.
@@ -22,7 +22,7 @@ def make_plan(graph: Graph, siblings: Sequence[Siblings] = ()) -> Plan:
 
 
 def plain_plan(graph: Graph) -> Plan:
-    """One step per node, by depth; what each in-edge brings is made by its op from the source's output.
+    """Make one step per node, by depth; each in-edge's op makes its tensor from the source's output.
 
     Args:
         graph: A verified graph.
@@ -37,7 +37,7 @@ def plain_plan(graph: Graph) -> Plan:
 
 
 def _brought(graph: Graph, edge: Edge) -> Value:
-    """What an edge brings; nothing is made where its op has nothing to do."""
+    """Return the value of an edge: its source, if the op has nothing to do, else a derivation."""
     source = NodeOutput(edge.src)
     if edge.op == "identity":
         return source

@@ -1,4 +1,4 @@
-"""Nodes that do the same work side by side run as one."""
+"""A pass that runs nodes which do the same work side by side as one."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Siblings = tuple[str, ...]
 
 
 def merge_siblings(plan: Plan, sets: Sequence[Siblings]) -> Plan:
-    """Make one step of each set of siblings; what reads them mixes them with a matrix of its edges' weights.
+    """Merge each set of siblings into one step; their readers mix them with a matrix of edge weights.
 
-    Requires that all steps are those of the plain plan, and sets as :func:`find_siblings` finds them. Ensures the
-    same function: siblings' outputs stand side by side in one tensor, and each place of a matrix is one edge. Faster,
-    because a few large operations take less time than many small ones.
+    Requires the steps of the plain plan, and sets from :func:`find_siblings`. Ensures the same function: siblings'
+    outputs are side by side in one tensor, and each entry of a matrix is one edge. It is faster, because a few large
+    operations take less time than many small ones.
 
     Args:
         plan: The plain plan.
@@ -49,16 +49,16 @@ def merge_siblings(plan: Plan, sets: Sequence[Siblings]) -> Plan:
 
 
 Homes = Mapping[str, tuple[Siblings, int]]
-"""Id of a node that has siblings -> its set, and its place in that."""
+"""Id of a node with siblings -> its set, and its position in the set."""
 
 
 def _leads(step: PlanStep, home: Homes) -> bool:
-    """Whether the node has no siblings, or is the first of them, in whose place they run."""
+    """Whether the node has no siblings or is the first of them; all of them run in the first one's place."""
     return home.get(step.nodes[0], ((), 0))[1] == 0
 
 
 def _terms(graph: Graph, steps: Sequence[NodeStep], home: Homes) -> tuple[Term, ...]:
-    """What the tensors that these steps read bring to them."""
+    """Return the terms of these steps: each tensor that they read, with the matrix of its edges."""
     found: dict[Value, list[list[int]]] = {}
     for target, step in enumerate(steps):
         for number, source in zip(graph.in_edges(step.node), step.sources, strict=True):
@@ -72,15 +72,15 @@ def _terms(graph: Graph, steps: Sequence[NodeStep], home: Homes) -> tuple[Term, 
 
 
 def _stacked(value: Value, first: str) -> Value:
-    """The same made from the output of a whole set of siblings."""
+    """Return the same value made from the output of a whole set of siblings."""
     return replace(value, source=NodeOutput(first)) if isinstance(value, Derivation) else NodeOutput(first)
 
 
 def find_siblings(graph: Graph, stackable: Callable[[Siblings], bool]) -> tuple[Siblings, ...]:
-    """Sets of nodes of one op with equal parameters and equal shapes at one depth.
+    """Find sets of nodes of one op with equal parameters and equal shapes at one depth.
 
-    Nodes of one depth have no path between them. A set is left alone where mixing its sources as a
-    whole would read more than twice what its edges read one by one.
+    Nodes of one depth have no path between them. A set is skipped if mixing its sources as a whole would read more
+    than twice as much as its edges read one by one.
 
     Args:
         graph: A verified graph.
@@ -104,7 +104,7 @@ def find_siblings(graph: Graph, stackable: Callable[[Siblings], bool]) -> tuple[
 
 
 def _alone(graph: Graph) -> set[str]:
-    """Nodes whose tensor someone needs by itself, or that are made in a way of their own."""
+    """Return the nodes that cannot have siblings: their tensor is needed separately, or their op is special."""
     alone = set(graph.outputs)
     for edge in graph.edges:
         if edge.rule.has_parameters:

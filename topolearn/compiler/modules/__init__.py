@@ -1,4 +1,4 @@
-"""The modules of every op family, found by the op's class."""
+"""The modules of all op families, by the op's class."""
 
 from topolearn.compiler.modules import backbone, blocks, edges, nodes, tokens, transformer
 from topolearn.compiler.modules.base import (

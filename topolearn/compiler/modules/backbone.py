@@ -1,4 +1,4 @@
-"""A torchvision model without its head, giving named features."""
+"""The backbone module: a torchvision model without its head that returns named features."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from topolearn.ops.backbone import TorchvisionBackbone
 
 
 def _extractor(model: str, features: Mapping[str, str], *, pretrained: bool = False) -> fx.GraphModule:
-    """The feature extractor, with random weights.
+    """Make the feature extractor, with random weights.
 
     Args:
         model: Name in torchvision.
-        features: Name -> place.
-        pretrained: Whether pretrained weights are to come. Those of GoogLeNet and Inception were trained on images
-            normalised in another way, so these networks then convert their input first.
+        features: Name -> place in the model.
+        pretrained: Whether pretrained weights will be loaded. GoogLeNet's and Inception's were trained on images with
+            another normalisation, so these networks then convert their input first.
 
     Raises:
-        ShapeError: A model that torchvision does not have, or not with these features.
+        ShapeError: Torchvision does not have the model, or the model not these features.
     """
     from torchvision import models, ops
     from torchvision.models.feature_extraction import create_feature_extractor
@@ -40,11 +40,11 @@ def _extractor(model: str, features: Mapping[str, str], *, pretrained: bool = Fa
     if hasattr(network, "transform_input"):
         network.transform_input = pretrained
     for module in network.modules():
-        if isinstance(module, ops.Conv2dNormActivation):  # a Sequential that the tracer would not look into
+        if isinstance(module, ops.Conv2dNormActivation):  # the tracer would not look into this Sequential
             module.__class__ = nn.Sequential  # a feature may be its normalisation, before the activation
     places = {place: name for name, place in features.items()}
     try:
-        # Names that only the training graph has are no places of ours: torchvision's warning would help nobody.
+        # Nobody takes a feature at a name that only the training graph has, so torchvision's warning is useless.
         extractor: fx.GraphModule = create_feature_extractor(network, return_nodes=places, suppress_diff_warning=True)
     except ValueError as error:
         missing = [place for place in features.values() if f"'{place}'" in str(error)] or list(features.values())
@@ -59,7 +59,7 @@ def _extractor(model: str, features: Mapping[str, str], *, pretrained: bool = Fa
 
 
 def _never_in_place(extractor: Any) -> None:
-    """A feature taken before an activation must not be overwritten by it."""
+    """Make activations work out of place, so that they do not overwrite a feature before them."""
     for module in extractor.modules():
         if isinstance(getattr(module, "inplace", None), bool):
             module.inplace = False
@@ -71,7 +71,7 @@ def _never_in_place(extractor: Any) -> None:
 
 
 def padded(image: Tensor, multiple: int) -> Tensor:
-    """(N, 3, H, W) images with zeros at the right and below, H and W up to multiples of ``multiple``."""
+    """Pad (N, 3, H, W) images with zeros right and below, so that H and W are multiples of ``multiple``."""
     height, width = image.shape[-2:]
     return F.pad(
         image, (0, _steps(width, multiple) * multiple - width, 0, _steps(height, multiple) * multiple - height)
@@ -79,12 +79,12 @@ def padded(image: Tensor, multiple: int) -> Tensor:
 
 
 def cut(feature: Tensor, image: Tensor, stride: int) -> Tensor:
-    """Of the (N, C, h, w) feature of padded images, the ceil(H / stride) x ceil(W / stride) of the images themselves.
+    """Cut a feature of padded images to the ceil(H / stride) x ceil(W / stride) positions of the images themselves.
 
     Args:
-        feature: Of the padded images.
-        image: (N, 3, H, W), before they were padded.
-        stride: Of the feature.
+        feature: (N, C, h, w) feature of the padded images.
+        image: (N, 3, H, W) images before padding.
+        stride: Stride of the feature.
     """
     return feature[..., : _steps(image.shape[-2], stride), : _steps(image.shape[-1], stride)]
 
@@ -95,7 +95,7 @@ def _steps(size: int, stride: int) -> int:
 
 
 def _take_any_size(extractor: Any, multiple: int, strides: Mapping[str, int | None]) -> None:
-    """Let a network that rounds sizes down give features whose sizes are rounded up, as a graph counts them."""
+    """Change a network that rounds sizes down so that the sizes of its features are rounded up, as in a graph."""
     for graph in (extractor.train_graph, extractor.eval_graph):
         (image,) = (node for node in graph.nodes if node.op == "placeholder")
         (end,) = (node for node in graph.nodes if node.op == "output")
@@ -114,16 +114,16 @@ def _take_any_size(extractor: Any, multiple: int, strides: Mapping[str, int | No
 def measure(
     model: str, features: Mapping[str, str], side: int
 ) -> tuple[tuple[tuple[str, int, int | None], ...], int, tuple[tuple[int, int | None], ...], int]:
-    """What a backbone gives and costs, found by running it on fake images of ``side`` x ``side`` and one more.
+    """Measure a backbone's features and costs on fake images with sides ``side`` and ``side + 1``.
 
     Returns:
         (name, channels, stride) per feature; the number of parameters; (multiply-accumulates of one
         output position, stride) per convolution and linear layer; the number that an image's height and
-        width must be multiples of if each feature is to have ceil(size / stride) positions, 1 where all
-        sizes will do. A stride of None means 1 x 1.
+        width must be multiples of, so that each feature has ceil(size / stride) positions (1 if all sizes work).
+        A stride of None means 1 x 1.
 
     Raises:
-        ShapeError: It cannot be run on images of any size, or a feature is no map of a whole stride.
+        ShapeError: The model cannot run on these images, or a feature is not a map of a whole stride.
     """
     layers: list[tuple[int, int | None]] = []
     hooks = []
@@ -145,14 +145,14 @@ def measure(
         outputs = _run(model, network, side)
         for hook in hooks:
             hook.remove()
-        # One more than a power of 2 is odd at every halving.
+        # A power of 2 plus one is odd at every halving.
         odd = _run(model, network, side + 1)
     shapes: list[tuple[str, int, int | None]] = []
     for name in features:
         out = outputs[name]
         if not isinstance(out, Tensor) or out.dim() != 4:
             what = f"of shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
-            raise ShapeError(f"feature '{name}' of '{model}' is no feature map but {what}")
+            raise ShapeError(f"feature '{name}' of '{model}' is not a feature map but {what}")
         height, width = out.shape[-2:]
         step = stride(height)
         if not height == width == (1 if step is None else -(-side // step)):
@@ -170,7 +170,7 @@ def measure(
 
 def _run(model: str, network: Any, side: int) -> Mapping[str, Any]:
     try:
-        # Not network(…), which prints where it failed.
+        # Not network(…), which prints the place of the failure.
         outputs: Mapping[str, Any] = network.forward(torch.empty(1, 3, side, side))
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ShapeError(f"'{model}' cannot be run on an image of {side} x {side}: {error}") from None
@@ -178,7 +178,7 @@ def _run(model: str, network: Any, side: int) -> Mapping[str, Any]:
 
 
 def hub_file(model: str, weights: str) -> Path | None:
-    """Where torch looks for torchvision's weights of that name before it downloads them; None if there are none."""
+    """Return the file where torch looks for these weights before a download; None if there are no such weights."""
     from torchvision import models
 
     try:
@@ -190,7 +190,7 @@ def hub_file(model: str, weights: str) -> Path | None:
 
 @builds_node(TorchvisionBackbone)
 def build_backbone(rule: TorchvisionBackbone, x: Shape) -> nn.Module:
-    """The feature extractor, with random weights; see :func:`load_pretrained`."""
+    """Build the feature extractor, with random weights; see :func:`load_pretrained`."""
     network = _extractor(rule.model, rule.features, pretrained=rule.weights is not None)
     if rule.multiple > 1:
         _take_any_size(network, rule.multiple, rule.strides)
@@ -202,22 +202,22 @@ def build_backbone(rule: TorchvisionBackbone, x: Shape) -> nn.Module:
 
 
 def load_pretrained(rule: TorchvisionBackbone, network: nn.Module) -> None:
-    """Load the pretrained weights that a graph names into what :func:`build_backbone` made.
+    """Load the pretrained weights that a graph names into a backbone.
 
-    Torchvision downloads them where they are not in its folder yet.
+    Torchvision downloads them if they are not in its folder yet.
 
     Args:
-        rule: With the name of the weights.
-        network: The feature extractor, on any device.
+        rule: The op, with the name of the weights.
+        network: The feature extractor that :func:`build_backbone` made, on any device.
 
     Raises:
-        TrainingError: The weights could not be loaded.
+        TrainingError: The weights cannot be loaded.
     """
     from torchvision import models
 
     assert rule.weights is not None
     try:
-        with torch.random.fork_rng(devices=[]):  # torchvision draws weights first, and then loads over them
+        with torch.random.fork_rng(devices=[]):  # torchvision draws random weights before it loads
             donor = models.get_model(rule.model, weights=rule.weights).state_dict()
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         file = hub_file(rule.model, rule.weights)

@@ -1,4 +1,4 @@
-"""How an op becomes a module: builders by op class, and the parts that all families are made of."""
+"""Builders that turn ops into modules, by op class, and parts that all op families share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NODE_BUILDERS: dict[type[NodeOp], NodeBuilder] = {}
 _EDGE_BUILDERS: dict[type[EdgeOp], EdgeBuilder] = {}
 
 STACKABLE: set[type[nn.Module]] = set()
-"""See :func:`stackable`."""
+"""Module classes that :func:`stackable` declared."""
 
 _ModuleT = TypeVar("_ModuleT", bound=type[nn.Module])
 _NodeBuilderT = TypeVar("_NodeBuilderT", bound=NodeBuilder)
@@ -30,7 +30,7 @@ _EdgeBuilderT = TypeVar("_EdgeBuilderT", bound=EdgeBuilder)
 
 
 class ModuleTable(nn.ModuleDict):
-    """Modules by id; one may be called as what a module has is (``half``, ``type``, ``training``)."""
+    """Modules by id; an id may be the name of a module's attribute (``half``, ``type``, ``training``)."""
 
     def __setitem__(self, key: str, module: nn.Module) -> None:
         self._modules[key] = module
@@ -42,13 +42,13 @@ class ModuleTable(nn.ModuleDict):
             super().__setattr__(name, value)
 
     def as_attributes(self) -> Modules:
-        """The same modules, for tools that find each as an attribute."""
+        """Return the same modules, for tools that find each one as an attribute."""
         empty = nn.ModuleDict()
         return Attributes(self) if any(hasattr(empty, key) for key in self) else self
 
 
 class Attributes(nn.Module):
-    """Modules by id, each an attribute that nothing else is called."""
+    """Modules by id, each also an attribute with a unique name."""
 
     def __init__(self, table: ModuleTable) -> None:
         super().__init__()
@@ -72,9 +72,9 @@ def builds_node(*ops: type[NodeOp]) -> Callable[[_NodeBuilderT], _NodeBuilderT]:
     """Register ``builder(rule, x) -> module`` for node ops; ``x`` is the shape of the aggregated input.
 
     The module maps the aggregated tensor to the node's output and never changes its input in place.
-    One whose op has shareable parts holds each as an attribute of that name (None where this ``x``
-    needs none), offers ``part_input(part, x)``, and takes the part's output as a keyword. One whose branch
-    ends in a batch normalisation says so by ``last_norm()``; see :func:`last_norm`.
+    If the op has shareable parts, the module holds each as an attribute of that name (None if this ``x``
+    does not need it), offers ``part_input(part, x)``, and takes the part's output as a keyword. If its branch
+    ends in a batch normalisation, the module returns that from ``last_norm()``; see :func:`last_norm`.
     """
 
     def register(builder: _NodeBuilderT) -> _NodeBuilderT:
@@ -98,33 +98,33 @@ def builds_edge(*ops: type[EdgeOp]) -> Callable[[_EdgeBuilderT], _EdgeBuilderT]:
 
 
 def stackable(module: _ModuleT) -> _ModuleT:
-    """Declare that ``forward`` runs on (N, siblings, C, H, W) as it runs on (N, C, H, W).
+    """Declare that a module's ``forward`` runs on (N, siblings, C, H, W) as on (N, C, H, W).
 
-    So it does where it works elementwise, through its submodules, or on the last three axes; its
-    parameters and buffers all belong to submodules. Nodes that do the same work side by side then
-    run as one; see :mod:`topolearn.compiler.stacking`.
+    This holds if ``forward`` works elementwise, through its submodules, or on the last three axes, and if all
+    parameters and buffers belong to submodules. Nodes that do the same work side by side then run as one; see
+    :mod:`topolearn.compiler.stacking`.
     """
     STACKABLE.add(module)
     return module
 
 
 def build_node(rule: NodeOp, x: Any) -> nn.Module:
-    """The module of a node op for an aggregated input of shape ``x``."""
+    """Build the module of a node op for an aggregated input of shape ``x``."""
     module: nn.Module = _builder(type(rule), _NODE_BUILDERS)(rule, x)
     return module
 
 
 def build_edge(rule: EdgeOp, source: Shape, target: Shape) -> nn.Module:
-    """The module of an edge op from ``source`` to ``target``."""
+    """Build the module of an edge op from ``source`` to ``target``."""
     module: nn.Module = _builder(type(rule), _EDGE_BUILDERS)(rule, source, target)
     return module
 
 
 def last_norm(module: nn.Module) -> nn.Module | None:
-    """The batch normalisation that ends the branch of a node or edge module, where one says that there is one.
+    """Return the batch normalisation that ends the branch of a node or edge module; None if the module names none.
 
-    Nothing but an activation and a shortcut comes after it, so that what it scales by trades off against the
-    weights of the edges behind.
+    Only an activation and a shortcut may follow it. So its scale and the weights of the following edges can compensate
+    for each other.
     """
     find = getattr(module, "last_norm", None)
     norm: nn.Module | None = None if find is None else find()
@@ -143,23 +143,23 @@ def _builder(op: type[Any], builders: dict[type[Any], Any]) -> Any:
 def conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> Tensor:
-    """``torch.nn.functional.conv2d``; in training, float32 stands in for bfloat16 where that has no fast kernel.
+    """Convolve as ``torch.nn.functional.conv2d``; in training, use float32 if bfloat16 has no fast kernel.
 
-    On a CPU the gradient of a depthwise convolution's input takes 10 to 50 times as long in bfloat16 as in float32
-    where there is a stride. Measured on one core for 8 x 96 x 90 x 120, channels last: 51 ms, in float32 4 ms; for
-    8 x 144 x 45 x 60 29 and 2 ms, for 16 x 64 x 32 x 32 16 and 0.3 ms.
+    On a CPU the gradient of the input of a depthwise convolution with a stride takes 10 to 50 times as long in
+    bfloat16 as in float32. Measured on one core, channels last: 51 ms and 4 ms for 8 x 96 x 90 x 120, 29 ms and 2 ms
+    for 8 x 144 x 45 x 60, 16 ms and 0.3 ms for 16 x 64 x 32 x 32.
 
     Args:
         x: (N, C, H, W).
         weight: (C', C / groups, kernel, kernel).
-        bias: (C',), None for none.
-        stride: Per axis, as ``nn.Conv2d`` has it; so are ``padding`` and ``dilation``.
+        bias: (C',), or None.
+        stride: Stride per axis, in the form of ``nn.Conv2d``; ``padding`` and ``dilation`` likewise.
         padding: Zeros around ``x``.
-        dilation: Between the places of the kernel.
-        groups: That channels are divided into.
+        dilation: Distance between kernel positions.
+        groups: Number of groups of channels.
 
     Returns:
-        (N, C', H', W'), in bfloat16 where that is what ``x`` is computed in.
+        (N, C', H', W'), in bfloat16 if ``x`` is computed in bfloat16.
     """
     options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     depthwise = groups == x.shape[1] > 1 and any(step > 1 for step in stride)
@@ -171,15 +171,15 @@ def conv2d(
 
 
 def _precision(x: Tensor) -> torch.dtype:
-    """What a convolution of ``x`` on the CPU is computed in."""
+    """Return the type that a convolution of ``x`` on the CPU is computed in."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
 class Conv2d(nn.Conv2d):
-    """Convolution with zero padding, by :func:`conv2d`."""
+    """Convolution with zero padding that uses :func:`conv2d`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W')."""
+        """Map (N, C, H, W) to (N, C', H', W')."""
         return conv2d(
             x,
             self.weight,
@@ -192,20 +192,20 @@ class Conv2d(nn.Conv2d):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation that trains on a batch of one.
+    """Batch normalisation that can train on a batch of one.
 
-    Where a channel has a single value there is no variance: that call normalises with the running
-    statistics and leaves them unchanged.
+    If a channel has a single value, it has no variance: that call normalises with the running statistics and leaves
+    them unchanged.
 
     Attributes:
-        copies: How many equal batches the one given stands for. It scales the running variance's
-            n / (n - 1) of n values, and nothing else.
+        copies: Number of equal batches that the given one stands for. It changes only the factor n / (n - 1) of the
+            running variance, for n values.
     """
 
     copies = 1
 
     def last_norm(self) -> nn.Module:
-        """Itself."""
+        """Return the module itself."""
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -242,7 +242,7 @@ def activate(x: Tensor, name: str) -> Tensor:
 
 
 def init_he(module: nn.Module) -> None:
-    """He initialisation (fan-out, relu) of every convolution below ``module``; biases zero."""
+    """Initialise every convolution in ``module`` by He's rule (fan-out, relu), and its bias with 0."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
@@ -254,7 +254,7 @@ def init_he(module: nn.Module) -> None:
 class ConvUnit(nn.Module):
     """Convolution, batch normalisation and activation in the order of ``layout``.
 
-    A ``sepconv`` step is a depthwise convolution, which takes kernel and stride, then a 1 x 1 one.
+    A ``sepconv`` step is a depthwise convolution with the kernel and stride, then a 1 x 1 convolution.
     """
 
     def __init__(
@@ -286,7 +286,7 @@ class ConvUnit(nn.Module):
         init_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+        """Map (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride))."""
         for step in self.layout:
             if step == "conv":
                 x = self.conv(x)
@@ -309,12 +309,12 @@ class ConvUnit(nn.Module):
                 return
 
     def last_norm(self) -> nn.Module | None:
-        """The batch normalisation after the convolution, where there is one."""
+        """Return the batch normalisation after the convolution, if there is one."""
         steps = [step for step in self.layout if step == "bn" or step.endswith("conv")]
         return self.bn if steps[-1] == "bn" else None
 
     def scale_input(self, factor: float) -> bool:
-        """Make ``f(x)`` into ``f(factor * x)`` where that is exact; returns whether it was."""
+        """Turn ``f(x)`` into ``f(factor * x)`` if that is exact; return whether it was."""
         first = self.layout[0]
         linear = first.endswith("conv")
         homogeneous = first == "relu" and factor > 0 and self.layout[1].endswith("conv")
@@ -324,7 +324,7 @@ class ConvUnit(nn.Module):
         return linear or homogeneous
 
     def scale_output(self, factor: float) -> bool:
-        """Make ``f(x)`` into ``factor * f(x)`` where that is exact; returns whether it was."""
+        """Turn ``f(x)`` into ``factor * f(x)`` if that is exact; return whether it was."""
         if not self.layout[-1].endswith("conv"):
             return False
         with torch.no_grad():

@@ -16,7 +16,7 @@ from topolearn.ops.conv import Step
 
 @stackable
 class ResidualBlock(nn.Module):
-    """``relu(F(x) + shortcut(x))``; ``projection`` is None where the shortcut has no parameters."""
+    """``relu(F(x) + shortcut(x))``; ``projection`` is None if the shortcut has no parameters."""
 
     def __init__(self, rule: resnet.ResidualBlock, x: Shape, residual: nn.Sequential) -> None:
         super().__init__()
@@ -30,15 +30,15 @@ class ResidualBlock(nn.Module):
         )
 
     def last_norm(self) -> nn.Module | None:
-        """The one of F; a shortcut's is not asked for."""
+        """Return the batch normalisation that ends F; the shortcut's does not count."""
         return last_norm(self.residual[-1])
 
     def part_input(self, part: str, x: Tensor) -> Tensor:
-        """What the shared part ``part`` is applied to."""
+        """Return the input of the shared part ``part``."""
         return x
 
     def forward(self, x: Tensor, projection: Tensor | None = None) -> Tensor:
-        """(N, C, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride))."""
+        """Map (N, C, H, W) to (N, channels, ceil(H / stride), ceil(W / stride))."""
         if projection is not None:
             shortcut = projection
         elif self.projection is not None:
@@ -50,13 +50,13 @@ class ResidualBlock(nn.Module):
 
 @builds_node(resnet.Basic)
 def build_basic(rule: resnet.Basic, x: Shape) -> nn.Module:
-    """Two 3 x 3 convolutions, and the shortcut."""
+    """Build two 3 x 3 convolutions and the shortcut."""
     return ResidualBlock(rule, x, nn.Sequential(*_basic(x.channels, rule.channels, rule.stride, rule.affine)))
 
 
 @builds_node(resnet.Bottleneck)
 def build_bottleneck(rule: resnet.Bottleneck, x: Shape) -> nn.Module:
-    """1 x 1, 3 x 3 (takes the stride), 1 x 1, and the shortcut."""
+    """Build 1 x 1, 3 x 3 (with the stride) and 1 x 1 convolutions, and the shortcut."""
     units = _bottleneck(x.channels, rule.inner, rule.channels, rule.stride, rule.groups, rule.affine)
     return ResidualBlock(rule, x, nn.Sequential(*units))
 
@@ -97,7 +97,7 @@ class Preact(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride))."""
+        """Map (N, C, H, W) to (N, channels, ceil(H / stride), ceil(W / stride))."""
         u = F.relu(self.norm(x))
         y: Tensor = self.residual(u)
         shortcut: Tensor
@@ -110,7 +110,7 @@ class Preact(nn.Module):
 
 @builds_node(resnet.Preact)
 def build_preact(rule: resnet.Preact, x: Shape) -> nn.Module:
-    """Batch normalisation and relu before each of two 3 x 3 convolutions, and the shortcut."""
+    """Build batch normalisation and relu before each of two 3 x 3 convolutions, and the shortcut."""
     return Preact(rule, x)
 
 
@@ -125,7 +125,7 @@ class SqueezeExcitation(nn.Module):
         init_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, H, W) -> the same shape."""
+        """Map (N, channels, H, W) to the same shape."""
         scale: Tensor = self.expand(F.relu(self.reduce(x.mean((-2, -1), keepdim=True))))
         return x * scale.sigmoid()
 
@@ -139,16 +139,16 @@ class ResidualBranch(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride))."""
+        """Map (N, C, H, W) to (N, channels, ceil(H / stride), ceil(W / stride))."""
         y: Tensor = self.layers(x)
         return y
 
     def last_norm(self) -> nn.Module | None:
-        """The one of the last convolution."""
+        """Return the batch normalisation after the last convolution."""
         return last_norm(self.layers[-1])
 
     def scale_input(self, factor: float) -> bool:
-        """Make ``f(x)`` into ``f(factor * x)``, which a convolution at the start always allows."""
+        """Turn ``f(x)`` into ``f(factor * x)``, which is always exact with a convolution at the start."""
         first = self.layers[0]
         assert isinstance(first, ConvUnit)
         return first.scale_input(factor)
@@ -156,13 +156,13 @@ class ResidualBranch(nn.Module):
 
 @builds_node(resnet.BasicBranch)
 def build_basic_branch(rule: resnet.BasicBranch, x: Shape) -> nn.Module:
-    """Two 3 x 3 convolutions."""
+    """Build two 3 x 3 convolutions."""
     return ResidualBranch(_basic(x.channels, rule.channels, rule.stride, rule.affine))
 
 
 @builds_node(resnet.BottleneckBranch)
 def build_bottleneck_branch(rule: resnet.BottleneckBranch, x: Shape) -> nn.Module:
-    """1 x 1, 3 x 3 (takes stride and dilation), squeeze-and-excitation where there is one, 1 x 1."""
+    """Build 1 x 1, 3 x 3 (with stride and dilation), squeeze-and-excitation if there is one, 1 x 1."""
     units = _bottleneck(
         x.channels, rule.width, rule.channels, rule.stride, rule.groups, rule.affine, dilation=rule.dilation
     )
@@ -192,15 +192,15 @@ class Branch(nn.Module):
         )
 
     def last_norm(self) -> nn.Module | None:
-        """The one of F; a shortcut's is not asked for."""
+        """Return the batch normalisation that ends F; the shortcut's does not count."""
         return last_norm(self.residual[-1])
 
     def part_input(self, part: str, x: Tensor) -> Tensor:
-        """What the shared part ``part`` is applied to."""
+        """Return the input of the shared part ``part``."""
         return F.relu(x)
 
     def forward(self, x: Tensor, projection: Tensor | None = None) -> Tensor:
-        """(N, C, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+        """Map (N, C, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride))."""
         u = F.relu(x)
         if projection is None:
             projection = u if self.projection is None else self.projection(u)
@@ -209,13 +209,13 @@ class Branch(nn.Module):
 
 @builds_node(resnext.Branch)
 def build_branch(rule: resnext.Branch, x: Shape) -> nn.Module:
-    """One branch of a ResNeXt module."""
+    """Build one branch of a ResNeXt module."""
     return Branch(rule, x)
 
 
 @stackable
 class InvertedBottleneck(nn.Module):
-    """Expansion, depthwise convolution, projection, and the input where shapes agree."""
+    """Expansion, depthwise convolution and projection, plus the input if shapes agree."""
 
     def __init__(self, rule: mobilenet.InvertedBottleneck, x: Shape) -> None:
         super().__init__()
@@ -239,16 +239,16 @@ class InvertedBottleneck(nn.Module):
         self.adds = rule.adds(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+        """Map (N, C, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride))."""
         y: Tensor = self.layers(x)
         return x + y if self.adds else y
 
     def last_norm(self) -> nn.Module | None:
-        """The one of the projection."""
+        """Return the batch normalisation of the projection."""
         return last_norm(self.layers[-1])
 
     def scale_input(self, factor: float) -> bool:
-        """Make ``f(x)`` into ``f(factor * x)`` where that is exact; returns whether it was."""
+        """Turn ``f(x)`` into ``f(factor * x)`` if that is exact; return whether it was."""
         first = self.layers[0]
         assert isinstance(first, ConvUnit)
         return not self.adds and first.scale_input(factor)
@@ -256,5 +256,5 @@ class InvertedBottleneck(nn.Module):
 
 @builds_node(mobilenet.InvertedBottleneck)
 def build_inverted_bottleneck(rule: mobilenet.InvertedBottleneck, x: Shape) -> nn.Module:
-    """An inverted bottleneck."""
+    """Build an inverted bottleneck."""
     return InvertedBottleneck(rule, x)

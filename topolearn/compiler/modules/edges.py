@@ -12,7 +12,7 @@ from topolearn.ops.shape import Size
 
 
 def pad_and_subsample(x: Tensor, channels: int, step: int, offset: int = 0) -> Tensor:
-    """Every ``step``-th position of (…, C, H, W), zero channels added up to ``channels``; so with (N, C), (N, T, C)."""
+    """Take every ``step``-th position of (…, C, H, W), (N, C) or (N, T, C); add zero channels up to ``channels``."""
     if step != 1:
         x = x[..., ::step, ::step]
     behind = 2 if x.dim() > 3 else 0
@@ -38,7 +38,7 @@ class Align(nn.Module):
 
 @builds_edge(edges.Align)
 def build_align(rule: edges.Align, source: Shape, target: Shape) -> nn.Module:
-    """Parameter-free alignment."""
+    """Build an alignment without parameters."""
     return Align(rule, source, target)
 
 
@@ -56,17 +56,17 @@ class Project(nn.Module):
         return projected
 
     def last_norm(self) -> nn.Module | None:
-        """The one of the convolution, where there is one."""
+        """Return the batch normalisation of the convolution, if there is one."""
         return self.unit.last_norm()
 
     def scale_output(self, factor: float) -> bool:
-        """Make ``f(y)`` into ``factor * f(y)`` where that is exact; returns whether it was."""
+        """Turn ``f(y)`` into ``factor * f(y)`` if that is exact; return whether it was."""
         return self.unit.scale_output(factor)
 
 
 @builds_edge(edges.Project)
 def build_project(rule: edges.Project, source: Shape, target: Shape) -> nn.Module:
-    """Projection."""
+    """Build a projection."""
     return Project(rule, source, target)
 
 
@@ -77,7 +77,7 @@ class Resize(nn.Module):
         super().__init__()
         self.mode = rule.mode
         self.align_corners = rule.align_corners
-        # Decided here and not by the sizes at hand, so that an export with dynamic sizes stays exact.
+        # Decided by the strides, not by the actual sizes, so that an export with dynamic sizes stays exact.
         self.same = source.stride == target.stride
         self.broadcast = source.stride == "global"
 
@@ -90,7 +90,7 @@ class Resize(nn.Module):
 
 @builds_edge(edges.Resize)
 def build_resize(rule: edges.Resize, source: Shape, target: Shape) -> nn.Module:
-    """Resizing."""
+    """Build a resizing."""
     return Resize(rule, source, target)
 
 
@@ -110,15 +110,15 @@ class ConvResize(nn.Module):
         return resized
 
     def last_norm(self) -> nn.Module | None:
-        """The one of the convolution, where there is one."""
+        """Return the batch normalisation of the convolution, if there is one."""
         return self.unit.last_norm()
 
     def scale_output(self, factor: float) -> bool:
-        """Make ``f(y)`` into ``factor * f(y)`` where that is exact; returns whether it was."""
+        """Turn ``f(y)`` into ``factor * f(y)`` if that is exact; return whether it was."""
         return self.unit.scale_output(factor)
 
 
 @builds_edge(edges.ConvResize)
 def build_conv_resize(rule: edges.ConvResize, source: Shape, target: Shape) -> nn.Module:
-    """Convolution, then resizing."""
+    """Build a convolution and a resizing."""
     return ConvResize(rule, source, target)

@@ -14,7 +14,7 @@ from topolearn.ops import Shape, basic, conv, head, pool
 
 @builds_node(conv.ConvUnit)
 def build_conv(rule: conv.ConvUnit, x: Shape) -> nn.Module:
-    """Any layout of ``topolearn.ops.conv``."""
+    """Build any layout of ``topolearn.ops.conv``."""
     return ConvUnit(
         rule.layout,
         x.channels,
@@ -30,19 +30,19 @@ def build_conv(rule: conv.ConvUnit, x: Shape) -> nn.Module:
 
 @builds_node(basic.Identity, basic.Feature)
 def build_identity(rule: Any, x: Any) -> nn.Module:
-    """Identity; a feature's choice is made where the graph is walked."""
+    """Build an identity or a relu; for a feature, the interpreter selects the tensor."""
     return nn.ReLU() if isinstance(rule, basic.Relu) else nn.Identity()
 
 
 @builds_node(basic.BatchNorm)
 def build_batch_norm(rule: basic.BatchNorm, x: Shape) -> nn.Module:
-    """Batch normalisation."""
+    """Build a batch normalisation."""
     return BatchNorm(x.channels, affine=rule.affine)
 
 
 @builds_node(pool.MaxPool, pool.AvgPool)
 def build_pool(rule: pool.Pool, x: Shape) -> nn.Module:
-    """Pooling with ceil(size / stride) positions."""
+    """Build a pooling with ceil(size / stride) positions."""
     padding, ceil = (rule.kernel // 2, False) if rule.kernel % 2 else (0, True)
     if isinstance(rule, pool.MaxPool):
         return nn.MaxPool2d(rule.kernel, rule.step, padding, ceil_mode=ceil)
@@ -51,7 +51,7 @@ def build_pool(rule: pool.Pool, x: Shape) -> nn.Module:
 
 @builds_node(pool.GlobalAvgPool)
 def build_global_pool(rule: pool.GlobalAvgPool, x: Shape) -> nn.Module:
-    """Mean over positions."""
+    """Build the mean over positions."""
     return nn.AdaptiveAvgPool2d(1)
 
 
@@ -67,11 +67,11 @@ class Linear(nn.Module):
             nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_features) -> (N, out_features)."""
+        """Map (N, in_features) to (N, out_features)."""
         return activate(self.linear(x), self.activation)
 
     def scale_input(self, factor: float) -> bool:
-        """Make ``f(x)`` into ``f(factor * x)``; always exact."""
+        """Turn ``f(x)`` into ``f(factor * x)``; always exact."""
         with torch.no_grad():
             self.linear.weight.mul_(factor)
         return True
@@ -79,7 +79,7 @@ class Linear(nn.Module):
 
 @builds_node(head.Linear)
 def build_linear(rule: head.Linear, x: Shape) -> nn.Module:
-    """A linear layer."""
+    """Build a linear layer."""
     return Linear(x.channels, rule)
 
 
@@ -93,7 +93,7 @@ class Classifier(nn.Module):
         self.dropout = rule.dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) or (N, C) -> (N, classes)."""
+        """Map (N, C, H, W) or (N, C) to (N, classes)."""
         x = activate(x, self.activation)
         if x.dim() == 4:
             x = x.mean((2, 3))
@@ -101,7 +101,7 @@ class Classifier(nn.Module):
         return logits
 
     def scale_input(self, factor: float) -> bool:
-        """Make ``f(x)`` into ``f(factor * x)`` where that is exact; returns whether it was."""
+        """Turn ``f(x)`` into ``f(factor * x)`` if that is exact; return whether it was."""
         exact = self.activation == "none" or (self.activation == "relu" and factor > 0)
         if exact:
             with torch.no_grad():
@@ -111,7 +111,7 @@ class Classifier(nn.Module):
 
 @builds_node(head.Classifier)
 def build_classifier(rule: head.Classifier, x: Shape) -> nn.Module:
-    """A classifier head."""
+    """Build a classifier head."""
     return Classifier(x.channels, rule)
 
 
@@ -125,12 +125,12 @@ class SegmentationHead(nn.Module):
         init_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, classes, H, W)."""
+        """Map (N, C, H, W) to (N, classes, H, W)."""
         logits: Tensor = self.conv(activate(x, self.activation))
         return logits
 
     def scale_input(self, factor: float) -> bool:
-        """Make ``f(x)`` into ``f(factor * x)`` where that is exact; returns whether it was."""
+        """Turn ``f(x)`` into ``f(factor * x)`` if that is exact; return whether it was."""
         exact = self.activation == "none" or (self.activation == "relu" and factor > 0)
         if exact:
             with torch.no_grad():
@@ -140,5 +140,5 @@ class SegmentationHead(nn.Module):
 
 @builds_node(head.SegmentationHead)
 def build_segmentation_head(rule: head.SegmentationHead, x: Shape) -> nn.Module:
-    """A segmentation head."""
+    """Build a segmentation head."""
     return SegmentationHead(x.channels, rule)

@@ -13,18 +13,18 @@ from topolearn.errors import DataError
 from topolearn.ops import Shape, tokens
 
 STD = 0.02
-"""Standard deviation of the weights at the start (Radford et al. 2019)."""
+"""Standard deviation of the initial weights (Radford et al. 2019)."""
 
 
 def make_norm(channels: int, norm: Literal["layer", "rms", "none"], *, bias: bool) -> nn.Module:
-    """Normalisation over the last axis, the channels."""
+    """Make a normalisation over the last axis, the channels."""
     if norm == "none":
         return nn.Identity()
     return nn.LayerNorm(channels, bias=bias) if norm == "layer" else nn.RMSNorm(channels, eps=1e-5)
 
 
 def make_linear(in_channels: int, out_channels: int, *, bias: bool, std: float = STD) -> nn.Linear:
-    """A linear layer whose weights start at ``std`` and whose bias starts at 0."""
+    """Make a linear layer; its weights start with standard deviation ``std``, its bias at 0."""
     linear = nn.Linear(in_channels, out_channels, bias=bias)
     nn.init.normal_(linear.weight, std=std)
     if bias:
@@ -37,7 +37,7 @@ def _table(rows: int, channels: int) -> nn.Parameter:
 
 
 class Embedding(nn.Module):
-    """A vector per id, and one per place."""
+    """A vector per id plus, if positions are learned, a vector per position."""
 
     def __init__(self, vocabulary: int, length: int, rule: tokens.Embedding) -> None:
         super().__init__()
@@ -47,10 +47,10 @@ class Embedding(nn.Module):
         self.dropout = rule.dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, T) int64 -> (N, T, channels).
+        """Map ids (N, T) int64 to (N, T, channels).
 
         Raises:
-            DataError: More tokens than positions were learned for.
+            DataError: There are more tokens than learned positions.
         """
         y: Tensor = self.ids(x)
         if self.places is not None:
@@ -66,14 +66,14 @@ def _check_length(given: int, learned: int, what: str) -> None:
 
 @builds_node(tokens.Embedding)
 def build_embedding(rule: tokens.Embedding, x: Shape) -> nn.Module:
-    """An embedding of ids."""
+    """Build an embedding of ids."""
     assert x.vocabulary is not None
     assert x.length is not None
     return Embedding(x.vocabulary, x.length, rule)
 
 
 class PatchEmbedding(nn.Module):
-    """Patches by a strided convolution, a class token in front, a vector per place."""
+    """Patches by a strided convolution, with an optional class token in front and a vector per position."""
 
     def __init__(self, channels: int, rule: tokens.PatchEmbedding) -> None:
         super().__init__()
@@ -89,10 +89,10 @@ class PatchEmbedding(nn.Module):
         self.dropout = rule.dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, T, channels).
+        """Map (N, C, H, W) to (N, T, channels).
 
         Raises:
-            DataError: More patches, down or across, than positions were learned for.
+            DataError: There are more patches, down or across, than learned positions.
         """
         maps: Tensor = self.conv(x)
         y = maps.flatten(2).transpose(1, 2)
@@ -103,7 +103,7 @@ class PatchEmbedding(nn.Module):
         return F.dropout(y, self.dropout, self.training)
 
     def _places(self, rows: int, columns: int) -> Tensor:
-        """(T, channels) of the first rows and columns."""
+        """Return the (T, channels) position vectors of the first rows and columns."""
         assert self.places is not None
         if (rows, columns) == (self.rows, self.columns):
             return self.places
@@ -116,13 +116,13 @@ class PatchEmbedding(nn.Module):
 
 @builds_node(tokens.PatchEmbedding)
 def build_patch_embedding(rule: tokens.PatchEmbedding, x: Shape) -> nn.Module:
-    """An embedding of patches."""
+    """Build an embedding of patches."""
     return PatchEmbedding(x.channels, rule)
 
 
 @builds_node(tokens.LayerNorm)
 def build_layer_norm(rule: tokens.LayerNorm, x: Shape) -> nn.Module:
-    """Normalisation over channels."""
+    """Build a normalisation over channels."""
     return make_norm(x.channels, rule.norm, bias=rule.bias)
 
 
@@ -135,14 +135,14 @@ class TokenHead(nn.Module):
         self.linear = make_linear(channels, rule.classes, bias=rule.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, T, C) -> (N, T, classes)."""
+        """Map (N, T, C) to (N, T, classes)."""
         logits: Tensor = self.linear(self.norm(x))
         return logits
 
 
 @builds_node(tokens.TokenHead)
 def build_token_head(rule: tokens.TokenHead, x: Shape) -> nn.Module:
-    """A head at every token."""
+    """Build a head for every token."""
     return TokenHead(x.channels, rule)
 
 
@@ -154,11 +154,11 @@ class TokenPool(nn.Module):
         self.mode = rule.mode
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, T, C) -> (N, C)."""
+        """Map (N, T, C) to (N, C)."""
         return x.mean(1) if self.mode == "mean" else x[:, 0]
 
 
 @builds_node(tokens.TokenPool)
 def build_token_pool(rule: tokens.TokenPool, x: Shape) -> nn.Module:
-    """A pool over tokens."""
+    """Build a pool over tokens."""
     return TokenPool(rule)

@@ -14,9 +14,9 @@ from topolearn.ops import Shape, transformer
 
 
 def rotated(x: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021): (N, heads, T, D), in which channel i and i + D/2 are turned as a pair.
+    """Apply rotary positions (Su et al. 2021) to (N, heads, T, D): rotate channels i and i + D/2 as a pair.
 
-    At place t by the angle t · 10000^(-2 i / D); so the product of a query and a key depends on their distance alone.
+    The angle at position t is t · 10000^(-2 i / D), so the product of a query and a key depends only on their distance.
     """
     length, half = x.shape[-2], x.shape[-1] // 2
     rates = 10000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
@@ -40,7 +40,7 @@ class Attention(nn.Module):
         self.dropout = rule.dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, T, C) -> the same shape."""
+        """Map (N, T, C) to the same shape."""
         q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
         if self.rotary:
             q, k = rotated(q), rotated(k)
@@ -61,7 +61,7 @@ class Mlp(nn.Module):
         self.dropout = rule.dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, T, C) -> the same shape."""
+        """Map (N, T, C) to the same shape."""
         return F.dropout(self.down(F.gelu(self.up(self.norm(x)))), self.dropout, self.training)
 
 
@@ -74,7 +74,7 @@ class TransformerBlock(nn.Module):
         self.mlp = Mlp(x, rule)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, T, C) -> the same shape."""
+        """Map (N, T, C) to the same shape."""
         u = x + self.attention(x)
         y: Tensor = u + self.mlp(u)
         return y
@@ -82,17 +82,17 @@ class TransformerBlock(nn.Module):
 
 @builds_node(transformer.Attention)
 def build_attention(rule: transformer.Attention, x: Shape) -> nn.Module:
-    """The attention branch."""
+    """Build the attention branch."""
     return Attention(x.channels, rule)
 
 
 @builds_node(transformer.Mlp)
 def build_mlp(rule: transformer.Mlp, x: Shape) -> nn.Module:
-    """The MLP branch."""
+    """Build the MLP branch."""
     return Mlp(x, rule)
 
 
 @builds_node(transformer.TransformerBlock)
 def build_block(rule: transformer.TransformerBlock, x: Shape) -> nn.Module:
-    """A block."""
+    """Build a transformer block."""
     return TransformerBlock(x, rule)
