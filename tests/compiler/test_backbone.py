@@ -285,7 +285,7 @@ def test_weights_that_cannot_be_had_are_one_clear_error(
         load_pretrained(net)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert "\n" not in str(e.value)
-    assert (f"put the file there, '{tmp_path}/hub/checkpoints/{there}'" in str(e.value)) == (there is not None)
+    assert (f"save the file as '{tmp_path}/hub/checkpoints/{there}'" in str(e.value)) == (there is not None)
     assert not any(tmp_path.rglob("*.pth"))
 
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 
 class StepWatch:
-    """What a learner knows about the current step of a training loop.
+    """State of a training loop's current step, as a learner sees it.
 
     Attributes:
         seen: id of a parameter -> its version at the first forward pass after the last step ended; None before that

@@ -101,7 +101,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         return plain_names(load_tensors(path))
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the damaged bytes lead to
+    except Exception as error:  # for damaged files, torch.load raises many kinds of errors
         why = why_refused(error)
         raise CheckpointError(f"cannot be read as a state dict ({why}); save model.state_dict()", where) from None
     # A checkpoint holds more than the weights, which then have a key of their own.

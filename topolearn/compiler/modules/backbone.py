@@ -221,8 +221,8 @@ def load_pretrained(rule: TorchvisionBackbone, network: nn.Module) -> None:
             donor = models.get_model(rule.model, weights=rule.weights).state_dict()
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         file = hub_file(rule.model, rule.weights)
-        mend = "give another name" if file is None else f"put the file there, '{file}', give another name"
+        mend = "give another name" if file is None else f"save the file as '{file}', give another name"
         raise TrainingError(
-            f"cannot load the weights '{rule.weights}' of '{rule.model}': {error}; {mend}, or 'weights: null'"
+            f"cannot load the weights '{rule.weights}' of '{rule.model}': {error}; {mend}, or set 'weights: null'"
         ) from None
     network.load_state_dict({name: donor[name] for name in network.state_dict()})
