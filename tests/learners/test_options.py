@@ -294,7 +294,7 @@ def test_an_option_is_declared_once(dim: type[EdgeLearner], run: Callable[..., t
         assert made.edge_weights().tolist() == [0.25] * 6
         assert (made.graph, made.fan_in, len(made.candidates)) == (vectors(), None, 6)
     assert dim(vectors()).options == DimOptions(level=0.5)
-    with pytest.raises(InvalidOption, match=r"'level' of learner 'dim' is 2\.0, but it should be less than"):
+    with pytest.raises(InvalidOption, match=r"'level' of learner 'dim' is 2\.0, but it should be at most 1"):
         dim(vectors(), level=2.0)
     fails("dim", {"level": 0.0}, "'level' of learner 'dim' is 0.0, but it should be greater than 0")
     fails("dim", {"lvel": 0.5}, "unknown option 'lvel' of learner 'dim'; did you mean 'level'?")
