@@ -159,7 +159,7 @@ def test_a_field_with_another_default_means_what_it_does_in_the_base() -> None:
     ]
     shortcut = {each.name: each for each in fields(NODE_OPS["resnet.bottleneck"])}["shortcut"]
     assert shortcut.default == "projection"
-    assert shortcut.text.startswith("Used where the shape changes.")
+    assert shortcut.text.startswith("Shortcut if the shape changes.")
 
 
 def test_fields_as_parameters_and_in_a_docstring() -> None:
