@@ -55,7 +55,7 @@ def schema() -> dict[str, Any]:
                 "type": "array",
                 "items": {"anyOf": _edges(definitions)},
             },
-            "outputs": _told(_IDS, "Ids of the nodes that the network returns the values of."),
+            "outputs": _told(_IDS, "Ids of the nodes that give the network's outputs."),
         },
         "$defs": definitions,
     }
@@ -100,7 +100,7 @@ def _node(name: str, op: type[NodeOp], definitions: dict[str, Any]) -> dict[str,
         "required": ["channels", "stride"],
         "additionalProperties": False,
         "properties": {
-            "channels": _told(_COUNT, "Channels that every in-edge brings."),
+            "channels": _told(_COUNT, "Channels of what the node aggregates."),
             "stride": _told(stride, "Relative to the image: 2 is half its height and width."),
         },
     }
@@ -108,7 +108,7 @@ def _node(name: str, op: type[NodeOp], definitions: dict[str, Any]) -> dict[str,
     values = {
         **properties,
         "aggregate": {"enum": list(AGGREGATES), "description": "How in-edges are combined; default: the op's, or sum."},
-        "input": _told(declared, "Shape that every in-edge brings; default: most channels and smallest size of any."),
+        "input": _told(declared, "Shape that the in-edges bring; default: most channels and smallest size of any."),
         "share": {
             "type": "object",
             "description": "Part of the op -> group of nodes that share its weights.",
