@@ -21,10 +21,10 @@ demo: $(VENV)/.installed
 	@echo "  $(BIN)/topolearn fit digits --learner sparsemask"
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -n auto --slow
+	$(BIN)/python -m pytest -n auto --dist worksteal --slow
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
