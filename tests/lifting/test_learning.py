@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -181,7 +182,15 @@ def test_it_is_fitted_pruned_and_read_back(tmp_path: Path) -> None:
     numbers = torch.Generator().manual_seed(0)
     pictures = torch.randn(12, 3, 32, 32, generator=numbers)
     data = torch.utils.data.TensorDataset(pictures, torch.arange(12) % 5)
-    options = {"epochs": 2, "batch_size": 6, "lr": 0.01, "device": "cpu", "quiet": True, "out": tmp_path / "run"}
+    options: dict[str, Any] = {
+        "epochs": 2,
+        "batch_size": 6,
+        "lr": 0.01,
+        "device": "cpu",
+        "quiet": True,
+        "out": tmp_path / "run",
+    }
+    options["training"] = {"judge_given": False}  # its weights are random
     start = lifted([2, 1, 1, 1])
     result = topolearn.fit(start, "continuous", (data, data), penalty_strength=0.0, threshold=0.3, **options)  # type: ignore[arg-type]
     assert result.searched == start.graph

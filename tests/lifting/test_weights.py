@@ -216,7 +216,7 @@ def test_files_that_hold_something_else(tmp_path: Path, name: str) -> None:
     with pytest.raises(CheckpointError, match=r"no such file; name a \.safetensors or \.pth file"):
         topolearn.lift("resnet18", path)
     path.write_bytes(b"not weights at all")
-    with pytest.raises(CheckpointError, match=r"cannot be read|damaged, or no safetensors"):
+    with pytest.raises(CheckpointError, match=r"cannot be read|damaged, or not a safetensors"):
         topolearn.lift("resnet18", path)
     state = network("resnet18", num_classes=5).state_dict()
     if path.suffix == ".pth":
