@@ -118,19 +118,21 @@ def test_the_channels_of_a_folder_do_not_depend_on_its_first_image(class_folder:
     Image.new("RGBA", (8, 6), (250, 0, 0, 0)).save(class_folder / "bee" / "1.png")
     data = load_data(class_folder, channels=channels)
     assert data.info.size == (channels or 3, 6, 8)
+    *_, note = data.notes
     if channels == 1:
-        assert data.notes == ("19 of 20 images are converted to L (18 RGB, 1 RGBA), transparency is dropped",)
+        assert note == "19 of 20 images are converted to L (18 RGB, 1 RGBA), transparency is dropped"
     else:
-        assert data.notes == ("2 of 20 images are converted to RGB (1 L, 1 RGBA), transparency is dropped",)
+        assert note == "2 of 20 images are converted to RGB (1 L, 1 RGBA), transparency is dropped"
 
 
 def test_a_folder_of_grey_images_with_transparency_is_grey(tmp_path: Path) -> None:
     for index in range(5):
         save(tmp_path / "grey" / "a" / f"{index}.png", index, mode="L")
+        save(tmp_path / "grey" / "b" / f"{index}.png", index, mode="L")
     Image.new("LA", (8, 6), (200, 0)).save(tmp_path / "grey" / "a" / "0.png")
     data = load_data(tmp_path / "grey")
     assert data.info.size == (1, 6, 8)
-    assert data.notes == ("1 of 5 images are converted to L (1 LA), transparency is dropped",)
+    assert data.notes == ("1 of 10 images are converted to L (1 LA), transparency is dropped",)
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("L", 3), ("RGB", 1)])

@@ -70,9 +70,9 @@ def test_a_target_that_is_no_number_is_named() -> None:
     images = floats(13).tensors[0]
     targets = torch.zeros(13, 4)
     targets[7, 2] = float("nan")
+    data = DatasetData(TensorDataset(images, targets), TensorDataset(images[:5], torch.zeros(5, 4)), task="regression")
     with pytest.raises(DataError, match="the target of item 7 of the training set holds values that are NaN"):
-        val = TensorDataset(images[:5], torch.zeros(5, 4))
-        list(DatasetData(TensorDataset(images, targets), val, task="regression").train_batches(4, seed=0, epoch=0))
+        list(data.train_batches(4, seed=0, epoch=0))
 
 
 def test_images_far_from_1_are_a_cause() -> None:
