@@ -313,7 +313,7 @@ def test_missing_files(tmp_path: Path) -> None:
     refused(
         DataError, "there is no file or folder '.*none.png'; name images", path, [image, tmp_path / "none.png"], out
     )
-    refused(DataError, "there is no image in '.*empty'; looked for .bmp", path, tmp_path / "empty", out)
+    refused(DataError, "there is no image in '.*empty'; looked for .apng", path, tmp_path / "empty", out)
     refused(CheckpointError, "there is no '.*none.onnx'; name the folder", tmp_path / "none.onnx", image, out)
     refused(CheckpointError, "holds no run", tmp_path / "empty", image, out)
     refused(OptionError, "net.onnx' is a file; name a folder to write to", path, image, path)
