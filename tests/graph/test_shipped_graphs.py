@@ -158,8 +158,8 @@ class TestCounts:
         projections = sum(a * b * side**2 for a, b, side in zip(before, channels, sides, strict=False))
         assert round((graph.cost.macs - (cardinality - 1) * projections) / 1e9, 2) == round(weights.meta["_ops"], 2)
 
-    def test_the_readme_lists_them_all_with_their_counts(self) -> None:
-        text = (ROOT / "README.md").read_text(encoding="utf-8")
+    def test_the_docs_list_them_all_with_their_counts(self) -> None:
+        text = (ROOT / "docs" / "graphs.md").read_text(encoding="utf-8")
         for name in library.names("graphs"):
             graph = topolearn.load_graph(name)
             learnable = sum(edge.learnable for edge in graph.edges)
