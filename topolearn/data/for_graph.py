@@ -61,7 +61,8 @@ def read_data(graph: Graph, data: Any, root: str | Path | None, options: TrainOp
     if counted and isinstance(shape, Shape) and 0 < len(source.info.classes) < shape.channels:
         # Only the labels that were met have been counted; the graph knows of rarer ones.
         source = load_data(data, classes=shape.channels, **settings)
-    source.check_classes()
+    if not (counted and isinstance(shape, Shape) and len(source.info.classes) > shape.channels):
+        source.check_classes()  # else it is the number of classes that is wrong
     return source if options.train_images is None else source.first_images(options.train_images)
 
 

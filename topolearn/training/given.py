@@ -95,7 +95,7 @@ def check_given(metrics: Mapping[str, float], about: Mapping[str, Any], info: Da
     Raises:
         TrainingError: It is not.
     """
-    if info.task != "classification" or known_classes(about) or "accuracy" not in metrics or len(info.classes) < 2:
+    if info.kind.target != "label" or known_classes(about) or "accuracy" not in metrics or len(info.classes) < 2:
         return
     chance = 1 / len(info.classes)
     luck = _DEVIATIONS * math.sqrt(chance * (1 - chance) / val_size)
