@@ -307,6 +307,7 @@ TABLES: tuple[Made, ...] = (
             Row(f"{GPT}-chain-longer", texts={"every block reads": "the same, trained as long as the learned ones"}),
             Row("gpt14x64-bytes-chain", texts={"every block reads": "the same, two blocks more"}),
             Row(f"{GPT}-mean-random3", texts={"every block reads": "the mean of three drawn ones"}),
+            Row(f"{GPT}-random3-learned", texts={"every block reads": "three drawn ones, learned, from the mean"}),
             Row(f"{GPT}-mean-full", texts={"every block reads": "the mean of all before it"}),
             Row(f"{GPT}-learned", texts={"every block reads": "all before it, learned, from the chain"}),
             Row(f"{GPT}-learned-k3", texts={"every block reads": "the three strongest of these"}),
