@@ -267,7 +267,7 @@ def test_masks_without_an_image_are_told_of(tmp_path: Path) -> None:
 
 
 def masks_as(where: Path, name: str, mode: str | None = None) -> None:
-    """Write all masks anew, under another name or in another mode; ``{}`` in the name is the image's."""
+    """Write all masks again, under another name or in another mode; ``{}`` in the name is the image's."""
     for path in list(where.glob("*annot/*.png")):
         with Image.open(path) as stored:
             image = stored.copy()
