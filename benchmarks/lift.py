@@ -94,7 +94,9 @@ class Demonstration:
     ) -> FitResult:
         """A run from given weights, or its result where it is finished."""
         folder = self.args.out / f"{name}-seed{self.seed}"
-        return topolearn.fit(start, epochs=epochs, lr=lr, out=folder, resume=True, **self.settings(learner, **training))
+        return topolearn.fit(
+            start, epochs=epochs, lr=lr, out=folder, export=False, resume=True, **self.settings(learner, **training)
+        )
 
     def settings(self, learner: Mapping[str, Any], **training: Any) -> dict[str, Any]:
         """What all runs have in common, with a learner and more options of training."""

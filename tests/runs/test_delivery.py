@@ -92,6 +92,12 @@ def test_where_nothing_was_removed_the_table_says_what_would(
     assert table.note == hint
 
 
+def test_a_learner_without_such_options_gets_no_advice() -> None:
+    result = quick_fit(graph(), "continuous", pair(), epochs=2, batch_size=4, lr=0.01, threshold=0.0)
+    result.config["learner_options"] = {"mine": 1}
+    assert result.table().note == "nothing was removed"
+
+
 def test_times_are_shown_with_their_quartiles() -> None:
     result = run()
     given, final = time_run(result)

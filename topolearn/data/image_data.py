@@ -1,4 +1,4 @@
-"""Data of images, which a network may have seen in another way: other means, other numbers of the classes."""
+"""Base class of image data: normalisation and class numbers can be those of a trained network."""
 
 from __future__ import annotations
 
@@ -23,21 +23,20 @@ class ImageData(Data):
 
     @property
     def content(self) -> dict[str, Any]:
-        """See :attr:`Data.content`; with their own mean and deviation if a network sees them by others."""
+        """See :attr:`Data.content`; includes the data's own mean and std if others are used to normalise."""
         own = {} if self._own is None else {"mean": self._own.mean, "std": self._own.std}
         return {**super().content, **own}
 
     def seen_by(self, mean: Sequence[float], std: Sequence[float], classes: Sequence[str]) -> Self:
-        """The same data as a network takes them that was trained on others.
+        """Return the same data, normalised and numbered as for a network that was trained on other data.
 
         Args:
-            mean: Per channel, of pixel values in [0, 1]: what images are normalised by. Float images of a user's own
-                sets are taken as they are.
-            std: Likewise, the standard deviation.
+            mean: Mean of each channel, for pixel values in [0, 1]. Float images of a user's own sets stay as they are.
+            std: Standard deviation of each channel.
             classes: The names of ``info.classes``, in the order in which they are numbered.
 
         Raises:
-            DataError: Means for another number of channels, or other classes.
+            DataError: The number of means is not the number of channels, or the classes are others.
         """
         info = self.info
         for name, values in (("mean", mean), ("std", std)):
@@ -56,7 +55,7 @@ class ImageData(Data):
 
 
 def _numbers(before: Sequence[str], after: Sequence[str]) -> Tensor | None:
-    """(256 or more,) label in ``before`` -> label in ``after``, other labels as they are; None where all are."""
+    """Return (256 or more,) label in ``before`` -> label in ``after``; None if no label changes."""
     if list(before) == list(after):
         return None
     table = torch.arange(max(256, len(before)))

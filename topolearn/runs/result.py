@@ -114,7 +114,8 @@ class FitResult:
             return None
         known = self.config.get("learner_options", {})
         hints = {"budget": "a budget", "threshold": "a threshold", "fan_in": "a smaller fan_in"}
-        return f"nothing was removed: give {' or '.join(text for name, text in hints.items() if name in known)}"
+        given = " or ".join(text for name, text in hints.items() if name in known)
+        return f"nothing was removed{given and f': give {given}'}"
 
     def draw(self, path: str | Path) -> None:
         """Draw the learned graph within the searched one, to an SVG, PNG or PDF file."""

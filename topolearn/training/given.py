@@ -1,4 +1,4 @@
-"""The network that a run was given: whether it was trained already, and how good it is before anything changes."""
+"""The trained network that a run starts from: what it knows of its data, and how good it is before training."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from topolearn.runs.folder import CONFIG, SEARCH_STATE, WEIGHTS
 from topolearn.runs.tensor_files import read_about
 
 _DEVIATIONS = 3.0
-"""Standard deviations above guessing from which an accuracy is taken to be no luck."""
+"""An accuracy this many standard deviations above guessing is not luck."""
 
 
 def about_given(recipe: Recipe) -> dict[str, Any]:
-    """What is known of the data that the given network was trained on: ``mean``, ``std``, ``classes``."""
+    """Return what is known of the data that the given network was trained on: ``mean``, ``std``, ``classes``."""
     if recipe.weights is None:
         return {} if recipe.start is None else dict(recipe.start.about)
     folder = recipe.weights if recipe.weights.is_dir() else recipe.weights.parent
@@ -33,10 +33,10 @@ def about_given(recipe: Recipe) -> dict[str, Any]:
 
 
 def seen_by_given(data: Data, about: Mapping[str, Any], options: TrainOptions) -> Data:
-    """The data as the network takes them that the run was given, or as the options say.
+    """Return the data normalised and numbered as the given network needs them; options come first.
 
     Raises:
-        DataError: Means for another number of channels, or for data that are not normalised.
+        DataError: The number of means is not the number of channels, or the data are not images.
     """
     info = data.info
     mean, std = _first(options.mean, about.get("mean")), _first(options.std, about.get("std"))
@@ -54,10 +54,10 @@ def _first(*values: Any) -> Any:
 
 
 def is_trained(net: Network, about: Mapping[str, Any], recipe: Recipe, info: DataInfo) -> bool:
-    """Whether a run starts from a network that can be judged on its data: trained, and for the same classes.
+    """Whether a run starts from a network that was trained for the classes of its data.
 
     Args:
-        net: With the weights that training starts from.
+        net: The network, with the weights that training starts from.
         about: What is known of the data that it was trained on: ``mean``, ``std``, ``classes``.
         recipe: The request.
         info: The data.
@@ -72,28 +72,28 @@ def is_trained(net: Network, about: Mapping[str, Any], recipe: Recipe, info: Dat
 
 
 def known_classes(about: Mapping[str, Any]) -> bool:
-    """Whether the names of the classes are known, which numbers in their order are not."""
+    """Whether classes have names; numbers in their order are not names."""
     classes = list(about.get("classes", ()))
     return bool(classes) and classes != [str(number) for number in range(len(classes))]
 
 
 def _is_fresh(net: nn.Module) -> bool:
-    """Whether no batch normalisation has ever seen a batch; without any, nobody can tell."""
+    """Whether no batch normalisation has seen a batch; False for a network without any."""
     seen = [value for name, value in net.state_dict().items() if name.endswith("num_batches_tracked")]
     return bool(seen) and not any(int(value) for value in seen if isinstance(value, Tensor))
 
 
 def check_given(metrics: Mapping[str, float], about: Mapping[str, Any], info: DataInfo, val_size: int) -> None:
-    """Stop before anything is removed where a network of unknown classes is no better than guessing.
+    """Raise an error if a network of unknown classes is no better than guessing.
 
     Args:
-        metrics: Of the network on the validation data.
+        metrics: Metrics of the network on the validation data.
         about: What is known of the data that it was trained on.
         info: The data.
         val_size: Number of validation images.
 
     Raises:
-        TrainingError: It is not.
+        TrainingError: Its accuracy is that of guessing.
     """
     if info.kind.target != "label" or known_classes(about) or "accuracy" not in metrics or len(info.classes) < 2:
         return
@@ -102,7 +102,7 @@ def check_given(metrics: Mapping[str, float], about: Mapping[str, Any], info: Da
     if metrics["accuracy"] > chance + min(luck, chance):  # of few images, twice as good as guessing is enough
         return
     raise TrainingError(
-        f"the network that was given is right on {metrics['accuracy']:.1%} of the validation images, no better than"
-        f" guessing among {len(info.classes)} classes; give it the pixels that it knows (--mean, --std), and its"
-        " classes in the order of its outputs; to train it anyway, set 'judge_given' to false"
+        f"the given network classifies {metrics['accuracy']:.1%} of the validation images correctly, no better than"
+        f" guessing among {len(info.classes)} classes; check its normalisation (--mean, --std) and the order of its"
+        " classes, or set 'judge_given' to false to train it anyway"
     )

@@ -314,7 +314,7 @@ class Trainer:
         )
 
     def judge_given(self, known: Mapping[str, Any]) -> None:
-        """Measure the network that the run was given, with its own edge weights, before anything changes.
+        """Measure the given network, with its own edge weights, before training.
 
         Args:
             known: What is known of the data that it was trained on.
