@@ -183,11 +183,12 @@ class Network(nn.Module):
         assert self.learner is not None
         return self._divide(self.learner.edge_weights(), self.learner.active())  # type: ignore[no-any-return]
 
-    def forward(self, *inputs: Tensor, **named: Tensor) -> Outputs:
+    def forward(self, *inputs: Tensor | Mapping[str, Tensor], **named: Tensor) -> Outputs:
         """Run the network.
 
         Args:
-            inputs: The input (N, C, H, W) or (N, features), if there is only one.
+            inputs: The input (N, C, H, W) or (N, features), if there is only one; or one dict of inputs by id, which
+                may also hold inputs that pruning has removed.
             named: Inputs by id.
 
         Returns:
@@ -200,11 +201,17 @@ class Network(nn.Module):
             self.learner.forward_begins(p for name in self.graph.outputs for p in self.nodes[name].parameters())
         return self.dag(self._inputs(inputs, named), self.effective_weights())  # type: ignore[no-any-return]
 
-    def _inputs(self, inputs: Sequence[Tensor], named: Mapping[str, Tensor]) -> Tensor | dict[str, Tensor]:
+    def _inputs(
+        self, inputs: Sequence[Tensor | Mapping[str, Tensor]], named: Mapping[str, Tensor]
+    ) -> Tensor | dict[str, Tensor]:
         names = self.graph.inputs
-        if len(inputs) == 1 and len(names) == 1 and not named:
-            return inputs[0]
-        given = {**dict(zip(names, inputs, strict=False)), **named}
+        if len(inputs) == 1 and not named:
+            (only,) = inputs
+            if isinstance(only, Mapping):
+                inputs, named = (), {name: only[name] for name in names if name in only}
+            elif len(names) == 1:
+                return only
+        given: dict[str, Any] = {**dict(zip(names, inputs, strict=False)), **named}
         if len(inputs) > len(names) or set(given) != set(names):
             raise TopolearnError(f"the network takes {', '.join(names)}; give each once, by keyword")
         return given[names[0]] if len(names) == 1 else given

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,12 @@ from topolearn.task_kinds import TaskKind, kind_of
 
 Batch = tuple[Tensor, Tensor]
 """Images (N, C, H, W) float32, normalised; targets int64, (N,) or (N, H, W). Of text, ids (N, T) and the next ones."""
+
+Tensors = Tensor | dict[str, Tensor]
+"""Inputs or targets (N, …) of a batch: one tensor, or several by name."""
+
+AnyBatch = tuple[Tensors, Tensors]
+"""Inputs and targets of whatever data."""
 
 IGNORE = 255
 """The label of pixels that count neither in the loss nor in the metrics."""
@@ -42,6 +48,7 @@ class DataInfo:
         vocabulary: Of text: all ids of tokens are below this number.
         content: Of text: what tells it from another, as its length and its hash.
         counted: Where the classes were counted from labels: which item has the highest one.
+        inputs: Of tensors that go into a graph as they are: the names of its inputs; none of images and text.
     """
 
     name: str
@@ -54,6 +61,7 @@ class DataInfo:
     vocabulary: int = 0
     content: Mapping[str, Any] = field(default_factory=dict, compare=False)
     counted: str = field(default="", compare=False)
+    inputs: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         # A class may be called as a folder is, in any bytes; its name goes into files that are UTF-8.
@@ -63,6 +71,11 @@ class DataInfo:
     def kind(self) -> TaskKind:
         """What the targets of the task are."""
         return kind_of(self.task)
+
+    @property
+    def items(self) -> str:
+        """What a batch is made of, in the plural."""
+        return "samples" if self.inputs else self.kind.items
 
     @property
     def labels(self) -> int:
@@ -77,10 +90,8 @@ class Data(ABC):
     function of the arguments of :meth:`train_batches`, so that a run resumed in another process
     sees the batches it would have seen.
 
-    Class attributes:
-        mid_epoch_resume: Whether an epoch can be entered at any step.
-
     Attributes:
+        mid_epoch_resume: Whether an epoch can be entered at any step.
         info: What the data set is.
         train_size: Number of training images; of text, of contexts that follow one another.
         val_size: Number of validation images, or contexts.
@@ -89,8 +100,7 @@ class Data(ABC):
         notes: What was converted or skipped when the files were read, a sentence each.
     """
 
-    mid_epoch_resume: ClassVar[bool]
-
+    mid_epoch_resume: bool
     info: DataInfo
     train_size: int
     val_size: int
@@ -114,7 +124,7 @@ class Data(ABC):
         """Number of training batches per epoch."""
 
     @abstractmethod
-    def train_batches(self, batch_size: int, *, seed: int, epoch: int, first: int = 0) -> Iterator[Batch]:
+    def train_batches(self, batch_size: int, *, seed: int, epoch: int, first: int = 0) -> Iterator[AnyBatch]:
         """Training batches ``first``, ``first + 1``, … of an epoch.
 
         Args:
@@ -125,7 +135,7 @@ class Data(ABC):
         """
 
     @abstractmethod
-    def val_batches(self, batch_size: int) -> Iterator[Batch]:
+    def val_batches(self, batch_size: int) -> Iterator[AnyBatch]:
         """All validation images or contexts in order, in full, not augmented.
 
         A batch ends early where the size of images changes.
@@ -148,7 +158,6 @@ class Data(ABC):
             " data by name"
         )
 
-    @abstractmethod
     def first_images(self, count: int) -> Data:
         """The same data with ``count`` training images, the same ones for every seed.
 
@@ -157,6 +166,9 @@ class Data(ABC):
         Raises:
             DataError: More images than there are, or data that cannot be picked from.
         """
+        raise DataError(
+            f"'train_images' cannot pick from '{self.info.name}'; give it a torch.utils.data.Subset instead"
+        )
 
 
 def picked(info: DataInfo, size: int, count: int) -> Tensor:
@@ -190,6 +202,23 @@ class Part:
 def sent(values: Tensor, device: torch.device) -> Tensor:
     """``values`` from the CPU on ``device``, without waiting for it."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
+def each(values: Tensors, function: Callable[[Tensor], Tensor]) -> Tensors:
+    """What ``function`` makes of each tensor."""
+    if isinstance(values, Tensor):
+        return function(values)
+    return {name: function(value) for name, value in values.items()}
+
+
+def listed(values: Tensors) -> list[Tensor]:
+    """The tensors alone; the length and the device of all are those of the first."""
+    return [values] if isinstance(values, Tensor) else list(values.values())
+
+
+def moved(values: Tensors, device: torch.device, *, non_blocking: bool = False) -> Tensors:
+    """The same tensors on ``device``."""
+    return each(values, lambda value: value.to(device, non_blocking=non_blocking))
 
 
 def full_batches(size: int, batch_size: int) -> int:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from itertools import groupby
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset, Subset
 
 from topolearn.data.augment import Augment, Crop, Finish
 from topolearn.data.base import Batch, DataInfo, Part, full_batches, picked, sent, shuffled
@@ -20,11 +20,9 @@ from topolearn.data.describe import describe
 from topolearn.data.image_data import ImageData
 from topolearn.data.items import Form, as_pair, check_labels, check_size, check_values, to_batch, to_item, white_as_one
 from topolearn.data.modes import conversions
-from topolearn.data.seeds import global_state_kept, mix, seed_global
+from topolearn.data.seeded import Key, SeededItems, load, val_keys
+from topolearn.data.seeds import global_state_kept, mix
 from topolearn.errors import DataError
-
-_Key = list[tuple[int, int, tuple[int, ...]]]
-"""Of a batch: index and seed of each item, and what was drawn for its crop; () where it is left as it is."""
 
 
 @final
@@ -54,7 +52,7 @@ class DatasetData(ImageData):
         DataError: An empty set, or items that are no such pairs.
     """
 
-    mid_epoch_resume: ClassVar[bool] = True
+    mid_epoch_resume = True
 
     def __init__(
         self,
@@ -70,8 +68,8 @@ class DatasetData(ImageData):
     ) -> None:
         self._train = _Items(train, "the training set", channels)
         self._val = _Items(val, "the validation set", channels)
-        self.train_size = len(self._train)
-        self.val_size = len(self._val)
+        self.train_size = self._train.size
+        self.val_size = self._val.size
         self._census: Census | None = None
         if info is None:
             image, target = self._train.one(0)
@@ -98,8 +96,7 @@ class DatasetData(ImageData):
 
     def _targets(self, count: int | None) -> Iterator[tuple[str, Tensor]]:
         """Names and targets of up to ``count`` training items, evenly spaced; of all for None."""
-        step = 1 if count is None else max(1, -(-self.train_size // count))
-        return ((f"item {index}", self._train.one(index)[1]) for index in range(0, self.train_size, step))
+        return self._train.labels(lambda index: self._train.one(index)[1], count)
 
     def check_classes(self) -> None:
         """See :meth:`Data.check_classes`."""
@@ -115,7 +112,7 @@ class DatasetData(ImageData):
         whole = min(batch_size, self.train_size)
         mine = self._part.of(whole)
 
-        def keys() -> Iterator[_Key]:
+        def keys() -> Iterator[Key]:
             for step, chosen in shuffled(self.train_size, batch_size, seed=seed, epoch=epoch, first=first):
                 drawn = self._finish.draw(whole, seed, epoch, step)[:, mine].T.tolist() if self._crops else None
                 yield [
@@ -123,7 +120,8 @@ class DatasetData(ImageData):
                     for place, index in enumerate(chosen[mine].tolist())
                 ]
 
-        for step, (images, targets) in enumerate(self._load(self._train, keys()), first):
+        loaded = load(self._train, keys(), self._workers, self._device, self._census)
+        for step, (images, targets) in enumerate(loaded, first):
             if self._crops:  # already where the items were loaded, as they may be of different sizes
                 yield self._finish(images, targets)
             else:
@@ -134,34 +132,9 @@ class DatasetData(ImageData):
 
     def val_batches(self, batch_size: int) -> Iterator[Batch]:
         """See :meth:`Data.val_batches`."""
-        starts = range(0, self.val_size, batch_size)
-        indices = (range(start, min(start + batch_size, self.val_size)) for start in starts)
-        parts = (chosen[self._part.of(len(chosen))] for chosen in indices)
-        keys: Iterator[_Key] = ([(i, mix("val", i), ()) for i in chosen] for chosen in parts if len(chosen))
-        for images, targets in self._load(self._val, keys):
+        keys = val_keys(self.val_size, batch_size, self._part)
+        for images, targets in load(self._val, keys, self._workers, self._device):
             yield self._finish(images, targets)
-
-    def _load(self, items: _Items, keys: Iterable[_Key]) -> Iterator[tuple[Tensor, Tensor]]:
-        on_cuda = self._device.type == "cuda"
-        loader = DataLoader(
-            items,
-            batch_size=None,
-            sampler=keys,  # each is a batch, with the seeds of its items
-            num_workers=self._workers,
-            collate_fn=_as_is,
-            pin_memory=on_cuda,
-            generator=torch.Generator(),  # else it draws from the global one
-        )
-        for loaded in loader:
-            if isinstance(loaded, DataError):
-                raise loaded
-            for images, targets in loaded:
-                if self._census is not None and items is self._train:
-                    self._census.count(targets)
-                yield (
-                    images.to(self._device, non_blocking=on_cuda),
-                    targets.to(self._device, non_blocking=on_cuda),
-                )
 
     def to(self, device: torch.device | str) -> DatasetData:
         """The same data with batches on ``device``."""
@@ -187,59 +160,36 @@ class DatasetData(ImageData):
         return other
 
 
-class _Items(Dataset[Any]):
+class _Items(SeededItems, Dataset[Any]):
     """Batches of a Dataset, each for a key; one that holds several sizes comes as a batch per run of one size."""
 
     def __init__(self, dataset: Dataset[Any], what: str, channels: int | None) -> None:
-        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-            raise DataError(
-                f"{what} is a {type(dataset).__name__} without length or items by number; wrap both sets in DataLoaders"
-            )
-        if not len(dataset):
-            raise DataError(f"{what} is empty")
+        super().__init__(dataset, what)
         self.info: DataInfo | None = None
         self.form: Form | None = None
         self.crop: Finish | None = None
         self.white_is_one = False
-        self.dataset = dataset
-        self._size = len(dataset)
-        self.what = what
         self.channels = channels
         self.modes: dict[int, str] = {}
         """Index -> mode, of the PIL images that :meth:`one` has looked at."""
 
-    def __len__(self) -> int:
-        return self._size
-
     def one(self, index: int) -> tuple[Tensor, Tensor]:
         """An item on its own, for a look at it."""
-        with global_state_kept():
-            pair = self._pair(index, mix("look", index))
+        pair = as_pair(self.look(index), self.called(index))
         if isinstance(pair[0], Image.Image):
             self.modes[index] = pair[0].mode
-        return to_item(pair, self._called(index), self.channels)
+        return to_item(pair, self.called(index), self.channels)
 
-    def _pair(self, index: int, seed: int) -> tuple[Any, Any]:
-        seed_global(seed)
-        try:
-            item = self.dataset[index]
-        except StopIteration:  # would end the pass as if it were complete
-            raise DataError(
-                f"{self._called(index)} raises StopIteration, but the set has a length of {self._size:,}; let it give"
-                " every item, or correct '__len__'"
-            ) from None
-        return as_pair(item, self._called(index))
+    def _tensors(self, index: int, seed: int) -> tuple[Tensor, Tensor]:
+        called = self.called(index)
+        image, target = to_item(as_pair(self.item(index, seed), called), called, self.channels)
+        return image, white_as_one(target, called) if self.white_is_one else target
 
-    def _called(self, index: int) -> str:
-        return f"item {index} of {self.what}"
-
-    def _items(self, key: _Key) -> list[tuple[Tensor, Tensor]]:
+    def _items(self, key: Key) -> list[tuple[Tensor, Tensor]]:
         items = []
         with global_state_kept():
             for index, seed, drawn in key:
-                image, target = to_item(self._pair(index, seed), self._called(index), self.channels)
-                if self.white_is_one:
-                    target = white_as_one(target, self._called(index))
+                image, target = self._tensors(index, seed)
                 if drawn and self.crop is not None:
                     draws = torch.tensor(drawn)[:, None]
                     images, targets = self.crop.augmented(image[None], target[None], draws)
@@ -247,7 +197,7 @@ class _Items(Dataset[Any]):
                 items.append((image, target))
         return items
 
-    def __getitem__(self, key: _Key) -> list[tuple[Tensor, Tensor]] | DataError:
+    def __getitem__(self, key: Key) -> list[tuple[Tensor, Tensor]] | DataError:
         # An error is returned, not raised: out of a worker process it would come wrapped in the
         # text of its traceback.
         try:
@@ -265,7 +215,7 @@ class _Items(Dataset[Any]):
                     start += len(images)
 
                     def name(place: int, indices: list[int] = indices) -> str:
-                        return self._called(indices[place])
+                        return self.called(indices[place])
 
                     size = self.info.size if self.crop is None else (self.info.size[0], *images.shape[2:])
                     check_size(images, size, self.what)
@@ -274,7 +224,3 @@ class _Items(Dataset[Any]):
         except DataError as error:
             return error
         return batches
-
-
-def _as_is(loaded: Sequence[Any]) -> Sequence[Any]:
-    return loaded

@@ -22,6 +22,23 @@ SCANNED = 2000
 
 
 @dataclass(frozen=True)
+class Classes:
+    """The classes of a user's data; none of targets that are no labels.
+
+    Attributes:
+        names: In the order of the labels; of a binary task, what is not there comes first.
+        counted: Where they were counted from labels: which item has the highest one.
+        census: See :class:`Description`.
+        white_is_one: See :class:`Description`.
+    """
+
+    names: tuple[str, ...] = ()
+    counted: str = ""
+    census: Census | None = None
+    white_is_one: bool = False
+
+
+@dataclass(frozen=True)
 class Description:
     """What a user's data are.
 
@@ -72,43 +89,72 @@ def describe(
             f"{tuple(target.shape)} of {target.dtype}"
         )
     channels, height, width = image.shape
-    names: tuple[str, ...] = ()
-    census = None
-    counted = ""
-    white_is_one = False
+    found = Classes()
     if not target.is_floating_point():
-        declared = (f"not {kind.positive}", kind.positive) if kind.is_binary else _declared_names(dataset, classes)
-        names = declared or tuple(map(str, range(classes or 0)))
-        found, are_all, place = _labels(dataset, target if is_first else None, targets, target.ndim, bool(names))
-        white_is_one = kind.is_dense and set(found) == BLACK_AND_WHITE and len(names) in (0, 2)
-        if white_is_one:
-            found = {0: found[0], 1: found[IGNORE]}
-        if not names:
-            names = _numbers(found, kind)
-            counted = "" if white_is_one else f"{place} has the label {len(names) - 1}"
-        if kind.is_dense or kind.target == "label":
-            census = Census(
-                names,
-                "pixels" if kind.is_dense else "images",
-                found,
-                are_declared=bool(declared),
-                is_whole=are_all,
-                everything=lambda: (each for _, each in targets(None)),
-            )
+        unit = "pixels" if kind.is_dense else "images"
+        found = find_classes(dataset, target, targets, kind, unit, is_first=is_first, count=classes)
     info = DataInfo(
-        name=type(_base(dataset)).__name__,
+        name=type(innermost(dataset)).__name__,
         task=task,
-        classes=names[1:] if kind.is_binary else names,
+        classes=found.names[1:] if kind.is_binary else found.names,
         size=(channels, height, width),
         mean=(0.0,) * channels,
         std=(1.0,) * channels,
         ignore_index=IGNORE if kind.is_dense else None,
-        counted=counted,
+        counted=found.counted,
     )
-    return Description(info, census, white_is_one)
+    return Description(info, found.census, found.white_is_one)
 
 
-def _base(dataset: Any) -> Any:
+def find_classes(
+    dataset: Any,
+    target: Tensor,
+    targets: Callable[[int | None], Iterable[tuple[str, Tensor]]],
+    kind: TaskKind,
+    unit: str,
+    *,
+    is_first: bool,
+    count: int | None,
+) -> Classes:
+    """Find the classes of a user's data.
+
+    Args:
+        dataset: See :func:`describe`.
+        target: A label, or a mask of labels.
+        targets: See :func:`describe`.
+        kind: What the targets of the task are.
+        unit: What a label is of, in the plural.
+        is_first: See :func:`describe`.
+        count: Number of classes, None to find out.
+
+    Raises:
+        DataError: No way to tell the classes.
+    """
+    declared = (f"not {kind.positive}", kind.positive) if kind.is_binary else _declared_names(dataset, count)
+    names = declared or tuple(map(str, range(count or 0)))
+    found, are_all, place = _labels(dataset, target if is_first else None, targets, target.ndim, bool(names))
+    white_is_one = kind.is_dense and set(found) == BLACK_AND_WHITE and len(names) in (0, 2)
+    if white_is_one:
+        found = {0: found[0], 1: found[IGNORE]}
+    counted = ""
+    if not names:
+        names = _numbers(found, kind)
+        counted = "" if white_is_one else f"{place} has the label {len(names) - 1}"
+    census = None
+    if kind.is_dense or kind.target == "label":
+        census = Census(
+            names,
+            unit,
+            found,
+            are_declared=bool(declared),
+            is_whole=are_all,
+            everything=lambda: (each for _, each in targets(None)),
+        )
+    return Classes(names, counted, census, white_is_one)
+
+
+def innermost(dataset: Any) -> Any:
+    """The set that Subsets were taken from."""
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     return dataset
@@ -127,7 +173,7 @@ def _task(target: Tensor) -> str:
 
 def _declared_names(dataset: Any, count: int | None) -> tuple[str, ...]:
     """The classes as the dataset names them; none where it does not, or where there are ``count`` instead."""
-    known = getattr(_base(dataset), "classes", None)
+    known = getattr(innermost(dataset), "classes", None)
     if isinstance(known, list | tuple) and count in (None, len(known)):
         return tuple(map(str, known))
     return ()

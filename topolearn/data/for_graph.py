@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from topolearn.data import Augment, Crop, Data, TextFormat, load_data
 from topolearn.data.modes import MODES
+from topolearn.data.structured import StructuredData, fits_images
 from topolearn.errors import OptionError
 from topolearn.graph import Graph
 from topolearn.ops import Shape
@@ -30,12 +31,27 @@ def crop_size(graph: Graph, options: TrainOptions) -> tuple[int, int]:
     return size[1], size[2]
 
 
-def read_data(graph: Graph, data: Any, root: str | Path | None, options: TrainOptions) -> Data:
-    """The data, as the graph wants them."""
+def read_data(
+    graph: Graph, data: Any, root: str | Path | None, options: TrainOptions, *, own_loss: bool = False
+) -> Data:
+    """The data, as the graph wants them.
+
+    Args:
+        graph: What they go into.
+        data: As of :func:`topolearn.fit`.
+        root: Folder of data sets to look in first.
+        options: How it is trained.
+        own_loss: Whether a loss of the user's own takes the targets, so that they may be in any form.
+
+    Raises:
+        TopolearnError: One of its subclasses, for data or options that cannot be used.
+    """
     if kind_of(graph.task).is_text:
         return _read_text(graph, data, root, options)
     if options.steps_per_epoch != TrainOptions().steps_per_epoch:
         raise OptionError(f"'steps_per_epoch' is for text, but graph '{graph.name}' is for {graph.task}")
+    if _are_tensors(graph, data, own_loss):
+        return _read_tensors(graph, data, options, own_loss)
     size = graph.input_size(graph.inputs[0])
     settings: dict[str, Any] = {
         "task": graph.task,
@@ -57,12 +73,38 @@ def read_data(graph: Graph, data: Any, root: str | Path | None, options: TrainOp
             settings["augment"] = Augment()
     source = load_data(data, **settings)
     shape = graph.shapes[graph.outputs[0]]
-    counted = isinstance(data, tuple | list) and not _declares_classes(data[0])
-    if counted and isinstance(shape, Shape) and 0 < len(source.info.classes) < shape.channels:
+    if source.info.counted and isinstance(shape, Shape) and 0 < len(source.info.classes) < shape.channels:
         # Only the labels that were met have been counted; the graph knows of rarer ones.
         source = load_data(data, classes=shape.channels, **settings)
     if not (counted and isinstance(shape, Shape) and len(source.info.classes) > shape.channels):
         source.check_classes()  # else it is the number of classes that is wrong
+    return source if options.train_images is None else source.first_images(options.train_images)
+
+
+def _are_tensors(graph: Graph, data: Any, own_loss: bool) -> bool:
+    """Whether data are a pair of a user's own sets, and the graph or their targets are not those of single images."""
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        return False
+    if len({isinstance(each, DataLoader) for each in data}) == 2:
+        return False
+    if graph.inputs != graph.image_inputs or len(graph.inputs) > 1:
+        return True
+    return own_loss and not fits_images(data[0], graph.task)
+
+
+def _read_tensors(graph: Graph, data: Any, options: TrainOptions, own_loss: bool) -> Data:
+    """A pair of Datasets or DataLoaders whose tensors are used as they are."""
+    if (given := _of_masks(options)) is not None:
+        raise OptionError(
+            f"'{given}' is for images with masks alone, but the tensors of data for graph '{graph.name}'"
+            " are used as they are; leave it out"
+        )
+    source = StructuredData(graph, *data, own_loss=own_loss, workers=options.workers)
+    if options.cuda_graph and not source.signature.are_single:
+        raise OptionError(
+            "'cuda_graph' needs one tensor of inputs and one of targets, not several by name; set it to false"
+        )
+    source.check_classes()
     return source if options.train_images is None else source.first_images(options.train_images)
 
 
@@ -105,10 +147,3 @@ def training_crop(graph: Graph, options: TrainOptions) -> Crop:
     if not options.augment:
         return Crop(size=size, scale=(1.0, 1.0), flip=False)
     return Crop(size=size, scale=options.scale)
-
-
-def _declares_classes(train: Any) -> bool:
-    base = train.dataset if isinstance(train, DataLoader) else train
-    while isinstance(base, Subset):
-        base = base.dataset
-    return bool(getattr(base, "classes", None))

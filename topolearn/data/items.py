@@ -62,7 +62,7 @@ def to_item(pair: tuple[Any, Any], what: str, channels: int | None = None) -> tu
     Raises:
         DataError: Anything else.
     """
-    image, target = _image(pair[0], what, channels), _target(pair[1], what)
+    image, target = to_image(pair[0], what, channels), _target(pair[1], what)
     if target.ndim == 2 and target.shape != image.shape[1:]:
         raise DataError(
             f"the image of {what} is {'x'.join(map(str, image.shape[1:]))}, but its mask is"
@@ -132,17 +132,30 @@ def to_batch(items: Sequence[tuple[Tensor, Tensor]], what: str) -> tuple[Tensor,
         DataError: Items of different sizes or types.
     """
     images, targets = zip(*items, strict=True)
-    for kind, tensors, mend in (("images", images, "resize them in its transform"), ("targets", targets, "")):
-        found = {(tuple(tensor.shape), tensor.dtype) for tensor in tensors}
-        if len(found) > 1:
-            shapes = sorted({"x".join(map(str, shape)) for shape, _ in found})
-            if len(shapes) == 1:
-                shapes = sorted(str(dtype).removeprefix("torch.") for _, dtype in found)
-            raise DataError(
-                f"{what} has {kind} of different sizes or types, {shapes[0]} and {shapes[1]}; "
-                f"{mend or 'one kind of target is needed'}"
-            )
-    return torch.stack(images), torch.stack(targets)
+    return (
+        stacked(images, f"{what} has images", "resize them in its transform"),
+        stacked(targets, f"{what} has targets", "one kind of target is needed"),
+    )
+
+
+def stacked(tensors: Sequence[Tensor], what: str, mend: str) -> Tensor:
+    """(N, …) tensors along a new first axis.
+
+    Args:
+        tensors: Of one size and type.
+        what: The start of an error, as in "the set has images".
+        mend: The end of an error: what to do.
+
+    Raises:
+        DataError: Tensors of different sizes or types.
+    """
+    found = {(tuple(tensor.shape), tensor.dtype) for tensor in tensors}
+    if len(found) > 1:
+        shapes = sorted({"x".join(map(str, shape)) for shape, _ in found})
+        if len(shapes) == 1:
+            shapes = sorted(str(dtype).removeprefix("torch.") for _, dtype in found)
+        raise DataError(f"{what} of different sizes or types, {shapes[0]} and {shapes[1]}; {mend}")
+    return torch.stack(list(tensors))
 
 
 def check_values(images: Tensor, targets: Tensor, name: Callable[[int], str]) -> None:
@@ -157,11 +170,25 @@ def check_values(images: Tensor, targets: Tensor, name: Callable[[int], str]) ->
         DataError: A value that is NaN or infinite.
     """
     for kind, values in (("image", images), ("target", targets)):
-        if values.is_floating_point() and not bool(values.isfinite().all()):
-            place = first_place(~values.isfinite())
-            raise DataError(
-                f"the {kind} of {name(place)} holds values that are NaN or infinite; correct it, or leave the item out"
-            )
+        check_finite(values, f"the {kind}", name)
+
+
+def check_finite(values: Tensor, what: str, name: Callable[[int], str]) -> None:
+    """Check that a tensor holds numbers alone.
+
+    Args:
+        values: (N, …).
+        what: How an error calls one of the N.
+        name: How it calls the n-th item.
+
+    Raises:
+        DataError: A value that is NaN or infinite.
+    """
+    if values.is_floating_point() and not bool(values.isfinite().all()):
+        place = first_place(~values.isfinite())
+        raise DataError(
+            f"{what} of {name(place)} holds values that are NaN or infinite; correct it, or leave the item out"
+        )
 
 
 def first_place(wrong: Tensor) -> int:
@@ -221,7 +248,8 @@ def check_size(images: Tensor, size: tuple[int, ...], what: str) -> None:
         )
 
 
-def _image(value: Any, what: str, channels: int | None) -> Tensor:
+def to_image(value: Any, what: str, channels: int | None) -> Tensor:
+    """An image (C, H, W), float32 as given or uint8 to be scaled; see :func:`to_item`."""
     if isinstance(value, Image.Image) and not deep(value):
         value = np.array(value.convert(MODES[channels or common_channels([value.mode])]))
     if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim in (2, 3):
@@ -230,7 +258,7 @@ def _image(value: Any, what: str, channels: int | None) -> Tensor:
     if isinstance(value, Tensor) and value.ndim == 3 and (value.is_floating_point() or value.dtype == torch.uint8):
         return value.float() if value.is_floating_point() else value
     raise DataError(
-        f"the image of {what} is {_describe(value)}, but must be a float tensor (C, H, W), used as it is, or a PIL "
+        f"the image of {what} is {told(value)}, but must be a float tensor (C, H, W), used as it is, or a PIL "
         "image, a uint8 tensor (C, H, W) or a uint8 array (H, W, C), which are scaled to [0, 1]"
     )
 
@@ -238,21 +266,30 @@ def _image(value: Any, what: str, channels: int | None) -> Tensor:
 def _target(value: Any, what: str) -> Tensor:
     if isinstance(value, Image.Image) and value.mode in ("L", "P", "1"):
         value = np.array(value)
+    numbers = as_numbers(value)
+    if numbers is None:
+        raise DataError(
+            f"the target of {what} is {told(value)}, but must be a number, or a mask (H, W) as a tensor, an array or "
+            "a PIL image of labels"
+        )
+    return numbers
+
+
+def as_numbers(value: Any) -> Tensor | None:
+    """A number, an array or a tensor as a tensor: float32, uint8 where it is that, else int64; None for all else."""
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
         value = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
     if isinstance(value, bool | int | float):
         value = torch.tensor(value)
-    if isinstance(value, Tensor) and not value.is_complex():
-        if value.is_floating_point():
-            return value.float()
-        return value if value.dtype == torch.uint8 else value.long()
-    raise DataError(
-        f"the target of {what} is {_describe(value)}, but must be a number, or a mask (H, W) as a tensor, an array or "
-        "a PIL image of labels"
-    )
+    if not isinstance(value, Tensor) or value.is_complex():
+        return None
+    if value.is_floating_point():
+        return value.float()
+    return value if value.dtype == torch.uint8 else value.long()
 
 
-def _describe(value: Any) -> str:
+def told(value: Any) -> str:
+    """What something is, for an error."""
     if isinstance(value, Tensor | np.ndarray):
         return f"a {type(value).__name__} {tuple(value.shape)} of {value.dtype}"
     if isinstance(value, Image.Image):

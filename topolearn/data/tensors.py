@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class TensorData(ImageData):
         DataError: An empty set, or tensors of other types or shapes.
     """
 
-    mid_epoch_resume: ClassVar[bool] = True
+    mid_epoch_resume = True
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ class TextData(Data):
         DataError: A text that is shorter than a context.
     """
 
-    mid_epoch_resume: ClassVar[bool] = True
+    mid_epoch_resume = True
 
     def __init__(self, info: DataInfo, train: Tensor, val: Tensor, form: TextFormat) -> None:
         for what, text in (("training", train), ("validation", val)):

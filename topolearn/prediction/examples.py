@@ -117,6 +117,8 @@ def _chosen(data: Data, places: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
 def _singly(data: Data) -> Iterator[tuple[Tensor, Tensor]]:
     """The validation images one by one; a user's own loader has a batch size of its own."""
     for images, targets in data.val_batches(1):
+        assert isinstance(images, Tensor)
+        assert isinstance(targets, Tensor)
         yield from zip(images[:, None], targets[:, None], strict=True)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from topolearn.data.base import listed
 from topolearn.data.modes import conversions
 from topolearn.device import find_device
 from topolearn.drawing.palette import MAX_COLOURS
@@ -171,7 +172,7 @@ def predict_validation(
     result = Predictions(model.info.task, notes=list(found.notes))
     writer = _Writer(model, target)
     digits = len(str(found.val_size - 1))
-    images = (image[None] for batch, _ in found.val_batches(1) for image in batch)
+    images = (image[None] for batch, _ in found.val_batches(1) for image in listed(batch)[0])
     for number, image in enumerate(images):
         picture = shown(image[0], found.info)
         answer = model(image, (picture.height, picture.width))

@@ -89,7 +89,7 @@ class FitResult:
                 between=self.searched_metrics.get(name),
             )
             for name, value in self.metrics.items()
-            if name != "loss"
+            if name != "loss" or len(self.metrics) == 1
         ]
         changes += [
             Change("parameters", was.params, now.params),

@@ -14,11 +14,18 @@ from topolearn.errors import DataError, OptionError
 from topolearn.graph import Graph
 from topolearn.ops import Shape
 
-Loss = Callable[[Any, Tensor], Tensor]
+Loss = Callable[[Any, Any], Tensor]
 """(outputs, targets) -> a number to make small."""
 
-Metric = Callable[[Any, Tensor], Any]
+Metric = Callable[[Any, Any], Any]
 """A ``torchmetrics.Metric``, or a function of (outputs, targets)."""
+
+
+OWN_DATA = (
+    "in Python, give fit() a pair (train, val) of Datasets or DataLoaders of (inputs, targets), or train it in a loop"
+    " of your own"
+)
+"""What to do where data are no images, for errors."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +112,7 @@ class Task(ABC):
             sequence = graph.input_rule(name).length is not None
             raise DataError(
                 f"data '{info.name}' has images, but input '{name}' of graph '{graph.name}' takes"
-                f" {graph.shapes[name] if sequence else 'vectors'}; train it in a loop of your own, with"
-                " topolearn.optimizers"
+                f" {graph.shapes[name] if sequence else 'vectors'}; {OWN_DATA}"
             )
         channels = graph.input_size(name)[0]
         if channels != info.size[0]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from topolearn.data import DataInfo
 from topolearn.errors import DataError
 from topolearn.graph import Graph
+from topolearn.tasks.base import OWN_DATA
 from topolearn.tasks.table import task_of
 
 
@@ -15,9 +16,11 @@ def check_fits(graph: Graph, info: DataInfo) -> None:
             f"data '{info.name}' is for {info.task}, but graph '{graph.name}' is for {graph.task}; use other data, or"
             " change 'task' in the graph"
         )
+    if info.inputs == graph.inputs:
+        return  # the items were compared with the inputs where they were read
     if len(graph.inputs) > 1:
         raise DataError(
-            f"graph '{graph.name}' has the inputs {', '.join(graph.inputs)}, but data have one; train it in a loop of"
-            " your own, with topolearn.optimizers"
+            f"graph '{graph.name}' has the inputs {', '.join(graph.inputs)}, but data '{info.name}' have one;"
+            f" {OWN_DATA}"
         )
     task_of(info.task).check_inputs(graph, info)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from topolearn.data.base import AnyBatch, listed, moved
 from topolearn.distributed import ALONE, World
 from topolearn.errors import DataError, OptionError, shown
 from topolearn.tasks.base import Loss, Metric
@@ -42,7 +43,7 @@ class Evaluation:
             else:
                 self.averaged[name] = metric
 
-    def run(self, network: Callable[[Tensor], Any], batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    def run(self, network: Callable[[Any], Any], batches: Iterable[AnyBatch]) -> dict[str, float]:
         """Loss and metrics of ``network`` over ``batches``.
 
         Raises:
@@ -50,16 +51,16 @@ class Evaluation:
         """
         total: dict[str, Tensor] = {}
         count = 0
-        for images, targets in batches:
-            images, targets = images.to(self.device), targets.to(self.device)
-            outputs = network(images)
-            size = len(images)
+        for inputs, targets in batches:
+            inputs, targets = moved(inputs, self.device), moved(targets, self.device)
+            outputs = network(inputs)
+            size = len(listed(inputs)[0])
             count += size
             for name, function in {"loss": self.loss, **self.averaged}.items():
                 value = _number(name, function(outputs, targets)).double() * size
                 total[name] = total[name] + value if name in total else value
             for metric in self.global_metrics.values():
-                if isinstance(outputs, Tensor):
+                if isinstance(outputs, Tensor) and isinstance(targets, Tensor):
                     metric.update(fit_to_labels(outputs, targets).float(), targets)
                 else:
                     metric.update(outputs, targets)

@@ -20,7 +20,7 @@ OVERLAP = 1 / 3
 """The least share of a window that the next one sees again (as in PSPNet, Zhao et al. 2017)."""
 
 
-def judged(net: Network, options: TrainOptions) -> Callable[[Tensor], Any]:
+def judged(net: Network, options: TrainOptions) -> Callable[[Any], Any]:
     """The network as it is evaluated: as it is, or in windows."""
     if options.evaluation == "whole":
         return net

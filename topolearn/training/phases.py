@@ -194,9 +194,9 @@ def recalibrate(net: Network, data: Data, batch_size: int, seed: int) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative mean
         norm.train()
-    for step, (images, _) in enumerate(data.train_batches(batch_size, seed=seed, epoch=0)):
+    for step, (inputs, _) in enumerate(data.train_batches(batch_size, seed=seed, epoch=0)):
         if step == RECALIBRATION_BATCHES:
             break
-        net(images)
+        net(inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -99,7 +99,7 @@ def _read(recipe: Recipe) -> Data:
     """The data, which fit the graph and its task."""
     graph = recipe.graph
     try:
-        data = read_data(graph, recipe.chosen_data, recipe.data_root, recipe.training)
+        data = read_data(graph, recipe.chosen_data, recipe.data_root, recipe.training, own_loss=recipe.loss is not None)
         check_fits(graph, data.info)
         if recipe.loss is None:
             task_of(data.info.task).check_outputs(graph, data.info)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from topolearn.data.base import Tensors, each, listed
 from topolearn.data.seeds import mix
 from topolearn.distributed import ALONE, World
 from topolearn.errors import OptionError, shown
@@ -61,16 +62,16 @@ class TrainingStep:
         self._held = held
         self._weights = [p for p in self.net.parameters() if id(p) not in own]
         self.rates = Rates(self.optimizers)
-        self._run: Callable[[Tensor, Tensor], Tensor] = self.compute
+        self._run: Callable[[Any, Any], Tensor] = self.compute
         if self.captured:
             make_capturable(self.optimizers, next(self.net.parameters()).device)
             self._run = CapturedStep(self.compute, self.net, self.optimizers, self.learner)
 
-    def __call__(self, images: Tensor, targets: Tensor, *, factor: float, seed: int) -> Tensor:
+    def __call__(self, inputs: Tensors, targets: Tensors, *, factor: float, seed: int) -> Tensor:
         """Take a step.
 
         Args:
-            images: (N, C, H, W) on the device; this process's part of the batch.
+            inputs: (N, C, H, W), or other inputs by name, on the device; this process's part of the batch.
             targets: Theirs.
             factor: Learning rates over their peaks.
             seed: Of the step; the same in all processes.
@@ -87,24 +88,30 @@ class TrainingStep:
             self.learner.draw()  # the same numbers in every process
         if self.world.rank:
             _seed(mix(seed, self.world.rank))
-        if self.channels_last and images.dim() == 4:
-            images = images.to(memory_format=torch.channels_last)
-        return self._run(images, targets)
+        if self.channels_last:
+            inputs = each(inputs, _channels_last)
+        return self._run(inputs, targets)
 
-    def compute(self, images: Tensor, targets: Tensor) -> Tensor:
+    def compute(self, inputs: Tensors, targets: Tensors) -> Tensor:
         """The part of a step that runs on the device, and waits for nothing."""
-        with autocast(self.precision, images.device):
-            task = _checked(self.loss(self.net(images), targets))
+        first = listed(inputs)[0]
+        with autocast(self.precision, first.device):
+            task = _checked(self.loss(self.net(inputs), targets))
         loss = task if self.learner is None else task + self.learner.penalty()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        task = self.world.average([p.grad for p in self._held if p.grad is not None], task, len(images))
+        task = self.world.average([p.grad for p in self._held if p.grad is not None], task, len(first))
         if self.clip_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._weights, self.clip_grad_norm)
         for optimizer in self.optimizers:
             optimizer.step()  # the last one ends the learner's step
         return task.detach().double()
+
+
+def _channels_last(values: Tensor) -> Tensor:
+    """Images (N, C, H, W) pixel by pixel, everything else as it is."""
+    return values.to(memory_format=torch.channels_last) if values.dim() == 4 else values
 
 
 def _seed(seed: int) -> None:

@@ -19,6 +19,7 @@ from topolearn.compiler import Network
 from topolearn.compiler import compile as build
 from topolearn.compiler.finite import not_finite
 from topolearn.data import Data
+from topolearn.data.base import Tensors, listed, moved
 from topolearn.data.seeds import mix
 from topolearn.distributed import ALONE, World
 from topolearn.errors import CheckpointError, DataError, TopolearnError, TrainingError
@@ -116,7 +117,7 @@ class Trainer:
         """
         done = self.at.epochs * self.steps + self.at.step
         quiet = self.recipe.quiet or not self.world.is_main
-        self.reporter = Reporter(total_steps(self.plan, self.steps), done, items=self.data.info.kind.items, quiet=quiet)
+        self.reporter = Reporter(total_steps(self.plan, self.steps), done, items=self.data.info.items, quiet=quiet)
         with Interrupt() as interrupt, self.reporter:
             if self.known is not None and self.at == Position():
                 self.judge_given(self.known)
@@ -211,10 +212,10 @@ class Trainer:
         self.net.train()
         self.measured = None
         images_seen = 0
-        for images, targets in batches:
-            total = total + self.step(scheduled, images.to(self.device), targets.to(self.device))
+        for inputs, targets in batches:
+            total = total + self.step(scheduled, moved(inputs, self.device), moved(targets, self.device))
             self.at.step += 1
-            count = len(images) * self.world.size
+            count = len(listed(inputs)[0]) * self.world.size
             images_seen += count
             self.reporter.step(scheduled.phase.name, count)
             if self.device.type == "cpu" or self.at.step % _CHECK_EVERY == 0:
@@ -242,13 +243,13 @@ class Trainer:
         if asked:
             self.stop()
 
-    def step(self, scheduled: Scheduled, images: Tensor, targets: Tensor) -> Tensor:
+    def step(self, scheduled: Scheduled, inputs: Tensors, targets: Tensors) -> Tensor:
         """One optimiser step; returns the task loss."""
         number = self.at.epoch * self.steps + self.at.step
         factor = scheduled.lr_factor(self.options, number, self.steps)
         assert self.take_step is not None
         seed = mix("step", self.recipe.seed, self.at.epochs, self.at.step)
-        return self.take_step(images, targets, factor=factor, seed=seed)
+        return self.take_step(inputs, targets, factor=factor, seed=seed)
 
     def check_complete(self) -> None:
         """Stop where the data ended an epoch early; DataLoaders look after that themselves."""
@@ -279,20 +280,20 @@ class Trainer:
         kept = "" if last is None else f"; the last good checkpoint is in {last}"
         reach = self.reach()
         if not reach <= _USUAL:
-            advice = f"the images reach {reach:.3g}: bring them to about 1; {advice}"
+            advice = f"the {self.data.info.items} reach {reach:.3g}: bring them to about 1; {advice}"
         return TrainingError(
             f"{what} in phase '{self.plan[self.at.phase].phase.name}', epoch {self.at.epoch + 1}, step {self.at.step};"
             f" {advice}{kept}"
         )
 
     def reach(self) -> float:
-        """Largest absolute value of the images of the latest steps, which are read once more; 0 of ids."""
+        """Largest absolute value of the inputs of the latest steps, which are read once more; 0 of ids."""
         first = max(0, self.at.step - _CHECK_EVERY) if self.data.mid_epoch_resume else 0
         batches = self.data.train_batches(
             self.recipe.batch_size, seed=self.recipe.seed, epoch=self.at.epochs, first=first
         )
-        latest = itertools.islice(batches, _CHECK_EVERY)
-        return max((float(images.abs().max()) for images, _ in latest if images.is_floating_point()), default=0.0)
+        latest = (values for inputs, _ in itertools.islice(batches, _CHECK_EVERY) for values in listed(inputs))
+        return max((float(values.abs().max()) for values in latest if values.is_floating_point()), default=0.0)
 
     # -- the end of the search -------------------------------------------------------------------
 

@@ -1,0 +1,417 @@
+"""Data of tensors for any graph: several inputs by name, vectors, sequences; targets in any form that a loss takes."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from topolearn.data.base import AnyBatch, Data, DataInfo, Part, full_batches, moved, shuffled
+from topolearn.data.census import Census
+from topolearn.data.describe import Classes, find_classes, innermost
+from topolearn.data.items import as_numbers, check_finite, check_labels, first_place, stacked, to_image, told
+from topolearn.data.modes import MODES
+from topolearn.data.seeded import Key, SeededItems, SeededLoader, load, val_keys
+from topolearn.data.seeds import global_state_kept, mix
+from topolearn.errors import DataError, suggest
+from topolearn.graph import Graph
+from topolearn.ops.basic import Input
+from topolearn.task_kinds import kind_of
+
+Named = dict[str, Tensor]
+"""Tensors by name; a target that has none is called :data:`ALONE`."""
+
+ALONE = ""
+
+TRAINING = "the training set"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What the items of a set hold: a tensor for each input of a graph, and targets of one form.
+
+    Attributes:
+        graph: The graph's name.
+        inputs: Its inputs.
+        targets: By name, the number of axes of a target, and whether it holds floats; None before the first is known.
+        labels: How many classes the target is one of; 0 where it is no label.
+    """
+
+    graph: str
+    inputs: Mapping[str, Input]
+    targets: Mapping[str, tuple[int, bool]] | None = None
+    labels: int = 0
+
+    @classmethod
+    def of(cls, graph: Graph) -> Signature:
+        """The inputs of a graph, with targets of any form."""
+        return cls(graph.name, {name: graph.input_rule(name) for name in graph.inputs})
+
+    @property
+    def are_single(self) -> bool:
+        """Whether a batch is one tensor of inputs and one of targets, without names."""
+        return len(self.inputs) == 1 and self.targets is not None and ALONE in self.targets
+
+    def read(self, given: Any, what: str, *, batched: bool = False) -> tuple[Named, Named]:
+        """The inputs and the targets of an item, or of a batch of a loader, by name.
+
+        Args:
+            given: A pair (inputs, targets). Inputs are a dict by name, or of a graph with one input its tensor.
+                Targets are a number, an array or a tensor, or a dict of these.
+            what: How an error calls the item.
+            batched: Whether all tensors have a first axis of items.
+
+        Returns:
+            Inputs of the shapes that the graph takes, float32 or ids int64; targets float32 or int64.
+
+        Raises:
+            DataError: Anything else.
+        """
+        if not isinstance(given, tuple | list) or len(given) != 2:
+            length = f" of {len(given)}" if isinstance(given, tuple | list) else ""
+            raise DataError(f"{what} is a {type(given).__name__}{length}, but must be a pair (inputs, targets)")
+        inputs = {name: self._input(name, value, what, batched) for name, value in self._named(given[0], what).items()}
+        targets = _targets(given[1], what)
+        if batched:
+            lengths = {value.shape[:1] for value in (*inputs.values(), *targets.values())}
+            if len(lengths) > 1:
+                raise DataError(f"{what} holds tensors of different lengths; give all one row per item")
+        form = form_of(targets, batched=batched)
+        if self.targets is not None and form != self.targets:
+            raise DataError(
+                f"{what} has {_told_form(form)}, but the training set starts with {_told_form(self.targets)}; give all"
+                " in one form"
+            )
+        return inputs, targets
+
+    def _named(self, inputs: Any, what: str) -> Mapping[str, Any]:
+        """Inputs by name, as they are given."""
+        names = ", ".join(map(repr, self.inputs))
+        if len(self.inputs) == 1:
+            if isinstance(inputs, Mapping):
+                raise DataError(
+                    f"the inputs of {what} are a dict, but graph '{self.graph}' has one input, {names}; give its tensor"
+                    " alone"
+                )
+            return {next(iter(self.inputs)): inputs}
+        if not isinstance(inputs, Mapping):
+            raise DataError(
+                f"the inputs of {what} are {told(inputs)}, but graph '{self.graph}' has the inputs {names}; give a dict"
+                " by these names"
+            )
+        for name in inputs:
+            if name not in self.inputs:
+                raise DataError(
+                    f"{what} has the input '{name}', but graph '{self.graph}' takes {names}"
+                    f"{suggest(str(name), self.inputs) or '; leave it out'}"
+                )
+        for name in self.inputs:
+            if name not in inputs:
+                raise DataError(f"{what} lacks the input '{name}' of graph '{self.graph}', which takes {names}")
+        return {name: inputs[name] for name in self.inputs}
+
+    def _input(self, name: str, value: Any, what: str, batched: bool) -> Tensor:
+        """An input as the graph takes it."""
+        rule, called = self.inputs[name], f"input '{name}' of {what}"
+        wanted, is_image = rule.shape, len(rule.shape) == 3
+        if is_image and not batched:
+            value = to_image(value, called, wanted[0] if wanted[0] in MODES else None)
+        numbers = as_numbers(value)
+        if numbers is None or not (numbers.is_floating_point() or numbers.dtype == torch.uint8 or not is_image):
+            raise DataError(
+                f"{called} is {told(value)}, but must be a tensor or an array"
+                f"{' of floats, used as they are, or of uint8, scaled to [0, 1]' if is_image else ' of numbers'}"
+            )
+        shape = tuple(numbers.shape[1:] if batched else numbers.shape)
+        # Only a sequence may be shorter than the graph says.
+        whole = wanted if rule.length is None else (min(shape[0], rule.length) if shape else 0, *wanted[1:])
+        if shape != whole or not numbers.numel():
+            axes = ", ".join(map(str, ("N", *wanted) if batched else wanted))
+            raise DataError(
+                f"{called} has the shape {tuple(numbers.shape)}, but graph '{self.graph}' takes"
+                f" ({axes}{'' if ',' in axes else ','}); change the data, or 'inputs' in the graph"
+            )
+        if rule.vocabulary is None:
+            return numbers.float() / 255 if is_image and numbers.dtype == torch.uint8 else numbers.float()
+        if numbers.is_floating_point():
+            raise DataError(f"{called} holds floats, but must hold ids, whole numbers below {rule.vocabulary}")
+        return numbers.long()
+
+    def batch(self, inputs: Named, targets: Named, name: Callable[[int], str]) -> AnyBatch:
+        """A batch as the network and the loss take it.
+
+        Args:
+            inputs: (N, …) each.
+            targets: (N, …) each.
+            name: How an error calls the n-th item.
+
+        Raises:
+            DataError: A value that is NaN or infinite, an id that is too large, or an unknown label.
+        """
+        for key, values in inputs.items():
+            check_finite(values, f"input '{key}'", name)
+            limit = self.inputs[key].vocabulary
+            wrong = (values < 0) | (values >= (limit or math.inf))
+            if limit is not None and bool(wrong.any()):
+                raise DataError(
+                    f"input '{key}' of {name(first_place(wrong))} holds the id {int(values[wrong][0])}, but ids are 0"
+                    f" to {limit - 1}; set 'inputs.{key}.vocabulary' to more"
+                )
+        for key, values in targets.items():
+            check_finite(values, _target_name(key), name)
+        if self.labels:
+            check_labels(targets[ALONE], self.labels, None, name)
+        alone = next(iter(inputs.values())) if len(self.inputs) == 1 else inputs
+        return alone, targets.get(ALONE, targets)
+
+
+def form_of(targets: Named, *, batched: bool = False) -> dict[str, tuple[int, bool]]:
+    """By name, the number of axes of an item's target, and whether it holds floats."""
+    return {name: (value.ndim - batched, value.is_floating_point()) for name, value in sorted(targets.items())}
+
+
+def _targets(given: Any, what: str) -> Named:
+    named = {str(name): value for name, value in given.items()} if isinstance(given, Mapping) else {ALONE: given}
+    if not named:
+        raise DataError(f"the targets of {what} are an empty dict; give at least one")
+    targets = {}
+    for name, value in named.items():
+        numbers = as_numbers(value)
+        if numbers is None:
+            raise DataError(
+                f"{_target_name(name)} of {what} is {told(value)}, but must be a number, an array or a tensor"
+                f"{'' if name else ', or a dict of these'}"
+            )
+        targets[name] = numbers if numbers.is_floating_point() else numbers.long()
+    return targets
+
+
+def _target_name(name: str) -> str:
+    return f"target '{name}'" if name else "the target"
+
+
+def _told_form(form: Mapping[str, tuple[int, bool]]) -> str:
+    said = []
+    for name, (axes, floats) in form.items():
+        each = f"of {axes} ax{'e' if axes == 1 else 'i'}s" if axes else "one per item"
+        said.append(f"{_target_name(name)} in {'floats' if floats else 'whole numbers'}, {each}")
+    return " and ".join(said)
+
+
+def fits_images(train: Any, task: str) -> bool:
+    """Whether the first target of a user's set is what the task has for images: a label, or a mask of labels."""
+    batched = isinstance(train, DataLoader)
+    item = SeededLoader(train, "the training loader").first() if batched else SeededItems(train, TRAINING).look(0)
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        return True
+    if isinstance(item[1], Mapping):
+        return False
+    target, kind = as_numbers(item[1]), kind_of(task)
+    if target is None or kind.target == "other":
+        return True
+    return not target.is_floating_point() and (kind.is_dense or target.ndim == batched)
+
+
+def describe_tensors(
+    graph: Graph,
+    dataset: Any,
+    targets: Named,
+    labels: Callable[[int | None], Iterable[tuple[str, Tensor]]],
+    *,
+    is_first: bool,
+    own_loss: bool,
+) -> tuple[DataInfo, Census | None]:
+    """Describe a user's data of tensors.
+
+    Args:
+        graph: That they go into.
+        dataset: The training set; its attributes ``classes`` and ``targets`` are used.
+        targets: Of an item.
+        labels: See ``targets`` of :func:`topolearn.data.describe.describe`.
+        is_first: Whether ``targets`` are those of the set's first item.
+        own_loss: Whether a loss of the user's own takes the targets, whatever they are; else they are labels.
+
+    Returns:
+        The description, and which labels occur so far; None where targets are no labels.
+
+    Raises:
+        DataError: Other targets than labels, for classification by its own loss.
+    """
+    kind, found = kind_of(graph.task), Classes()
+    if not own_loss and kind.target == "label":
+        if form_of(targets) != {ALONE: (0, False)}:
+            raise DataError(
+                f"the training set starts with {_told_form(form_of(targets))}, but {graph.task} by its own loss needs"
+                " one whole number per item; give a 'loss' of (outputs, targets) for other targets"
+            )
+        known = getattr(graph.shapes[graph.outputs[0]], "channels", 0)
+        for count in (None, known):
+            found = find_classes(dataset, targets[ALONE], labels, kind, "samples", is_first=is_first, count=count)
+            if not found.counted or len(found.names) >= known:
+                break  # else only the labels that were met have been counted; the graph knows of rarer ones
+    name, size = type(innermost(dataset)).__name__, graph.input_size(graph.inputs[0])
+    info = DataInfo(name, graph.task, found.names, size, (), (), counted=found.counted, inputs=graph.inputs)
+    return info, found.census
+
+
+@final
+class StructuredData(Data):
+    """A pair of map-style Datasets of (inputs, targets) items, or of DataLoaders of such batches.
+
+    Datasets are resumable at any step, DataLoaders from epoch to epoch; random transforms give the same again, as in
+    :class:`DatasetData` and :class:`LoaderData`.
+
+    Args:
+        graph: That the inputs go into; see :meth:`Signature.read`.
+        train: Training set.
+        val: Validation set, of the same kind.
+        own_loss: See :func:`describe_tensors`.
+        workers: Processes that load the items of Datasets; 0 to load in this one.
+
+    Attributes:
+        signature: What the items hold.
+
+    Raises:
+        DataError: An empty set, a loader without a length, or first items that do not fit the graph; in a pass over a
+            loader, fewer batches than its length promises.
+    """
+
+    def __init__(self, graph: Graph, train: Any, val: Any, *, own_loss: bool = False, workers: int = 0) -> None:
+        self._train: SeededItems | SeededLoader
+        self._val: SeededItems | SeededLoader
+        if isinstance(train, DataLoader):
+            self._train = SeededLoader(train, "the training loader")
+            self._val = SeededLoader(val, "the validation loader")
+        else:
+            self._train, self._val = SeededItems(train, TRAINING), SeededItems(val, "the validation set")
+        self.mid_epoch_resume = isinstance(self._train, SeededItems)
+        self.train_size, self.val_size = self._train.size, self._val.size
+        self.signature = Signature.of(graph)
+        targets = self._targets(self._train)
+        self.signature = replace(self.signature, targets=form_of(targets))
+        self._targets(self._val)
+        self.info, self._census = describe_tensors(
+            graph, self._train.dataset, targets, self._labels, is_first=self.mid_epoch_resume, own_loss=own_loss
+        )
+        self.signature = replace(self.signature, labels=len(self.info.classes))
+        self._workers = workers
+        self._device = torch.device("cpu")
+        self._part = Part()
+
+    def _targets(self, source: SeededItems | SeededLoader) -> Named:
+        """The targets of its first item, which fits."""
+        if isinstance(source, SeededItems):
+            return self._look(source, 0)
+        return {name: values[0] for name, values in self._read(source, source.first())[1].items()}
+
+    def check_classes(self) -> None:
+        """See :meth:`Data.check_classes`."""
+        if self._census is not None:
+            self._census.check()
+
+    def _labels(self, count: int | None) -> Iterator[tuple[str, Tensor]]:
+        """Labels of up to ``count`` training items, each with the name of its item; of all that can be had for None."""
+        source = self._train
+        if isinstance(source, SeededItems):
+            return source.labels(lambda index: self._look(source, index)[ALONE], count)
+        return source.labels(lambda batch: self._read(source, batch)[1][ALONE], count)
+
+    def _look(self, items: SeededItems, index: int) -> Named:
+        return self.signature.read(items.look(index), items.called(index))[1]
+
+    def _read(self, loader: SeededLoader, batch: Any) -> tuple[Named, Named]:
+        return self.signature.read(batch, f"a batch of {loader.what}", batched=True)
+
+    def steps(self, batch_size: int) -> int:
+        """Number of training batches per epoch; a loader has a batch size of its own."""
+        if isinstance(self._train, SeededLoader):
+            return len(self._train.loader)
+        return full_batches(self.train_size, batch_size)
+
+    def train_batches(self, batch_size: int, *, seed: int, epoch: int, first: int = 0) -> Iterator[AnyBatch]:
+        """See :meth:`Data.train_batches`; of a loader, all of an epoch.
+
+        Raises:
+            DataError: A loader, and ``first`` is not 0.
+        """
+        if isinstance(self._train, SeededLoader):
+            return self._counted(self._ready(self._train, self._train.epoch(seed, epoch, first), self._census))
+        batches = shuffled(self.train_size, batch_size, seed=seed, epoch=epoch, first=first)
+        parts = (chosen[self._part.of(len(chosen))].tolist() for _, chosen in batches)
+        keys: Iterator[Key] = ([(index, mix("item", seed, epoch, index), ()) for index in part] for part in parts)
+        items = _Loaded(self._train, self.signature)
+        return self._counted(load(items, keys, self._workers, self._device, self._census))
+
+    def _counted(self, batches: Iterator[AnyBatch]) -> Iterator[AnyBatch]:
+        """The batches of an epoch; at its end the classes are judged that occurred in them."""
+        yield from batches
+        if self._census is not None:
+            self._census.close()
+
+    def val_batches(self, batch_size: int) -> Iterator[AnyBatch]:
+        """See :meth:`Data.val_batches`."""
+        if isinstance(self._val, SeededLoader):
+            return self._ready(self._val, self._val.batches(mix("val")))
+        keys = val_keys(self.val_size, batch_size, self._part)
+        return load(_Loaded(self._val, self.signature), keys, self._workers, self._device)
+
+    def _ready(self, loader: SeededLoader, batches: Iterator[Any], census: Census | None = None) -> Iterator[AnyBatch]:
+        for number, batch in enumerate(batches):
+
+            def name(place: int, number: int = number) -> str:
+                return f"item {place} of batch {number} of {loader.what}"
+
+            inputs, targets = self.signature.batch(*self._read(loader, batch), name)
+            if census is not None and isinstance(targets, Tensor):
+                census.count(targets)
+            yield moved(inputs, self._device), moved(targets, self._device)
+
+    def to(self, device: torch.device | str) -> StructuredData:
+        """The same data with batches on ``device``."""
+        other = copy.copy(self)
+        other._device = torch.device(device)
+        return other
+
+    def part(self, rank: int, ranks: int) -> Data:
+        """See :meth:`Data.part`."""
+        if not self.mid_epoch_resume:
+            return super().part(rank, ranks)
+        other = copy.copy(self)
+        other._part = Part(rank, ranks)
+        return other
+
+
+@dataclass(frozen=True)
+class _Loaded(Dataset[Any]):
+    """Batches of some items, each for a key."""
+
+    items: SeededItems
+    signature: Signature
+
+    def __getitem__(self, key: Key) -> list[AnyBatch] | DataError:
+        # An error is returned, not raised: out of a worker process it would come wrapped in the
+        # text of its traceback.
+        items = self.items
+        try:
+            with global_state_kept():
+                read = [self.signature.read(items.item(index, seed), items.called(index)) for index, seed, _ in key]
+            inputs, targets = (
+                {
+                    name: stacked(
+                        [each[name] for each in one],
+                        f"{items.what} has {kind}{f' {name!r}' if name else ''}",
+                        "give them one size",
+                    )
+                    for name in one[0]
+                }
+                for kind, one in zip(("inputs", "targets"), zip(*read, strict=True), strict=True)
+            )
+            return [self.signature.batch(inputs, targets, lambda place: items.called(key[place][0]))]
+        except DataError as error:
+            return error
