@@ -18,9 +18,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn import functional as F
 
-from tests.training.runs import ROOT, TEXT, Stopping, graph, pair, run, send, text_pair, untimed
+from tests.training.runs import ROOT, SEVERAL, TEXT, Stopping, graph, pair, run, send, text_pair, untimed, usual_loss
 from topolearn.errors import TopolearnError
 from topolearn.format import loads
 from topolearn.graph import Graph
@@ -55,6 +54,11 @@ def plain() -> Graph:
 def text_graph() -> Graph:
     """See :data:`tests.training.runs.TEXT`."""
     return loads(TEXT)
+
+
+def several_graph() -> Graph:
+    """See :data:`tests.training.runs.SEVERAL`."""
+    return loads(SEVERAL)
 
 
 class Ranks:
@@ -175,7 +179,7 @@ def _fit(
     result = run(
         folder / f"run{rank if apart else ''}",
         data=text_pair() if network == "text" else pair(data),
-        graph={"plain": plain, "tiny": graph, "text": text_graph}[network](),
+        graph={"plain": plain, "tiny": graph, "text": text_graph, "several": several_graph}[network](),
         loss=loss,
         callbacks=[lambda each: called.append(each["phase"])],
         quiet=False,
@@ -188,14 +192,12 @@ def _fit(
     record["group"] = dist.is_initialized()
 
 
-def _noting(noise: list[float]) -> Callable[[Tensor, Tensor], Tensor]:
-    """Cross entropy that notes where the global generator stands."""
+def _noting(noise: list[float]) -> Callable[[Any, Any], Tensor]:
+    """The usual loss that notes where the global generator stands."""
 
-    def loss(logits: Tensor, targets: Tensor) -> Tensor:
+    def loss(outputs: Any, targets: Any) -> Tensor:
         noise.append(float(torch.rand(())))
-        if logits.ndim == 3:  # of text, (N, T, vocabulary)
-            logits, targets = logits.flatten(0, 1), targets.flatten()
-        return F.cross_entropy(logits, targets)
+        return usual_loss(outputs, targets)
 
     return loss
 

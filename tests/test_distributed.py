@@ -90,6 +90,19 @@ def test_two_processes_do_what_one_does(learner: str, ranks: Ranks, tmp_path: Pa
             assert one[name] == pytest.approx(two[name], rel=1e-3), name
 
 
+def test_two_processes_learn_from_several_inputs_what_one_does(ranks: Ranks, tmp_path: Path) -> None:
+    options = {"network": "several", "data": "several", "learner": "continuous", "batch_size": UNEVEN}
+    _, (alone,) = ranks.run(tmp_path / "one", ranks=1, **options)
+    statuses, (first, second) = ranks.run(tmp_path / "two", **options)
+    assert statuses == [0, 0], (tmp_path / "two" / "rank-1.log").read_text()
+    same_tensors(first["weights"], second["weights"])
+    same_tensors(alone["weights"], first["weights"], rtol=1e-3, atol=1e-5)
+    for one, two in zip(alone["history"], first["history"], strict=True):
+        assert one.keys() == two.keys()
+        for name in one.keys() & {"train_loss", "val_loss"}:
+            assert one[name] == pytest.approx(two[name], rel=1e-3), name
+
+
 def test_two_processes_learn_from_text_what_one_does(ranks: Ranks, tmp_path: Path) -> None:
     """The last validation batch has one context, so one process has no part in it. AdamW would enlarge rounding."""
     options = {

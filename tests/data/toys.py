@@ -70,6 +70,20 @@ class Noisy(Dataset[tuple[Tensor, int]]):
         return noise + 10 * index, self.targets[index]
 
 
+class NoisyParts(Dataset[Any]):
+    """Two inputs and two targets, by all three global generators."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        inputs = {"left": torch.rand(3) + random.random(), "right": np.random.rand(5) + index / 10}
+        return inputs, {"kind": index % 4, "size": float(inputs["left"].mean())}
+
+
 class Items(Dataset[Any]):
     """Whatever it is given."""
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from tests.data.toys import Noisy, toy
+from tests.data.toys import Noisy, NoisyParts, toy
 from topolearn.data import Augment
 from topolearn.errors import TopolearnError
 from topolearn.format import loads
@@ -74,6 +74,23 @@ edges:
   - {connect: complete, nodes: [embed, "block[1..3]", head], learnable: true, start: chain}
 outputs: [head]
 """
+SEVERAL = """
+topolearn: 1
+name: tiny-several
+inputs: {left: [3], right: [5]}
+nodes:
+  a: {op: linear, out_features: 6, activation: relu}
+  b: {op: linear, out_features: 6, activation: relu}
+  c[1..3]: {op: linear, out_features: 6, activation: relu, aggregate: mean}
+  kind: {op: linear, out_features: 4}
+  size: {op: linear, out_features: 1}
+edges:
+  - {from: left, to: a}
+  - {from: right, to: b}
+  - {connect: bipartite, from: [a, b], to: "c[1..3]", learnable: true}
+  - {connect: bipartite, from: "c[1..3]", to: [kind, size], learnable: true}
+outputs: [kind, size]
+"""
 EPOCHS, BATCH, STEPS = 5, 4, 5
 """Of :func:`run`: 22 images make 5 steps of 4 per epoch."""
 TIMINGS = ("seconds", "images_per_second")
@@ -88,6 +105,8 @@ def pair(kind: str = "tensors") -> Any:
     """Data of 22 or 13 images: built-in, Datasets with random transforms, or DataLoaders of them."""
     if kind == "tensors":
         return toy(Augment(pad=1, flip=True))
+    if kind == "several":
+        return NoisyParts(13), NoisyParts(5)
     sets = Noisy(13), Noisy(5)
     if kind == "datasets":
         return sets
@@ -98,6 +117,11 @@ def text_pair() -> tuple[Tensor, Tensor]:
     """Ids below 16 to train on, and 6 contexts of 8 to validate on."""
     ids = torch.randint(16, (490,), generator=torch.Generator().manual_seed(0))
     return ids[:440], ids[440:]
+
+
+def several_loss(outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
+    """For :data:`SEVERAL`: cross entropy of one output, squared error of the other."""
+    return F.cross_entropy(outputs["kind"], targets["kind"]) + F.mse_loss(outputs["size"][:, 0], targets["size"])
 
 
 def run(out: Path | None = None, learner: Any = "maskconnect", data: Any = None, **options: Any) -> FitResult:
@@ -141,14 +165,19 @@ class Stopping:
         self.places = {"train": set(at), "val": set(val)}
         self.calls = {"train": 0, "val": 0}
 
-    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def __call__(self, outputs: Any, targets: Any) -> Tensor:
         kind = "train" if torch.is_grad_enabled() else "val"
         self.calls[kind] += 1
         if self.calls[kind] in self.places[kind]:
             self.action()
-        if logits.ndim == 3:  # of text, (N, T, vocabulary)
-            logits, targets = logits.flatten(0, 1), targets.flatten()
-        return F.cross_entropy(logits, targets)
+        return usual_loss(outputs, targets)
+
+
+def usual_loss(outputs: Any, targets: Any) -> Tensor:
+    """Cross entropy, also of text, (N, T, vocabulary); of several outputs, :func:`several_loss`."""
+    if isinstance(outputs, dict):
+        return several_loss(outputs, targets)
+    return F.cross_entropy(outputs.flatten(0, -2), targets.flatten())
 
 
 def send(number: int) -> None:
@@ -237,16 +266,17 @@ def serve() -> None:
 def _job(
     out: str, learner: str, data: str = "tensors", resume: bool = False, stop: dict[str, Any] | None = None
 ) -> None:
+    several: dict[str, Any] = {"graph": loads(SEVERAL), "loss": several_loss} if data == "several" else {}
     status = 1
     try:
         with open(f"{out}.log", "a", encoding="utf-8") as log:
             os.dup2(log.fileno(), 2)
-        loss = None
+        loss = several.get("loss")
         if stop is not None:
             number = signal.Signals[stop["signal"]]
             times = 2 if stop.get("twice") else 1
             loss = Stopping(lambda: [send(number) for _ in range(times)], stop.get("at", ()), stop.get("val", ()))
-        run(Path(out), learner, pair(data), resume=resume, loss=loss, quiet=False)
+        run(Path(out), learner, pair(data), **several | {"resume": resume, "loss": loss, "quiet": False})
         status = 0
     except KeyboardInterrupt:
         status = 130

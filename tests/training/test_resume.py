@@ -125,14 +125,15 @@ def test_resumed_state_equals_undisturbed_one(
     assert any(entry["state"] for entry in ours["optimizers"])
 
 
+@pytest.mark.parametrize("data", ["datasets", "several"])
 def test_datasets_with_random_transforms(
-    first: Processes, second: Processes, tmp_path: Path, whole: Callable[..., Path]
+    data: str, first: Processes, second: Processes, tmp_path: Path, whole: Callable[..., Path]
 ) -> None:
     for number, at in (("SIGKILL", 5), ("SIGINT", 7), ("SIGKILL", 12)):
         folder = tmp_path / f"{number}-{at}"
-        first.run(folder, learner="maskconnect", data="datasets", stop={"signal": number, "at": [at]})
-        assert second.run(folder, learner="maskconnect", data="datasets", resume=True) == 0
-        assert_same(whole("maskconnect", "datasets"), folder)
+        first.run(folder, learner="maskconnect", data=data, stop={"signal": number, "at": [at]})
+        assert second.run(folder, learner="maskconnect", data=data, resume=True) == 0
+        assert_same(whole("maskconnect", data), folder)
 
 
 def test_loaders_from_the_end_of_the_last_epoch(

@@ -62,7 +62,7 @@ def to_item(pair: tuple[Any, Any], what: str, channels: int | None = None) -> tu
     Raises:
         DataError: Anything else.
     """
-    image, target = to_image(pair[0], what, channels), _target(pair[1], what)
+    image, target = _image(pair[0], what, channels), _target(pair[1], what)
     if target.ndim == 2 and target.shape != image.shape[1:]:
         raise DataError(
             f"the image of {what} is {'x'.join(map(str, image.shape[1:]))}, but its mask is"
@@ -248,8 +248,7 @@ def check_size(images: Tensor, size: tuple[int, ...], what: str) -> None:
         )
 
 
-def to_image(value: Any, what: str, channels: int | None) -> Tensor:
-    """An image (C, H, W), float32 as given or uint8 to be scaled; see :func:`to_item`."""
+def _image(value: Any, what: str, channels: int | None) -> Tensor:
     if isinstance(value, Image.Image) and not deep(value):
         value = np.array(value.convert(MODES[channels or common_channels([value.mode])]))
     if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim in (2, 3):

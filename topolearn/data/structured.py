@@ -15,8 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from topolearn.data.base import AnyBatch, Data, DataInfo, Part, full_batches, moved, shuffled
 from topolearn.data.census import Census
 from topolearn.data.describe import Classes, find_classes, innermost
-from topolearn.data.items import as_numbers, check_finite, check_labels, first_place, stacked, to_image, told
-from topolearn.data.modes import MODES
+from topolearn.data.items import as_numbers, check_finite, check_labels, first_place, stacked, told
 from topolearn.data.seeded import Key, SeededItems, SeededLoader, load, val_keys
 from topolearn.data.seeds import global_state_kept, mix
 from topolearn.errors import DataError, suggest
@@ -76,7 +75,9 @@ class Signature:
         if not isinstance(given, tuple | list) or len(given) != 2:
             length = f" of {len(given)}" if isinstance(given, tuple | list) else ""
             raise DataError(f"{what} is a {type(given).__name__}{length}, but must be a pair (inputs, targets)")
-        inputs = {name: self._input(name, value, what, batched) for name, value in self._named(given[0], what).items()}
+        inputs = {
+            name: self._input(name, value, what, batched=batched) for name, value in self._named(given[0], what).items()
+        }
         targets = _targets(given[1], what)
         if batched:
             lengths = {value.shape[:1] for value in (*inputs.values(), *targets.values())}
@@ -116,18 +117,14 @@ class Signature:
                 raise DataError(f"{what} lacks the input '{name}' of graph '{self.graph}', which takes {names}")
         return {name: inputs[name] for name in self.inputs}
 
-    def _input(self, name: str, value: Any, what: str, batched: bool) -> Tensor:
+    def _input(self, name: str, value: Any, what: str, *, batched: bool) -> Tensor:
         """An input as the graph takes it."""
         rule, called = self.inputs[name], f"input '{name}' of {what}"
-        wanted, is_image = rule.shape, len(rule.shape) == 3
-        if is_image and not batched:
-            value = to_image(value, called, wanted[0] if wanted[0] in MODES else None)
-        numbers = as_numbers(value)
-        if numbers is None or not (numbers.is_floating_point() or numbers.dtype == torch.uint8 or not is_image):
-            raise DataError(
-                f"{called} is {told(value)}, but must be a tensor or an array"
-                f"{' of floats, used as they are, or of uint8, scaled to [0, 1]' if is_image else ' of numbers'}"
-            )
+        wanted, numbers = rule.shape, as_numbers(value)
+        if numbers is None:
+            raise DataError(f"{called} is {told(value)}, but must be a tensor or an array of numbers")
+        if len(wanted) == 3 and not numbers.is_floating_point():
+            raise DataError(f"{called} is {told(value)}, but must hold floats, which are used as they are; scale it")
         shape = tuple(numbers.shape[1:] if batched else numbers.shape)
         # Only a sequence may be shorter than the graph says.
         whole = wanted if rule.length is None else (min(shape[0], rule.length) if shape else 0, *wanted[1:])
@@ -138,7 +135,7 @@ class Signature:
                 f" ({axes}{'' if ',' in axes else ','}); change the data, or 'inputs' in the graph"
             )
         if rule.vocabulary is None:
-            return numbers.float() / 255 if is_image and numbers.dtype == torch.uint8 else numbers.float()
+            return numbers.float()
         if numbers.is_floating_point():
             raise DataError(f"{called} holds floats, but must hold ids, whole numbers below {rule.vocabulary}")
         return numbers.long()

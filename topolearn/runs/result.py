@@ -85,7 +85,7 @@ class FitResult:
                 name,
                 self.given_metrics.get(name),
                 value,
-                metric_spec(name),
+                metric_spec(name) if abs(value) <= 1 else ".4f",  # above 1, it is no share
                 between=self.searched_metrics.get(name),
             )
             for name, value in self.metrics.items()

@@ -137,9 +137,11 @@ class Task(ABC):
             )
         if shape.channels != len(info.classes):
             why, otherwise = (f" ({info.counted})", ", or correct that label") if info.counted else ("", "")
+            params = graph.nodes[graph.outputs[0]].params
+            key = next((key for key in ("out_features", "out_channels", "channels") if key in params), "classes")
             raise DataError(
                 f"data '{info.name}' has {len(info.classes)} classes{why}, but {output} has {shape.channels}; set"
-                f" 'nodes.{graph.outputs[0]}.classes' to {len(info.classes)}{otherwise}"
+                f" 'nodes.{graph.outputs[0]}.{key}' to {len(info.classes)}{otherwise}"
             )
 
 

@@ -70,11 +70,14 @@ def fit(
         learner: Name of a learner (``maskconnect`` where neither this nor a recipe says), a mapping of
             ``name`` and options as in a recipe, or one made for this graph.
         data: Name of a data set, a folder, a text file, or a ``(train, val)`` pair of Datasets, of DataLoaders or of
-            the ids of tokens; default: what the graph names, else ``digits``, and for text ``python-source``.
+            the ids of tokens. For a graph that takes something else than one image, items are (inputs, targets), with
+            several inputs in a dict by name. Default: what the graph names, else ``digits``, and for text
+            ``python-source``.
         epochs: In all phases together; the learner's plan deals them out.
         batch_size: Images or contexts per step, over all processes.
         lr: Peak learning rate of the weights.
-        loss: Function of (outputs, targets); default by task, see :mod:`topolearn.tasks`.
+        loss: Function of (outputs, targets), each a tensor or a dict, as the network and the data give them; default
+            by task, see :mod:`topolearn.tasks`.
         metrics: By name: ``torchmetrics.Metric`` or function of (outputs, targets); default by task, see
             :mod:`topolearn.tasks`.
         callbacks: Called with every record of the history.

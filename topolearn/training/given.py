@@ -36,15 +36,23 @@ def seen_by_given(data: Data, about: Mapping[str, Any], options: TrainOptions) -
     """Return the data normalised and numbered as the given network needs them; options come first.
 
     Raises:
-        DataError: The number of means is not the number of channels, or the data are not images.
+        DataError: The number of means is not the number of channels, the data are not normalised, or their classes come
+            in another order and cannot be renumbered.
     """
     info = data.info
     mean, std = _first(options.mean, about.get("mean")), _first(options.std, about.get("std"))
     named = known_classes(about) and set(about["classes"]) == set(info.classes)
+    if not isinstance(data, ImageData):
+        if options.mean or options.std:
+            raise DataError(f"'mean' and 'std' are for images, but '{info.name}' has {info.items}; leave them out")
+        if named and tuple(about["classes"]) != info.classes:
+            raise DataError(
+                f"'{info.name}' has the classes of the network that was given in another order; number them as its"
+                f" outputs: {', '.join(about['classes'])}"
+            )
+        return data
     if mean is None and std is None and not named:
         return data
-    if not isinstance(data, ImageData):
-        raise DataError(f"'mean' and 'std' are for images, but '{info.name}' is for {info.task}; leave them out")
     classes = about["classes"] if named else info.classes
     return data.seen_by(mean or info.mean, std or info.std, classes)
 
