@@ -15,6 +15,7 @@ from tests.data.toys import Items, NoisyParts, global_state
 from tests.training.runs import SEVERAL
 from topolearn.data import Data
 from topolearn.data.for_graph import read_data
+from topolearn.data.seeded import SeededLoader
 from topolearn.data.structured import Signature, StructuredData
 from topolearn.errors import DataError, OptionError
 from topolearn.format import loads
@@ -94,6 +95,38 @@ def test_rarer_classes_and_names() -> None:
     assert read(table(3), Subset(rows(9), [0, 1, 2])).info.classes == tuple("012")
 
 
+@pytest.mark.parametrize("names", [{}, {"classes": ["a", "b", "c"]}])
+def test_every_class_must_occur(names: dict[str, list[str]]) -> None:
+    gap = [(row, 2 * (int(label) % 2)) for row, label in rows()]
+    wrong = rf"class '{'b' if names else '1'}' has no training example: .* 0 \(7 samples\), 2 \(3 samples\)"
+    with pytest.raises(DataError, match=wrong):  # known before training
+        read(table(), Items(gap, targets=[label for _, label in gap], **names), rows())
+    items = Items(gap, **names)
+    loaders = DataLoader(items, 3), DataLoader(rows(), 3)
+    for train, val in ((items, rows()), loaders):
+        with pytest.raises(DataError, match=wrong):
+            list(read(table(), train, val).train_batches(3, seed=0, epoch=0))
+
+
+def test_a_class_that_fills_no_batch_occurs() -> None:
+    items = Items([(torch.zeros(4), int(index == 9)) for index in range(10)], classes=["many", "one"])
+    for train in (items, DataLoader(items, 3, drop_last=True)):
+        data = read(table(2), train)
+        for epoch in range(3):
+            assert len(list(data.train_batches(3, seed=0, epoch=epoch))) == 3
+
+
+def test_a_look_leaves_the_generators_of_a_loader_where_they_were() -> None:
+    generator = torch.Generator().manual_seed(3)
+    loader = DataLoader(rows(), 2, shuffle=True, generator=generator)
+    state, everywhere = generator.get_state(), torch.get_rng_state()
+    looks = SeededLoader(loader, "the loader").labels(lambda batch: batch[1], 4)
+    next(looks)
+    looks.close()
+    assert torch.equal(generator.get_state(), state)
+    assert torch.equal(torch.get_rng_state(), everywhere)
+
+
 def test_several_inputs_and_targets_by_name() -> None:
     data = read(loads(SEVERAL), NoisyParts(9), own_loss=True)
     (inputs, targets), *_ = data.train_batches(4, seed=0, epoch=0)
@@ -131,7 +164,7 @@ def test_images_whose_targets_are_no_labels() -> None:
             assert isinstance(data, StructuredData)
             images, _ = next(iter(data.val_batches(2)))
             assert torch.equal(images[0], pixels)
-    labelled = read(picture(), Items([(pixels, 2)] * 4), own_loss=True)
+    labelled = read(picture(), Items([(pixels, label) for label in range(3)]), own_loss=True)
     assert not isinstance(labelled, StructuredData), "images with labels are what they were"
 
 

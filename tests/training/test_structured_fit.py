@@ -245,7 +245,7 @@ def test_what_cannot_be(error: type[Exception], text: str, options: dict[str, An
 
 def test_classes_of_a_linear_output() -> None:
     values, labels = rows(20).tensors
-    more = TensorDataset(values, labels + 2)
+    more = TensorDataset(values.repeat(2, 1), torch.cat([labels, labels + 2]))
     with pytest.raises(DataError, match=r"has 5 classes .* has 3; set 'nodes.head.out_features' to 5"):
         run(graph=table(), data=(more, more))
 
