@@ -33,31 +33,40 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
     (
         "studies",
         "many runs: compare, sweep, prune again",
-        "training runs data recipes learners compiler format drawing report graph device files errors",
+        "training runs data samples recipes learners compiler format drawing report graph device files errors",
     ),
     (
         "training",
         "fit(): phases, loop, optimisers, CUDA capture",
-        "runs tasks distributed data recipes learners compiler format graph device errors _version",
+        "runs tasks distributed data samples recipes learners compiler format graph device errors _version",
     ),
     (
         "prediction",
         "images or text in; classes, masks, overlays or text out",
-        "runs tasks data onnx compiler drawing ops device files task_kinds errors",
+        "runs tasks data samples onnx compiler drawing ops device files task_kinds errors",
     ),
     ("lifting", "networks people have -> Graph", "runs compiler graph ops frozen errors"),
     (
         "runs",
         "the folder of a run: write, read, resume, deliver",
-        "tasks data recipes onnx learners compiler format drawing report graph options files errors",
+        "tasks data samples recipes onnx learners compiler format drawing report graph options files errors",
     ),
     (
         "tasks",
         "what each task trains and judges by: loss, metrics, what its outputs must be",
-        "distributed data recipes compiler graph ops task_kinds errors",
+        "distributed data samples recipes compiler graph ops task_kinds errors",
     ),
-    ("distributed", "several processes", "data errors"),
-    ("data", "data sets, folders, a user's Datasets and DataLoaders", "recipes graph ops task_kinds errors"),
+    ("distributed", "several processes", "samples errors"),
+    (
+        "data",
+        "named sets, folders and text, as a graph reads them",
+        "samples recipes graph ops task_kinds errors",
+    ),
+    (
+        "samples",
+        "what training reads: batches, seeds, augmentation; a user's own Datasets and DataLoaders",
+        "graph ops task_kinds errors",
+    ),
     (
         "recipes",
         "what a run was asked for: a Recipe is the request",

@@ -34,8 +34,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from topolearn.data import Data
 from topolearn.errors import OptionError, TopolearnError, TrainingError
+from topolearn.samples import Data
 
 _T = TypeVar("_T")
 

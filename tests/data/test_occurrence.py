@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from tests.data.scenes import folder
 from tests.data.toys import Items, fails, image
 from topolearn.data import Crop, Data, DatasetData, LoaderData, load_data
-from topolearn.data import describe as describe_module
 from topolearn.data.for_graph import read_data
 from topolearn.errors import DataError
 from topolearn.format import loads
 from topolearn.recipes.train_options import TrainOptions
+from topolearn.samples import describe as describe_module
 
 TASKS = ["segmentation", "saliency"]
 

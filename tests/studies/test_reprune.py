@@ -11,13 +11,13 @@ import topolearn
 from tests.training.runs import graph, run
 from tests.training.test_dense_fit import scenes, train
 from topolearn import cli
-from topolearn.data.seeds import mix
 from topolearn.errors import CheckpointError, OptionError
 from topolearn.runs import FitResult, read_learned, read_result
 from topolearn.runs.delivery import draw_run
 from topolearn.runs.folder import SEARCH_STATE
 from topolearn.runs.searched import load_searched
 from topolearn.runs.tensor_files import load_tensors
+from topolearn.samples.seeds import mix
 from topolearn.studies.reprune import reprune
 from topolearn.studies.sweep import OWN, sweep
 from topolearn.training.phases import recalibrate

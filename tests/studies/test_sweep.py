@@ -18,7 +18,6 @@ import torch
 import topolearn
 from tests.drawing.samples import Drawing
 from tests.training.runs import graph, run
-from topolearn.data.seeds import mix
 from topolearn.errors import CheckpointError, DataError, OptionError, TrainingError
 from topolearn.graph import Topology, removal_order
 from topolearn.graph.price import Alive
@@ -26,6 +25,7 @@ from topolearn.learners import EdgeLearner
 from topolearn.runs.folder import CONFIG, SEARCH_STATE
 from topolearn.runs.searched import SearchedRun, load_searched
 from topolearn.runs.tensor_files import save_tensors
+from topolearn.samples.seeds import mix
 from topolearn.studies.sweep import MAGNITUDE, OWN, RANDOM, Sweep, SweepPoint, sweep
 from topolearn.training import phases
 

@@ -18,11 +18,11 @@ from tests.data.toys import Noisy
 from tests.ranks import plain
 from tests.training.runs import Stopping, graph, pair, run, send, untimed
 from topolearn.compiler import Network
-from topolearn.data.seeds import generator
 from topolearn.errors import OptionError
 from topolearn.learners import Continuous, EdgeLearner, Fixed, MaskConnect, SparseMask, make_learner
 from topolearn.recipes import TrainOptions
 from topolearn.runs import FitResult
+from topolearn.samples.seeds import generator
 from topolearn.training import capture, fitting, optimizers
 from topolearn.training.capture import CapturedStep, check_capture
 from topolearn.training.optim import load_saved_state, make_capturable, saved_state

@@ -15,13 +15,13 @@ from tests.data.toys import noisy, toy
 from tests.training.runs import Stopping, assert_same, graph, history, pair, run, send
 from topolearn.compiler import Network, prune
 from topolearn.data import Data
-from topolearn.data.seeds import mix
 from topolearn.errors import CheckpointError, OptionError
 from topolearn.format import loads
 from topolearn.graph.passes import UnitWeights
 from topolearn.learners import Phase, make_learner
 from topolearn.recipes.train_options import PhaseOptions, TrainOptions
 from topolearn.runs.searched import load_searched
+from topolearn.samples.seeds import mix
 from topolearn.training.optim import lr_factor
 from topolearn.training.phases import Scheduled, begin_phase, freeze_affine, recalibrate, schedule
 

@@ -26,9 +26,9 @@ from tests.data.toys import Noisy, noisy, toy
 from tests.training.runs import Stopping, assert_same, graph, pair, run, send, untimed
 from topolearn.compiler import Network
 from topolearn.data import Data
-from topolearn.data.base import Batch
 from topolearn.errors import DataError, TrainingError
 from topolearn.learners import MaskConnect, SearchSchedule
+from topolearn.samples.base import Batch
 from topolearn.training import trainer as trainer_module
 from topolearn.training.interrupt import Interrupt
 from topolearn.training.phases import settle

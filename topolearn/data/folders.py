@@ -6,15 +6,15 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from topolearn.data.augment import Augment, Crop
-from topolearn.data.base import Data, DataInfo
 from topolearn.data.folder_layout import NAMED, ClassFiles, MaskFiles, find_files
 from topolearn.data.images import ImageFiles, look_at, open_image, too_deep
 from topolearn.data.masks import load_masks
-from topolearn.data.modes import common_channels, conversions, deep
-from topolearn.data.occurrence import check_occurrence
 from topolearn.data.reading import Reading, data_from, in_threads, left_out
 from topolearn.errors import DataError
+from topolearn.samples.augment import Augment, Crop
+from topolearn.samples.base import Data, DataInfo
+from topolearn.samples.modes import common_channels, conversions, deep
+from topolearn.samples.occurrence import check_occurrence
 from topolearn.task_kinds import kind_of
 
 

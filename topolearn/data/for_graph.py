@@ -7,13 +7,15 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from topolearn.data import Augment, Crop, Data, TextFormat, load_data
-from topolearn.data.modes import MODES
-from topolearn.data.structured import StructuredData, fits_images
+from topolearn.data.load import load_data
+from topolearn.data.text import TextFormat
 from topolearn.errors import OptionError
 from topolearn.graph import Graph
 from topolearn.ops import Shape
 from topolearn.recipes.train_options import TrainOptions
+from topolearn.samples import Augment, Crop, Data
+from topolearn.samples.modes import MODES
+from topolearn.samples.structured import StructuredData, fits_images
 from topolearn.task_kinds import dense_tasks, kind_of
 
 
@@ -73,10 +75,12 @@ def read_data(
             settings["augment"] = Augment()
     source = load_data(data, **settings)
     shape = graph.shapes[graph.outputs[0]]
-    if source.info.counted and isinstance(shape, Shape) and 0 < len(source.info.classes) < shape.channels:
+    known = len(source.info.classes)
+    channels = shape.channels if source.info.counted and isinstance(shape, Shape) else known
+    if 0 < known < channels:
         # Only the labels that were met have been counted; the graph knows of rarer ones.
-        source = load_data(data, classes=shape.channels, **settings)
-    if not (counted and isinstance(shape, Shape) and len(source.info.classes) > shape.channels):
+        source = load_data(data, classes=channels, **settings)
+    if known <= channels:
         source.check_classes()  # else it is the number of classes that is wrong
     return source if options.train_images is None else source.first_images(options.train_images)
 

@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 
 from topolearn.data.class_list import CLASS_LIST, Colour
 from topolearn.data.labels import Labels
-from topolearn.data.modes import MODES, deep
 from topolearn.errors import DataError
+from topolearn.samples.modes import MODES, deep
 
 _SUFFIXES_OF = {
     "PNG": ".png .apng",

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from topolearn.data.base import BLACK_AND_WHITE, IGNORE
 from topolearn.data.class_list import ClassList, Colour
 from topolearn.errors import DataError
+from topolearn.samples.base import BLACK_AND_WHITE, IGNORE
 from topolearn.task_kinds import TaskKind
 
 IGNORED_NAMES = frozenset({"void", "unlabelled", "unlabeled", "ignore", "ignored"})

@@ -7,16 +7,16 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from topolearn.data.augment import Augment, Crop
-from topolearn.data.base import Data
-from topolearn.data.datasets import DatasetData
 from topolearn.data.folders import load_folder
-from topolearn.data.loaders import LoaderData
 from topolearn.data.named_images import DATASETS, IMAGE_SETS, MASK_SETS
 from topolearn.data.reading import Reading
 from topolearn.data.roots import find_folder, roots
 from topolearn.data.text import TEXT_SETS, TextFormat, text_in, text_of_ids
 from topolearn.errors import DataError, suggest
+from topolearn.samples.augment import Augment, Crop
+from topolearn.samples.base import Data
+from topolearn.samples.datasets import DatasetData
+from topolearn.samples.loaders import LoaderData
 from topolearn.task_kinds import kind_of
 
 

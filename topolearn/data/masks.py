@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from topolearn.data.augment import Augment, Crop
-from topolearn.data.base import BLACK_AND_WHITE, IGNORE, Data, DataInfo
 from topolearn.data.class_list import CLASS_LIST, ClassList, Colour
 from topolearn.data.folder_layout import NAMED, MaskFiles, like_the_missing
 from topolearn.data.images import ImageFiles, differ, look_at, open_image, read_labels, too_deep
 from topolearn.data.labels import Labels, labels_of_set, named_labels
-from topolearn.data.modes import common_channels, conversions
-from topolearn.data.occurrence import check_occurrence
 from topolearn.data.reading import Reading, data_from, in_threads, left_out
 from topolearn.errors import DataError
+from topolearn.samples.augment import Augment, Crop
+from topolearn.samples.base import BLACK_AND_WHITE, IGNORE, Data, DataInfo
+from topolearn.samples.modes import common_channels, conversions
+from topolearn.samples.occurrence import check_occurrence
 from topolearn.task_kinds import TaskKind, kind_of
 
 _MASK_MODES = ("1", "L", "P", "I", "I;16")

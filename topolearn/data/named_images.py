@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from topolearn.data.augment import Augment, Crop
-from topolearn.data.base import Data, DataInfo
 from topolearn.data.named_masks import ade20k, camvid, camvid_test, voc, voc_train
 from topolearn.data.raw_files import pickled_array, pickled_texts, read_idx, read_pickle
 from topolearn.data.reading import Reading
 from topolearn.data.roots import find_set
-from topolearn.data.tensors import TensorData, mean_and_std
 from topolearn.data.text import TEXT_SETS
 from topolearn.errors import DataError
+from topolearn.samples.augment import Augment, Crop
+from topolearn.samples.base import Data, DataInfo
+from topolearn.samples.tensors import TensorData, mean_and_std
 
 Split = tuple[Tensor, Tensor]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from topolearn.data.augment import Augment, Crop
-from topolearn.data.base import Data
 from topolearn.data.class_list import ClassList
 from topolearn.data.folder_layout import MaskFiles, images
 from topolearn.data.masks import load_masks
 from topolearn.data.reading import Reading
 from topolearn.data.roots import find_set
 from topolearn.errors import DataError
+from topolearn.samples.augment import Augment, Crop
+from topolearn.samples.base import Data
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation that torchvision's pretrained backbones take their images with."""

@@ -11,13 +11,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from topolearn.data.augment import Augment, Crop
-from topolearn.data.base import Data, DataInfo
-from topolearn.data.datasets import DatasetData
 from topolearn.data.folder_layout import NAMED
 from topolearn.data.images import ImageFiles
-from topolearn.data.tensors import TensorData, mean_and_std
 from topolearn.errors import DataError
+from topolearn.samples.augment import Augment, Crop
+from topolearn.samples.base import Data, DataInfo
+from topolearn.samples.datasets import DatasetData
+from topolearn.samples.tensors import TensorData, mean_and_std
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")

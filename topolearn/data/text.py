@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from topolearn.data.base import Batch, Data, DataInfo, Part, sent
 from topolearn.data.roots import roots
-from topolearn.data.seeds import generator
 from topolearn.errors import DataError
+from topolearn.samples.base import Batch, Data, DataInfo, Part, sent
+from topolearn.samples.seeds import generator
 
 PIECE = 10_000
 """Bytes that stay together when a text is divided into training and validation."""

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from topolearn.data import DataInfo
 from topolearn.data.text import BYTES
 from topolearn.errors import DataError, OptionError, shown
 from topolearn.prediction.opening import load
 from topolearn.prediction.text_model import TextModel
+from topolearn.samples import DataInfo
 
 
 def continue_text(

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from topolearn.data import Data, DataInfo
 from topolearn.device import find_device
 from topolearn.drawing.canvas import check_path
 from topolearn.drawing.palette import VOID, Colours
@@ -23,6 +22,7 @@ from topolearn.runs.config import read_config
 from topolearn.runs.folder import CONFIG
 from topolearn.runs.searched import find_data, train_options
 from topolearn.runs.trained import load_model
+from topolearn.samples import Data, DataInfo
 from topolearn.task_kinds import dense_tasks, kind_of
 from topolearn.tasks import LabelMap, ScoreMap, task_of
 from topolearn.tasks.losses import fit_to_labels

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from topolearn.data import DataInfo
 from topolearn.data.folder_layout import images as images_of
 from topolearn.data.images import SUFFIXES, open_image, too_deep
-from topolearn.data.modes import MODES, deep
 from topolearn.errors import DataError
+from topolearn.samples import DataInfo
+from topolearn.samples.modes import MODES, deep
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,15 @@ from pydantic import Field, FiniteFloat, PositiveInt, ValidationError, field_val
 from torch import Tensor
 
 from topolearn.compiler import Network
-from topolearn.data import DataInfo
-from topolearn.data.augment import Augment, Finish
-from topolearn.data.modes import MODES
 from topolearn.errors import CheckpointError, DataError, ExportError, Location, printable
 from topolearn.ops import Shape
 from topolearn.prediction.metadata import AboutTask, damaged, first_error, ports, read_metadata
 from topolearn.runs.config import read_config
 from topolearn.runs.folder import CONFIG
 from topolearn.runs.searched import train_options
+from topolearn.samples import DataInfo
+from topolearn.samples.augment import Augment, Finish
+from topolearn.samples.modes import MODES
 from topolearn.task_kinds import TASK_KINDS, kind_of
 from topolearn.tasks import Answer, LabelMap, task_of
 from topolearn.tasks.losses import resized

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from topolearn.data.base import listed
-from topolearn.data.modes import conversions
 from topolearn.device import find_device
 from topolearn.drawing.palette import MAX_COLOURS
 from topolearn.errors import DataError, OptionError, utf8
@@ -29,6 +27,8 @@ from topolearn.runs.config import read_config
 from topolearn.runs.folder import CONFIG
 from topolearn.runs.searched import find_data
 from topolearn.runs.trained import load_model
+from topolearn.samples.base import listed
+from topolearn.samples.modes import conversions
 from topolearn.task_kinds import kind_of
 from topolearn.tasks import Answer, ClassShares, LabelMap, ScoreMap
 

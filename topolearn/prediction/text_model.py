@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from topolearn.compiler import Network
-from topolearn.data import DataInfo
 from topolearn.errors import DataError, ExportError
 from topolearn.ops import Shape
 from topolearn.prediction.metadata import AboutTask, damaged, ports, read_metadata
+from topolearn.samples import DataInfo
 from topolearn.tasks import NextToken, task_of
 
 _FLOATS = ("tensor(float)", "tensor(float16)")

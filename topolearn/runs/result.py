@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topolearn.compiler import Network
-from topolearn.data import DataInfo
 from topolearn.files import make_folder, write_atomically
 from topolearn.format import dumps, load_graph
 from topolearn.graph import Graph
@@ -21,6 +20,7 @@ from topolearn.runs.folder import CLASSES, CONFIG, GRAPH, SEARCHED, WEIGHTS
 from topolearn.runs.history import read_closing, write_history
 from topolearn.runs.tensor_files import save_tensors
 from topolearn.runs.trained import load_model
+from topolearn.samples import DataInfo
 
 if TYPE_CHECKING:
     from topolearn.learners import EdgeLearner

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from topolearn.data import Data, ImageData
 from topolearn.format.writer import scalar
+from topolearn.samples import Data, ImageData
 
 
 def data_settings(data: Data) -> dict[str, Any]:

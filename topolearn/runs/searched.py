@@ -13,7 +13,7 @@ import torch
 
 from topolearn.compiler import Network
 from topolearn.compiler import compile as build
-from topolearn.data import DATASETS, Data
+from topolearn.data import DATASETS
 from topolearn.data.for_graph import read_data
 from topolearn.data.load import SetName
 from topolearn.errors import CheckpointError, DataError, OptionError
@@ -28,6 +28,7 @@ from topolearn.runs.config import about_data, read_config
 from topolearn.runs.folder import CONFIG, SEARCH_STATE, SEARCHED
 from topolearn.runs.same_data import as_of_run, classes_differ, content_differs, data_settings, values_differ
 from topolearn.runs.tensor_files import load_into, load_tensors
+from topolearn.samples import Data
 from topolearn.tasks import Evaluation, check_fits, task_of
 from topolearn.tasks.sliding import judged
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from topolearn.data import Data
 from topolearn.data.for_graph import read_data
 from topolearn.errors import OptionError, TopolearnError, shown, tell
 from topolearn.files import file_name, make_folder
@@ -23,6 +22,7 @@ from topolearn.recipes import Recipe, RecipeFile, load_recipe
 from topolearn.recipes.recipe_file import is_learner_option, learner_of
 from topolearn.recipes.train_options import TrainOptions
 from topolearn.report.tables import metric_spec
+from topolearn.samples import Data
 from topolearn.studies.comparison import Comparison, Failure, Row, RunSummary, clock
 from topolearn.studies.processes import Crew, Job, run_all
 from topolearn.training.prepare import prepare

@@ -10,8 +10,6 @@ from typing import Any
 import torch
 
 from topolearn.compiler import Network, prune
-from topolearn.data import Data
-from topolearn.data.seeds import mix
 from topolearn.device import find_device
 from topolearn.errors import CheckpointError, DataError, TopolearnError
 from topolearn.files import make_folder
@@ -21,6 +19,8 @@ from topolearn.runs.history import read_history
 from topolearn.runs.result import FitResult, closing_record, describe_data
 from topolearn.runs.searched import CPU, SearchedRun, load_searched
 from topolearn.runs.tensor_files import save_tensors
+from topolearn.samples import Data
+from topolearn.samples.seeds import mix
 from topolearn.training.phases import recalibrate
 
 

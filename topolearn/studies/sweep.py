@@ -28,8 +28,6 @@ from typing import Any
 import torch
 
 from topolearn.compiler import prune
-from topolearn.data import Data
-from topolearn.data.seeds import generator, global_state_kept, mix
 from topolearn.device import find_device
 from topolearn.drawing.curve import CurvePanel, Line, Mark, draw_curves
 from topolearn.errors import OptionError, TrainingError, shown
@@ -40,6 +38,8 @@ from topolearn.graph.removal import removable, removed_at, removed_share
 from topolearn.learners import EdgeLearner
 from topolearn.report.tables import NumberText, Table, is_share, metric_heading
 from topolearn.runs.searched import SearchedRun, load_searched
+from topolearn.samples import Data
+from topolearn.samples.seeds import generator, global_state_kept, mix
 from topolearn.studies.comparison import GraphSize, mean_and_deviation
 from topolearn.training import phases
 from topolearn.training.memory import kept_memory

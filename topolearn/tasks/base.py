@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from topolearn.data import DataInfo
 from topolearn.errors import DataError, OptionError
 from topolearn.graph import Graph
 from topolearn.ops import Shape
+from topolearn.samples import DataInfo
 
 Loss = Callable[[Any, Any], Tensor]
 """(outputs, targets) -> a number to make small."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from topolearn.data import DataInfo
 from topolearn.errors import DataError
 from topolearn.graph import Graph
+from topolearn.samples import DataInfo
 from topolearn.tasks.base import OWN_DATA
 from topolearn.tasks.table import task_of
 

@@ -6,7 +6,7 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from topolearn.data import DataInfo
+from topolearn.samples import DataInfo
 from topolearn.tasks.base import ClassShares, Loss, Metric, Task
 from topolearn.tasks.losses import cross_entropy
 

@@ -6,7 +6,7 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from topolearn.data import DataInfo
+from topolearn.samples import DataInfo
 from topolearn.tasks.base import LabelMap, Loss, Metric, ScoreMap, Task
 from topolearn.tasks.losses import balanced, binary_cross_entropy, cross_entropy
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from topolearn.data.base import AnyBatch, listed, moved
 from topolearn.distributed import ALONE, World
 from topolearn.errors import DataError, OptionError, shown
+from topolearn.samples.base import AnyBatch, listed, moved
 from topolearn.tasks.base import Loss, Metric
 from topolearn.tasks.losses import fit_to_labels
 

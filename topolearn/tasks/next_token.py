@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric as TorchMetric
 
-from topolearn.data import DataInfo
 from topolearn.errors import DataError
 from topolearn.graph import Graph
 from topolearn.ops import Shape
+from topolearn.samples import DataInfo
 from topolearn.tasks.base import Loss, Metric, NextToken, Task, one_output
 
 

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from topolearn.data.seeds import global_state_kept
 from topolearn.errors import OptionError
 from topolearn.learners import EdgeLearner
 from topolearn.recipes.train_options import TrainOptions
+from topolearn.samples.seeds import global_state_kept
 
 _WARM_UP = 3
 """Steps before the recording: libraries choose algorithms, compilers compile, caches fill. As PyTorch's

@@ -14,7 +14,6 @@ from torch import nn
 from topolearn.compiler import Network, load_pretrained
 from topolearn.compiler import compile as build
 from topolearn.compiler.finite import not_finite
-from topolearn.data.seeds import global_state_kept
 from topolearn.distributed import World, world_of
 from topolearn.errors import CheckpointError, ExportError, Location, TrainingError
 from topolearn.graph import Graph, one_level_params
@@ -27,6 +26,7 @@ from topolearn.runs.folder import WEIGHTS, claimed, holds_run
 from topolearn.runs.result import closing_record
 from topolearn.runs.run_writer import RunWriter
 from topolearn.runs.tensor_files import load_into, load_tensors, plain_names
+from topolearn.samples.seeds import global_state_kept
 from topolearn.tasks import Loss, Metric
 from topolearn.training.capture import check_capture
 from topolearn.training.given import is_trained

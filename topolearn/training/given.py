@@ -9,13 +9,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from topolearn.compiler import Network
-from topolearn.data import Data, DataInfo, ImageData
 from topolearn.errors import DataError, TrainingError
 from topolearn.recipes import Recipe, TrainOptions
 from topolearn.runs import read_config
 from topolearn.runs.config import about_data
 from topolearn.runs.folder import CONFIG, SEARCH_STATE, WEIGHTS
 from topolearn.runs.tensor_files import read_about
+from topolearn.samples import Data, DataInfo, ImageData
 
 _DEVIATIONS = 3.0
 """An accuracy this many standard deviations above guessing is not luck."""

@@ -13,11 +13,11 @@ from topolearn.compiler import Network, load_pretrained, prune
 from topolearn.compiler.modules.base import last_norm
 from topolearn.compiler.network import copy_weights
 from topolearn.compiler.plan import edge_key
-from topolearn.data import Data
 from topolearn.errors import OptionError, suggest
 from topolearn.graph import Graph, apply_passes
 from topolearn.learners import EdgeLearner, Phase
 from topolearn.recipes.train_options import PhaseOptions, TrainOptions
+from topolearn.samples import Data
 from topolearn.training.optim import lr_factor
 
 RECALIBRATION_BATCHES = 100

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from topolearn._version import __version__
-from topolearn.data import Data
 from topolearn.data.for_graph import read_data
 from topolearn.device import find_device, usual_precision
 from topolearn.errors import DataError, OptionError, suggest
@@ -20,6 +19,7 @@ from topolearn.recipes import Recipe, TrainOptions
 from topolearn.runs.folder import is_finished
 from topolearn.runs.same_data import data_settings
 from topolearn.runs.same_run import holds_this_run
+from topolearn.samples import Data
 from topolearn.tasks import check_fits, task_of
 from topolearn.training.given import about_given, seen_by_given
 from topolearn.training.phases import Scheduled, schedule

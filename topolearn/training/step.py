@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from topolearn.data.base import Tensors, each, listed
-from topolearn.data.seeds import mix
 from topolearn.distributed import ALONE, World
 from topolearn.errors import OptionError, shown
 from topolearn.learners import EdgeLearner
+from topolearn.samples.base import Tensors, each, listed
+from topolearn.samples.seeds import mix
 from topolearn.tasks import Loss
 from topolearn.training.capture import CapturedStep
 from topolearn.training.optim import Rates, make_capturable

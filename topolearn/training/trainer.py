@@ -18,9 +18,6 @@ from torch.optim import Optimizer
 from topolearn.compiler import Network
 from topolearn.compiler import compile as build
 from topolearn.compiler.finite import not_finite
-from topolearn.data import Data
-from topolearn.data.base import Tensors, listed, moved
-from topolearn.data.seeds import mix
 from topolearn.distributed import ALONE, World
 from topolearn.errors import CheckpointError, DataError, TopolearnError, TrainingError
 from topolearn.format import dumps, loads
@@ -29,6 +26,9 @@ from topolearn.runs.checkpoint import Checkpoint, Position, foreign_checkpoint
 from topolearn.runs.folder import STATE
 from topolearn.runs.run_writer import RunWriter
 from topolearn.runs.tensor_files import load_into
+from topolearn.samples import Data
+from topolearn.samples.base import Tensors, listed, moved
+from topolearn.samples.seeds import mix
 from topolearn.tasks import Evaluation, Metric, task_of
 from topolearn.tasks.sliding import judged
 from topolearn.training.given import check_given

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor
 
-from topolearn.data.base import Batch, DataInfo
-from topolearn.data.seeds import generator
 from topolearn.errors import DataError
+from topolearn.samples.base import Batch, DataInfo
+from topolearn.samples.seeds import generator
 
 
 class Augment(BaseModel):

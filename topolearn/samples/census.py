@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from topolearn.data.occurrence import check_occurrence
+from topolearn.samples.occurrence import check_occurrence
 
 
 class Census:

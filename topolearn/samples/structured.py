@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from topolearn.data.base import AnyBatch, Data, DataInfo, Part, full_batches, moved, shuffled
-from topolearn.data.census import Census
-from topolearn.data.describe import Classes, find_classes, innermost
-from topolearn.data.items import as_numbers, check_finite, check_labels, first_place, stacked, told
-from topolearn.data.seeded import Key, SeededItems, SeededLoader, load, val_keys
-from topolearn.data.seeds import global_state_kept, mix
 from topolearn.errors import DataError, suggest
 from topolearn.graph import Graph
 from topolearn.ops.basic import Input
+from topolearn.samples.base import AnyBatch, Data, DataInfo, Part, full_batches, moved, shuffled
+from topolearn.samples.census import Census
+from topolearn.samples.describe import Classes, find_classes, innermost
+from topolearn.samples.items import as_numbers, check_finite, check_labels, first_place, stacked, told
+from topolearn.samples.seeded import Key, SeededItems, SeededLoader, load, val_keys
+from topolearn.samples.seeds import global_state_kept, mix
 from topolearn.task_kinds import kind_of
 
 Named = dict[str, Tensor]
@@ -230,7 +230,7 @@ def describe_tensors(
         graph: That they go into.
         dataset: The training set; its attributes ``classes`` and ``targets`` are used.
         targets: Of an item.
-        labels: See ``targets`` of :func:`topolearn.data.describe.describe`.
+        labels: See ``targets`` of :func:`topolearn.samples.describe.describe`.
         is_first: Whether ``targets`` are those of the set's first item.
         own_loss: Whether a loss of the user's own takes the targets, whatever they are; else they are labels.
 

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from topolearn.data.base import IGNORE
-from topolearn.data.modes import MODES, common_channels, deep
 from topolearn.errors import DataError
+from topolearn.samples.base import IGNORE
+from topolearn.samples.modes import MODES, common_channels, deep
 
 IMAGE_KEYS = ("image", "img", "pixel_values")
 """What the image may be called in an item that is a dict."""

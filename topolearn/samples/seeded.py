@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from topolearn.data.base import Part, moved
-from topolearn.data.census import Census
-from topolearn.data.seeds import GlobalState, global_state_kept, mix, seed_global
 from topolearn.errors import DataError
+from topolearn.samples.base import Part, moved
+from topolearn.samples.census import Census
+from topolearn.samples.seeds import GlobalState, global_state_kept, mix, seed_global
 
 Key = list[tuple[int, int, tuple[int, ...]]]
 """Of a batch: index and seed of each item, and what was drawn for its crop; () where it is left as it is."""

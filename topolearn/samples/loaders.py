@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from topolearn.data.augment import Augment, Finish
-from topolearn.data.base import Batch
-from topolearn.data.describe import describe
-from topolearn.data.image_data import ImageData
-from topolearn.data.items import Form, as_pair, check_labels, check_values, white_as_one
-from topolearn.data.seeded import SeededLoader
-from topolearn.data.seeds import mix
 from topolearn.errors import DataError
+from topolearn.samples.augment import Augment, Finish
+from topolearn.samples.base import Batch
+from topolearn.samples.describe import describe
+from topolearn.samples.image_data import ImageData
+from topolearn.samples.items import Form, as_pair, check_labels, check_values, white_as_one
+from topolearn.samples.seeded import SeededLoader
+from topolearn.samples.seeds import mix
 
 
 @final

@@ -9,10 +9,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from topolearn.data.augment import Augment, Crop, Finish
-from topolearn.data.base import Batch, DataInfo, Part, full_batches, picked, sent, shuffled
-from topolearn.data.image_data import ImageData
 from topolearn.errors import DataError
+from topolearn.samples.augment import Augment, Crop, Finish
+from topolearn.samples.base import Batch, DataInfo, Part, full_batches, picked, sent, shuffled
+from topolearn.samples.image_data import ImageData
 
 
 @final

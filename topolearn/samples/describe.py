@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
-from topolearn.data.base import BLACK_AND_WHITE, IGNORE, DataInfo
-from topolearn.data.census import Census, count_labels
-from topolearn.data.items import first_place
 from topolearn.errors import DataError
+from topolearn.samples.base import BLACK_AND_WHITE, IGNORE, DataInfo
+from topolearn.samples.census import Census, count_labels
+from topolearn.samples.items import first_place
 from topolearn.task_kinds import TaskKind, kind_of
 
 SCANNED = 2000

@@ -13,16 +13,25 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from topolearn.data.augment import Augment, Crop, Finish
-from topolearn.data.base import Batch, DataInfo, Part, full_batches, picked, sent, shuffled
-from topolearn.data.census import Census
-from topolearn.data.describe import describe
-from topolearn.data.image_data import ImageData
-from topolearn.data.items import Form, as_pair, check_labels, check_size, check_values, to_batch, to_item, white_as_one
-from topolearn.data.modes import conversions
-from topolearn.data.seeded import Key, SeededItems, load, val_keys
-from topolearn.data.seeds import global_state_kept, mix
 from topolearn.errors import DataError
+from topolearn.samples.augment import Augment, Crop, Finish
+from topolearn.samples.base import Batch, DataInfo, Part, full_batches, picked, sent, shuffled
+from topolearn.samples.census import Census
+from topolearn.samples.describe import describe
+from topolearn.samples.image_data import ImageData
+from topolearn.samples.items import (
+    Form,
+    as_pair,
+    check_labels,
+    check_size,
+    check_values,
+    to_batch,
+    to_item,
+    white_as_one,
+)
+from topolearn.samples.modes import conversions
+from topolearn.samples.seeded import Key, SeededItems, load, val_keys
+from topolearn.samples.seeds import global_state_kept, mix
 
 
 @final

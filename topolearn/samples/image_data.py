@@ -10,9 +10,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from topolearn.data.augment import Finish
-from topolearn.data.base import Data, DataInfo
 from topolearn.errors import DataError
+from topolearn.samples.augment import Finish
+from topolearn.samples.base import Data, DataInfo
 
 
 class ImageData(Data):

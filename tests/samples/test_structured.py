@@ -15,12 +15,12 @@ from tests.data.toys import Items, NoisyParts, global_state
 from tests.training.runs import SEVERAL
 from topolearn.data import Data
 from topolearn.data.for_graph import read_data
-from topolearn.data.seeded import SeededLoader
-from topolearn.data.structured import Signature, StructuredData
 from topolearn.errors import DataError, OptionError
 from topolearn.format import loads
 from topolearn.graph import Graph
 from topolearn.recipes import TrainOptions
+from topolearn.samples.seeded import SeededLoader
+from topolearn.samples.structured import Signature, StructuredData
 
 ONE = """
 topolearn: 1

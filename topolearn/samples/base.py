@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from topolearn.data.seeds import generator
 from topolearn.errors import DataError, utf8
+from topolearn.samples.seeds import generator
 from topolearn.task_kinds import TaskKind, kind_of
 
 Batch = tuple[Tensor, Tensor]
