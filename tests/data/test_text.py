@@ -280,7 +280,7 @@ class TestBadInput:
             ),
             (
                 ("--data", "good.txt", "--set", "nodes.block.causal=false"),
-                "node 'block' of graph 'tiny-text' sees later tokens, which are to be predicted; say 'causal: true'",
+                "node 'block' of graph 'tiny-text' sees later tokens, which are to be predicted; set 'causal: true'",
             ),
             (
                 ("--data", "good.txt", "--set", "train_images=5"),

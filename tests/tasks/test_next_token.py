@@ -112,7 +112,7 @@ def test_the_answer_is_about_the_last_token() -> None:
         ),
         (
             [("causal: true", "causal: false")],
-            "node 'block' of graph 'words' sees later tokens, which are to be predicted; say 'causal: true'",
+            "node 'block' of graph 'words' sees later tokens, which are to be predicted; set 'causal: true'",
         ),
         ([("{op: token_head, classes: 5}", "{op: token_pool}")], "next_token cannot be learned from output 'head'"),
     ],

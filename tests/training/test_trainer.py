@@ -456,7 +456,7 @@ class Fewer(Data):
     [
         (0, 2, "the training data 'toy' ended after 0 of the 5 batches of an epoch"),
         (3, 2, "the training data 'toy' ended after 3 of the 5 batches"),
-        (5, 0, "the validation set gives nothing, so the network cannot be judged"),
+        (5, 0, "the validation set has no samples, so the network cannot be judged"),
     ],
 )
 def test_data_of_one_s_own_that_give_less_than_they_promise(train: int, val: int, words: str) -> None:

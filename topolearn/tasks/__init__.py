@@ -1,7 +1,6 @@
-"""One object per task: loss, metrics, what a network must give, and what its output means.
+"""The tasks: one object each, with its loss, its metrics, checks of the network, and the meaning of its output.
 
-A new task is an entry in :data:`topolearn.task_kinds.TASK_KINDS`, which says what its targets are, and an
-object in :data:`TASKS`.
+To add a task, describe its targets in :data:`topolearn.task_kinds.TASK_KINDS` and put an object into :data:`TASKS`.
 """
 
 from topolearn.tasks.base import Answer, ClassShares, LabelMap, Loss, Metric, NextToken, ScoreMap, Task

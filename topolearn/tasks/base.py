@@ -1,4 +1,4 @@
-"""What every task says: its loss, its metrics, what a network for it must give, and what that output means."""
+"""The base class of tasks: loss, metrics, checks of the network, and the meaning of its output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from topolearn.ops import Shape
 from topolearn.samples import DataInfo
 
 Loss = Callable[[Any, Any], Tensor]
-"""(outputs, targets) -> a number to make small."""
+"""A function of (outputs, targets) that returns the number to minimise."""
 
 Metric = Callable[[Any, Any], Any]
 """A ``torchmetrics.Metric``, or a function of (outputs, targets)."""
@@ -25,12 +25,12 @@ OWN_DATA = (
     "in Python, give fit() a pair (train, val) of Datasets or DataLoaders of (inputs, targets), or train it in a loop"
     " of your own"
 )
-"""What to do where data are no images, for errors."""
+"""What to do if the data are not images, for errors."""
 
 
 @dataclass(frozen=True)
 class ClassShares:
-    """How probable each class is for an image.
+    """The probability of each class for an image.
 
     Attributes:
         shares: (classes,) probabilities.
@@ -52,10 +52,10 @@ class LabelMap:
 
 @dataclass(frozen=True)
 class ScoreMap:
-    """How probable it is for each pixel that it is something.
+    """The probability that each pixel is positive (salient, or an edge).
 
     Attributes:
-        name: What that is.
+        name: What a positive pixel is called.
         scores: (H, W) probabilities.
     """
 
@@ -65,7 +65,7 @@ class ScoreMap:
 
 @dataclass(frozen=True)
 class NextToken:
-    """How probable each token is to come next.
+    """The probability that each token comes next.
 
     Attributes:
         shares: (vocabulary,) probabilities.
@@ -75,37 +75,40 @@ class NextToken:
 
 
 Answer = ClassShares | LabelMap | ScoreMap | NextToken
-"""What a network says of one input. Prediction writes a table, coloured or grey masks, or text of it."""
+"""What a network says about one input. Prediction writes it as a table, as coloured or grey masks, or as text."""
 
 
 class Task(ABC):
-    """What a task trains and judges by, and what its networks' outputs mean.
+    """A task: its loss, its metrics, checks of the graph and the data, and the meaning of the outputs.
 
-    What its targets are is in :data:`topolearn.task_kinds.TASK_KINDS`.
+    :data:`topolearn.task_kinds.TASK_KINDS` describes its targets.
 
     Class attributes:
-        head: The op that its graphs end in, for errors.
+        head: The op that graphs for this task end in, for errors.
     """
 
     head: ClassVar[str]
 
     @abstractmethod
     def loss(self, info: DataInfo, label_smoothing: float = 0.0) -> Loss:
-        """The loss of (logits, targets), in float32; maps of logits are resized to the labels first."""
+        """Return the loss of (logits, targets), in float32; it first resizes maps of logits to the labels."""
 
     @abstractmethod
     def metrics(self, info: DataInfo) -> dict[str, Metric]:
-        """Name -> metric. One that gives several numbers names them itself."""
+        """Return the metrics by name. A metric that returns several numbers names them itself."""
 
     @abstractmethod
     def answer(self, logits: Tensor, info: DataInfo) -> Answer:
-        """What the logits of one input mean: (classes,), (channels, H, W) of the image's size, or (T, vocabulary)."""
+        """Return the meaning of the logits of one input.
+
+        The logits are (classes,), (channels, H, W) at the size of the image, or (T, vocabulary).
+        """
 
     def check_inputs(self, graph: Graph, info: DataInfo) -> None:
-        """Check that images can go into a graph of one input.
+        """Check that the images fit the input of a graph with one input.
 
         Raises:
-            DataError: An input of another kind, or of another number of channels.
+            DataError: The input takes something else than images, or another number of channels.
         """
         name = graph.inputs[0]
         if name not in graph.image_inputs:
@@ -122,11 +125,11 @@ class Task(ABC):
             )
 
     def check_outputs(self, graph: Graph, info: DataInfo) -> None:
-        """Check that loss and metrics can judge what comes out of a graph.
+        """Check that the default loss and metrics fit the output of a graph.
 
         Raises:
-            OptionError: Several outputs, or data without classes; only a loss of the user's own fits these.
-            DataError: An output of another kind than the task's, or of another number of classes than the data's.
+            OptionError: The graph has several outputs, or the data have no classes. Both need a loss from the user.
+            DataError: The output has another kind than the task, or another number of classes than the data.
         """
         output, shape = one_output(graph)
         if not info.classes:
@@ -146,10 +149,10 @@ class Task(ABC):
 
 
 def one_output(graph: Graph) -> tuple[str, Shape]:
-    """A graph's only output: what to call it in errors, and its shape.
+    """Return the only output of a graph: its description for errors, and its shape.
 
     Raises:
-        OptionError: There are several.
+        OptionError: The graph has several outputs.
     """
     if len(graph.outputs) > 1:
         raise OptionError(

@@ -1,4 +1,4 @@
-"""Whether data can go into a graph."""
+"""The check that data fit the task and the inputs of a graph."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from topolearn.tasks.table import task_of
 
 
 def check_fits(graph: Graph, info: DataInfo) -> None:
-    """Raise where the data cannot go into the graph: another task, other inputs."""
+    """Raise a DataError if the data do not fit the task or the inputs of the graph."""
     if info.task != graph.task:
         raise DataError(
             f"data '{info.name}' is for {info.task}, but graph '{graph.name}' is for {graph.task}; use other data, or"
             " change 'task' in the graph"
         )
     if info.inputs == graph.inputs:
-        return  # the items were compared with the inputs where they were read
+        return  # the reader has already compared the items with the inputs
     if len(graph.inputs) > 1:
         raise DataError(
             f"graph '{graph.name}' has the inputs {', '.join(graph.inputs)}, but data '{info.name}' have one;"

@@ -13,19 +13,19 @@ from topolearn.tasks.losses import cross_entropy
 
 @final
 class ClassificationTask(Task):
-    """Cross entropy of (N, classes) logits, and accuracy.
+    """Classification: cross entropy of (N, classes) logits, and accuracy.
 
-    A user's own task is judged by these too, where its data have classes.
+    A task that is not in the table uses these too, if its data have classes.
     """
 
     head: ClassVar[str] = "classifier"
 
     def loss(self, info: DataInfo, label_smoothing: float = 0.0) -> Loss:
-        """Cross entropy."""
+        """Return the cross entropy."""
         return cross_entropy(info.ignore_index, label_smoothing)
 
     def metrics(self, info: DataInfo) -> dict[str, Metric]:
-        """``accuracy``; nothing for data without classes."""
+        """Return ``accuracy``, or nothing if the data have no classes."""
         if not info.classes:
             return {}
         from torchmetrics.classification import MulticlassAccuracy
@@ -34,5 +34,5 @@ class ClassificationTask(Task):
         return {"accuracy": MulticlassAccuracy(num_classes=classes, ignore_index=info.ignore_index, average="micro")}
 
     def answer(self, logits: Tensor, info: DataInfo) -> ClassShares:
-        """The softmax of (classes,) logits."""
+        """Return the softmax of (classes,) logits."""
         return ClassShares(logits.softmax(0))

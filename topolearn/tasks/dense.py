@@ -13,16 +13,16 @@ from topolearn.tasks.losses import balanced, binary_cross_entropy, cross_entropy
 
 @final
 class SegmentationTask(Task):
-    """One class per pixel: cross entropy of (N, classes, h, w) logits over the pixels that have a label."""
+    """Segmentation, one class per pixel: cross entropy of (N, classes, h, w) logits over the labelled pixels."""
 
     head: ClassVar[str] = "segmentation_head"
 
     def loss(self, info: DataInfo, label_smoothing: float = 0.0) -> Loss:
-        """Cross entropy, a mean over the pixels that have a label."""
+        """Return the cross entropy, a mean over the pixels that have a label."""
         return cross_entropy(info.ignore_index, label_smoothing)
 
     def metrics(self, info: DataInfo) -> dict[str, Metric]:
-        """``miou`` (mean over classes) and ``accuracy`` of pixels; nothing for data without classes."""
+        """Return ``miou`` (mean over classes) and pixel ``accuracy``, or nothing if the data have no classes."""
         if not info.classes:
             return {}
         from topolearn.tasks.pixels import Segmentation
@@ -30,22 +30,22 @@ class SegmentationTask(Task):
         return {"segmentation": Segmentation(info.classes, info.ignore_index)}
 
     def answer(self, logits: Tensor, info: DataInfo) -> LabelMap:
-        """The class with the largest of (classes, H, W) logits."""
+        """Return the class with the largest logit at each pixel, from (classes, H, W) logits."""
         return LabelMap(logits.max(0).indices)
 
 
 @final
 class SaliencyTask(Task):
-    """Salient or not, per pixel: binary cross entropy of (N, 1, h, w) logits."""
+    """Saliency, salient or not per pixel: binary cross entropy of (N, 1, h, w) logits."""
 
     head: ClassVar[str] = "segmentation_head"
 
     def loss(self, info: DataInfo, label_smoothing: float = 0.0) -> Loss:
-        """Binary cross entropy, a mean over the pixels that have a label."""
+        """Return the binary cross entropy, a mean over the pixels that have a label."""
         return binary_cross_entropy(info.ignore_index)
 
     def metrics(self, info: DataInfo) -> dict[str, Metric]:
-        """``f_beta`` and ``mae``."""
+        """Return ``f_beta`` and ``mae``."""
         from topolearn.tasks.pixels import Saliency
 
         return {"saliency": Saliency(info.ignore_index)}
@@ -57,16 +57,16 @@ class SaliencyTask(Task):
 
 @final
 class EdgeDetectionTask(Task):
-    """Edge or not, per pixel: binary cross entropy of (N, 1, h, w) logits, in which both weigh alike."""
+    """Edge detection, edge or not per pixel: binary cross entropy of (N, 1, h, w) logits that balances the two."""
 
     head: ClassVar[str] = "segmentation_head"
 
     def loss(self, info: DataInfo, label_smoothing: float = 0.0) -> Loss:
-        """Binary cross entropy in which the edges of an image weigh as much as all the rest."""
+        """Return the binary cross entropy in which the edges of an image weigh as much as all the rest."""
         return binary_cross_entropy(info.ignore_index, balanced)
 
     def metrics(self, info: DataInfo) -> dict[str, Metric]:
-        """``ods`` and ``ois``."""
+        """Return ``ods`` and ``ois``."""
         from topolearn.tasks.edge_detection import EdgeDetection
 
         return {"edges": EdgeDetection(info.ignore_index)}

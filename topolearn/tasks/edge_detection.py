@@ -1,4 +1,4 @@
-"""Edge detection's F-measures, after the Berkeley benchmark (Arbeláez et al. 2011)."""
+"""The F-measures of edge detection, after the Berkeley benchmark (Arbeláez et al. 2011)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 from torchmetrics import Metric
 
 TOLERANCE = 0.0075
-"""How far a detected edge may be from a labelled one, as a share of the image's diagonal; the benchmark's."""
+"""How far a detected edge may be from a labelled one, as a share of the image's diagonal; from the benchmark."""
 
 THRESHOLDS = 33
-"""Thresholds that are tried, evenly spaced; the benchmark's code takes 99, in three times the time."""
+"""Number of thresholds, evenly spaced. The benchmark's code uses 99, which takes three times as long."""
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -22,25 +22,25 @@ Mask = NDArray[np.bool_]
 
 @final
 class EdgeDetection(Metric):
-    """``ods`` and ``ois``: F-measures at one threshold for the set, and at the best one of each image.
+    """``ods`` and ``ois``: the F-measures at one threshold for the whole set, and at the best one for each image.
 
-    The scores are thinned to ridges of a pixel (:func:`thinned`), and at each threshold detected
+    The scores are thinned to ridges one pixel wide (:func:`thinned`). At each threshold, detected
     pixels are matched with labelled ones, one to one, within the tolerance (:func:`matches`). F = 2 P R / (P + R)
-    of the pixels of all images. This runs on the CPU, about a second per image of 321 x 481: on large sets,
-    raise ``evaluate_every``.
+    over the pixels of all images. This runs on the CPU and takes about a second per image of 321 x 481: on large
+    sets, raise ``evaluate_every``.
 
-    Other than in the benchmark's code
-    - there is one labelling per image, not several; labelled edges should be a pixel wide;
-    - as many pixels are matched as can be, where the code minimises the sum of distances and of
-      100 tolerances per pixel left over, on a graph that it thins out at random: the numbers of
-      matches differ by what that loses;
-    - thinning is by non-maximum suppression of the scores alone, not of each binary map again;
+    Differences from the benchmark's code:
+    - There is one labelling per image, not several. Labelled edges should be a pixel wide.
+    - The matching pairs as many pixels as possible. The benchmark minimises the sum of distances plus
+      100 tolerances per unmatched pixel, on a graph that it thins out at random. The numbers of
+      matches differ by what that loses.
+    - Thinning suppresses non-maxima of the scores once, and does not thin each binary map again.
     - F is not interpolated between thresholds.
 
     Args:
-        ignored: The label that does not count, nor does what is detected there; None for none.
+        ignored: The label of pixels that do not count; detections there do not count either. None: all count.
         tolerance: Share of the diagonal.
-        thresholds: How many, from 1 / (n + 1) to n / (n + 1).
+        thresholds: Number of thresholds, from 1 / (n + 1) to n / (n + 1).
     """
 
     full_state_update = False
@@ -54,7 +54,7 @@ class EdgeDetection(Metric):
         self.ignored = ignored
         self.tolerance = tolerance
         self.thresholds = [(number + 1) / (thresholds + 1) for number in range(thresholds)]
-        # Counts of pixels; `best` holds those at each image's own threshold: matched, detected, labelled.
+        # Counts of pixels. `best` holds those at each image's own best threshold: matched, detected, labelled.
         for name, size in (("matched", thresholds), ("detected", thresholds), ("labelled", 1), ("best", 3)):
             self.add_state(name, torch.zeros(size, dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -71,7 +71,7 @@ class EdgeDetection(Metric):
             self.matched += table[:, 0]
             self.detected += table[:, 1]
             self.labelled += edges
-            # Of equals, as where there is no edge to be found, the threshold with the fewest detections.
+            # A tie, as in an image without edges, goes to the threshold with the fewest detections.
             matched, detected = max(counts, key=lambda each: (f_measure(each[0], each[1], edges), -each[1]))
             self.best += torch.tensor([matched, detected, edges], device=self.best.device)
 
@@ -80,7 +80,7 @@ class EdgeDetection(Metric):
         return matches(detected, truth, self.tolerance * (height**2 + width**2) ** 0.5), int(detected.sum())
 
     def compute(self) -> dict[str, float]:
-        """``ods`` and ``ois``."""
+        """Return ``ods`` and ``ois``."""
         labelled = int(self.labelled)
         ods = max(
             f_measure(matched, detected, labelled)
@@ -90,20 +90,20 @@ class EdgeDetection(Metric):
 
 
 def f_measure(matched: int, detected: int, labelled: int) -> float:
-    """2 P R / (P + R) with P = matched / detected, R = matched / labelled; 0 where nothing was matched."""
+    """Return F = 2 P R / (P + R) with P = matched / detected, R = matched / labelled; 0 if nothing matched."""
     return 2 * matched / (detected + labelled) if matched else 0.0
 
 
 def matches(detected: Mask, truth: Mask, distance: float) -> int:
-    """How many pixels of two maps (H, W) can be matched one to one, at most ``distance`` apart."""
-    # SciPy is imported only where edges are measured.
+    """Return how many pixels of two maps (H, W) can be matched one to one, at most ``distance`` apart."""
+    # SciPy is only imported to measure edges.
     from scipy.sparse import csr_array  # type: ignore[import-untyped]
     from scipy.sparse.csgraph import maximum_bipartite_matching  # type: ignore[import-untyped]
 
     found, known = np.argwhere(detected), np.argwhere(truth)
     if not len(found) or not len(known):
         return 0
-    if len(known) < len(found):  # pairs are looked for around the fewer
+    if len(known) < len(found):  # look for pairs around the smaller set
         found, known = known, found
     reach = int(distance)
     steps = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1).T
@@ -118,11 +118,11 @@ def matches(detected: Mask, truth: Mask, distance: float) -> int:
 
 
 def thinned(scores: Array) -> Array:
-    """Scores (H, W) where they are the largest across the edge, 0 elsewhere.
+    """Return scores (H, W) thinned to the ridges of edges: 0 unless a score is the largest across the edge.
 
-    The direction of an edge comes from the second derivatives of the smoothed scores, and a pixel is
-    compared with the values a pixel away on both sides, as in structured edge detection (Dollár &
-    Zitnick 2015), whose code edge detectors are commonly evaluated with.
+    The direction of an edge comes from the second derivatives of the smoothed scores. A pixel is
+    compared with the values a pixel away on both sides. This follows structured edge detection (Dollár &
+    Zitnick 2015); edge detectors are commonly evaluated with its code.
     """
     from scipy import ndimage  # type: ignore[import-untyped]
 
@@ -131,12 +131,12 @@ def thinned(scores: Array) -> Array:
     down, across = np.gradient(smooth)
     down_down = np.gradient(down, axis=0)
     down_across, across_across = np.gradient(across)
-    # Across an edge, on its ridge and on its slopes, the scores bend most: the axis of the Hessian's
-    # larger eigenvalue by magnitude, which is the lower one where their sum is negative.
+    # The scores bend most across an edge, on its ridge and on its slopes. That direction is the axis of the
+    # Hessian's eigenvalue of larger magnitude: the lower eigenvalue if the sum of both is negative.
     angle = 0.5 * np.arctan2(2 * down_across, across_across - down_down)
     angle += np.where(across_across + down_down < 0, np.pi / 2, 0)
     step = np.stack([np.sin(angle), np.cos(angle)])
     place = np.mgrid[: scores.shape[0], : scores.shape[1]]
     sides = [ndimage.map_coordinates(scores, place + sign * step, order=1, mode="nearest") for sign in (-1, 1)]
-    # A plateau two pixels wide keeps both, as there is no telling which of them is the edge.
+    # A plateau two pixels wide keeps both, because either may be the edge.
     return np.where(scores >= np.maximum(*sides), scores, 0.0)

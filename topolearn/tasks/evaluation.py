@@ -1,4 +1,4 @@
-"""How a network does on a set: loss and metrics over all batches of a pass."""
+"""Evaluation of a network on a data set: loss and metrics over all batches of one pass."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from topolearn.tasks.losses import fit_to_labels
 
 
 class Evaluation:
-    """Loss and metrics over the batches of one pass.
+    """Measures loss and metrics over the batches of one pass.
 
-    A metric is a ``torchmetrics.Metric``, which gives a number or a dict of them, or a function of
-    (outputs, targets) whose values are averaged over samples. Where several processes share the
-    batches, both are over all of them.
+    A metric is a ``torchmetrics.Metric``, which returns a number or a dict of numbers, or a function of
+    (outputs, targets), averaged over samples. If several processes share the batches, loss and metrics
+    cover all of them.
 
     Attributes:
-        per_class: After :meth:`run`, what a metric with an attribute of this name says of each class.
+        per_class: After :meth:`run`, one row per class, from the metric that has an attribute of this name.
     """
 
     def __init__(self, loss: Loss, metrics: Mapping[str, Metric], device: torch.device, world: World = ALONE) -> None:
@@ -44,10 +44,10 @@ class Evaluation:
                 self.averaged[name] = metric
 
     def run(self, network: Callable[[Any], Any], batches: Iterable[AnyBatch]) -> dict[str, float]:
-        """Loss and metrics of ``network`` over ``batches``.
+        """Return the loss and the metrics of ``network`` over ``batches``.
 
         Raises:
-            DataError: There is nothing in ``batches``.
+            DataError: ``batches`` is empty.
         """
         total: dict[str, Tensor] = {}
         count = 0
@@ -67,7 +67,7 @@ class Evaluation:
         sums, count = self.world.totals(total, count)
         if not count:
             raise DataError(
-                "the validation set gives nothing, so the network cannot be judged; give data with a validation set"
+                "the validation set has no samples, so the network cannot be judged; give data with a validation set"
             )
         result = {name: value / count for name, value in sums.items()}
         for name, metric in self.global_metrics.items():

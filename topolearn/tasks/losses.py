@@ -1,4 +1,4 @@
-"""The losses of the tasks, and how logits are brought to the size of the labels."""
+"""The losses of the tasks, and the functions that resize logits to the labels."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from topolearn.tasks.base import Loss
 
 
 def cross_entropy(ignored: int | None, label_smoothing: float = 0.0) -> Loss:
-    """Cross entropy of (N, classes) or (N, classes, h, w) logits, a mean over what has a label.
+    """Return the cross entropy of (N, classes) or (N, classes, h, w) logits, a mean over what has a label.
 
     Args:
-        ignored: The label that does not count; None for none.
+        ignored: The label that does not count. None: all labels count.
         label_smoothing: Share of the probability that is spread over all classes.
     """
     if ignored is None:
@@ -33,18 +33,19 @@ def cross_entropy(ignored: int | None, label_smoothing: float = 0.0) -> Loss:
             label_smoothing=label_smoothing,
             reduction="sum",
         )
-        # A mean over no pixel at all would be 0 / 0.
+        # Without the clamp, a batch without labels would give 0 / 0.
         return total / (targets != ignored).sum().clamp(min=1)
 
     return loss_of_known
 
 
 def binary_cross_entropy(ignored: int | None, weights: Callable[[Tensor, Tensor], Tensor] | None = None) -> Loss:
-    """Binary cross entropy of (N, 1, h, w) logits, weighted by pixel, over the number of pixels that have a label.
+    """Return the binary cross entropy of (N, 1, h, w) logits: a weighted sum over the number of labelled pixels.
 
     Args:
-        ignored: The label that does not count; None for none.
-        weights: (labels, known) -> weights, as :func:`balanced`; None where all that have a label weigh the same.
+        ignored: The label that does not count. None: all labels count.
+        weights: Function of (labels, known) that returns the weight of each pixel, such as :func:`balanced`.
+            None: all pixels that have a label weigh the same.
     """
 
     def loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -59,17 +60,17 @@ def binary_cross_entropy(ignored: int | None, weights: Callable[[Tensor, Tensor]
 
 
 def balanced(labels: Tensor, known: Tensor) -> Tensor:
-    """Weights of pixels with which the few edges of an image count as much as all the rest.
+    """Return pixel weights with which the few edges of an image count as much as all the rest.
 
-    As in HED (Xie & Tu 2015): an edge weighs the share of the others among the image's pixels, the
-    others weigh the share of edges.
+    As in HED (Xie & Tu 2015): the weight of an edge pixel is the share of other pixels in the image, and the
+    weight of the others is the share of edge pixels.
 
     Args:
-        labels: (N, H, W), 1 for edge; float.
-        known: (N, H, W), 1 where there is a label; float.
+        labels: (N, H, W), 1 for an edge; float.
+        known: (N, H, W), 1 for a pixel with a label; float.
 
     Returns:
-        (N, H, W), 0 where there is no label.
+        (N, H, W), 0 for pixels without a label.
     """
     edges = (labels * known).sum((1, 2), keepdim=True)
     share = edges / known.sum((1, 2), keepdim=True).clamp(min=1)
@@ -84,7 +85,7 @@ def fit_to_labels(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def resized(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Logits (N, classes, h, w) at another size (H, W); corners stay where they are."""
+    """Resize (N, classes, h, w) logits to (H, W), bilinearly with aligned corners."""
     if tuple(logits.shape[-2:]) == tuple(size):
         return logits
     return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=True)

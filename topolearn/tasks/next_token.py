@@ -1,4 +1,4 @@
-"""Next-token prediction: at each place of a text, which token comes next."""
+"""Next-token prediction: the task and its metrics."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from topolearn.tasks.base import Loss, Metric, NextToken, Task, one_output
 
 @final
 class TextScores(TorchMetric):
-    """``bits_per_byte`` and ``accuracy`` of next tokens over a whole text.
+    """``bits_per_byte`` and ``accuracy`` of the predicted tokens over a whole text.
 
-    Bits per byte are the cross entropy in bits; of tokens that are no bytes, bits per token.
+    Bits per byte are the cross entropy in bits. If tokens are not bytes, they are bits per token.
     """
 
     full_state_update = False
@@ -42,19 +42,19 @@ class TextScores(TorchMetric):
         self.count += len(ids)
 
     def compute(self) -> dict[str, Tensor]:
-        """Both numbers."""
+        """Return ``bits_per_byte`` and ``accuracy``."""
         count = self.count.clamp(min=1)
         return {"bits_per_byte": self.nats / count / math.log(2), "accuracy": self.right / count}
 
 
 @final
 class NextTokenTask(Task):
-    """Which token comes next, at each place: cross entropy of (N, T, vocabulary) logits."""
+    """Next-token prediction at each place of a text: cross entropy of (N, T, vocabulary) logits."""
 
     head: ClassVar[str] = "token_head"
 
     def loss(self, info: DataInfo, label_smoothing: float = 0.0) -> Loss:
-        """Cross entropy in nats per token, a mean over all places."""
+        """Return the cross entropy in nats per token, a mean over all places."""
 
         def loss(logits: Tensor, targets: Tensor) -> Tensor:
             return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), label_smoothing=label_smoothing)
@@ -62,18 +62,18 @@ class NextTokenTask(Task):
         return loss
 
     def metrics(self, info: DataInfo) -> dict[str, Metric]:
-        """``bits_per_byte`` and ``accuracy``."""
+        """Return ``bits_per_byte`` and ``accuracy``."""
         return {"text": TextScores()}
 
     def answer(self, logits: Tensor, info: DataInfo) -> NextToken:
-        """The softmax of the last token's (vocabulary,) logits."""
+        """Return the softmax of the last token's (vocabulary,) logits."""
         return NextToken(logits[-1].softmax(0))
 
     def check_inputs(self, graph: Graph, info: DataInfo) -> None:
-        """Check that the text can go into a graph.
+        """Check that the text fits the input of a graph.
 
         Raises:
-            DataError: Another input than ids, or a vocabulary smaller than the text's.
+            DataError: The input does not take ids, or its vocabulary is smaller than the text's.
         """
         name = graph.inputs[0]
         shape = graph.shapes[name]
@@ -90,12 +90,12 @@ class NextTokenTask(Task):
             )
 
     def check_outputs(self, graph: Graph, info: DataInfo) -> None:
-        """Check that each place of the output scores every token, and sees no later one.
+        """Check that each place of the output scores every token, and depends on no later token.
 
         Raises:
-            OptionError: Several outputs; only a loss of the user's own fits these.
-            DataError: An output of another kind, or of another number of scores than the vocabulary; or a node that
-                looks ahead.
+            OptionError: The graph has several outputs, which needs a loss from the user.
+            DataError: The output is not tokens, it has another number of scores than the vocabulary, or a node sees
+                later tokens.
         """
         output, shape = one_output(graph)
         source = graph.shapes[graph.inputs[0]]
@@ -113,6 +113,6 @@ class NextTokenTask(Task):
         for node in graph.nodes.values():
             if node.rule.sight == "all":
                 raise DataError(
-                    f"node '{node.id}' of graph '{graph.name}' sees later tokens, which are to be predicted; say"
-                    f" 'causal: true', for all such nodes"
+                    f"node '{node.id}' of graph '{graph.name}' sees later tokens, which are to be predicted; set"
+                    f" 'causal: true' on all such nodes"
                 )

@@ -1,4 +1,4 @@
-"""Metrics over all pixels of a set: segmentation's confusion matrix, saliency's precision and recall."""
+"""Metrics over all pixels of a set: the confusion matrix for segmentation, precision and recall for saliency."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from torch import Tensor
 from torchmetrics import Metric
 
 SHADES = 256
-"""Scores of saliency are compared as grey values of 8 bits, as the field does."""
+"""Saliency scores are compared as 8-bit grey values, as usual in the field."""
 
 BETA_SQUARED = 0.3
-"""Weight of recall against precision in saliency's F-measure (Achanta et al. 2009)."""
+"""β² in the F-measure of saliency: the weight of recall against precision (Achanta et al. 2009)."""
 
 
 @final
 class Segmentation(Metric):
-    """``miou`` and ``accuracy`` of pixels, from one confusion matrix over the whole set.
+    """``miou`` and pixel ``accuracy``, from one confusion matrix over the whole set.
 
     mIoU is the mean over the classes that occur in the labels or the predictions.
 
     Args:
         classes: Names of the classes.
-        ignored: The label that does not count; None for none.
+        ignored: The label that does not count. None: all labels count.
 
     Attributes:
         confusion: (classes, classes) pixels by label, then by prediction.
-        per_class: After ``compute``: a row of each class.
+        per_class: After ``compute``, one row per class.
     """
 
     full_state_update = False
@@ -47,15 +47,15 @@ class Segmentation(Metric):
         known = (targets >= 0) & (targets < len(self.classes))
         if self.ignored is not None:
             known &= targets != self.ignored
-        # On a CPU `max` takes a fifth of the time of `argmax`, over a dimension that is not the last.
+        # On a CPU, over a dimension that is not the last, `max` takes a fifth of the time of `argmax`.
         pairs = targets * len(self.classes) + logits.max(1).indices
-        # What does not count goes into a bin of its own: picking the rest would wait for a GPU.
+        # Pixels that do not count go into an extra bin: selecting the others would wait for the GPU.
         bins = self.confusion.numel()
         pairs = torch.where(known, pairs, bins)
         self.confusion += torch.bincount(pairs.view(-1), minlength=bins + 1)[:bins].view_as(self.confusion)
 
     def compute(self) -> dict[str, float]:
-        """``miou`` and ``accuracy``; 0, with a warning, where no pixel has a label."""
+        """Return ``miou`` and ``accuracy``; both are 0, with a warning, if no pixel has a label."""
         counts = self.confusion.double().cpu()
         hits, labelled = counts.diag(), counts.sum(1)
         if not bool(labelled.any()):
@@ -81,14 +81,14 @@ class Segmentation(Metric):
 
 @final
 class Saliency(Metric):
-    """``f_beta``, at the best of 256 thresholds over the set, and ``mae``.
+    """``f_beta`` at the best of 256 thresholds for the set, and the mean absolute error ``mae``.
 
-    Precision and recall are means over the images that have a salient pixel (an image without any
-    has no recall), at each threshold; F_β = (1 + β²) P R / (β² P + R), β² = 0.3. The mean absolute
-    error is of the scores before rounding, a mean over all images.
+    At each threshold, precision and recall are means over the images that have a salient pixel (an image
+    without one has no recall). F_β = (1 + β²) P R / (β² P + R), β² = 0.3. The mean absolute
+    error uses the scores before rounding, and is a mean over all images.
 
     Args:
-        ignored: The label that does not count; None for none.
+        ignored: The label that does not count. None: all labels count.
     """
 
     full_state_update = False
@@ -112,7 +112,7 @@ class Saliency(Metric):
             self.images += 1
             self.error += (score - truth.float()).abs().double().sum() / max(1, len(score))
             shade = (score * (SHADES - 1)).round().long()
-            # At threshold t all of shade t and above are called salient.
+            # At threshold t, pixels of shade t and above count as salient.
             hits = torch.bincount(shade[truth], minlength=SHADES).flip(0).cumsum(0).flip(0).double()
             called = torch.bincount(shade, minlength=SHADES).flip(0).cumsum(0).flip(0).double()
             if bool(truth.any()):
@@ -121,7 +121,7 @@ class Saliency(Metric):
                 self.recall += hits / truth.sum()
 
     def compute(self) -> dict[str, float]:
-        """``f_beta`` and ``mae``."""
+        """Return ``f_beta`` and ``mae``."""
         precision, recall = (each.cpu() / self.salient.cpu().clamp(min=1) for each in (self.precision, self.recall))
         divisor = (BETA_SQUARED * precision + recall).clamp(min=1e-12)
         f_beta = (1 + BETA_SQUARED) * precision * recall / divisor

@@ -1,4 +1,4 @@
-"""Evaluation of images with masks: as a whole, or in windows of the size that training saw."""
+"""Evaluation of images with masks: on whole images, or in windows of the size used in training."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from topolearn.recipes.train_options import TrainOptions
 from topolearn.tasks.losses import resized
 
 OVERLAP = 1 / 3
-"""The least share of a window that the next one sees again (as in PSPNet, Zhao et al. 2017)."""
+"""Smallest share of a window that the next one overlaps (as in PSPNet, Zhao et al. 2017)."""
 
 
 def judged(net: Network, options: TrainOptions) -> Callable[[Any], Any]:
-    """The network as it is evaluated: as it is, or in windows."""
+    """Return the network as it is evaluated: unchanged, or applied in windows."""
     if options.evaluation == "whole":
         return net
     size = crop_size(net.graph, options)
@@ -29,18 +29,18 @@ def judged(net: Network, options: TrainOptions) -> Callable[[Any], Any]:
 
 
 def sliding(net: Callable[[Tensor], Tensor], images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Logits of whole images from windows, averaged where windows overlap.
+    """Apply a network in windows and return the logits of whole images, averaged over overlapping windows.
 
     Args:
-        net: Gives logits (N, classes, h, w), which are resized to the window.
-        images: (N, C, H, W); an image no larger than a window is one window.
+        net: Returns logits (N, classes, h, w), which are resized to the window.
+        images: (N, C, H, W). An image no larger than a window is one window.
         size: (height, width) of a window.
 
     Returns:
         (N, classes, H, W) float32.
 
     Raises:
-        OptionError: A network that gives something else.
+        OptionError: The network returns something else.
     """
     rows, columns = (_starts(length, window) for length, window in zip(images.shape[-2:], size, strict=True))
     height, width = (min(length, window) for length, window in zip(images.shape[-2:], size, strict=True))
@@ -59,7 +59,7 @@ def sliding(net: Callable[[Tensor], Tensor], images: Tensor, size: tuple[int, in
 
 
 def _starts(length: int, window: int) -> list[int]:
-    """Where windows start so that they cover ``length``, evenly, and overlap by :data:`OVERLAP` or more."""
+    """Return the starts of evenly spaced windows that cover ``length`` and overlap by :data:`OVERLAP` or more."""
     if length <= window:
         return [0]
     count = 1 + math.ceil((length - window) / max(1, int(window * (1 - OVERLAP))))
@@ -67,7 +67,7 @@ def _starts(length: int, window: int) -> list[int]:
 
 
 def _coverage(starts: list[int], window: int, length: int) -> Tensor:
-    """In how many windows each of ``length`` pixels lies."""
+    """Return how many windows cover each of ``length`` pixels."""
     count = torch.zeros(length)
     for start in starts:
         count[start : start + window] += 1

@@ -1,4 +1,4 @@
-"""The tasks by name."""
+"""The table of tasks by name."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ TASKS: Mapping[str, Task] = {
     "edges": EdgeDetectionTask(),
     "next_token": NextTokenTask(),
 }
-"""Name -> what a task of :data:`topolearn.task_kinds.TASK_KINDS` does."""
+"""The task object for each name in :data:`topolearn.task_kinds.TASK_KINDS`."""
 
 
 def task_of(name: str) -> Task:
-    """What a task does; a user's own, which is not in the table, is judged as classification is."""
+    """Return the task of a name; a name that is not in the table gets the loss and metrics of classification."""
     return TASKS.get(name, TASKS[DEFAULT_TASK])
