@@ -190,7 +190,7 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     message = fails(CheckpointError, weights=file, graph=graph(classes=5), data=(Noisy(13), Noisy(5)))
     assert message == (
         f"{file}: 'nodes.head.linear.weight' is for 4 classes, but the graph is for 5; set 'nodes.head.classes' to 4,"
-        " or lift the network with --classes 5, which starts its last layer anew"
+        " or lift the network with --classes 5, which gives it a new last layer"
     )
     other = loads(graph().to_yaml().replace("  b2: {op: conv_bn_relu, ", "  b2: {op: conv_bn_relu, kernel: 1, "))
     fails(CheckpointError, file, "has shape [3, 3, 3, 3], but the graph needs [3, 3, 1, 1]", weights=file, graph=other)

@@ -1,4 +1,4 @@
-"""Training: ``fit`` and its parts, for those who have a loop already."""
+"""Training: ``fit``, and its parts for your own training loop."""
 
 from topolearn.training.fitting import fit
 from topolearn.training.memory import kept_memory

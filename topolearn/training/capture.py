@@ -1,13 +1,13 @@
 """A training step as one CUDA graph: recorded once, then launched with a single call.
 
-A small network's step is hundreds of kernels of a few microseconds each, so the host that launches
-them one by one is slower than the GPU. A graph is launched at once. What it holds is fixed, so what
-changes from step to step goes into tensors that stay where they are: the batch, the learning rates,
-the learner's random numbers (its masks are drawn from them on the device). Dropout's seed is handed
-over by torch at each replay, so dropout draws as it would without a graph.
+A step of a small network is hundreds of kernels of a few microseconds each. Launching them one by one
+takes the host longer than the GPU needs to run them. A graph is launched with one call, but its contents
+are fixed. Values that change from step to step are therefore in tensors that stay in place: the batch,
+the learning rates, and the learner's random numbers (its masks are drawn from them on the device).
+Torch passes a new dropout seed at each replay, so dropout draws as it does without a graph.
 
-The Python code of a step runs only while it is warmed up and recorded. So a loss must not draw random
-numbers on the host, read values back, or do something else at each call.
+The Python code of a step runs only during warm-up and recording. So a loss must not draw random
+numbers on the host, read values back, or behave differently from call to call.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from topolearn.recipes.train_options import TrainOptions
 from topolearn.samples.seeds import global_state_kept
 
 _WARM_UP = 3
-"""Steps before the recording: libraries choose algorithms, compilers compile, caches fill. As PyTorch's
-documentation has it, 3 suffice, or 11 for DistributedDataParallel, which is not used here."""
+"""Steps before the recording, in which libraries choose algorithms, compilers compile, and caches fill.
+PyTorch's documentation recommends 3, or 11 for DistributedDataParallel, which is not used here."""
 
 
 def check_capture(options: TrainOptions, device: torch.device, processes: int, searching: EdgeLearner | None) -> None:
-    """Check that the steps of a run can be captured, where they are to be.
+    """Check that the steps of a run can be captured, if the options ask for it.
 
     Args:
-        options: Of training.
-        device: Where it runs.
-        processes: How many train together.
-        searching: The learner, if the run has a phase in which it searches.
+        options: Training options.
+        device: The device that the run uses.
+        processes: The number of processes that train together.
+        searching: The learner, if the run has a search phase.
 
     Raises:
-        OptionError: They cannot.
+        OptionError: The steps cannot be captured.
     """
     if not options.cuda_graph:
         return
@@ -59,13 +59,15 @@ def check_capture(options: TrainOptions, device: torch.device, processes: int, s
 
 
 class CapturedStep:
-    """A step that is captured at its first call, and replayed at this and every later one.
+    """A step that is captured at its first call, and replayed at that call and every later one.
 
     Args:
-        compute: Takes images and targets, trains, gives a scalar; without a wait for the device.
-        net: What it trains, with the learner inside.
-        optimizers: What it trains that by; learning rates as in :func:`topolearn.training.optim.make_capturable`.
-        learner: Its draw is made before each call, and ended by it.
+        compute: Function of images and targets that takes a training step and returns a scalar, and does not wait for
+            the device.
+        net: The network that it trains, with the learner inside.
+        optimizers: The optimisers that it uses, with learning rates as
+            :func:`topolearn.training.optim.make_capturable` sets them.
+        learner: The learner. The caller makes its draw before each call; the call ends the draw.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class CapturedStep:
         """Take the step.
 
         Raises:
-            OptionError: It cannot be captured, or the batch is of another size than the first.
+            OptionError: The step cannot be captured, or the batch has another size than the first.
         """
         with torch.cuda.device(images.device):
             if self._graph is None:
@@ -103,11 +105,11 @@ class CapturedStep:
             self._graph.replay()
             if self._learner is not None:
                 self._learner.end_draw()
-            return self._loss.clone()  # the next replay writes there again
+            return self._loss.clone()  # the next replay overwrites it
 
     def _capture(self, images: Tensor, targets: Tensor) -> torch.cuda.CUDAGraph:
         self._images, self._targets = images.clone(), targets.clone()
-        # Both on one stream, not the default one: a backward pass runs on the streams of its forward pass.
+        # Warm-up and recording share one stream, not the default one: a backward pass runs on its forward's stream.
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         with global_state_kept():
             with _state_kept(self._net, self._optimizers):
@@ -117,17 +119,17 @@ class CapturedStep:
                         self._compute(self._images, self._targets)
                 torch.cuda.current_stream().wait_stream(stream)
             for optimizer in self._optimizers:
-                optimizer.zero_grad(set_to_none=True)  # the graph's gradients live in memory of its own
+                optimizer.zero_grad(set_to_none=True)  # the gradients must be allocated in the graph's own memory
             graph = torch.cuda.CUDAGraph()
             before = _host_generators()
             try:
-                # Other threads, such as one that pins the batches of a DataLoader, may go on meanwhile.
+                # Other threads, such as one that pins the batches of a DataLoader, may continue meanwhile.
                 with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                     self._loss = self._compute(self._images, self._targets)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
-                # Ending a capture that has failed raises an error of its own, after the one that says why.
+                # The end of a failed capture raises a second error; the first one (its context) holds the reason.
                 reason = str(error.__context__ or error).partition("\n")[0]
                 raise OptionError(
                     f"the training step cannot be captured as a CUDA graph ({reason}); the loss and the learner must"
@@ -146,17 +148,17 @@ def _layout(images: Tensor, targets: Tensor) -> str:
 
 
 def _host_generators() -> tuple[object, ...]:
-    """The state of the global generators on the host, to compare."""
+    """Return the state of the global generators on the host, for comparison."""
     name, keys, *rest = cast(tuple[Any, ...], np.random.get_state())
     return random.getstate(), name, keys.tobytes(), rest, torch.get_rng_state().numpy().tobytes()
 
 
 @contextmanager
 def _state_kept(net: nn.Module, optimizers: Sequence[Optimizer]) -> Iterator[None]:
-    """Put the network (learner and draw included) and the optimisers back where they were, in place.
+    """Restore the network (learner and draw included) and the optimisers on exit, in place.
 
-    What an optimiser has made meanwhile is set to 0: with ``sgd`` and ``adamw`` that is the same as not
-    to have it yet.
+    Optimiser state that was created meanwhile is set to 0. For ``sgd`` and ``adamw`` that is the same as not
+    having it yet.
     """
     network = {name: copy.deepcopy(value) for name, value in net.state_dict().items()}
     before = {id(value): value.clone() for value in _tensors(optimizers)}
@@ -170,6 +172,6 @@ def _state_kept(net: nn.Module, optimizers: Sequence[Optimizer]) -> Iterator[Non
 
 
 def _tensors(optimizers: Sequence[Optimizer]) -> list[Tensor]:
-    """All tensors of the optimisers' state."""
+    """Return all tensors in the state of the optimisers."""
     states = [state for optimizer in optimizers for state in optimizer.state.values()]
     return [value for state in states for value in state.values() if isinstance(value, Tensor)]

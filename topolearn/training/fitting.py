@@ -62,42 +62,41 @@ def fit(
 ) -> FitResult:
     """Learn which edges of a graph to keep, prune the rest, and train what is left.
 
-    Several processes train together where a launcher (torchrun) or the program has made them a group;
+    Several processes train together if a launcher (torchrun) or your program has put them into a process group;
     see :mod:`topolearn.distributed`.
 
     Args:
-        graph: Name or path of a graph or recipe, a Graph, or a network whose weights to start from.
-        learner: Name of a learner (``maskconnect`` where neither this nor a recipe says), a mapping of
-            ``name`` and options as in a recipe, or one made for this graph.
+        graph: Name or path of a graph or recipe, a Graph, or a network to start from, with its weights.
+        learner: Name of a learner, a mapping of ``name`` and options as in a recipe, or a learner made for this
+            graph. Default: the recipe's, else ``maskconnect``.
         data: Name of a data set, a folder, a text file, or a ``(train, val)`` pair of Datasets, of DataLoaders or of
-            the ids of tokens. For a graph that takes something else than one image, items are (inputs, targets), with
-            several inputs in a dict by name. Default: what the graph names, else ``digits``, and for text
-            ``python-source``.
-        epochs: In all phases together; the learner's plan deals them out.
+            token ids. For a graph that takes something else than one image, items are (inputs, targets), with
+            several inputs in a dict by name. Default: the data set that the graph names, else ``digits``, or
+            ``python-source`` for text.
+        epochs: Epochs in all phases together; the learner's plan divides them.
         batch_size: Images or contexts per step, over all processes.
         lr: Peak learning rate of the weights.
-        loss: Function of (outputs, targets), each a tensor or a dict, as the network and the data give them; default
-            by task, see :mod:`topolearn.tasks`.
-        metrics: By name: ``torchmetrics.Metric`` or function of (outputs, targets); default by task, see
-            :mod:`topolearn.tasks`.
-        callbacks: Called with every record of the history.
+        loss: Function of (outputs, targets), each a tensor or a dict, as the network and the data give them. The
+            default depends on the task, see :mod:`topolearn.tasks`.
+        metrics: Name -> ``torchmetrics.Metric`` or function of (outputs, targets). The default depends on the task,
+            see :mod:`topolearn.tasks`.
+        callbacks: Functions called with each record of the history.
         weights: safetensors file, or the folder of a run, to start from. A phase that starts from fresh weights
-            starts from these again; those of removed parts are left out.
-        seed: Of everything random, 0 where not given; equal seeds give equal results.
-        device: ``auto`` is CUDA where there is one; of several processes each takes a GPU of its own.
+            starts from these again, without those of removed parts.
+        seed: Seed of everything random, default 0. Equal seeds give equal results.
+        device: ``auto`` is CUDA if there is a GPU. If several processes train, each takes its own GPU.
         precision: ``float32``, ``bfloat16`` (autocast), ``auto``.
-        out: Folder of the run, which no other may train in meanwhile; None writes nothing.
-        resume: Go on with the run in ``out``; start it where there is none, return its result where
-            it is finished.
+        out: Folder of the run. No other run may train in it at the same time. None writes nothing.
+        resume: Continue the run in ``out``. If there is no run yet, start it; if it is finished, return its result.
         training: Options of :class:`topolearn.recipes.TrainOptions`.
-        data_root: Where data sets are looked for first.
+        data_root: Folder that is searched first for data sets.
         export: Whether ``out`` also gets model.onnx, compared with PyTorch, and the pictures graph.svg and matrix.svg.
             A network that cannot be exported gives a warning, and the run is kept.
         quiet: Show no progress.
         learner_options: Options of the learner.
 
     Returns:
-        The learned graph, the trained model, and how it went.
+        The learned graph, the trained model, the history and the metrics.
 
     Raises:
         TopolearnError: One of its subclasses, for input that cannot be used.
@@ -138,12 +137,12 @@ def fit(
 
 
 def _train(ready: Prepared, world: World) -> FitResult:
-    """Train what is ready, from the start or from the checkpoint in its folder."""
+    """Train a prepared run, from the start or from the checkpoint in its folder."""
     recipe, learner = ready.recipe, ready.learner
     writer = RunWriter(recipe.out if world.is_main else None)
     checkpoint = world.from_main(writer.checkpoint_left)
     net = _network(ready)
-    if checkpoint is None:  # else it has all weights
+    if checkpoint is None:  # a checkpoint holds all weights
         _load_start(net, recipe)
         _check_start(net, recipe)
     world.share_state(net)
@@ -158,11 +157,11 @@ def _train(ready: Prepared, world: World) -> FitResult:
         known=ready.about if trained else None,
     )
     for note in ready.data.notes if world.is_main else ():
-        Reporter(0).say(note)  # quiet or not, because it is no progress; file names lose their control characters
+        Reporter(0).say(note)  # even if quiet: this is not progress. `say` removes control characters of file names
     folder = recipe.out
     if folder is None or not world.from_main(lambda: holds_run(folder)):
         world.from_main(learner.check)
-        world.share(learner.buffers())  # what the first process has measured
+        world.share(learner.buffers())  # which `check` measured in process 0
     if checkpoint is None:
         world.from_main(lambda: writer.begin(ready.graph, ready.config))
     else:
@@ -199,14 +198,14 @@ def _train(ready: Prepared, world: World) -> FitResult:
 
 
 def _network(ready: Prepared) -> Network:
-    """The network to search, with the weights of the network that the run was given, or random ones."""
+    """Return the network to search, with the weights of the given network or random ones."""
     recipe = ready.recipe
     torch.manual_seed(recipe.seed)
     return build(ready.graph if recipe.start is None else recipe.start, ready.learner).to(ready.device).float()
 
 
 def _load_start(net: Network, recipe: Recipe) -> None:
-    """Load the weights that training starts from, if they are in a file: given ones, else pretrained ones."""
+    """Load the start weights if they come from a file: the given ones, else pretrained ones."""
     if recipe.weights is not None:
         _load_weights(net, recipe.weights)
     elif recipe.start is None:
@@ -214,7 +213,7 @@ def _load_start(net: Network, recipe: Recipe) -> None:
 
 
 def _check_start(net: Network, recipe: Recipe) -> None:
-    """Raise where a weight that training is to start from is no number."""
+    """Raise a TrainingError if a start weight is NaN or infinite."""
     name = not_finite(net)
     if name is not None:
         raise TrainingError(
@@ -224,18 +223,18 @@ def _check_start(net: Network, recipe: Recipe) -> None:
 
 
 def _starts_over(ready: Prepared) -> bool:
-    """Whether a phase starts once more from weights that the run was given."""
+    """Whether a later phase starts again from the weights that the run was given."""
     given = ready.recipe.start is not None or ready.recipe.weights is not None
     return given and any(item.phase.weights == "fresh" for item in ready.plan)
 
 
 def _weights_of(net: Network) -> dict[str, torch.Tensor]:
-    """A copy of a network's parameters and buffers, without its learner's."""
+    """Copy the parameters and buffers of a network, without its learner's."""
     return {name: value.clone() for name, value in net.state_dict().items() if not name.startswith("learner.")}
 
 
 def _load_weights(net: Network, path: Path) -> None:
-    """Start from the weights in a file or a run's folder; the learner keeps its own start."""
+    """Load start weights from a file or the folder of a run; the learner keeps its initial state."""
     file = path / WEIGHTS if path.is_dir() else path
     tensors = plain_names(load_tensors(file))
     learner = {f"learner.{name}": value for name, value in net.learner.state_dict().items()} if net.learner else {}
@@ -245,7 +244,7 @@ def _load_weights(net: Network, path: Path) -> None:
 
 
 def _check_classes(net: Network, tensors: Mapping[str, torch.Tensor], file: Path) -> None:
-    """Raise where an output's weights are those of a network for another number of classes."""
+    """Raise a CheckpointError if the weights of an output are for another number of classes."""
     for name, tensor in net.state_dict().items():
         node = name.removeprefix("nodes.").partition(".")[0]
         if node not in net.graph.outputs or name not in tensors or not hasattr(net.graph.nodes[node].rule, "classes"):
@@ -254,14 +253,14 @@ def _check_classes(net: Network, tensors: Mapping[str, torch.Tensor], file: Path
         if theirs[:1] != ours[:1] and theirs[1:] == ours[1:]:
             raise CheckpointError(
                 f"'{name}' is for {theirs[0]} classes, but the graph is for {ours[0]}; set 'nodes.{node}.classes' to"
-                f" {theirs[0]}, or lift the network with --classes {ours[0]}, which starts its last layer anew",
+                f" {theirs[0]}, or lift the network with --classes {ours[0]}, which gives it a new last layer",
                 Location(str(file)),
             )
 
 
 @contextlib.contextmanager
 def _surroundings(ready: Prepared) -> Iterator[None]:
-    """What a run changes in its process while it trains: cuDNN, random generators, memory."""
+    """Set what a run changes in its process, and restore it on exit: cuDNN, random generators, memory."""
     before = torch.backends.cudnn.deterministic
     on_cpu = ready.device.type == "cpu"
     with global_state_kept(), kept_memory() if on_cpu else contextlib.nullcontext():

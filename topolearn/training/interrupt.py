@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for the step to end."""
+"""A handler that delays Ctrl-C until the training step ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Interrupt:
-    """While entered, the first Ctrl-C (or SIGTERM) only sets :attr:`asked`; a second one acts at once."""
+    """Context in which the first Ctrl-C (or SIGTERM) only sets :attr:`asked`; the second acts at once."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -18,7 +18,7 @@ class Interrupt:
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                # None was not set from Python and cannot be put back; SIG_IGN is a background job's.
+                # None: set outside Python, so it cannot be restored. SIG_IGN: a background job, which ignores Ctrl-C.
                 if signal.getsignal(number) not in (None, signal.SIG_IGN):
                     self._before[number] = signal.signal(number, self._ask)
         return self

@@ -1,8 +1,8 @@
-"""Freed memory that stays with the process while it trains on a CPU.
+"""Keeps freed memory with the process while it trains on a CPU.
 
-glibc takes a large tensor's memory from the kernel and gives it back as soon as the tensor is freed,
-so every step pays a page fault for each 4 KiB of every activation: for a relu over 64 MB that is most
-of its time. Kept, the memory of one step serves the next.
+glibc takes the memory of a large tensor from the kernel and returns it as soon as the tensor is freed.
+So every step pays a page fault for each 4 KiB of every activation; for a relu over 64 MB that is most
+of the time. If the memory is kept, the next step reuses it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_MMAP_MAX = -4
 
-# No size is too large for the heap (M_MMAP_THRESHOLD would do too, but glibc before 2.35 takes at
-# most 32 MiB), and nothing that is freed at its end goes back.
+# Blocks of any size come from the heap (M_MMAP_THRESHOLD would do that too, but glibc before 2.35 accepts
+# at most 32 MiB), and memory freed at the end of the heap is not returned.
 _KEEP = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1))
-# Setting anything ends glibc's own adjustment of its thresholds, for good. It moves them up as large
-# blocks are freed, to these values at most: where they stand in a process that has freed a tensor of
-# 32 MiB. 65536 is the default.
+# Any setting permanently stops glibc from adjusting its thresholds. Without that, glibc raises them as large
+# blocks are freed, up to these values, which a process reaches when it frees a tensor of 32 MiB. 65536 is
+# the default.
 _GIVE_BACK = ((_M_MMAP_MAX, 65536), (_M_MMAP_THRESHOLD, 32 << 20), (_M_TRIM_THRESHOLD, 64 << 20))
 
 _SETTINGS = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
@@ -34,20 +34,20 @@ _entered = 0
 
 @contextmanager
 def kept_memory() -> Iterator[None]:
-    """Train faster on a CPU: while entered, memory that tensors free stays with the process for the next ones.
+    """Speed up training on a CPU: inside this context, the process keeps freed memory and reuses it.
 
-    :func:`topolearn.fit` does this by itself; a training loop of your own does it by::
+    :func:`topolearn.fit` uses it already. In your own training loop, write::
 
         with topolearn.kept_memory():
             for images, targets in batches: ...
 
-    Measured side by side on a CPU, a search step cost 1.35 times a step of the plain network in a bare loop, and 1.20
-    times with freed memory kept. Tensors above 32 MiB gain most: glibc keeps smaller ones by itself.
+    Measured side by side on a CPU, a search step cost 1.35 times a step of the plain network without it, and 1.20
+    times with it. Tensors above 32 MiB gain most, because glibc already keeps smaller ones.
 
-    It acts on the whole process, and on what its main thread allocates, because the heaps of other threads hold no
-    large blocks. The process keeps its peak of memory until the end, and gives it back to the system then. Nothing
-    happens if the C library is not glibc, or if the environment sets its thresholds already (``MALLOC_MMAP_THRESHOLD_``
-    and the like). It may be entered several times.
+    The setting is for the whole process, but affects only memory that the main thread allocates, because the heaps of
+    other threads hold no large blocks. The process keeps its peak memory until the context ends, and then returns it to
+    the system. Nothing happens if the C library is not glibc, or if the environment already sets its thresholds
+    (``MALLOC_MMAP_THRESHOLD_`` and the like). You may enter it several times.
     """
     global _entered
     libc = _glibc()
@@ -69,7 +69,7 @@ def kept_memory() -> Iterator[None]:
 
 
 def _glibc() -> ctypes.CDLL | None:
-    """The C library, where it is glibc and nobody else has set how it keeps memory."""
+    """Return the C library if it is glibc and the environment does not set its memory thresholds, else None."""
     if any(name in os.environ for name in _SETTINGS) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return None
     try:
@@ -86,4 +86,4 @@ def _glibc() -> ctypes.CDLL | None:
 
 def _set(libc: ctypes.CDLL, values: tuple[tuple[int, int], ...]) -> None:
     for parameter, value in values:
-        libc.mallopt(parameter, value)  # one that it does not take stays as it was: slower, never wrong
+        libc.mallopt(parameter, value)  # if it rejects a value, the old one stays: slower, never wrong

@@ -30,23 +30,24 @@ def optimizers(
     decay: Literal["all", "matrices"] = "all",
     **options: Any,
 ) -> list[Optimizer]:
-    """Optimisers of a network: one for the weights, one for the learner where it wants its own.
+    """Make the optimisers of a network: one for the weights, and one for the learner if it wants its own.
 
     Args:
-        net: A compiled network, or any module that holds one, such as DDP or a network of yours around it.
+        net: A compiled network, or any module that holds one, such as DDP or your own network around it.
         lr: Learning rate of the weights.
-        name: ``sgd`` (momentum 0.9 where not given) or ``adamw``.
-        node_lr: Node id, or a range of ids -> the rate of its weights over ``lr``; ids that the network does
-            not have, as those of a node that was pruned, mean nothing.
-        decay: What ``weight_decay`` acts on: ``all`` weights, or ``matrices``, those with two axes or more.
+        name: ``sgd`` (default momentum 0.9) or ``adamw``.
+        node_lr: Node id, or a range of ids -> factor on ``lr`` for the weights of the node. Ids that the network does
+            not have, such as those of pruned nodes, are ignored.
+        decay: Which weights ``weight_decay`` acts on: ``all``, or ``matrices``, those with two axes or more.
         options: Keyword arguments of the torch optimiser of the weights.
 
     Returns:
-        The weights' optimiser. A learner with parameters adds groups to it, or gets a plain SGD. When all of them have
-        stepped, the learner's ``after_step()`` has been called; a call of your own does nothing then.
+        The optimiser of the weights. A learner with parameters adds groups to it, or gets a plain SGD as the second
+        optimiser. After all of them have stepped, they call the learner's ``after_step()``; your own call then does
+        nothing.
 
     Raises:
-        OptionError: Unknown optimiser or option, or a module that holds two networks with learners.
+        OptionError: The optimiser or an option is unknown, or the module holds two networks with learners.
     """
     if name not in _OPTIMIZERS:
         raise OptionError(f"unknown optimizer '{name}'{suggest(name, _OPTIMIZERS)}")
@@ -79,7 +80,7 @@ def optimizers(
         index = len(main.param_groups) - 1
 
     def tell(optimizer: Optimizer, *_: Any) -> None:
-        frozen = all(network.frozen_edge_weights is not None for network in networks)  # it is no longer asked
+        frozen = all(network.frozen_edge_weights is not None for network in networks)  # its learner is no longer used
         if frozen or bool(getattr(optimizer, "found_inf", False)):  # a fused optimiser skips for a GradScaler by itself
             return
         if own_groups and optimizer is made[-1]:
@@ -89,11 +90,11 @@ def optimizers(
 
     for optimizer in made:
         optimizer.register_step_post_hook(tell)
-    return [*made]  # a list of the caller's
+    return [*made]  # a copy, which the caller may change
 
 
 def _learner(networks: Sequence[Network]) -> EdgeLearner | None:
-    """The one learner that networks have."""
+    """Return the only learner of the networks, or None."""
     learners = {id(network.learner): network.learner for network in networks if network.learner is not None}
     if len(learners) > 1:
         raise OptionError(
@@ -105,7 +106,7 @@ def _learner(networks: Sequence[Network]) -> EdgeLearner | None:
 def _groups(
     networks: Sequence[Network], weights: Sequence[Tensor], lr: float, node_lr: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """The weights at ``lr``, and a group for every other rate that nodes have."""
+    """Return parameter groups: the weights at ``lr``, and one group for each factor in ``node_lr``."""
     factors = {node: factor for word, factor in node_lr.items() for node in expand(word)}
     nodes = [(node, module) for net in networks for node, module in net.nodes.items() if node in factors]
     factor_of = {id(p): factors[node] for node, module in nodes for p in module.parameters()}
@@ -116,7 +117,7 @@ def _groups(
 
 
 def _decaying(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same groups, each divided into the weights that decay and those that do not."""
+    """Divide each group into the weights that decay and those that do not."""
     divided = []
     for group in groups:
         matrices = [p for p in group["params"] if p.dim() >= 2]
@@ -126,7 +127,7 @@ def _decaying(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _fused(weights: Sequence[Tensor]) -> bool:
-    """Whether one kernel for all weights is faster: on a GPU.
+    """Whether to use one kernel for all weights: only on a GPU.
 
     On a CPU it saves less than 1 % of a training step.
     """
@@ -134,10 +135,10 @@ def _fused(weights: Sequence[Tensor]) -> bool:
 
 
 class Rates:
-    """The learning rates of all groups of optimisers: their peaks, and a step's share of them.
+    """Sets the learning rates of all optimiser groups as a factor of their peaks.
 
     Attributes:
-        now: Of the first group.
+        now: The current rate of the first group.
     """
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
@@ -156,11 +157,11 @@ class Rates:
 
 
 _ITS_OWN = ("lr", "fused", "foreach", "capturable")
-"""Settings of a group that depend on where and how a run runs, and not on how far it is."""
+"""Settings of a group that depend on the machine and the options of a run, not on its progress."""
 
 
 def make_capturable(optimizers: Sequence[Optimizer], device: torch.device) -> None:
-    """Let a CUDA graph hold the steps of optimisers from :func:`optimizers`: their rates go to the device."""
+    """Make the steps of optimisers from :func:`optimizers` capturable in a CUDA graph: move the rates to the device."""
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["lr"] = torch.full((), float(group["lr"]), device=device)
         if "capturable" in group:
@@ -168,17 +169,17 @@ def make_capturable(optimizers: Sequence[Optimizer], device: torch.device) -> No
 
 
 def saved_state(optimizer: Optimizer) -> dict[str, Any]:
-    """The state of an optimiser for a checkpoint, the same wherever it ran."""
+    """Return the state of an optimiser for a checkpoint, independent of the device that it ran on."""
     state = optimizer.state_dict()
     groups = [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]
     return {**state, "param_groups": groups}
 
 
 def load_saved_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """Take up what :func:`saved_state` gave; rates and implementations stay this optimiser's own.
+    """Load a state from :func:`saved_state`; the optimiser keeps its own rates and implementation.
 
     Raises:
-        ValueError, KeyError, TypeError: The state of another optimiser.
+        ValueError, KeyError, TypeError: The state is from another optimiser.
     """
     groups = [
         {**saved, **{key: own[key] for key in _ITS_OWN if key in own}}
@@ -190,14 +191,14 @@ def load_saved_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
 def lr_factor(
     options: TrainOptions, step: int, steps: int, warmup: int = 0, milestones: tuple[float, ...] | None = None
 ) -> float:
-    """Learning rate at ``step`` of ``steps``, over the peak.
+    """Return the learning rate at ``step`` of ``steps``, as a factor of the peak.
 
     Args:
-        options: Which schedule.
+        options: Training options, which name the schedule.
         step: Steps taken, 0 at the start.
         steps: Steps of the whole schedule.
         warmup: Steps of linear warm-up at its start.
-        milestones: The phase's own; None for those of ``options``.
+        milestones: The milestones of the phase. None: those of ``options``.
     """
     if step < warmup:
         return (step + 1) / warmup
