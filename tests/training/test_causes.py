@@ -22,8 +22,7 @@ def test_the_rate_is_no_cause_before_the_first_update() -> None:
     with pytest.raises(TrainingError) as caught:
         run(loss=lambda outputs, targets: outputs.sum() * float("nan"))
     assert str(caught.value) == (
-        "the loss became nan in phase 'search', epoch 1, step 1; no weight had been changed by then, so look at the"
-        " loss function"
+        "the loss became nan in phase 'search', epoch 1, step 1; no weight has changed yet, so check the loss function"
     )
 
 

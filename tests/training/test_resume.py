@@ -148,7 +148,7 @@ def test_loaders_from_the_end_of_the_last_epoch(
         assert_same(whole("maskconnect", "loaders"), folder)
     said = (tmp_path / "SIGINT.log").read_text()
     assert f"go on with --resume ({tmp_path / 'SIGINT'}), from the end of the last epoch" in said
-    assert "a DataLoader cannot be entered in the middle" in said
+    assert "a DataLoader cannot start in the middle" in said
 
 
 def test_interrupted_before_the_first_checkpoint(

@@ -1,4 +1,4 @@
-"""Which phases a run has, how many epochs each, and how the search ends."""
+"""The phases of a run: their epochs and learning rates, the end of the search, and the start of each later phase."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from topolearn.samples import Data
 from topolearn.training.optim import lr_factor
 
 RECALIBRATION_BATCHES = 100
-"""Most training batches from which batch statistics are computed anew."""
+"""Largest number of training batches from which :func:`recalibrate` computes batch statistics."""
 
 
 @dataclass(frozen=True)
 class Scheduled:
-    """A phase as a run has it.
+    """A phase with its place in a run.
 
     Attributes:
-        phase: With the run's share and learning rate.
-        epochs: How many.
-        milestones: Of its ``step`` schedule; None for those of all phases.
-        before: Epochs of its learning-rate schedule that lie in phases before.
-        span: Epochs of that schedule in all.
-        opens: Whether that schedule is the run's first, which warms up.
+        phase: The phase, with the run's share and learning rate.
+        epochs: Number of epochs.
+        milestones: Milestones of its ``step`` schedule. None: those that the options give for all phases.
+        before: Epochs of its learning-rate schedule in earlier phases.
+        span: All epochs of that schedule.
+        opens: Whether that schedule is the first of the run; only the first has a warm-up.
     """
 
     phase: Phase
@@ -45,11 +45,11 @@ class Scheduled:
     opens: bool
 
     def lr_factor(self, options: TrainOptions, step: int, steps: int) -> float:
-        """Learning rate over the schedule's peak.
+        """Return the learning rate as a factor of the schedule's peak.
 
         Args:
-            options: Which schedule.
-            step: Steps of the phase that were taken.
+            options: Training options, which name the schedule.
+            step: Steps taken in the phase.
             steps: Steps per epoch.
         """
         asked = round(options.warmup_epochs * steps) if options.warmup_steps is None else options.warmup_steps
@@ -58,15 +58,15 @@ class Scheduled:
 
 
 def schedule(learner: EdgeLearner, epochs: int, changes: Mapping[str, PhaseOptions]) -> tuple[Scheduled, ...]:
-    """Deal ``epochs`` out over the learner's phases, by share, at least one each.
+    """Divide ``epochs`` over the learner's phases by their shares, at least one each.
 
     Args:
-        learner: Whose plan.
-        epochs: In all.
-        changes: What is not as in the plan, by phase name; a share of 0 skips a phase.
+        learner: The learner, which has the plan.
+        epochs: Epochs in all phases together.
+        changes: Changes to the plan, by phase name. A share of 0 skips a phase.
 
     Raises:
-        OptionError: An unknown phase, no phase left, or fewer epochs than phases.
+        OptionError: A phase is unknown, no phase is left, or there are fewer epochs than phases.
     """
     plan = learner.phases()
     names = [phase.name for phase in plan]
@@ -91,7 +91,7 @@ def schedule(learner: EdgeLearner, epochs: int, changes: Mapping[str, PhaseOptio
         richest = max(range(len(dealt)), key=lambda i: dealt[i] - exact[i] if dealt[i] > 1 else -1.0)
         dealt[richest] -= 1
     scheduled: list[Scheduled] = []
-    first = 0  # of the phases that the present learning-rate schedule runs through
+    first = 0  # the first phase of the current learning-rate schedule
     for number, (phase, count) in enumerate(zip(running, dealt, strict=True)):
         if not _joins(phase, changes):
             first = number
@@ -112,13 +112,13 @@ def schedule(learner: EdgeLearner, epochs: int, changes: Mapping[str, PhaseOptio
 
 
 def _joins(phase: Phase, changes: Mapping[str, PhaseOptions]) -> bool:
-    """Whether a phase goes on with the learning-rate schedule of the one before."""
+    """Whether a phase continues the learning-rate schedule of the phase before."""
     change = changes.get(phase.name, PhaseOptions())
     return phase.continues and change.lr is None and change.milestones is None
 
 
 def _changed(phase: Phase, change: PhaseOptions | None) -> Phase:
-    """A phase of the plan with the run's own share and learning rate."""
+    """Return a phase of the plan with the run's own share and learning rate."""
     if change is None:
         return phase
     return replace(
@@ -134,14 +134,15 @@ def settle(net: Network) -> Network:
 
 
 def begin_phase(net: Network, phase: Phase, seed: int, start: Mapping[str, Tensor] | None = None) -> Network:
-    """The network that a phase after the search starts from.
+    """Return the network that a phase after the search starts from.
 
     Args:
         net: The network as the phase before left it.
         phase: The phase.
-        seed: Of weights that are drawn.
-        start: The weights that the run was given to start from, by name; fresh ones are these where the network
-            still has them, and drawn elsewhere. None: a backbone's are its pretrained ones, the others drawn.
+        seed: Seed for weights that are drawn.
+        start: The weights that the run was given, by name. If the phase starts from fresh weights, it takes these for
+            all parts that the network still has, and draws the others. None: a backbone takes its pretrained weights,
+            and the others are drawn.
     """
     graph: Graph = apply_passes(net.graph, *phase.passes)
     carries = phase.weights == "carry"
@@ -162,7 +163,7 @@ def begin_phase(net: Network, phase: Phase, seed: int, start: Mapping[str, Tenso
 
 
 def freeze_affine(net: Network, whose: Literal["all", "weighted"] | None) -> None:
-    """Stop the training of some batch normalisations' scale and shift, and start that of the others."""
+    """Freeze scale and shift of the batch normalisations that ``whose`` names, and train those of the others."""
     weighted = weighted_norms(net) if whose == "weighted" else set()
     for module in net.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
@@ -172,7 +173,7 @@ def freeze_affine(net: Network, whose: Literal["all", "weighted"] | None) -> Non
 
 
 def weighted_norms(net: Network) -> set[nn.Module]:
-    """The batch normalisations that end a node, or an edge's own op, whose output a learnable edge weights."""
+    """Return the batch normalisations directly before a learnable weight: those that end its source or its edge op."""
     modules: list[nn.Module] = []
     for edge in (edge for edge in net.graph.edges if edge.learnable):
         if edge.src in net.nodes:
@@ -184,7 +185,7 @@ def weighted_norms(net: Network) -> set[nn.Module]:
 
 @torch.no_grad()
 def recalibrate(net: Network, data: Data, batch_size: int, seed: int) -> None:
-    """Compute the running statistics of batch normalisations anew, as plain means over training batches."""
+    """Recompute the running statistics of batch normalisations as plain means over training batches."""
     norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     if not norms:
         return

@@ -1,4 +1,4 @@
-"""What ``fit`` checks before anything is trained: the learner, the data, the plan, the device."""
+"""The checks of ``fit`` before training: learner, data, plan and device."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Prepared:
     """A run that has been checked and can start.
 
     Attributes:
-        recipe: What was asked for; device and precision are certain ones.
-        learner: Made for the graph.
-        data: As the graph wants them, on the CPU.
+        recipe: The recipe, with ``auto`` replaced by a device and a precision.
+        learner: The learner, made for the graph.
+        data: The data as the graph takes them, on the CPU.
         plan: Phases and epochs.
-        config: What config.yaml says.
+        config: The content of config.yaml.
         about: What is known of the data that the given network was trained on.
     """
 
@@ -47,30 +47,30 @@ class Prepared:
 
     @property
     def graph(self) -> Graph:
-        """The graph to be searched."""
+        """The graph to search."""
         return self.recipe.graph
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """The device that the run uses."""
         device: torch.device = self.recipe.device
         return device
 
     @property
     def options(self) -> TrainOptions:
-        """How the weights are trained."""
+        """The training options."""
         return self.recipe.training
 
     @property
     def searches(self) -> bool:
-        """Whether there is a phase in which the learner decides about edges."""
+        """Whether the plan has a search phase, in which the learner decides about edges."""
         return any(item.phase.search for item in self.plan)
 
     def is_finished(self) -> bool:
-        """Whether the recipe's folder holds this run, finished.
+        """Whether the recipe's folder already holds this run, finished.
 
         Raises:
-            CheckpointError: It holds a run that is not to be resumed, or another one.
+            CheckpointError: The folder holds another run, or it holds this one and the recipe does not resume it.
         """
         folder = self.recipe.out
         if folder is None:
@@ -80,10 +80,10 @@ class Prepared:
 
 
 def prepare(recipe: Recipe) -> Prepared:
-    """Check all that a run needs before it starts.
+    """Check everything that a run needs, read its data, and make its learner and plan.
 
     Raises:
-        TopolearnError: One of its subclasses, for what cannot be used.
+        TopolearnError: One of its subclasses, for anything that cannot be used.
     """
     device = find_device(recipe.device)
     recipe = recipe.changed(device=device, precision=usual_precision(recipe.precision, device))
@@ -96,7 +96,7 @@ def prepare(recipe: Recipe) -> Prepared:
 
 
 def _read(recipe: Recipe) -> Data:
-    """The data, which fit the graph and its task."""
+    """Read the data and check that they fit the graph and its task."""
     graph = recipe.graph
     try:
         data = read_data(graph, recipe.chosen_data, recipe.data_root, recipe.training, own_loss=recipe.loss is not None)
@@ -107,7 +107,7 @@ def _read(recipe: Recipe) -> Data:
         if recipe.names_data:
             raise
         raise DataError(
-            f"graph '{graph.name}' names no data; say what to train on with --data (the default would not do:"
+            f"graph '{graph.name}' names no data; say what to train on with --data (the default does not fit:"
             f" {error.message})"
         ) from None
     return data
@@ -128,7 +128,7 @@ def _check_node_lr(graph: Graph, node_lr: Iterable[str]) -> None:
 
 
 def _config(recipe: Recipe, learner: EdgeLearner, data: Data) -> dict[str, Any]:
-    """What config.yaml says."""
+    """Return the content of config.yaml."""
     graph = recipe.graph
     return {
         "topolearn": __version__,

@@ -1,4 +1,4 @@
-"""What a user sees while training runs: a live bar on a terminal, plain lines elsewhere."""
+"""Progress output during training: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from topolearn.errors import printable
 
 
 class _Stderr(Console):
-    """Stderr, for lines and the bar; a run does not end because nobody reads them any more."""
+    """Stderr for lines and the bar; a broken pipe does not end the run."""
 
     def on_broken_pipe(self) -> None:
-        """Print nothing from now on; Rich itself would end the program."""
+        """Print nothing from now on; by default Rich ends the program."""
         self.quiet = True
 
 
@@ -26,8 +26,8 @@ class Reporter:
 
     Args:
         total: Training steps of the whole run.
-        done: Steps done before (a resumed run).
-        items: What a batch is made of, in the plural.
+        done: Steps done before, in a resumed run.
+        items: The plural name of the items in a batch.
         quiet: Show nothing.
     """
 
@@ -64,30 +64,30 @@ class Reporter:
             self.live.stop()
 
     def step(self, phase: str, count: int) -> None:
-        """One training step is done, on a batch of ``count`` over all processes."""
+        """Show that one training step is done, on a batch of ``count`` items over all processes."""
         self._done += 1
         self._seen += count
         if self.live is not None and self.task is not None:
             self.live.update(self.task, completed=self._done, description=phase, rate=self._speed())
 
     def rate(self) -> float:
-        """Images or contexts per second since the start, evaluation included."""
+        """Return the images or contexts per second since the start, evaluation included."""
         return self._seen / max(1e-9, time.perf_counter() - self._start)
 
     def _speed(self) -> str:
         return f"{self.rate():.0f} {self.items}/s"
 
     def left(self) -> float:
-        """Seconds left at the present rate."""
+        """Return the seconds left at the current rate."""
         elapsed = time.perf_counter() - self._start
         return elapsed / max(1, self._done - self._first) * (self.total - self._done)
 
     def epoch(self, record: Mapping[str, Any], learned: str = "") -> None:
-        """An epoch is done: one line. The other numbers of the record are for history.jsonl.
+        """Print one line for a finished epoch; history.jsonl has all numbers of its record.
 
         Args:
-            record: Its record.
-            learned: How far the search is; empty outside a search.
+            record: The record of the epoch.
+            learned: The progress of the search; empty outside a search.
         """
         shown = [f"{record['phase']} {record['epoch']}/{record['epochs']}"]
         shown += [f"{name} {record[name]:.4g}" for name in record if name == "train_loss" or name.startswith("val_")]
@@ -97,5 +97,5 @@ class Reporter:
         self.say("  ".join(shown))
 
     def say(self, text: str) -> None:
-        """A line of its own."""
+        """Print a line, without the control characters of names in it."""
         self.console.print(printable(text), markup=False, highlight=False)

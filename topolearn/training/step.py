@@ -1,4 +1,4 @@
-"""One optimiser step: the same one by one, captured as a CUDA graph, or shared by several processes."""
+"""One training step: in one process, captured as a CUDA graph, or shared by several processes."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from topolearn.training.optim import Rates, make_capturable
 
 
 def autocast(precision: str, device: torch.device) -> Any:
-    """The precision of a forward pass: ``float32`` as it is, ``bfloat16`` by autocast."""
+    """Return the context that sets the precision of a forward pass: autocast for ``bfloat16``, else nothing."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
 @dataclass
 class TrainingStep:
-    """Forward, loss, backward, update of weights and learner.
+    """One training step: forward, loss, backward, and update of weights and learner.
 
     Attributes:
         net: The network, in training mode.
-        loss: Task loss.
-        optimizers: Of all that is trained.
+        loss: The task loss.
+        optimizers: The optimisers of everything that is trained.
         learner: The learner while it searches; None in other phases.
         precision: ``float32`` or ``bfloat16`` (autocast).
         channels_last: Whether images are laid out channels last.
-        clip_grad_norm: Largest norm of the weights' gradient; None for no limit.
+        clip_grad_norm: Largest norm of the weights' gradient. None: no limit.
         world: The processes that take the step together.
-        captured: Whether it is captured as a CUDA graph at the first call, and replayed from then on.
-        rates: Learning rates.
+        captured: Whether the first call captures the step as a CUDA graph, which later calls replay.
+        rates: The learning rates.
     """
 
     net: nn.Module
@@ -72,15 +72,15 @@ class TrainingStep:
 
         Args:
             inputs: (N, C, H, W), or other inputs by name, on the device; this process's part of the batch.
-            targets: Theirs.
-            factor: Learning rates over their peaks.
-            seed: Of the step; the same in all processes.
+            targets: The targets of these inputs.
+            factor: Factor on the peak learning rates.
+            seed: Seed of the step, the same in all processes.
 
         Returns:
             The task loss over the whole batch, a float64 scalar on the device.
 
         Raises:
-            OptionError: A loss that is no loss.
+            OptionError: The loss does not return one number with a gradient.
         """
         self.rates.set(factor)
         _seed(seed)
@@ -93,7 +93,7 @@ class TrainingStep:
         return self._run(inputs, targets)
 
     def compute(self, inputs: Tensors, targets: Tensors) -> Tensor:
-        """The part of a step that runs on the device, and waits for nothing."""
+        """Run the part of a step that is on the device and never waits for it; return the task loss."""
         first = listed(inputs)[0]
         with autocast(self.precision, first.device):
             task = _checked(self.loss(self.net(inputs), targets))
@@ -110,12 +110,12 @@ class TrainingStep:
 
 
 def _channels_last(values: Tensor) -> Tensor:
-    """Images (N, C, H, W) pixel by pixel, everything else as it is."""
+    """Lay images (N, C, H, W) out channels last; leave everything else unchanged."""
     return values.to(memory_format=torch.channels_last) if values.dim() == 4 else values
 
 
 def _seed(seed: int) -> None:
-    """Dropout and a user's loss draw from global generators: seeded per step, they need no saved state."""
+    """Seed the global generators, from which dropout and a user's loss draw; so a checkpoint need not save them."""
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
     torch.manual_seed(seed)

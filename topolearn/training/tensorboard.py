@@ -1,4 +1,4 @@
-"""The history of a run for TensorBoard, where that is installed."""
+"""The history of a run in TensorBoard, if that is installed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from topolearn.training.trainer import Trainer
 
 @contextlib.contextmanager
 def tensorboard(trainer: Trainer) -> Iterator[None]:
-    """Write the history to TensorBoard too while entered, where that is installed and the run has a folder.
+    """Also write the history to TensorBoard inside this context, if that is installed and the run has a folder.
 
-    TensorBoard knows no names of folders that are not UTF-8; a run in such a folder goes without.
+    TensorBoard cannot write to a folder whose name is not UTF-8; runs in such folders skip it.
     """
     folder = trainer.writer.folder
     if folder is None or utf8(str(folder)) != str(folder):

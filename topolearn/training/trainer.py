@@ -42,11 +42,11 @@ from topolearn.training.step import TrainingStep, autocast
 Callback = Callable[[Mapping[str, Any]], None]
 
 _CHECK_EVERY = 25
-"""Steps between checks on a GPU (is the loss finite, has anybody asked to stop): each waits for the device."""
+"""Steps between checks on a GPU (is the loss finite, has someone asked to stop). Each check waits for the device."""
 _LOOKED_AT = 1_000_000
-"""Most steps, evenly spaced, at which the learning rates of a phase are added up beforehand."""
+"""Largest number of steps, evenly spaced, that are sampled to sum the learning rates of a phase beforehand."""
 _USUAL = 100.0
-"""Largest absolute value that images usually have; those of a set are normalised to about 1."""
+"""Images rarely have larger absolute values: data sets are normalised to about 1."""
 _ADVICE = "lower 'lr', or set 'clip_grad_norm' or 'warmup_epochs'"
 
 
@@ -55,19 +55,19 @@ class Trainer:
     """The training loop: takes a network through the phases of a run.
 
     Attributes:
-        ready: What was asked for, the learner, and the plan.
+        ready: The recipe, the learner, and the plan.
         net: The network; replaced by the pruned one when the search ends.
-        data: On the device of the network; this process's part.
-        writer: Writes the run's files.
+        data: This process's part of the data, on the device of the network.
+        writer: Writes the files of the run.
         world: The processes that train together.
-        start: The weights that the run was given to start from, for a phase that starts anew; None for none.
-        callbacks: Called with every record of the history.
-        known: What is known of the data that a trained network was given with; None where the run was given none.
+        start: The weights that the run was given, for a later phase that starts from them again, or None.
+        callbacks: Functions called with each record of the history.
+        known: What is known of the training data of the given network. None: the run was given no trained network.
         history: Records so far.
         given_metrics: Metrics of the network that the run was given.
         searched_metrics: Metrics of the network at the end of the search.
-        per_class: A row of each class, of the last evaluation; empty where the metrics tell none.
-        at: How far the run has come.
+        per_class: One row per class from the last evaluation; empty if no metric has them.
+        at: The position in the run.
     """
 
     ready: Prepared
@@ -96,10 +96,10 @@ class Trainer:
         self.take_step: TrainingStep | None = None
         self.resumed: Checkpoint | None = None
         self.plain_dag: nn.Module | None = None
-        self.measured: dict[str, float] | None = None  # of the network as it is; None where it is not known
+        self.measured: dict[str, float] | None = None  # metrics of the current network; None: not measured yet
         self.steps = self.data.steps(recipe.batch_size)
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        # Tensor cores read pixel by pixel; on a CPU it depends on the network.
+        # Tensor cores prefer channels last; on a CPU it depends on the network.
         asked = self.options.channels_last
         self.channels_last = self.device.type == "cuda" if asked is None else asked
 
@@ -112,7 +112,8 @@ class Trainer:
             Metrics of the final network on the validation data.
 
         Raises:
-            TrainingError: The loss is no longer finite.
+            TrainingError: The loss or a weight becomes infinite or NaN, or the given network is no better than
+                guessing.
             KeyboardInterrupt: After Ctrl-C, with a checkpoint written.
         """
         done = self.at.epochs * self.steps + self.at.step
@@ -132,7 +133,7 @@ class Trainer:
             return self.evaluate()
 
     def start_phase(self) -> None:
-        """Bring the network into the state that the phase starts from, or was left in."""
+        """Prepare the network and the training step of the current phase."""
         scheduled = self.plan[self.at.phase]
         phase = scheduled.phase
         if self.resumed is None:
@@ -161,13 +162,13 @@ class Trainer:
             self.net.__dict__["dag"] = torch.compile(self.net.dag)
 
     def end_phase(self) -> None:
-        """Leave the network as it can be pruned, exported and copied."""
+        """Undo compilation and drop the optimisers, so that the network can be pruned, exported and copied."""
         if self.plain_dag is not None:
             self.net.__dict__["dag"], self.plain_dag = self.plain_dag, None
         self.optimizers, self.take_step = [], None
 
     def make_optimizers(self, scheduled: Scheduled) -> None:
-        """Make the optimisers of a phase, in the state that a resumed one was left in."""
+        """Make the optimisers of a phase; a resumed phase restores their state."""
         steps = scheduled.epochs * self.steps
         lr = self.recipe.lr * scheduled.phase.lr
         if scheduled.phase.search:
@@ -186,7 +187,7 @@ class Trainer:
             self.resumed = None
 
     def run_phase(self, interrupt: Interrupt) -> None:
-        """Run what is left of a phase."""
+        """Run the remaining epochs of a phase."""
         scheduled = self.plan[self.at.phase]
         while self.at.epoch < scheduled.epochs:
             self.run_epoch(scheduled, interrupt)
@@ -198,11 +199,11 @@ class Trainer:
                 self.stop()
 
     def is_last(self, scheduled: Scheduled) -> bool:
-        """Whether no epoch of the run is left."""
+        """Whether the run has no epoch left."""
         return self.at.epoch == scheduled.epochs and self.at.phase == len(self.plan) - 1
 
     def run_epoch(self, scheduled: Scheduled, interrupt: Interrupt) -> None:
-        """Run what is left of an epoch, and record it."""
+        """Run the remaining steps of an epoch, and record it."""
         started = time.perf_counter()
         total = self.epoch_loss if self.at.step else torch.zeros((), dtype=torch.float64, device=self.device)
         first = self.at.step if self.data.mid_epoch_resume else 0
@@ -229,7 +230,7 @@ class Trainer:
         self.record(scheduled, float(total) / max(1, self.at.step), images_seen, time.perf_counter() - started)
 
     def pause(self, total: Tensor, interrupt: Interrupt) -> None:
-        """Between two steps of an epoch: write a checkpoint where one is due, stop where that was asked for."""
+        """Write a checkpoint between two steps if one is due, and stop if someone asked for that."""
         every = self.options.checkpoint_steps
         asked = interrupt.asked
         if self.world.size > 1:  # all stop after the same step
@@ -244,7 +245,7 @@ class Trainer:
             self.stop()
 
     def step(self, scheduled: Scheduled, inputs: Tensors, targets: Tensors) -> Tensor:
-        """One optimiser step; returns the task loss."""
+        """Take one training step and return the task loss."""
         number = self.at.epoch * self.steps + self.at.step
         factor = scheduled.lr_factor(self.options, number, self.steps)
         assert self.take_step is not None
@@ -252,7 +253,7 @@ class Trainer:
         return self.take_step(inputs, targets, factor=factor, seed=seed)
 
     def check_complete(self) -> None:
-        """Stop where the data ended an epoch early; DataLoaders look after that themselves."""
+        """Raise a DataError if the data ended an epoch early; DataLoaders have their own check."""
         if self.data.mid_epoch_resume and self.at.step < self.steps:
             raise DataError(
                 f"the training data '{self.data.info.name}' ended after {self.at.step:,} of the {self.steps:,} batches"
@@ -260,22 +261,22 @@ class Trainer:
             )
 
     def check_finite(self, total: Tensor) -> None:
-        """Stop where the loss is no longer a number."""
+        """Raise a TrainingError if the loss is infinite or NaN."""
         if math.isfinite(float(total)):
             return
         what = f"the loss became {float(total)}"
         if self.at.epochs == 0 and self.at.step == 1:  # the first loss comes before the first update
-            raise self.diverged(what, "no weight had been changed by then, so look at the loss function")
+            raise self.diverged(what, "no weight has changed yet, so check the loss function")
         raise self.diverged(what)
 
     def check_weights(self) -> None:
-        """Stop where a weight is no longer a number, before a checkpoint or a result keeps it."""
+        """Raise a TrainingError if a weight is infinite or NaN, before a checkpoint or a result keeps it."""
         name = not_finite(self.net)
         if name is not None:
             raise self.diverged("a weight became infinite or nan", f"the first is '{name}'; {_ADVICE}")
 
     def diverged(self, what: str, advice: str = _ADVICE) -> TrainingError:
-        """The error for a run that has no way back but to its last checkpoint."""
+        """Return the error for a run that can only go back to its last checkpoint."""
         last = self.writer.last_checkpoint()
         kept = "" if last is None else f"; the last good checkpoint is in {last}"
         reach = self.reach()
@@ -287,7 +288,7 @@ class Trainer:
         )
 
     def reach(self) -> float:
-        """Largest absolute value of the inputs of the latest steps, which are read once more; 0 of ids."""
+        """Read the inputs of the latest steps again and return their largest absolute value; 0 for ids."""
         first = max(0, self.at.step - _CHECK_EVERY) if self.data.mid_epoch_resume else 0
         batches = self.data.train_batches(
             self.recipe.batch_size, seed=self.recipe.seed, epoch=self.at.epochs, first=first
@@ -298,7 +299,7 @@ class Trainer:
     # -- the end of the search -------------------------------------------------------------------
 
     def end_search(self) -> None:
-        """Freeze the topology, prune, and keep what the search ended with."""
+        """End the search: keep its metrics and network, freeze the topology, and prune."""
         before = self.net.graph
         if any(item.phase.search for item in self.plan[: self.at.phase + 1]):
             self.searched_metrics = self.evaluate()
@@ -328,14 +329,14 @@ class Trainer:
             check_given(self.given_metrics, known, self.data.info, self.data.val_size)
 
     def evaluate(self) -> dict[str, float]:
-        """Loss and metrics on the validation data, as they were where nothing has changed since."""
+        """Return loss and metrics on the validation data; reuse the last ones if the network has not changed."""
         if self.measured is None:
             self.world.share(self.net.buffers())  # the running statistics of process 0
             self.measured, self.per_class = self.judge(self.net)
         return self.measured
 
     def judge(self, net: Network) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """Loss and metrics of a network on the validation data, and a row of each class."""
+        """Return the loss and metrics of a network on the validation data, and one row per class."""
         net.to(self.device).eval()
         with torch.no_grad(), autocast(self.recipe.precision, self.device):
             evaluation = Evaluation(self.loss, self.metrics, self.device, self.world)
@@ -345,7 +346,7 @@ class Trainer:
     # -- records and checkpoints -----------------------------------------------------------------
 
     def record(self, scheduled: Scheduled, loss: float, images: int, seconds: float) -> None:
-        """Evaluate where that is due, and tell everyone how the epoch went."""
+        """Evaluate if that is due, and add the epoch to the history, the files, the progress and the callbacks."""
         assert self.take_step is not None
         is_due = (self.at.epochs + 1) % self.options.evaluate_every == 0 or self.at.epoch + 1 == scheduled.epochs
         measured = self.evaluate() if is_due else {}
@@ -367,7 +368,7 @@ class Trainer:
         self.writer.epoch(record)
         self.reporter.epoch(record, self.learner.progress() if scheduled.phase.search else "")
         for callback in self.callbacks:
-            callback(dict(record))  # their own, the history stays as it is
+            callback(dict(record))  # a copy, so that callbacks cannot change the history
 
     def save(self) -> None:
         """Write a checkpoint."""
@@ -391,7 +392,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def broken_off(self, interrupt: Interrupt) -> Iterator[None]:
-        """Take what fails after Ctrl-C for its consequence: it reaches a compiler's processes too, and ends them."""
+        """Treat an error after Ctrl-C as a consequence of it: Ctrl-C also ends the processes of a compiler."""
         try:
             yield
         except TopolearnError:
@@ -402,7 +403,7 @@ class Trainer:
             raise
 
     def stop(self) -> None:
-        """End an interrupted run."""
+        """Report an interrupted run, and raise KeyboardInterrupt."""
         folder = self.writer.folder
         if folder is None:
             self.reporter.say("interrupted; nothing was saved, because the run has no folder")
@@ -411,15 +412,15 @@ class Trainer:
         else:
             self.reporter.say(
                 f"interrupted; go on with --resume ({folder}), from the end of the last epoch, because a"
-                " DataLoader cannot be entered in the middle of one"
+                " DataLoader cannot start in the middle of an epoch"
             )
         raise KeyboardInterrupt from None
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take up the run in the recipe's folder from its checkpoint.
+        """Restore the run in the recipe's folder from its checkpoint.
 
         Raises:
-            CheckpointError: A checkpoint of another run.
+            CheckpointError: The checkpoint is from another run.
         """
         self.at = checkpoint.position
         path = self.checkpointed / STATE
@@ -445,17 +446,17 @@ class Trainer:
 
     @property
     def checkpointed(self) -> Path:
-        """The folder of a run that has a checkpoint, whichever process writes."""
+        """The folder of a run that has a checkpoint, in every process."""
         assert self.recipe.out is not None
         return self.recipe.out
 
     def foreign(self) -> CheckpointError:
-        """The error for a checkpoint that is in order, but not this run's."""
+        """Return the error for a valid checkpoint of another run."""
         return foreign_checkpoint(self.checkpointed)
 
 
 def _metrics(ready: Prepared) -> Mapping[str, Metric]:
-    """The default metrics; none for what only a loss of the user's own can judge."""
+    """Return the default metrics, or nothing if the graph and the data need a loss from the user."""
     info = ready.data.info
     task = task_of(info.task)
     try:
@@ -466,5 +467,5 @@ def _metrics(ready: Prepared) -> Mapping[str, Metric]:
 
 
 def total_steps(plan: Iterable[Scheduled], steps: int) -> int:
-    """Training steps of a whole run."""
+    """Return the number of training steps of a whole run."""
     return sum(item.epochs for item in plan) * steps
