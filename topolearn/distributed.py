@@ -1,24 +1,24 @@
-"""Training in several processes: each takes its part of every batch, and all take the same step.
+"""Training in several processes: each computes a part of every batch, and all take the same step.
 
-Started by ``torchrun --nproc-per-node N -m topolearn fit …``, or by a program that has called
-``torch.distributed.init_process_group`` before it calls ``fit``.
+Start it with ``torchrun --nproc-per-node N -m topolearn fit …``, or call
+``torch.distributed.init_process_group`` in your program before ``fit``.
 
 - ``batch_size`` counts the images of a step over all processes.
-- After the backward pass the gradients are averaged over all images of the batch, those of the edge
-  learner (MaskConnect's straight-through gradient) included, so every process takes the same step. A
-  loss that is no mean over images (the mean over labelled pixels, say) becomes the mean of the parts.
-- Every process draws the same masks: all start with the state of process 0, its random generators
-  included, draw once per step, and only then seed what else is random (dropout) each for itself.
-- Batch normalisation sees the part of its own process; the running statistics of process 0 are kept,
-  and all evaluate with them.
-- Validation batches are divided too; loss and metrics are over all of them.
-- Process 0 alone writes files, shows progress and calls callbacks. All read the data, and the folder
-  of a run that is finished.
+- After the backward pass the gradients are averaged over all images of the batch, including those of the
+  edge learner (MaskConnect's straight-through gradient). So every process takes the same step. A
+  loss that is not a mean over images (a mean over labelled pixels, say) becomes the mean of the parts.
+- Every process draws the same masks. All start with the state of process 0, including its random
+  generators, and draw once per step. Only then does each seed its own other random numbers (dropout).
+- Batch normalisation sees the part of its own process. The running statistics of process 0 are kept,
+  and all processes evaluate with them.
+- Validation batches are divided too; loss and metrics cover all of them.
+- Only process 0 writes files, shows progress and calls callbacks. All processes read the data, and the
+  folder of a finished run.
 
-Gradients are summed in one go after the backward pass rather than by ``DistributedDataParallel``.
-That would hide the network (``net.dag``, ``net.learner``) behind a wrapper to be made anew with each
-phase, needs parts of equal size for an exact mean, and sends every buffer at every forward pass. What
-it gains is communication during the backward pass, which counts where gradients are large; here
+Gradients are summed at once after the backward pass, without ``DistributedDataParallel``. That
+would hide the network (``net.dag``, ``net.learner``) behind a wrapper that each phase has to replace,
+needs parts of equal size for an exact mean, and sends every buffer at every forward pass. Its advantage
+is communication during the backward pass, which matters for large gradients; here
 they are 2 MB for a CIFAR ResNet and 350 MB for the largest graph.
 """
 
@@ -40,10 +40,10 @@ from topolearn.samples import Data
 _T = TypeVar("_T")
 
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What a launcher such as torchrun leaves in the environment."""
+"""Environment variables that a launcher such as torchrun sets."""
 
 _BUCKET = 1 << 24
-"""Most elements that are sent at once: they are copied together, so this bounds the memory that takes."""
+"""Largest number of elements sent at once. They are copied into one tensor, so this limits its memory."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class World:
     """The processes that train together.
 
     Attributes:
-        rank: Number of this one.
-        size: How many there are.
+        rank: The number of this process, from 0.
+        size: The number of processes.
     """
 
     rank: int = 0
@@ -60,11 +60,11 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this is process 0, which writes."""
         return self.rank == 0
 
     def from_main(self, function: Callable[[], _T]) -> _T:
-        """What ``function`` gives in process 0, in every process; so too its TopolearnError."""
+        """Call ``function`` in process 0, and return its result or raise its TopolearnError in every process."""
         if self.size == 1:
             return function()
         sent: list[tuple[_T | None, TopolearnError | None]] = [(None, None)]
@@ -78,10 +78,10 @@ class World:
         value, failure = sent[0]
         if failure is not None:
             raise failure
-        return value  # type: ignore[return-value]  # None only where the function gives that
+        return value  # type: ignore[return-value]  # None only if the function returns None
 
     def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether ``flag`` is set in any process."""
+        """Whether ``flag`` is true in any process."""
         if self.size == 1:
             return flag
         flags = torch.full((), float(flag), device=device)
@@ -99,7 +99,7 @@ class World:
             _exchange(tensors, lambda flat: dist.broadcast(flat, 0))
 
     def share_state(self, module: nn.Module) -> None:
-        """Give every process the state of a module in process 0, its random generators included."""
+        """Copy the state of a module from process 0 to every process, including its random generators."""
         if self.size > 1:
             own = module.state_dict().items()
             state = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in own}
@@ -109,9 +109,9 @@ class World:
         """Average gradients over the images of all processes, in place.
 
         Args:
-            gradients: Of the mean over this process's images.
-            loss: That mean, a scalar.
-            images: How many they are.
+            gradients: Gradients of the mean loss over this process's images.
+            loss: That mean loss, a scalar.
+            images: The number of this process's images.
 
         Returns:
             The mean loss over the images of all processes.
@@ -126,7 +126,7 @@ class World:
         return numbers[0] / numbers[1]
 
     def totals(self, sums: Mapping[str, Tensor], count: int) -> tuple[dict[str, float], int]:
-        """Sums over samples and the number of samples, over all processes."""
+        """Return the sums over samples and the number of samples, added up over all processes."""
         if self.size == 1 or not sums:
             return {name: float(value) for name, value in sums.items()}, count
         first = next(iter(sums.values()))
@@ -136,10 +136,10 @@ class World:
         return dict(zip(sums, totals, strict=True)), round(total)
 
     def divide(self, data: Data, batch_size: int) -> Data:
-        """This process's part of every batch.
+        """Return the data with only this process's part of every batch.
 
         Raises:
-            TopolearnError: Batches too small for so many processes, or data that cannot be divided.
+            TopolearnError: The batches are too small for so many processes, or the data cannot be divided.
         """
         if self.size == 1:
             return data
@@ -154,21 +154,21 @@ class World:
 
 
 ALONE = World()
-"""One process that trains by itself."""
+"""The world of a single process that trains by itself."""
 
 
 @contextmanager
 def world_of(device: str | torch.device) -> Iterator[tuple[World, str | torch.device]]:
-    """The processes that train together, and this one's device, while entered.
+    """Context that gives the processes that train together, and the device of this one.
 
-    They are those of the process group where there is one, else those that a launcher has started,
-    for which a group is made, else this one alone.
+    They are the processes of the process group, if there is one. If a launcher has started several, a group is
+    made for them until the context ends. Else it is this process alone.
 
     Args:
-        device: As asked for; ``auto`` and ``cuda`` are a GPU of this process's own.
+        device: The requested device. If several processes train, ``auto`` and ``cuda`` give each its own GPU.
 
     Raises:
-        OptionError: More processes than GPUs.
+        OptionError: There are more processes than GPUs.
     """
     if dist.is_available() and dist.is_initialized():
         yield World(dist.get_rank(), dist.get_world_size()), _own_device(device, dist.get_world_size())
@@ -182,19 +182,19 @@ def world_of(device: str | torch.device) -> Iterator[tuple[World, str | torch.de
         on_gpu = torch.cuda.is_available() and dist.is_nccl_available()
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     yield World(dist.get_rank(), dist.get_world_size()), own
-    # Not after an error: to take leave of processes that have stopped can take for ever.
+    # Not after an error: this can wait for ever for processes that have stopped.
     dist.destroy_process_group()
 
 
 def launched() -> tuple[int, int]:
-    """(rank, number) of the processes that a launcher such as torchrun has started; (0, 1) without one."""
+    """Return (rank, number of processes) as a launcher such as torchrun has set them; (0, 1) without a launcher."""
     if not dist.is_available() or any(name not in os.environ for name in _LAUNCHED):
         return 0, 1
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes and prints."""
+    """Whether this process is number 0, which writes and prints."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank() == 0
     return launched()[0] == 0
@@ -215,19 +215,19 @@ def _own_device(device: str | torch.device, size: int) -> str | torch.device:
 
 @contextmanager
 def _connected() -> Iterator[None]:
-    """Turn the failure of an exchange into an error that says what it means."""
+    """Turn a failed exchange into a TrainingError that says what it means."""
     try:
         yield
     except RuntimeError as error:
         reason = str(error).partition("\n")[0][:200]
         raise TrainingError(
-            f"another process of this run has stopped or cannot be reached ({reason}); see what it says, then go on"
+            f"another process of this run has stopped or cannot be reached ({reason}); see its output, then go on"
             " with --resume"
         ) from None
 
 
 def _exchange(tensors: Iterable[Tensor], collective: Callable[[Tensor], object]) -> None:
-    """Do to all tensors, in place, what ``collective`` does to one that holds many of them."""
+    """Apply ``collective`` to all tensors in place, many at a time in one flat tensor."""
     kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for tensor in tensors:
         kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)

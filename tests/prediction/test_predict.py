@@ -367,7 +367,7 @@ def test_old_files_are_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch:
         ({"input_size": {"image": [1, 8, 8]}}, ExportError, "damaged .its input is .*, but .input_size. is .1, 8, 8."),
         ({"output": "softmax"}, ExportError, "metadata are damaged .output: "),
         ({"classes": "abc"}, ExportError, "metadata are damaged .classes: "),
-        ({"task": "regression"}, DataError, "is for regression; what can be predicted is classification, edges"),
+        ({"task": "regression"}, DataError, "is for regression; prediction works for classification, edges"),
         ({"task": "classification"}, ExportError, "net.onnx' gives .1, 3, 8, 8., which does not fit classification"),
         ({"output": "argmax"}, ExportError, "net.onnx' gives .1, 3, 8, 8., which does not fit segmentation"),
         (
@@ -406,7 +406,7 @@ def test_files_that_are_not_ours(tmp_path: Path) -> None:
     for name, error, words in (
         ("bare", ExportError, "bare.onnx: has no metadata of topolearn; export it with"),
         ("broken", ExportError, "ONNX Runtime cannot load '.*broken.onnx'"),
-        ("five", DataError, "five.onnx' takes images of 5 channels; files of images give 1 or 3"),
+        ("five", DataError, "five.onnx' takes images of 5 channels; image files have 1 or 3"),
         ("batch", DataError, "batch.onnx' takes 4 images at a time; export it with a dynamic batch"),
     ):
         refused(error, words, tmp_path / f"{name}.onnx", images, tmp_path / "out")
@@ -430,7 +430,7 @@ def test_more_classes_than_a_mask_holds(tmp_path: Path) -> None:
     proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weights, "w"))
     onnx.save(proto, path)
     images = random_images(tmp_path / "in", 1)
-    refused(OptionError, "tells 281 classes apart; masks hold 256", path, images, tmp_path / "out")
+    refused(OptionError, "predicts 281 classes; masks hold at most 256", path, images, tmp_path / "out")
 
 
 def test_a_damaged_run(run_of: FitResult, scenes: Path, tmp_path: Path) -> None:

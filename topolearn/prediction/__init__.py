@@ -1,4 +1,4 @@
-"""Prediction: image files in, classes, masks and pictures out; a prompt in, its continuation out."""
+"""Prediction with trained networks: classes, masks and pictures for image files; continuations for prompts."""
 
 from topolearn.errors import printable
 from topolearn.prediction.continuing import continue_text

@@ -1,4 +1,4 @@
-"""From a prompt to the text that a network continues it with."""
+"""Text generation: a network continues a prompt."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ def continue_text(
     """Continue a text, token by token, with a network for ``next_token``.
 
     Each token is drawn from softmax(logits / temperature), in float64. The network reads the end of the text so far:
-    as many tokens as its input declares. One seed gives one text, of a run and of the file exported from it too, unless
-    their logits differ by so much that another token is drawn.
+    as many tokens as its input declares. The same seed gives the same text. A run and its exported file also give the
+    same text, unless their logits differ so much that another token is drawn.
 
     Args:
-        source: The folder of a run, an ONNX file, or what :func:`load` made of one.
+        source: The folder of a run, an ONNX file, or a :class:`TextModel` from :func:`load`.
         prompt: At least one token. Bytes and text (as UTF-8) are for networks of bytes, with a vocabulary of at most
-            256; ids for any.
-        length: Tokens to add.
-        temperature: Below 1 it makes likely tokens likelier, above 1 less likely; 0 takes the likeliest each time.
-        seed: Of the draws, from 0.
+            256; ids are for any network.
+        length: The number of tokens to add.
+        temperature: Below 1 makes likely tokens likelier, above 1 less likely; 0 always takes the likeliest.
+        seed: Seed of the draws, at least 0.
         device: See :func:`load`.
         provider: See :func:`load`.
 
     Returns:
-        The ids of the tokens added, ``length`` of them, without the prompt. Of a network of bytes, ``bytes(ids)`` is
+        The ids of the ``length`` added tokens, without the prompt. For a network of bytes, ``bytes(ids)`` is
         the text.
 
     Raises:
-        OptionError: A length below 1, a temperature that is negative or no finite number, a negative seed, or one of
-            these that is no number of its kind.
-        DataError: An empty prompt, one with tokens that the network does not know, or a network for another task.
+        OptionError: The length is below 1, the temperature is negative or not finite, the seed is negative, or one of
+            them is not a number of its kind.
+        DataError: The prompt is empty or has tokens that the network does not know, or the network is for another task.
         TopolearnError: See :func:`load`.
     """
     for name, value, kinds in (("length", length, int), ("temperature", temperature, int | float), ("seed", seed, int)):
@@ -73,7 +73,7 @@ def continue_text(
 
 
 def _ids(prompt: bytes | str | Sequence[int], info: DataInfo) -> list[int]:
-    """The ids of a prompt, checked."""
+    """Return the ids of a prompt, checked."""
     is_text = isinstance(prompt, bytes | str)
     if is_text and info.vocabulary > BYTES:
         raise DataError(
@@ -83,11 +83,11 @@ def _ids(prompt: bytes | str | Sequence[int], info: DataInfo) -> list[int]:
     try:
         ids = list(map(operator.index, prompt.encode(errors="surrogateescape") if isinstance(prompt, str) else prompt))
     except UnicodeEncodeError:
-        raise DataError("the prompt holds half a character, a surrogate, which is no text; leave it out") from None
+        raise DataError("the prompt holds half a character (a surrogate), which is not text; leave it out") from None
     except TypeError:
         raise DataError(f"the prompt is a {type(prompt).__name__}, but must be bytes, text or whole numbers") from None
     if not ids:
-        raise DataError("the prompt is empty; give at least one token, because there is none that stands for a start")
+        raise DataError("the prompt is empty; give at least one token, because no token marks the start of a text")
     for place, number in enumerate(ids):
         if not 0 <= number < info.vocabulary:
             raise DataError(

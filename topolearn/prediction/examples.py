@@ -1,4 +1,4 @@
-"""What a run's network makes of single images: image, truth and prediction side by side."""
+"""Pictures of examples from a run: validation image, truth and prediction side by side."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from topolearn.tasks.sliding import judged
 
 HEADINGS = ("image", "truth", "prediction")
 UNJUDGED = "not judged"
-"""What the legend calls pixels without a label."""
+"""The name of pixels without a label in the legend."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """An image, and what is known of every pixel.
+    """One row of the picture: image, truth and prediction.
 
     Attributes:
-        pictures: (H, W, 3) uint8 of each of :data:`HEADINGS`.
-        labels: Those that occur in truth or prediction; none of a task of one channel, which is drawn in grey.
+        pictures: One (H, W, 3) uint8 array for each of :data:`HEADINGS`.
+        labels: The labels that occur in truth or prediction; empty for saliency and edges, which are drawn in grey.
     """
 
     pictures: tuple[Colours, Colours, Colours]
@@ -55,21 +55,21 @@ def draw_examples(
     data_root: str | Path | None = None,
     device: str = "auto",
 ) -> None:
-    """Draw a row for each of some validation images of a run: image, truth, prediction; and what the colours mean.
+    """Draw image, truth and prediction of some validation images of a run, one row each, with a legend of colours.
 
-    Images are seen as in evaluation, and colours are those of ``topolearn predict``. Of saliency and edges the
-    prediction is the probability, 1 in white.
+    The network gets the images as in evaluation. Colours are those of ``topolearn predict``. For saliency and edges,
+    the prediction is the probability in grey, with 1 in white.
 
     Args:
         run_dir: The folder of a finished run for segmentation, saliency or edges.
-        path: An SVG, PNG or PDF file; appears whole or not at all.
-        places: Which of the validation images, from 0.
-        data: As for :func:`topolearn.fit`; the run's own where not given.
+        path: An SVG, PNG or PDF file. It appears whole or not at all.
+        places: Numbers of the validation images, from 0.
+        data: As for :func:`topolearn.fit`; default: the data of the run.
         data_root: Folder of data sets to look in.
-        device: Where the network runs; ``auto`` is CUDA where there is one.
+        device: The device of the network; ``auto`` is CUDA if there is a GPU.
 
     Raises:
-        OptionError: A run for another task, places that there are not, or a file of another kind.
+        OptionError: The run is for another task, there is no such place, or the file has another suffix.
         TopolearnError: There is no such run, its data are not found, or the file cannot be written.
     """
     path, folder = Path(path), Path(run_dir)
@@ -97,7 +97,7 @@ def draw_examples(
 
 
 def _chosen(data: Data, places: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """Batches of one validation image, in the order of ``places``."""
+    """Return a batch of one validation image for each of ``places``, in that order."""
     if not places or not all(0 <= place < data.val_size for place in places):
         raise OptionError(
             f"'places' is {list(places)}, but the validation images of '{data.info.name}' are 0 to {data.val_size - 1}"
@@ -109,13 +109,13 @@ def _chosen(data: Data, places: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
         if place == max(places):
             break
     for place in places:
-        if place not in found:  # a sampler of the user's own may leave images out
+        if place not in found:  # the user's own sampler may leave images out
             raise OptionError(f"there is no validation image {place}: the data give {len(found)} of those in 'places'")
     return [found[place] for place in places]
 
 
 def _singly(data: Data) -> Iterator[tuple[Tensor, Tensor]]:
-    """The validation images one by one; a user's own loader has a batch size of its own."""
+    """Iterate over the validation images one by one; a user's own loader may have any batch size."""
     for images, targets in data.val_batches(1):
         assert isinstance(images, Tensor)
         assert isinstance(targets, Tensor)
@@ -123,14 +123,14 @@ def _singly(data: Data) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _example(info: DataInfo, image: Tensor, truth: Tensor, logits: Tensor, colours: Colours) -> Example:
-    """One row.
+    """Make one row of the picture.
 
     Args:
-        info: How images are normalised.
+        info: Task and normalisation of the images.
         image: (C, H, W), normalised.
         truth: (H, W) labels.
-        logits: (classes, H, W), or (1, H, W) of a task of one channel.
-        colours: (256, 3) of labels.
+        logits: (classes, H, W), or (1, H, W) for saliency and edges.
+        colours: (256, 3), the colours of labels.
     """
     mean, std = (np.array(values).reshape(-1, 1, 1) for values in (info.mean, info.std))
     photo = _bytes(np.moveaxis(image.numpy() * std + mean, 0, -1))
@@ -146,16 +146,16 @@ def _example(info: DataInfo, image: Tensor, truth: Tensor, logits: Tensor, colou
 
 
 def _bytes(values: NDArray[Any]) -> Colours:
-    """(H, W, 3) of (H, W, C) values in [0, 1]; the first channel is grey where there are not three."""
+    """Convert (H, W, C) values in [0, 1] to (H, W, 3) bytes; if C is not 3, the first channel becomes grey."""
     picture = np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)
     return picture if picture.shape[-1] == 3 else np.repeat(picture[..., :1], 3, axis=-1)
 
 
 def _legend(info: DataInfo, examples: Sequence[Example], colours: Colours) -> list[tuple[str, Colours]]:
-    """Name and colour of the labels that occur; those of one colour stand together."""
+    """Return name and colour of the labels that occur; labels of the same colour share an entry."""
     names: dict[tuple[int, ...], list[str]] = {}
     for label in sorted(frozenset[int]().union(*(example.labels for example in examples))):
         name = UNJUDGED if label == info.ignore_index else info.classes[label]
-        # Names come from files of strangers.
+        # Names may come from untrusted files.
         names.setdefault(tuple(colours[label].tolist()), []).append(printable(name))
     return [(", ".join(words), np.array(colour, np.uint8)) for colour, words in names.items()]

@@ -1,4 +1,4 @@
-"""The images to predict: which they are, and each as the network takes it."""
+"""Finds the image files to predict, and reads each as the network takes it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Skipped:
 
     Attributes:
         image: The file.
-        reason: Why, a sentence that names the file.
+        reason: The reason, a sentence that names the file.
     """
 
     image: Path
@@ -32,10 +32,10 @@ class Skipped:
 
 
 def find(paths: Sequence[str | Path]) -> list[Path]:
-    """The image files among ``paths`` and in the folders among them, each once.
+    """Return the image files among ``paths`` and in the folders among them, each once.
 
     Raises:
-        DataError: No such file or folder, or no image at all.
+        DataError: A file or folder does not exist, or there is no image at all.
     """
     found: dict[Path, None] = {}
     for path in map(Path, paths):
@@ -49,7 +49,7 @@ def find(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def passed_over(paths: Sequence[str | Path]) -> str | None:
-    """What in the folders among ``paths`` is not looked at, a sentence; None where that is nothing."""
+    """Return a sentence that counts what is skipped in the folders among ``paths``, or None if nothing is."""
     folders = [path for path in map(Path, paths) if path.is_dir()]
     left = {each for folder in folders for each in folder.iterdir() if each.name[0] != "."} - set(find(paths))
     inner = sum(each.is_dir() for each in left)
@@ -59,12 +59,12 @@ def passed_over(paths: Sequence[str | Path]) -> str | None:
 
 
 def read(path: Path, channels: int) -> tuple[Image.Image, str]:
-    """An image upright, in 1 or 3 channels of 8 bits, and the mode that it has in the file.
+    """Read an image upright, in 1 or 3 channels of 8 bits, and return it with its mode in the file.
 
-    Transparency is dropped, as it is for training.
+    Transparency is dropped, as in training.
 
     Raises:
-        DataError: A file that cannot be read, or has more than 8 bits per channel.
+        DataError: The file cannot be read, or has more than 8 bits per channel.
     """
     image = open_image(path)
     if deep(image):
@@ -73,7 +73,7 @@ def read(path: Path, channels: int) -> tuple[Image.Image, str]:
 
 
 def pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
-    """(1, C, H, W) uint8 of an image, resized bilinearly to ``size`` where it has another."""
+    """Return an image as (1, C, H, W) uint8, resized bilinearly to ``size`` (H, W) if it has another size."""
     height, width = size
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
@@ -82,7 +82,7 @@ def pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
 
 
 def shown(image: Tensor, info: DataInfo) -> Image.Image:
-    """A picture, grey or in colours, of an image (C, H, W) that is normalised as ``info`` says."""
+    """Return a grey or colour picture of an image (C, H, W) that is normalised as ``info`` says."""
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (info.mean, info.std))
     array = (255 * (image.cpu() * std + mean).clamp(0, 1)).round().to(torch.uint8).numpy()
     return Image.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0)) if len(array) == 3 else array[0])

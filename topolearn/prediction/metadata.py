@@ -1,4 +1,4 @@
-"""What an exported file says of itself, read with care: it may be a stranger's, and so may the names in it."""
+"""Reads and checks the metadata of exported files; the files and the names in them are untrusted."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from topolearn.onnx.export import METADATA_KEY
 
 
 class AboutTask(BaseModel):
-    """What every exported file says.
+    """The metadata that every exported file has.
 
     Attributes:
-        task: What the network is for.
+        task: The task of the network.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
@@ -27,10 +27,10 @@ _Kind = TypeVar("_Kind", bound=AboutTask)
 
 
 def metadata_of(session: Any, path: Path) -> str:
-    """The metadata of an open file, JSON that nobody has checked yet.
+    """Return the metadata of an open file, as unchecked JSON.
 
     Raises:
-        ExportError: It has none.
+        ExportError: The file has no metadata.
     """
     text: str | None = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     if text is None:
@@ -39,10 +39,10 @@ def metadata_of(session: Any, path: Path) -> str:
 
 
 def read_metadata(kind: type[_Kind], text: str, path: Path) -> _Kind:
-    """Metadata, checked.
+    """Parse and check metadata.
 
     Raises:
-        ExportError: Something in them is wrong.
+        ExportError: A value is missing or wrong.
     """
     try:
         return kind.model_validate_json(text)
@@ -51,17 +51,17 @@ def read_metadata(kind: type[_Kind], text: str, path: Path) -> _Kind:
 
 
 def damaged(path: Path, why: str) -> ExportError:
-    """The error of a file whose metadata are wrong."""
-    return ExportError(f"its metadata are damaged ({why}); export it anew", Location(str(path)))
+    """Return the error for a file with wrong metadata."""
+    return ExportError(f"its metadata are damaged ({why}); export it again", Location(str(path)))
 
 
 def first_error(error: ValidationError) -> str:
-    """The first thing that is wrong, and where."""
+    """Return the first mistake that validation found, and its place."""
     first = error.errors()[0]
     return ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
 
 
 def ports(session: Any) -> str:
-    """Inputs and outputs of an open file, for errors."""
+    """Describe the inputs and outputs of an open file, for errors."""
     found = (*session.get_inputs(), *session.get_outputs())
     return ", ".join(f"{each.name}: {each.type} {each.shape}" for each in found)

@@ -1,4 +1,4 @@
-"""A network that can be asked about images: that of a run, or an ONNX file, which needs nothing of the run."""
+"""A network that predicts images: from the folder of a run, or from an ONNX file, which needs nothing else."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class About(AboutTask):
-    """What must be known of a network that takes images, as an exported file and a run have it.
+    """The metadata of a network that takes images, from an exported file or a run.
 
     Attributes:
-        output: What it gives.
+        output: What the network returns.
         input_size: Id of its input -> (channels, height, width).
-        mean: Per channel, of pixel values in [0, 1]; empty for 0.
-        std: Likewise; empty for 1.
-        classes: Names, without what a terminal would obey; may be empty.
-        windows: (height, width) of those in which the network was evaluated; None for whole images.
+        mean: Mean per channel, of pixel values in [0, 1]; empty for 0.
+        std: Standard deviation likewise; empty for 1.
+        classes: Names of the classes, without control characters; may be empty.
+        windows: (height, width) of the windows in which the network was evaluated. None: whole images.
     """
 
     output: Literal["logits", "argmax"] = "logits"
@@ -68,7 +68,7 @@ class About(AboutTask):
         return self
 
     def info(self, name: str) -> DataInfo:
-        """The same as a description of images, which are those of ``name``."""
+        """Return the metadata as a DataInfo with the given name."""
         (size,) = self.input_size.values()
         mean, std = self.mean or (0.0,) * size[0], self.std or (1.0,) * size[0]
         return DataInfo(name, self.task, self.classes, size, mean, std)
@@ -76,13 +76,13 @@ class About(AboutTask):
 
 @dataclass(frozen=True)
 class Model:
-    """A network with what it must know of images.
+    """A network that predicts images, with its task, classes and normalisation.
 
     Attributes:
-        info: The task, the classes, and how images are normalised; their size is the graph's.
-        takes: Height and width that the network can be given alone; None for any.
-        labels: Whether it gives classes (N, H, W) instead of logits.
-        network: Images (1, C, H, W) float32, normalised, on the CPU -> what it gives, there too.
+        info: The task, the classes, and the normalisation of images. Their size is the graph's.
+        takes: The only height and width that the network accepts; None: any.
+        labels: Whether the network returns classes (N, H, W) instead of logits.
+        network: Function of normalised images (1, C, H, W) float32 on the CPU; returns the output, also on the CPU.
     """
 
     info: DataInfo
@@ -91,24 +91,24 @@ class Model:
     network: Callable[[Tensor], Tensor]
 
     def size_of(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) at which an image is looked at.
+        """Return the (height, width) to which an image of this size is resized for the network.
 
-        A class is told from an image of the size that training saw. For a class of every pixel an image
-        keeps its own size, as in evaluation, where the network can be given that.
+        To classify an image, this is the size used in training. To classify its pixels, the image
+        keeps its own size, as in evaluation, if the network accepts that.
         """
         wanted = (height, width) if self.info.kind.is_dense else self.info.size[1:]
         return self.takes[0] or wanted[0], self.takes[1] or wanted[1]
 
     def __call__(self, pixels: Tensor, size: tuple[int, int]) -> Answer:
-        """What the network says of an image; maps have the size of the image itself.
+        """Return what the network says about an image; maps have the size of the image itself.
 
         Args:
-            pixels: (1, C, h, w) uint8, of a size that it takes.
+            pixels: (1, C, h, w) uint8, of a size that the network accepts.
             size: (H, W) of the image itself.
 
         Raises:
-            DataError: The network cannot take such an image, or makes infinities or NaN of it.
-            ExportError: An ONNX file that gives something else than its task asks for.
+            DataError: The network cannot take the image, or returns infinite values or NaN.
+            ExportError: The output of an ONNX file does not fit its task.
         """
         image, _ = Finish(self.info, Augment())(pixels, torch.zeros(1))
         given = self.network(image)
@@ -124,11 +124,11 @@ class Model:
 
 
 def model_of_run(net: Network, folder: Path, device: torch.device) -> Model:
-    """The network of a run.
+    """Make a Model from the network of a run.
 
     Raises:
-        CheckpointError: A damaged run.
-        DataError: A network for another task, or with other inputs than one image.
+        CheckpointError: The run is damaged.
+        DataError: The network is for another task, or does not have exactly one image as input and one output.
     """
     config = read_config(folder / CONFIG)
     graph = net.graph
@@ -159,11 +159,11 @@ def model_of_run(net: Network, folder: Path, device: torch.device) -> Model:
 
 
 def model_of_file(session: Any, metadata: str, path: Path) -> Model:
-    """The network in an open ONNX file.
+    """Make a Model from an open ONNX file.
 
     Raises:
-        DataError: A network for another task, or with other inputs than one image.
-        ExportError: Damaged metadata.
+        DataError: The network is for another task, or does not have exactly one image as input and one output.
+        ExportError: The metadata are damaged.
     """
     inputs, outputs = session.get_inputs(), session.get_outputs()
     shape = inputs[0].shape if inputs else []
@@ -195,16 +195,16 @@ def model_of_file(session: Any, metadata: str, path: Path) -> Model:
 
 
 def _checked(model: Model) -> Model:
-    """The same, of a task and with channels that are known.
+    """Return the model after a check of its task and its number of channels.
 
     Raises:
-        DataError: Others.
+        DataError: The task is unknown, or images do not have this number of channels.
     """
     info = model.info
     if info.task not in TASK_KINDS:
-        raise DataError(f"'{info.name}' is for {info.task}; what can be predicted is {', '.join(sorted(TASK_KINDS))}")
+        raise DataError(f"'{info.name}' is for {info.task}; prediction works for {', '.join(sorted(TASK_KINDS))}")
     if info.size[0] not in MODES:
-        raise DataError(f"'{info.name}' takes images of {info.size[0]} channels; files of images give 1 or 3")
+        raise DataError(f"'{info.name}' takes images of {info.size[0]} channels; image files have 1 or 3")
     return model
 
 

@@ -1,4 +1,4 @@
-"""From the folder of a run, or an ONNX file, to a network that can be asked about images or about text."""
+"""Loads a network for prediction from the folder of a run or from an ONNX file."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from topolearn.task_kinds import kind_of
 
 
 def load(source: str | Path, *, device: str | torch.device = "auto", provider: str = "cpu") -> Model | TextModel:
-    """The network in the folder of a run, which PyTorch runs, or in an ONNX file, which ONNX Runtime runs.
+    """Load a network for prediction: from the folder of a run, with PyTorch, or from an ONNX file, with ONNX Runtime.
 
     Args:
         source: The folder, or the file.
-        device: Of a run's network; ``auto`` is CUDA where there is one.
-        provider: Of an ONNX file: ``cpu``, ``cuda`` or ``tensorrt``, and no other than that.
+        device: The device for the network of a run; ``auto`` is CUDA if there is a GPU.
+        provider: The only provider for an ONNX file: ``cpu``, ``cuda`` or ``tensorrt``.
 
     Returns:
-        A :class:`TextModel` where the task is ``next_token``, else a :class:`Model`, which takes images.
+        A :class:`TextModel` if the task is ``next_token``, else a :class:`Model`, which takes images.
 
     Raises:
-        CheckpointError: Neither of the two, or a run that is not finished or damaged.
-        ExportError: The provider is not there, or the file is not what :func:`topolearn.export_onnx` writes.
-        DataError: A network for another task, or with other inputs than one image or one text.
+        CheckpointError: The source is neither a folder nor a file, or the run is unfinished or damaged.
+        ExportError: The provider is not available, or :func:`topolearn.export_onnx` did not write the file.
+        DataError: The network is for another task, or does not have exactly one image or text as input.
     """
     path = Path(source)
     if path.is_dir():

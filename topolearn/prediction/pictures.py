@@ -1,4 +1,4 @@
-"""What is written of a prediction: masks, overlays, and what the colours mean."""
+"""The pictures that prediction writes: masks, overlays, and the legend of colours."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from topolearn.drawing.palette import MAX_COLOURS, VOID, Colours, class_colours
 from topolearn.files import write_atomically
 
 _UNPAINTED = IGNORED_NAMES | {"background"}
-"""Classes that stay black, and let the image through in an overlay."""
+"""Classes that are black in masks and transparent in overlays."""
 _SALIENT = (230, 159, 0)
-"""What a map of probabilities lays over an image: Okabe and Ito's orange."""
+"""The colour of probabilities in overlays: orange of Okabe and Ito's palette."""
 _OPACITY = 0.5
-"""Of the colours in an overlay."""
+"""Opacity of the colours in an overlay."""
 _ROW, _SWATCH = 24, 16
-"""Height in pixels of a row of the legend, and of the colour in it."""
+"""Height in pixels of a row in the legend, and of its colour."""
 
 
 def colours_of(classes: Sequence[str]) -> Colours:
-    """(256, 3) colours of labels; black are those of classes that are no thing, as ``background``."""
+    """Return the (256, 3) colours of labels; classes that are not things, such as ``background``, are black."""
     colours = class_colours(MAX_COLOURS)
     for label, name in enumerate(classes):
         if name.casefold() in _UNPAINTED:
@@ -35,24 +35,24 @@ def colours_of(classes: Sequence[str]) -> Colours:
 
 
 def mask(labels: NDArray[np.uint8], colours: Colours) -> Image.Image:
-    """Labels (H, W) as a picture with a palette: the values in the file are the labels, and one sees colours."""
+    """Return labels (H, W) as a picture with a palette: pixel values are the labels, and viewers show colours."""
     picture = Image.fromarray(labels)
     picture.putpalette(colours.tobytes())
     return picture
 
 
 def grey(probabilities: NDArray[np.float32]) -> Image.Image:
-    """Probabilities (H, W) as a grey picture, 1 in white."""
+    """Return probabilities (H, W) as a grey picture, with 1 in white."""
     return Image.fromarray(np.rint(probabilities * 255).astype(np.uint8))
 
 
 def overlay_classes(image: Image.Image, labels: NDArray[np.uint8], colours: Colours) -> Image.Image:
-    """An image under the colours of its labels (H, W)."""
+    """Return an image under the colours of its labels (H, W)."""
     return _laid_over(image, colours[labels], _OPACITY * (colours != VOID).any(axis=1)[labels])
 
 
 def overlay_map(image: Image.Image, probabilities: NDArray[np.float32]) -> Image.Image:
-    """An image under one colour, as opaque as probabilities (H, W) are high."""
+    """Return an image under one colour, with opacity proportional to probabilities (H, W)."""
     colour = np.broadcast_to(np.array(_SALIENT, np.uint8), (*probabilities.shape, 3))
     return _laid_over(image, colour, _OPACITY * probabilities)
 
@@ -64,10 +64,10 @@ def _laid_over(image: Image.Image, colour: Colours, opacity: NDArray[np.floating
 
 
 def legend(classes: Sequence[str], colours: Colours) -> bytes:
-    """An SVG of the colours of classes beside their names."""
+    """Return an SVG that lists the colours and names of classes."""
     rows = []
     for label, (name, (red, green, blue)) in enumerate(zip(classes, colours.tolist(), strict=False)):
-        text = escape(name)  # names come from files of strangers
+        text = escape(name)  # names may come from untrusted files
         rows.append(
             f'<rect x="4" y="{label * _ROW + 4}" width="{_SWATCH}" height="{_SWATCH}" stroke="#57606a"'
             f' fill="#{red:02x}{green:02x}{blue:02x}"/>'
@@ -82,7 +82,7 @@ def legend(classes: Sequence[str], colours: Colours) -> bytes:
 
 
 def save(picture: Image.Image, path: Path) -> Path:
-    """Write a PNG, whole or not at all, and its folder where that is missing."""
+    """Write a PNG, whole or not at all; make its folder if that is missing."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     path.parent.mkdir(parents=True, exist_ok=True)

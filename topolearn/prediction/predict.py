@@ -1,4 +1,4 @@
-"""From image files to classes, masks and overlays."""
+"""Prediction of image files and validation images: writes classes, masks and overlays."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ from topolearn.task_kinds import kind_of
 from topolearn.tasks import Answer, ClassShares, LabelMap, ScoreMap
 
 MASKS, OVERLAYS, LEGEND, TABLE = "masks", "overlays", "legend.svg", "predictions.csv"
-"""What the output folder holds: of dense tasks the first two, of segmentation the third too; of classification the
-last."""
+"""Names in the output folder. Dense tasks write masks and overlays, segmentation also the legend; classification
+writes only the table."""
 TOP = 5
-"""Classes of an image in the table of a classification."""
+"""Number of classes per image in the table of a classification."""
 _SURE = 0.5
-"""Probability from which a pixel counts as salient, or as an edge."""
+"""Lowest probability at which a pixel counts as salient, or as an edge."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says of an image.
+    """The prediction for one image.
 
     Attributes:
         image: The file.
-        shares: Classes with their probability or, for masks, with their share of the pixels, the largest
-            first; of saliency and edges, the share of pixels that rather are than not.
-        files: What was written of it.
+        shares: Classes, the largest share first, with their probability, or for masks with their share of the
+            pixels. For saliency and edges: the share of pixels with a probability of at least 0.5.
+        files: The files written for the image.
     """
 
     image: Path
@@ -59,14 +59,14 @@ class Prediction:
 
 @dataclass
 class Predictions:
-    """What a network says of many images.
+    """The predictions for many images.
 
     Attributes:
-        task: Of the network.
-        images: One per image that could be used.
-        skipped: The others.
-        notes: What was passed over, converted or resized, a sentence each.
-        files: What was written of all images together.
+        task: The task of the network.
+        images: One prediction for each image that could be used.
+        skipped: The other images.
+        notes: Sentences about what was skipped, converted or resized.
+        files: The files written for all images together.
     """
 
     task: str
@@ -85,29 +85,30 @@ def predict(
     provider: str = "cpu",
     on_image: Callable[[Prediction | Skipped], object] = lambda done: None,
 ) -> Predictions:
-    """Ask a network about images.
+    """Run a network on image files, and write what it predicts.
 
-    Of segmentation it writes ``masks/NAME.png``, whose values are the labels and whose palette gives them
-    colours, ``overlays/NAME.png`` and ``legend.svg``; of saliency and edges a grey picture of the
-    probabilities in ``masks/``, and overlays; all of the image's own size. Of classification it writes
-    ``predictions.csv``. Every file appears whole or not at all, and replaces one of its name.
+    For segmentation it writes ``masks/NAME.png`` (pixel values are the labels, the palette has their
+    colours), ``overlays/NAME.png`` and ``legend.svg``. For saliency and edges it writes a grey picture of the
+    probabilities to ``masks/``, and overlays. All of these have the size of the image. For classification it writes
+    ``predictions.csv``. Every file appears whole or not at all, and replaces a file of the same name.
 
-    Images are seen as in evaluation: for a mask at their own size (in windows, where the run was evaluated
-    so, but for an ONNX file that gives classes), for a class at that of the graph's input. Where an ONNX file takes
-    one size only, images are resized for it, and what it gives is resized back; ``notes`` says of how many.
+    The network gets images as in evaluation. For masks, an image keeps its size, and is split into windows if the run
+    was evaluated so (except for an ONNX file that returns classes). For classification, it is resized to the graph's
+    input. If an ONNX file takes only one size, images are resized for it and the masks are resized back;
+    ``notes`` says for how many.
 
     Args:
-        source: The folder of a run, an ONNX file, or what :func:`load` made of one.
+        source: The folder of a run, an ONNX file, or a :class:`Model` from :func:`load`.
         images: Image files, and folders of them.
         out: Folder to write to.
         device: See :func:`load`.
         provider: See :func:`load`.
-        on_image: Is told of each image when it is done or skipped.
+        on_image: Function called with each image when it is done or skipped.
 
     Raises:
-        DataError: A missing file, a folder without images, or no image that can be used.
-        OptionError: Files that would replace one another, or the images.
-        TopolearnError: A file that cannot be written; or see :func:`load`.
+        DataError: A file is missing, a folder has no images, or no image can be used.
+        OptionError: Output files would replace one another, or the images.
+        TopolearnError: A file cannot be written; or see :func:`load`.
     """
     target = Path(out)
     _check_folder(target)
@@ -146,20 +147,20 @@ def predict_validation(
     device: str = "auto",
     on_image: Callable[[Prediction | Skipped], object] = lambda done: None,
 ) -> Predictions:
-    """Ask the network of a run about validation images, which are named by their number, from 0.
+    """Run the network of a run on its validation images, named by their number from 0.
 
-    It sees them as in evaluation, and writes what :func:`predict` writes.
+    The network gets them as in evaluation. The files are those of :func:`predict`.
 
     Args:
         run_dir: The folder of a finished run.
         out: Folder to write to.
-        data: As for :func:`topolearn.fit`; the run's own where not given.
+        data: As for :func:`topolearn.fit`; default: the data of the run.
         data_root: Folder of data sets to look in.
-        device: Where the network runs; ``auto`` is CUDA where there is one.
-        on_image: Is told of each image when it is done.
+        device: The device of the network; ``auto`` is CUDA if there is a GPU.
+        on_image: Function called with each image when it is done.
 
     Raises:
-        DataError: The data cannot be found, or are not like the run's; a network that takes text.
+        DataError: The data cannot be found or differ from the run's, or the network takes text.
         TopolearnError: There is no such run, or a file cannot be written.
     """
     folder, target = Path(run_dir), Path(out)
@@ -188,7 +189,7 @@ def _check_folder(out: Path) -> None:
 
 
 def _check_names(files: Sequence[Path], out: Path) -> None:
-    """Raise an OptionError where a mask would replace an image, or the mask of another."""
+    """Raise an OptionError if a mask would replace an image, or the mask of another image."""
     images = {path.resolve(): path for path in files}
     taken: dict[str, Path] = {}
     for path in files:
@@ -202,7 +203,7 @@ def _check_names(files: Sequence[Path], out: Path) -> None:
 
 
 class _Writer:
-    """Writes what becomes of images, one by one and of all together."""
+    """Writes the predictions of single images, and the files for all images together."""
 
     def __init__(self, model: Model, out: Path) -> None:
         self.model, self.out = model, out
@@ -210,10 +211,10 @@ class _Writer:
         self.colours = pictures.colours_of(self.classes)
         self.modes: Counter[str] = Counter()
         self.resized = 0
-        self.answer: Answer | None = None  # the latest; all are of one type
+        self.answer: Answer | None = None  # the latest one; all have the same type
 
     def file(self, path: Path) -> Prediction:
-        """Predict an image file, and write what becomes of it."""
+        """Predict an image file, and write the prediction."""
         image, mode = read(path, self.model.info.size[0])
         own = (image.height, image.width)
         seen = self.model.size_of(*own)
@@ -226,7 +227,7 @@ class _Writer:
         return self.write(path, image, answer)
 
     def write(self, path: Path, image: Image.Image, answer: Answer) -> Prediction:
-        """Write what the network says of an image."""
+        """Write the prediction for an image."""
         self.answer = answer
         match answer:
             case ClassShares(found):
@@ -244,17 +245,19 @@ class _Writer:
     def _labels(self, found: Tensor) -> tuple[NDArray[np.uint8], tuple[tuple[str, float], ...]]:
         counts = found.flatten().bincount()
         if len(counts) > MAX_COLOURS:
-            raise OptionError(f"'{self.model.info.name}' tells {len(counts)} classes apart; masks hold {MAX_COLOURS}")
+            raise OptionError(
+                f"'{self.model.info.name}' predicts {len(counts)} classes; masks hold at most {MAX_COLOURS}"
+            )
         return found.numpy().astype(np.uint8), self._shares(counts.double() / counts.sum())
 
     def _shares(self, shares: Tensor) -> tuple[tuple[str, float], ...]:
-        """Names of classes with what is not 0 of ``shares`` (classes,); a class without a name has its number."""
+        """Return class names with their ``shares`` (classes,) above 0; a class without a name gets its number."""
         self.classes += map(str, range(len(self.classes), len(shares)))
         order = shares.argsort(descending=True, stable=True).tolist()
         return tuple((self.classes[label], float(shares[label])) for label in order if shares[label] > 0)
 
     def notes(self, count: int) -> list[str]:
-        """What was done to the ``count`` images."""
+        """Return sentences that say how the ``count`` images were converted and resized."""
         said = conversions(self.modes, self.model.info.size[0])
         if self.resized:
             sides = "x".join("any" if side is None else str(side) for side in self.model.takes)
@@ -266,7 +269,7 @@ class _Writer:
         return said
 
     def close(self, done: Sequence[Prediction]) -> list[Path]:
-        """Write what is of all images together."""
+        """Write the files for all images together, and return their paths."""
         self.out.mkdir(parents=True, exist_ok=True)
         match self.answer:
             case LabelMap():
@@ -280,7 +283,7 @@ class _Writer:
 
 
 def _table(done: Sequence[Prediction]) -> bytes:
-    """The likeliest classes of every image, as CSV."""
+    """Return the likeliest classes of every image as CSV."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["image", "class", "probability"])

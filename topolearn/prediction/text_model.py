@@ -1,4 +1,4 @@
-"""A network that can be asked how a text goes on: that of a run, or an ONNX file, which needs nothing of the run."""
+"""A network that continues text: from the folder of a run, or from an ONNX file, which needs nothing else."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _FLOATS = ("tensor(float)", "tensor(float16)")
 
 
 class Ids(BaseModel):
-    """What a network of text reads.
+    """The size of a text network's input.
 
     Attributes:
-        length: Most tokens at a time.
+        length: Largest number of tokens at a time.
         vocabulary: All ids are below this number.
     """
 
@@ -37,11 +37,11 @@ class Ids(BaseModel):
 
 
 class AboutText(AboutTask):
-    """What an exported file says of a network that reads text.
+    """The metadata of an exported network that takes text.
 
     Attributes:
-        output: What it gives.
-        input_size: Id of its input -> what it reads.
+        output: What the network returns.
+        input_size: Id of its input -> length and vocabulary.
     """
 
     output: Literal["logits"] = "logits"
@@ -50,26 +50,27 @@ class AboutText(AboutTask):
 
 @dataclass(frozen=True)
 class TextModel:
-    """A network with what it must know of text.
+    """A network that predicts the next token, with its vocabulary and length.
 
     Attributes:
-        info: The task, the vocabulary, and the most tokens that the network reads at a time (``size``).
-        network: Ids (1, T) int64 on the CPU, T at most that many -> logits (1, T, vocabulary), there too.
+        info: The task, the vocabulary, and the largest number of tokens that the network reads at a time (``size``).
+        network: Function of ids (1, T) int64 on the CPU, with T up to that number; returns logits (1, T, vocabulary),
+            also on the CPU.
     """
 
     info: DataInfo
     network: Callable[[Tensor], Tensor]
 
     def __call__(self, ids: Sequence[int], temperature: float = 1.0) -> NextToken:
-        """How probable each token is to come next, in float64.
+        """Return the probability of each token to come next, in float64.
 
         Args:
-            ids: The text so far, at least one token; the last ones are read, as many as the network can.
-            temperature: What logits are divided by before the softmax; above 0.
+            ids: The text so far, at least one token. The network reads as many of the last ones as it can.
+            temperature: Divisor of the logits before the softmax; above 0.
 
         Raises:
-            DataError: The network cannot take such ids, or makes infinities or NaN of them.
-            ExportError: An ONNX file that gives something else than its task asks for.
+            DataError: The network cannot take the ids, or returns infinite values or NaN.
+            ExportError: The output of an ONNX file does not fit its task.
         """
         read = torch.tensor([ids[-self.info.size[0] :]])
         logits = self.network(read)
@@ -84,10 +85,10 @@ class TextModel:
 
 
 def text_model_of_run(net: Network, folder: Path, device: torch.device) -> TextModel:
-    """The network of a run.
+    """Make a TextModel from the network of a run.
 
     Raises:
-        DataError: One with other inputs than ids.
+        DataError: The network does not have exactly one input of ids and one output.
     """
     graph = net.graph
     shapes = [graph.shapes[name] for name in (*graph.inputs, *graph.outputs)]
@@ -111,14 +112,14 @@ def text_model_of_run(net: Network, folder: Path, device: torch.device) -> TextM
 
 
 def text_model_of_file(session: Any, metadata: str, path: Path) -> TextModel:
-    """The network in an open ONNX file.
+    """Make a TextModel from an open ONNX file.
 
-    A file of a fixed length gets shorter texts padded on the right: the network is causal, so what stands there
+    If the file has a fixed length, shorter texts are padded on the right. The network is causal, so the padding
     changes nothing before it.
 
     Raises:
-        DataError: One with other inputs than ids.
-        ExportError: Damaged metadata.
+        DataError: The network does not have exactly one input of ids and one output.
+        ExportError: The metadata are damaged.
     """
     inputs, outputs = session.get_inputs(), session.get_outputs()
     shape = inputs[0].shape if inputs else []
