@@ -30,6 +30,7 @@ class EdgeDetection(Metric):
     sets, raise ``evaluate_every``.
 
     Differences from the benchmark's code:
+
     - There is one labelling per image, not several. Labelled edges should be a pixel wide.
     - The matching pairs as many pixels as possible. The benchmark minimises the sum of distances plus
       100 tolerances per unmatched pixel, on a graph that it thins out at random. The numbers of
