@@ -1,10 +1,10 @@
-"""Search step of a ResNeXt by branches: masks fixed, masks learned, branch by branch, and plain grouped.
+"""Time the search step of a ResNeXt of branches: masks fixed, masks learned, branch by branch, and plain grouped.
 
     python -m benchmarks.branches [--graph resnext29-8x8-cifar100] [--fan-in 4] [--batch 32] [--device cpu]
 
-One step is forward, backward, SGD on the weights and, in a search, on the masks. Prints the median
-time, its ratio to the same network with fixed masks and to the plain grouped ResNeXt, and the peak
-memory of a process that does nothing else.
+One step is forward, backward, and SGD on the weights and, in a search, on the masks. Prints the median time, its
+ratios to the same network with fixed masks and to the plain grouped ResNeXt, and the peak memory of a process that
+runs only this variant.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VARIANTS = ("plain grouped ResNeXt", "fixed masks", "learned masks", "learned ma
 
 
 def random_masks(graph: Graph, fan_in: int) -> list[float]:
-    """(E,) weights: ``fan_in`` random candidates per branch."""
+    """Return (E,) weights that keep ``fan_in`` random candidates per branch."""
     numbers = random.Random(0)
     weights = [0.0 if edge.learnable else edge.weight for edge in graph.edges]
     for node in graph.nodes:
@@ -36,7 +36,7 @@ def random_masks(graph: Graph, fan_in: int) -> list[float]:
 
 
 def build(variant: str, args: argparse.Namespace) -> Subject:
-    """One variant."""
+    """Build one variant."""
     graph = topolearn.load_graph(args.graph)
     learner = None
     net: nn.Module

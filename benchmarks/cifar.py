@@ -1,11 +1,11 @@
-"""Images per second on CIFAR-100: the plain network and the search, through the training pipeline.
+"""Measure images per second on CIFAR-100: the plain network and the search, in the training pipeline.
 
     python -m benchmarks.cifar [--graph resnet38-cifar100] [--device auto] [--batch 128] [--rounds 7] [--data-root DIR]
 
-Images lie on the device as uint8; each batch is gathered, cropped, flipped and normalised there, then trained
-on by the step that `fit` takes. On a GPU: bfloat16, channels last, the fused optimiser, with and without
-`torch.compile` and a CUDA graph. On a CPU: float32, with freed memory kept and given back. Without the data set,
-random images take its place. Prints a Markdown table; the sides take turns, and the figures are medians.
+Images lie on the device as uint8. Each batch is gathered, cropped, flipped and normalised there, and trained on with
+the step that `fit` takes. A GPU runs bfloat16, channels last and the fused optimiser, with and without `torch.compile`
+and a CUDA graph. A CPU runs float32, with freed memory kept and given back. Without the data set, random images are
+used. Prints a Markdown table. The sides take turns, and the figures are medians.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ PLAIN: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnext20-4x8-cifar100": (lambda: resnext(20, 4, 8, 100), 4),
     "resnext29-8x8-cifar100": (lambda: resnext(29, 8, 8, 100), 4),
 }
-"""Graph -> the same network without topolearn, and the K of its search."""
+"""Graph -> a function that builds the same network without topolearn, and the K of its search."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """What is compared: a model, and how it runs."""
+    """One side of the comparison: a model, and how it runs."""
 
     model: str
     compile: bool = False
@@ -58,7 +58,7 @@ class Side:
 
 
 def sides(device: torch.device) -> list[Side]:
-    """All sides; the first is what the others are compared with."""
+    """Return all sides; each plain network stands before its search."""
     if device.type == "cuda":
         ways = itertools.product((False, True), (False, True))
         return [Side(model, compiled, captured) for compiled, captured in ways for model in MODELS]
@@ -66,7 +66,7 @@ def sides(device: torch.device) -> list[Side]:
 
 
 def read_data(root: str | None) -> Data:
-    """CIFAR-100, or random images in its place."""
+    """Read CIFAR-100, or make random images if it is not there."""
     try:
         return load_data("cifar100", root=root)
     except DataError:
@@ -80,7 +80,7 @@ def read_data(root: str | None) -> Data:
 
 
 def make(side: Side, data: Data, args: argparse.Namespace) -> Callable[[], object]:
-    """What takes one step of a side."""
+    """Return a function that takes one training step of a side."""
     torch.manual_seed(0)
     device = torch.device(args.device)
     on_gpu = device.type == "cuda"
@@ -129,7 +129,7 @@ def memory(side: Side, device: torch.device) -> contextlib.AbstractContextManage
 
 
 def measure(data: Data, args: argparse.Namespace) -> dict[Side, float]:
-    """Images per second of all sides."""
+    """Measure the images per second of all sides."""
     device = torch.device(args.device)
     steps = {side: make(side, data, args) for side in sides(device)}
     times: dict[Side, list[float]] = {side: [] for side in steps}
@@ -137,7 +137,7 @@ def measure(data: Data, args: argparse.Namespace) -> dict[Side, float]:
         for side, step in steps.items():
             with memory(side, device):
                 gc.collect()
-                step()  # compiles, captures, and takes memory from the system
+                step()  # compiles, captures, and gets memory from the system
                 synchronise(device)
                 start = time.perf_counter()
                 for _ in range(args.steps):
@@ -149,7 +149,7 @@ def measure(data: Data, args: argparse.Namespace) -> dict[Side, float]:
 
 
 def peak(place: int, args: argparse.Namespace) -> float:
-    """Peak MiB of a few steps in this process (on a GPU: allocated there)."""
+    """Measure the peak MiB of a few steps in this process (on a GPU: allocated there)."""
     device = torch.device(args.device)
     side = sides(device)[place]
     data = read_data(args.data_root).to(device)

@@ -1,4 +1,4 @@
-"""What a table of results is made of: rows, and columns that each know what to write into a row."""
+"""Rows and columns of result tables. A column knows what to write into a row."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ class Row:
     """A row: a recipe, or a variant of one.
 
     Attributes:
-        recipe: As the results files name it.
-        variant: Likewise: ``KEY=VALUE`` of what differs from the recipe, by name, with spaces between.
-        texts: Heading -> what stands there: the words of a :class:`Words` column, or words in place of a figure.
+        recipe: Its name in the results files.
+        variant: Its name in the results files: what differs from the recipe as ``KEY=VALUE``, sorted by key, with
+            spaces between.
+        texts: Heading -> text of the cell: the words of a :class:`Words` column, or words instead of a figure.
     """
 
     recipe: str
@@ -32,18 +33,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Column(ABC):
-    """A column under a heading."""
+    """A column with a heading."""
 
     heading: str
 
     @abstractmethod
     def cell(self, row: Row, results: Results, seeds: tuple[int, ...]) -> str | None:
-        """What stands in a row; None for nothing. ``seeds`` are those that the table is about."""
+        """Return the text for a row; None for an empty cell. ``seeds`` are the usual seeds of the table."""
 
 
 @dataclass(frozen=True)
 class Words(Column):
-    """The row's own words."""
+    """A column of words that the rows give."""
 
     def cell(self, row: Row, results: Results, seeds: tuple[int, ...]) -> str | None:
         return row.texts.get(self.heading)
@@ -51,10 +52,10 @@ class Words(Column):
 
 @dataclass(frozen=True)
 class Link(Column):
-    """The recipe, with a link to its file.
+    """A column of recipe names that link to their files.
 
     Attributes:
-        folder: Where the recipes are, seen from the page: ``models/`` in a page beside that folder.
+        folder: Path from the page to the recipes: ``models/`` for a page beside that folder.
     """
 
     heading: str = "recipe"
@@ -66,7 +67,7 @@ class Link(Column):
 
 @dataclass(frozen=True)
 class Paper(Column):
-    """A share that a paper reports, in per cent, with as many digits as it has there."""
+    """A column of shares that a paper reports, in per cent, with the digits of the results file."""
 
     metric: str = "accuracy"
 
@@ -81,29 +82,29 @@ class Paper(Column):
 
 @dataclass(frozen=True)
 class Figure(Column):
-    """A figure of the results.
+    """A column of figures from the results.
 
     Attributes:
         key: Its column in the results files.
-        variant: Of every row, instead of the row's own.
+        variant: The variant to use in every row; empty for the row's own.
     """
 
     key: str
     variant: str = field(default="", kw_only=True)
 
     def measured(self, row: Row, results: Results) -> Measured:
-        """What was measured of the row."""
+        """Return what was measured for the row."""
         return results.of(row.recipe, self.variant or row.variant)
 
 
 @dataclass(frozen=True)
 class Metric(Figure):
-    """Mean ± sample standard deviation over seeds; says so where its seeds are not those of the table.
+    """A column of mean ± sample standard deviation over seeds; a cell names its seeds if they are not the table's.
 
     Attributes:
         digits: After the point.
         scale: What the figure is multiplied by.
-        missing: What stands there if nothing is known; None for a dash.
+        missing: Text if nothing is known; None for a dash.
     """
 
     digits: int = field(default=4, kw_only=True)
@@ -127,7 +128,7 @@ def share(heading: str, key: str = "accuracy", *, variant: str = "", missing: st
 
 @dataclass(frozen=True)
 class Difference(Figure):
-    """Mean ± sample standard deviation of the differences to another row, seed by seed.
+    """A column of differences to another row, taken seed by seed: mean ± sample standard deviation.
 
     Attributes:
         to: The other row's recipe.
@@ -154,21 +155,21 @@ class Difference(Figure):
 
 
 whole, one, two = "{:,.0f}".format, "{:,.1f}".format, "{:,.2f}".format
-"""Ways to write a number: digits after the point."""
+"""Format a number with no, one or two digits after the point."""
 
 
 def few(value: float) -> str:
-    """A digit after the point, none for a whole number."""
+    """Format a number with one digit after the point, or none if it is whole."""
     return one(value).removesuffix(".0")
 
 
 @dataclass(frozen=True)
 class Mean(Figure):
-    """Mean over seeds.
+    """A column of means over seeds.
 
     Attributes:
-        write: How to write it.
-        unit: What it is divided by.
+        write: Formats the mean.
+        unit: What the mean is divided by.
     """
 
     write: Callable[[float], str]
@@ -181,12 +182,12 @@ class Mean(Figure):
 
 @dataclass(frozen=True)
 class Change(Figure):
-    """A size of the searched graph → of the learned graph, means over seeds.
+    """A column of sizes, searched graph → learned graph, as means over seeds.
 
     Attributes:
-        before: How to write that of the searched graph.
-        after: How to write that of the learned graph.
-        unit: What it is divided by.
+        before: Formats the size of the searched graph.
+        after: Formats the size of the learned graph.
+        unit: What both are divided by.
     """
 
     before: Callable[[float], str]
@@ -203,7 +204,7 @@ class Change(Figure):
 
 @dataclass(frozen=True)
 class Training(Column):
-    """How long a run trained, on which machine."""
+    """A column that says how long a run trained, and on which machine."""
 
     def cell(self, row: Row, results: Results, seeds: tuple[int, ...]) -> str | None:
         measured = results.of(row.recipe, row.variant)
@@ -216,12 +217,12 @@ class ResultTable:
     """A table of figures from the results files.
 
     Attributes:
-        name: In the mark that stands above it in a page.
-        columns: From left to right.
-        rows: From top to bottom.
-        seeds: The seeds that its text says; cells say which where they have others.
-        transposed: Whether columns stand below each other, and rows side by side.
-        note: Stands below; ``{machine}`` there becomes machine and versions of the rows.
+        name: The name in the mark above the table in a page.
+        columns: The columns, from left to right.
+        rows: The rows, from top to bottom.
+        seeds: The usual seeds. Cells with other seeds name them.
+        transposed: Whether to write columns as rows and rows as columns.
+        note: Text below the table. ``{machine}`` becomes machine and versions of the rows.
     """
 
     name: str
@@ -232,10 +233,10 @@ class ResultTable:
     note: str = ""
 
     def markdown(self, results: Results) -> str:
-        """The table, and its note.
+        """Return the table and its note as Markdown.
 
         Raises:
-            TopolearnError: Its rows have different versions of the same data.
+            TopolearnError: The rows have different versions of the same data.
         """
         self._check_data(results)
         headings = tuple(column.heading for column in self.columns)
@@ -274,12 +275,12 @@ class ResultTable:
 
 
 def _spread(mean: float, deviation: float | None, spec: str, sign: str = "") -> str:
-    """Mean ± deviation."""
+    """Format mean ± deviation."""
     return f"{mean:{sign}{spec}}" + ("" if deviation is None else f" ± {deviation:{spec}}")
 
 
 def _other_seeds(seeds: tuple[int, ...], usual: tuple[int, ...]) -> str:
-    """Which seeds a figure has, where they are not the usual ones."""
+    """Return the seeds of a figure in brackets; empty if they are the usual ones."""
     if seeds == usual:
         return ""
     return f" (seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))})"

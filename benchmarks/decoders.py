@@ -1,10 +1,11 @@
-"""Decoders that were trained side by side: how good, how large, how fast in ONNX Runtime.
+"""Measure trained decoders: how good, how large, how fast in ONNX Runtime.
 
     python -m benchmarks.decoders runs/camvid -o results/camvid.csv [--jobs 2] [--rounds 15] [--threads 2]
 
 Takes the folder of a ``topolearn compare`` of segmentation recipes. Every run's network is exported and timed on one
-image of the graph's size; the networks take turns. Adds rows to a results file as ``benchmarks.results`` does, with
-edges of the decoder, its parameters and multiply-accumulates, those of the backbone aside, and the median time.
+image of the graph's size. The networks take turns. Adds rows to a results file as ``benchmarks.results`` does. In
+addition, a row has the edges, parameters and multiply-accumulates of the decoder, without the backbone, and the median
+time.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from topolearn.runs import FitResult, read_result
 
 
 def decoder(graph: Graph) -> Record:
-    """The size of all but the backbone, and the number of edges between features and stages."""
+    """Return the size of all but the backbone, and the number of edges between features and stages."""
     known = facts(graph)
     return {
         "decoder_edges": str(sum(edge.op == ConvResize.op_name for edge in graph.edges)),
@@ -41,7 +42,7 @@ def decoder(graph: Graph) -> Record:
 
 
 def forward(result: FitResult, folder: Path, threads: int) -> Callable[[], object]:
-    """A call of the exported network on one image."""
+    """Export a network, and return a function that runs it on one image."""
     path = export_onnx(result.model, folder / "model.onnx", check=False).path
     session = open_session(path, "cpu", threads)
     generator = np.random.default_rng(0)
@@ -56,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=2, help="of ONNX Runtime")
+    parser.add_argument("--threads", type=int, default=2, help="threads of ONNX Runtime")
     args = parser.parse_args()
     try:
         finished, others = split(args.runs)

@@ -1,11 +1,11 @@
-"""Training step of a byte transformer by what its blocks read: the chain, all earlier blocks learned, three of them …
+"""Time the training step of byte transformers that differ in what a block reads: the chain, all earlier blocks, …
 
     python -m benchmarks.depth [--batch 32] [--device cpu] [--skip VARIANT] [-o results/depth-steps.csv]
 
-The variants are recipes: one step is that of the search where there is one, else of the wiring that is trained; of
-``-learned-k3`` it is that of the pruned network. A step is forward, backward and AdamW, also on the edge weights where
-they are learned; all of these differ from 0, as they do after a few steps of training. Prints the median time, its
-ratio to the chain, and the peak memory of a process that does nothing else; ``-o`` writes the ratios as results.
+The variants are recipes. A recipe with a search is timed in its search, except that ``-learned-k3`` is timed as the
+pruned network. The others are timed with the wiring that they train. A step is forward, backward and AdamW, also on
+learned edge weights. All of these differ from 0, as they do after a few steps of training. Prints the median time, its
+ratio to the chain, and the peak memory of a process that runs only this variant. ``-o`` writes the ratios as results.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ VARIANTS = (
     f"{KEPT}, {COMPILED}",
 )
 SAME_STEP = {ALL: (f"{GPT}-learned-from-mean",)}
-"""Recipe -> others that take the same step, from other values of the edge weights."""
+"""Recipe -> recipes whose step is the same; only the edge weights start elsewhere."""
 
 
 def under_way(learner: EdgeLearner) -> EdgeLearner:
-    """The learner with weights as in the middle of a search: none is 0, and which are largest is drawn."""
+    """Give the learner weights as in the middle of a search: no weight is 0, and chance decides which are largest."""
     if isinstance(learner, Continuous):
         numbers = torch.Generator().manual_seed(0)
         with torch.no_grad():
@@ -60,7 +60,7 @@ def under_way(learner: EdgeLearner) -> EdgeLearner:
 
 
 def build(variant: str, args: argparse.Namespace) -> Subject:
-    """One variant."""
+    """Build one variant."""
     name, _, how = variant.partition(", ")
     recipe = load_recipe(f"models/{name}.yaml", {})
     graph = recipe.searched
@@ -78,7 +78,7 @@ def build(variant: str, args: argparse.Namespace) -> Subject:
 
 
 def about(graph: Graph, vocabulary: int, length: int) -> DataInfo:
-    """What the loss must know of the text."""
+    """Return what the loss needs to know about the text."""
     return DataInfo("random", graph.task, (), (length,), (), (), vocabulary=vocabulary)
 
 

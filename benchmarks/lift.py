@@ -1,15 +1,20 @@
-"""Removing whole blocks of a trained ResNet under a budget: learned, against the same number at random.
+"""Remove whole blocks of a trained ResNet under a budget: by learning, and as many at random.
 
     python -m benchmarks.lift --results results/lift.csv [--model resnet34] [--budget 0.6] [--seeds 0,1,2]
                               [--images 25600] [--out runs/lift]
 
-Trains torchvision's network on CIFAR-100 at 32 x 32 with its 20 coarse labels (no pretrained weights), lifts it, and
-goes on from its weights in ways of equal length: ``continuous`` searches under a budget of MACs in a quarter of the
-epochs, prunes, and fine-tunes in the others; the control loses as many blocks, drawn at random (each has the same
-number of multiply-accumulates in a ResNet), and is fine-tuned in all of those epochs; so is the trained network
-without the blocks that the search removed, which tells the choice of blocks from the way of removing them, and the
-trained network as it is. Adds rows to a results file, one per way and seed, and prints which blocks were removed;
-what is finished stays in the folder and is not run again.
+Trains torchvision's network on CIFAR-100 at 32 x 32 with its 20 coarse labels (no pretrained weights) and lifts it.
+Four ways of equal length go on from its weights:
+
+- learned: ``continuous`` searches for a quarter of the epochs under a budget of MACs, prunes, then fine-tunes.
+- random: as many blocks, drawn at random, are removed. All epochs are fine-tuning. In a ResNet, all blocks have the
+  same number of multiply-accumulates.
+- chosen: the blocks that the search removed are removed at once. All epochs are fine-tuning. This separates the choice
+  of blocks from the way of removing them.
+- whole: the trained network as it is trains on in all epochs.
+
+Adds rows to a results file, one per way and seed, and prints which blocks were removed. Finished runs stay in the
+folder and are not run again.
 """
 
 from __future__ import annotations
@@ -37,19 +42,19 @@ PHASES = {"search": 0.25, "fine_tune": 0.75}
 
 
 def removable(net: Network) -> list[str]:
-    """Branches that one learnable edge can drop."""
+    """Return the branches that go if one learnable edge goes."""
     return [edge.src for edge in net.graph.edges if edge.learnable and edge.dst == f"{edge.src}_add"]
 
 
 def without(net: Network, branches: Sequence[str]) -> Network:
-    """The network without some branches, and without the longer edges, which are at 0."""
+    """Return the network without some branches, and without the longer edges, which are at 0."""
     frozen = topolearn.compile(net)
     frozen.set_edge_weights([0.0 if edge.src in branches else edge.weight for edge in net.graph.edges])
     return topolearn.prune(frozen)
 
 
 class Demonstration:
-    """One network, one seed."""
+    """The runs of one network with one seed."""
 
     def __init__(self, args: argparse.Namespace, seed: int) -> None:
         self.args, self.seed = args, seed
@@ -57,7 +62,7 @@ class Demonstration:
         self.net = topolearn.lift(getattr(models, args.model)(num_classes=20), size=32)
 
     def run(self) -> tuple[list[str], list[Record]]:
-        """Train, remove, train on: which blocks the search removed, and a row of each way."""
+        """Train, remove, train on; return which blocks the search removed, and a row for each way."""
         args = self.args
         base = self.fit(without(self.net, ()), "base", FIXED, args.epochs, args.base_lr, warmup_epochs=1.0)
         self.net.load_state_dict(base.model.state_dict())
@@ -75,7 +80,7 @@ class Demonstration:
         return dropped, rows
 
     def row(self, way: str, result: FitResult) -> Record:
-        """A finished run as a row of a results file."""
+        """Return a finished run as a row of a results file."""
         assert result.folder is not None
         own = {
             "recipe": f"lift-{self.args.model}",
@@ -92,14 +97,14 @@ class Demonstration:
     def fit(
         self, start: Network, name: str, learner: Mapping[str, Any], epochs: int, lr: float, **training: Any
     ) -> FitResult:
-        """A run from given weights, or its result where it is finished."""
+        """Train from given weights; a finished run is only read."""
         folder = self.args.out / f"{name}-seed{self.seed}"
         return topolearn.fit(
             start, epochs=epochs, lr=lr, out=folder, export=False, resume=True, **self.settings(learner, **training)
         )
 
     def settings(self, learner: Mapping[str, Any], **training: Any) -> dict[str, Any]:
-        """What all runs have in common, with a learner and more options of training."""
+        """Return the settings that all runs share, with a learner and more training options."""
         return {
             "learner": learner,
             "data": "cifar100-coarse",
@@ -112,7 +117,7 @@ class Demonstration:
 
     @torch.no_grad()
     def accuracy(self, net: Network) -> float:
-        """Of a network as it is, but for its batch statistics, on the validation images."""
+        """Measure the accuracy of a network on the validation images; only its batch statistics are updated before."""
         data = prepare(Recipe.of(net, **self.settings(FIXED))).data
         recalibrate(net, data, 128, self.seed)
         task = task_of(data.info.task)
@@ -125,10 +130,10 @@ def main() -> None:
     parser.add_argument("--model", default="resnet34")
     parser.add_argument("--budget", type=float, default=0.6)
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--epochs", type=int, default=8, help="of the network as it is")
-    parser.add_argument("--base-lr", type=float, default=0.03, help="peak learning rate of those")
-    parser.add_argument("--more", type=int, default=4, help="epochs after that, of every way")
-    parser.add_argument("--lr", type=float, default=0.01, help="peak learning rate of those")
+    parser.add_argument("--epochs", type=int, default=8, help="epochs of the first training")
+    parser.add_argument("--base-lr", type=float, default=0.03, help="peak learning rate of the first training")
+    parser.add_argument("--more", type=int, default=4, help="epochs of each way after it")
+    parser.add_argument("--lr", type=float, default=0.01, help="peak learning rate of each way")
     parser.add_argument("--images", type=int, default=25600)
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--data-root")

@@ -1,4 +1,4 @@
-"""What a benchmark ran on, and how it measures."""
+"""Tools of all benchmarks: describe the machine, measure time and memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from topolearn.training.memory import kept_memory
 
 
 def place(device: torch.device) -> str:
-    """The processor, and how many threads PyTorch has there."""
+    """Return the processor, the threads that PyTorch uses, and a GPU's name."""
     name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as info:
@@ -34,14 +34,14 @@ def place(device: torch.device) -> str:
 
 
 def describe(device: torch.device) -> str:
-    """One line about the machine and the versions."""
+    """Return one line about the machine and the versions."""
     return f"{place(device)}; torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def times_by_round(steps: dict[str, Callable[[], object]], device: torch.device, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each step in each round; the steps take turns, so that a busy machine slows all alike.
+    """Measure the seconds of each step in each round.
 
-    Memory that they free is kept, as in training.
+    The steps take turns, so that a busy machine slows all alike. Freed memory is kept, as in training.
     """
     times: dict[str, list[float]] = {name: [] for name in steps}
     with kept_memory() if device.type == "cpu" else contextlib.nullcontext():
@@ -59,9 +59,9 @@ def times_by_round(steps: dict[str, Callable[[], object]], device: torch.device,
 
 
 def median_ratio(times: Sequence[float], base: Sequence[float]) -> float:
-    """How many times as long as the base a step takes: the median of the ratios of one round each.
+    """Return how many times as long as the base a step takes: the median over rounds of the ratio within a round.
 
-    A machine whose speed changes between rounds changes both alike, so this says more than the ratio of two medians.
+    If the machine's speed changes between rounds, both change alike. So this says more than the ratio of two medians.
     """
     return statistics.median(one / other for one, other in zip(times, base, strict=True))
 
@@ -76,15 +76,15 @@ def training_step(
     loss_of: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     optimizer: str = "sgd",
 ) -> Callable[[], None]:
-    """A step of forward, backward, update of the weights and, with a learner, of its parameters.
+    """Return a function that takes a training step: forward, backward, and update of the weights and of the learner.
 
     Args:
-        net: The network, on the device of the images; its interpreter may be compiled.
-        learner: The learner that is trained with it.
+        net: The network, on the device of the images. Its interpreter may be compiled.
+        learner: The learner that is trained with it; None for none.
         images: (N, C, H, W).
-        targets: (N,) classes, or (N, H, W) where ``loss_of`` takes them.
+        targets: (N,) classes, or (N, H, W) if ``loss_of`` takes them.
         bf16: Whether the forward pass runs under autocast to bfloat16.
-        loss_of: Of (outputs in float32, targets); the learner's penalty is added to it.
+        loss_of: Loss from (outputs in float32, targets). The learner's penalty is added to it.
         optimizer: ``sgd``, with momentum 0.9, or ``adamw``.
     """
     optimizers = topolearn.optimizers(net, lr=0.01 if optimizer == "sgd" else 1e-3, name=optimizer)
@@ -108,7 +108,7 @@ def training_step(
 
 
 def peak_of(step: Callable[[], object], device: torch.device) -> float:
-    """Peak MiB of three steps in this process; on a GPU, what was allocated there."""
+    """Measure the peak MiB of three steps in this process; on a GPU, what was allocated there."""
     with kept_memory() if device.type == "cpu" else contextlib.nullcontext():
         for _ in range(3):
             step()
@@ -116,15 +116,15 @@ def peak_of(step: Callable[[], object], device: torch.device) -> float:
 
 
 def peak_memory_in_child(module: str, arguments: list[str]) -> float:
-    """Peak resident MiB of ``python -m module arguments``, which prints it as its last line."""
+    """Return the peak resident MiB of ``python -m module arguments``, which prints it as its last line."""
     out = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=True)
     return float(out.stdout.strip().splitlines()[-1])
 
 
 def resident_peak() -> float:
-    """Peak resident MiB of this process.
+    """Return the peak resident MiB of this process.
 
-    From /proc, because ``ru_maxrss`` of a child counts what its parent held when it was started.
+    It is read from /proc, because a child's ``ru_maxrss`` also counts what its parent held when the child started.
     """
     with open("/proc/self/status", encoding="utf-8") as status:
         line = next(line for line in status if line.startswith("VmHWM"))

@@ -1,4 +1,4 @@
-"""Plain PyTorch networks to compare with, written without topolearn."""
+"""Plain PyTorch networks for comparison, written without topolearn."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 
 class Block(nn.Module):
-    """ResNet's basic block with option A."""
+    """ResNet's basic block with option A: strided, zero-padded shortcuts."""
 
     def __init__(self, inputs: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Block(nn.Module):
 
 
 def resnet(blocks: int, classes: int) -> nn.Sequential:
-    """The CIFAR ResNet with ``blocks`` blocks per stage (He et al. 2016)."""
+    """Build the CIFAR ResNet with ``blocks`` blocks per stage (He et al. 2016)."""
     layers: list[nn.Module] = [nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU())]
     width = 16
     for stage, channels in enumerate((16, 32, 64)):
@@ -38,7 +38,7 @@ def resnet(blocks: int, classes: int) -> nn.Sequential:
 
 
 class GroupedBottleneck(nn.Module):
-    """ResNeXt's block as it is usually run: one grouped 3x3, one 1x1 back for all branches."""
+    """ResNeXt's block as it is usually run: a grouped 3x3 and a 1x1 convolution for all branches together."""
 
     def __init__(self, inputs: int, channels: int, width: int, groups: int, stride: int) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class GroupedBottleneck(nn.Module):
 
 
 def resnext(depth: int, width: int, groups: int, classes: int) -> nn.Sequential:
-    """The CIFAR ResNeXt {depth, width, groups} with output widths 64, 128, 256 (Xie et al. 2017)."""
+    """Build the CIFAR ResNeXt {depth, width, groups} with output widths 64, 128, 256 (Xie et al. 2017)."""
     layers: list[nn.Module] = [nn.Sequential(nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU())]
     inputs = 64
     for stage, channels in enumerate((64, 128, 256)):

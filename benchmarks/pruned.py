@@ -1,10 +1,10 @@
-"""Searches that have ended, pruned without training: rows of a results file.
+"""Prune finished searches without training, and add the results to a results file.
 
     python -m benchmarks.pruned runs/depth gpt12x64-bytes-learned keep 2 3 4 -o results/depth.csv
 
-Takes the finished runs of one recipe in the folder of a ``topolearn compare``, prunes each as it was at the end of its
-search by every value of a learner's option (as ``topolearn prune RUN --set keep=3`` does), and measures what is left.
-The variant of a row is ``pruned keep=3``.
+Takes the finished runs of one recipe in the folder of a ``topolearn compare``. Each network is taken as it was at the
+end of its search, pruned with every given value of a learner's option (as ``topolearn prune RUN --set keep=3`` does),
+and measured. The variant of a row is ``pruned keep=3``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from topolearn.studies.reprune import reprune
 
 
 def row(run: Path, folder: Path, setting: tuple[str, str], data_root: Path | None) -> Record:
-    """The row of one run, pruned in one way; it cost no training but the run's own."""
+    """Prune a run in one way and return its row; the training time is the run's own."""
     option, value = setting
     with tempfile.TemporaryDirectory() as temporary:
         target = Path(temporary) / "pruned"
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("option", help="option of its learner")
     parser.add_argument("values", nargs="+", help="values of the option")
     parser.add_argument("-o", "--out", type=Path, required=True, help="results file")
-    parser.add_argument("--data-root", type=Path, help="where the data set is looked for first")
+    parser.add_argument("--data-root", type=Path, help="folder to search first for the data set")
     args = parser.parse_args()
     try:
         for run in sorted((args.runs / args.recipe).glob("seed-*")):

@@ -1,10 +1,10 @@
-"""Finished runs as rows of a results file, from which ``benchmarks.tables`` makes the tables.
+"""Write finished runs as rows of a results file, from which ``benchmarks.tables`` makes the tables.
 
     python -m benchmarks.results runs/digits -o results/digits.csv [--set KEY=VALUE …] [--jobs N]
 
-Takes the folder of a ``topolearn compare``, with what that was given as ``--set`` (``--epochs N`` is
-``--set epochs=N``) and as ``--jobs``, on the machine that made the runs. Every run is checked against its recipe.
-Rows of runs that are in the file already are replaced, the others stay.
+Takes the folder of a ``topolearn compare``. Run it on the machine that made the runs, with the same ``--set``
+(``--epochs N`` is ``--set epochs=N``) and ``--jobs``. Every run is checked against its recipe. If the file has a row of
+the same run, it is replaced. The other rows stay.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ PAPERS = "papers.csv"
 Record = dict[str, str]
 """A row of a results file: column -> text, empty if unknown.
 
-``seeds`` is one seed for a run. Several, with spaces between, make the row a summary of as many runs: its figures are
-means, and ``NAME_deviation`` is the sample standard deviation of NAME. None is for figures that no seed decides, as
-the time of a step.
+A row of one run has one seed in ``seeds``. With several seeds, separated by spaces, the row is a summary of as many
+runs: its figures are means, and ``NAME_deviation`` is the sample standard deviation of NAME. ``seeds`` is empty for
+figures that do not depend on a seed, such as the time of a step.
 """
 
 FIRST = ("recipe", "variant", "seeds")
 KINDS = ("parameters", "macs", "edges", "nodes")
 SIZES = tuple(f"{kind}_{graph}" for kind in KINDS for graph in ("searched", "learned"))
 LAST = (*SIZES, "seconds", "data", "data_hash", "topolearn", "torch", "python", "machine", "threads", "date")
-"""The columns on the right; between them and the first stand the metrics by name."""
+"""The last columns. The metrics stand between these and the first ones, sorted by name."""
 
 
 # -- files ---------------------------------------------------------------------------------------
 
 
 def read_file(path: Path, needed: Sequence[str] = FIRST) -> list[Record]:
-    """The rows of a CSV file; none if there is no such file.
+    """Read the rows of a CSV file; an empty list if there is no such file.
 
     Raises:
         TopolearnError: A column is missing, or a row has more or fewer cells than there are columns.
@@ -77,7 +77,7 @@ def read_file(path: Path, needed: Sequence[str] = FIRST) -> list[Record]:
 
 
 def written(records: Sequence[Record]) -> bytes:
-    """A results file: rows by recipe, variant and seed, and the columns that any row fills."""
+    """Return the content of a results file, sorted by recipe, variant and seed, with the columns that any row fills."""
     filled = {name for record in records for name, text in record.items() if text}
     metrics = sorted(filled - {*FIRST, *LAST})
     columns = [*FIRST, *metrics, *(name for name in LAST if name in filled)]
@@ -90,7 +90,7 @@ def written(records: Sequence[Record]) -> bytes:
 
 
 def extended(old: Iterable[Record], new: Iterable[Record]) -> list[Record]:
-    """Rows with new ones, which replace the same run, and a summary of the same recipe and variant."""
+    """Add rows; a new row replaces the row of the same run, and a summary of the same recipe and variant."""
     rows = {tuple(record[name] for name in FIRST): record for record in new}
     measured = {key[:2] for key in rows}
     for record in old:
@@ -101,7 +101,7 @@ def extended(old: Iterable[Record], new: Iterable[Record]) -> list[Record]:
 
 
 def extend_file(path: Path, new: Sequence[Record]) -> None:
-    """Add rows to a results file, or make it.
+    """Add rows to a results file; make the file if there is none.
 
     Raises:
         TopolearnError: The file cannot be read or written.
@@ -111,7 +111,7 @@ def extend_file(path: Path, new: Sequence[Record]) -> None:
 
 
 def seeds_of(record: Record) -> tuple[int, ...]:
-    """The seeds of the runs that a row stands for."""
+    """Return the seeds of the runs that a row stands for."""
     try:
         return tuple(map(int, record["seeds"].split()))
     except ValueError:
@@ -125,35 +125,35 @@ def seeds_of(record: Record) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of a recipe, or of a variant of it.
+    """What was measured for a recipe, or for a variant of it.
 
     Attributes:
-        records: One for each run, or a summary; empty for a recipe that has not been run.
+        records: One row per run, or a summary; empty for a recipe that has not been run.
     """
 
     records: tuple[Record, ...] = ()
 
     def seeds(self, key: str) -> tuple[int, ...]:
-        """The seeds for which a figure is known."""
+        """Return the seeds for which a figure is known."""
         return tuple(sorted(seed for record in self.records if record.get(key) for seed in seeds_of(record)))
 
     def mean(self, key: str) -> float | None:
-        """The mean of a figure over seeds; None if it is unknown."""
+        """Return the mean of a figure over seeds; None if it is unknown."""
         values = self._values(key)
         return statistics.mean(values) if values else None
 
     def deviation(self, key: str) -> float | None:
-        """The sample standard deviation of a figure over seeds; None for one seed, or if it is unknown."""
+        """Return the sample standard deviation of a figure over seeds; None for one seed, or if it is unknown."""
         values = self._values(key)
         return statistics.stdev(values) if len(values) > 1 else next(iter(self._values(f"{key}_deviation")), None)
 
     def by_seed(self, key: str) -> dict[int, float]:
-        """Seed -> figure; summaries do not tell."""
+        """Return seed -> figure, without summaries."""
         runs = [record for record in self.records if len(seeds_of(record)) == 1 and record.get(key)]
         return {seeds_of(record)[0]: _number(record, key) for record in runs}
 
     def texts(self, key: str) -> list[str]:
-        """What the rows say in a column, each text once."""
+        """Return the texts of a column, each once."""
         return list(dict.fromkeys(record[key] for record in self.records if record.get(key)))
 
     def _values(self, key: str) -> list[float]:
@@ -168,7 +168,7 @@ def _number(record: Record, key: str) -> float:
 
 
 class Results:
-    """What all results files say together, and what the papers report."""
+    """The content of all results files, and what the papers report."""
 
     def __init__(self, records: Iterable[Record], papers: Iterable[Record] = ()) -> None:
         found: dict[tuple[str, str], list[Record]] = {}
@@ -187,18 +187,18 @@ class Results:
         """Read the results files of a folder.
 
         Raises:
-            TopolearnError: A file that is damaged, or a run that is in two of them.
+            TopolearnError: A file is damaged, or a run is in two files.
         """
         files = sorted(path for path in folder.glob("*.csv") if path.name != PAPERS)
         papers = read_file(folder / PAPERS, ("recipe", "variant", "metric", "value", "deviation"))
         return cls((record for path in files for record in read_file(path)), papers)
 
     def of(self, recipe: str, variant: str = "") -> Measured:
-        """What was measured of a recipe with the settings of a variant."""
+        """Return what was measured for a recipe with the settings of a variant."""
         return self._measured.get((recipe, variant), Measured())
 
     def paper(self, recipe: str, variant: str, metric: str) -> Record | None:
-        """What a paper reports: ``value`` and, where it has one, ``deviation``."""
+        """Return what a paper reports: ``value``, and ``deviation`` or an empty text there; None for nothing."""
         return self._papers.get((recipe, variant, metric))
 
 
@@ -206,7 +206,7 @@ class Results:
 
 
 def environment(jobs: int = 1) -> Record:
-    """The versions and the machine that this process runs on."""
+    """Return the versions and the machine that this process runs on."""
     return {
         "topolearn": __version__,
         "torch": str(torch.__version__),
@@ -217,12 +217,12 @@ def environment(jobs: int = 1) -> Record:
 
 
 def ended(run: Path) -> date:
-    """The day (UTC) on which a run wrote its last file."""
+    """Return the day (UTC) on which a run wrote its last file."""
     return datetime.fromtimestamp((run / WEIGHTS).stat().st_mtime, UTC).date()
 
 
 def split(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The folders of the runs of a comparison: those that are finished, and those that are not.
+    """Return the run folders of a comparison: the finished ones, and the others.
 
     Raises:
         TopolearnError: There is no run.
@@ -235,13 +235,13 @@ def split(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def read_run(run: Path, folder: Path, settings: Mapping[str, str], jobs: int = 1) -> Record:
-    """A finished run as a row.
+    """Return a finished run as a row.
 
     Args:
-        run: Its folder: ``NAME/seed-S`` or, of a variant, ``NAME/KEY=VALUE/seed-S`` below ``folder``.
-        folder: That of the comparison.
-        settings: What ``--set`` gave to all of its runs.
-        jobs: Runs at a time.
+        run: The run's folder below ``folder``: ``NAME/seed-S``, or ``NAME/KEY=VALUE/seed-S`` for a variant.
+        folder: The comparison's folder.
+        settings: The ``--set`` of the comparison.
+        jobs: How many runs the comparison ran at a time.
 
     Raises:
         TopolearnError: The run is not what the recipe and the settings say.
@@ -270,7 +270,7 @@ def read_run(run: Path, folder: Path, settings: Mapping[str, str], jobs: int = 1
 
 
 def _check(run: Path, name: str, settings: Mapping[str, str], seed: int, config: Mapping[str, Any]) -> None:
-    """Raise unless a run is the recipe with these settings; the data are taken as the run says."""
+    """Raise unless a run is the recipe with these settings; the data are not compared."""
     try:
         recipe = Recipe.of(load_recipe(f"models/{name}.yaml", settings), seed=seed)
         learner = recipe.make_learner()
@@ -293,11 +293,11 @@ def _check(run: Path, name: str, settings: Mapping[str, str], seed: int, config:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say which runs to read, and where their rows go."""
+    """Add the options that say which runs to read, and where to write their rows."""
     parser.add_argument("runs", type=Path, help="folder of a comparison")
     parser.add_argument("-o", "--out", type=Path, required=True, help="results file")
-    parser.add_argument("--set", action="append", default=[], type=_setting, help="KEY=VALUE, a setting of all runs")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; their threads follow from it")
+    parser.add_argument("--set", action="append", default=[], type=_setting, help="KEY=VALUE, as in the comparison")
+    parser.add_argument("--jobs", type=int, default=1, help="how many runs the comparison ran at a time")
 
 
 def _setting(text: str) -> tuple[str, str]:

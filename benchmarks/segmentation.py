@@ -1,10 +1,11 @@
-"""Step of a segmentation network: search by the reference interpreter and the compiler, and what is learned.
+"""Time the step of a segmentation network: search by reference interpreter and compiler, and the learned network.
 
     python -m benchmarks.segmentation [--graph fdn-mobilenetv2-voc] [--final sparsemask-mobilenetv2-voc] [--size 513]
 
-A search step is forward (every gate noisy), backward, SGD on weights and gates of SparseMask; the learned network
-has none. The backbone starts at random; alone, it is what no compiler pass of the decoder can save. Prints the median
-time, its ratio to the reference interpreter, and the peak memory of a process that does nothing else.
+A search step is forward (every gate noisy), backward, and SGD on the weights and on SparseMask's gates. The learned
+network has no gates. The backbone starts from random weights. It is also timed alone, because no compiler pass over the
+decoder can make that part faster. Prints the median time, its ratio to the reference interpreter, and the peak memory
+of a process that runs only this variant.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ VARIANTS = ("search, reference", "search", "all edges, no gates", "learned", "ba
 
 
 class Features(nn.Module):
-    """The features of a backbone, as one vector per image."""
+    """A backbone whose features become one vector per image."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -34,7 +35,7 @@ class Features(nn.Module):
 
 
 def build(variant: str, args: argparse.Namespace) -> Subject:
-    """One variant."""
+    """Build one variant."""
     graph = topolearn.load_graph(args.final if variant == "learned" else args.graph)
     learner = topolearn.learners.SparseMask(graph) if variant.startswith("search") else None
     net = topolearn.compile(graph, learner, reference=variant.endswith("reference"))
@@ -48,7 +49,7 @@ def build(variant: str, args: argparse.Namespace) -> Subject:
 
 
 def full_size_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy at the labels' size."""
+    """Return the cross entropy of logits that are resized to the labels."""
     return F.cross_entropy(F.interpolate(logits, targets.shape[1:], mode="bilinear", align_corners=True), targets)
 
 

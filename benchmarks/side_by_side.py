@@ -1,4 +1,4 @@
-"""Training steps timed side by side: the options, the turns and the table that several benchmarks share."""
+"""Time training steps side by side: the options, the turns and the table that several benchmarks share."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from benchmarks.machine import describe, median_ratio, peak_memory_in_child, pea
 from topolearn.learners import EdgeLearner
 
 COMPILED = "torch.compile"
-"""What the name of a variant ends with whose interpreter goes through it."""
+"""If the name of a variant ends with this, its interpreter is compiled."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What takes a training step.
+    """A network with all that its training step needs.
 
     Attributes:
         net: The network.
-        learner: Trained with it; None where nothing is searched.
+        learner: The learner that is trained with it; None if nothing is searched.
         images: A batch.
         targets: Its labels.
-        loss_of: Of outputs and targets.
-        optimizer: Of the weights, ``sgd`` or ``adamw``.
+        loss_of: Loss from outputs and targets.
+        optimizer: Optimiser of the weights, ``sgd`` or ``adamw``.
     """
 
     net: nn.Module
@@ -47,17 +47,17 @@ def compare_steps(
     title: Callable[[argparse.Namespace], str],
     ratios: Mapping[str, str],
 ) -> dict[str, list[float]]:
-    """Run a benchmark of training steps: median time, ratios, peak memory of a process that does nothing else.
+    """Run a benchmark of training steps and print its table: median time, ratios, peak memory.
 
     Args:
-        parser: With the benchmark's own options; those that all have are added.
-        variants: Names of what is timed, in the order of the table.
-        build: Makes a variant, from the same random numbers each.
-        title: First line of the output.
-        ratios: Heading of a column -> the variant whose time is 1 in it.
+        parser: A parser with the benchmark's own options. The options of all benchmarks are added.
+        variants: Names of the variants, in the order of the table.
+        build: Builds a variant. The random seed is the same for each.
+        title: Makes the first line of the output.
+        ratios: Heading of a column -> the variant that is 1 in it.
 
     Returns:
-        Variant -> seconds of a step in each round; empty in the processes that measure memory.
+        Variant -> seconds of a step in each round; empty in the child processes, which measure memory.
     """
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu")

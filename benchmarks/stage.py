@@ -1,11 +1,10 @@
-"""Training step of one complete stage: chain of its nodes, search, pruned stage, the same wiring by hand.
+"""Time the training step of one complete stage: chain of its nodes, search, pruned stage, the same wiring by hand.
 
     python -m benchmarks.stage [--nodes 12] [--channels 16] [--op conv] [--batch 64] [--device cpu] [--skip VARIANT]
 
-A stage of n nodes (relu, convolution, batch normalisation) in which every node reads every earlier one with a
-real weight. The chain and the wiring by hand are plain PyTorch. One step is forward, backward and SGD, also
-on the edge weights in a search. Prints the median time, its ratio to the chain, and the peak memory of a process
-that does nothing else.
+The stage has n nodes (relu, convolution, batch normalisation). Every node reads every earlier one with a real weight.
+The chain and the wiring by hand are plain PyTorch. One step is forward, backward and SGD, also on the edge weights in a
+search. Prints the median time, its ratio to the chain, and the peak memory of a process that runs only this variant.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ CLASSES = 10
 
 
 def stage(nodes: int, channels: int, op: str) -> Graph:
-    """A stem, the complete stage, a head."""
+    """Build a graph of a stem, the complete stage and a head."""
     names = ["stem", *(f"node{i}" for i in range(1, nodes + 1)), "out"]
     made = [
         Node("image", "input", {"size": (3, 32, 32)}),
@@ -48,13 +47,13 @@ def stage(nodes: int, channels: int, op: str) -> Graph:
 
 
 def wiring(nodes: int) -> list[list[int]]:
-    """Sources of node 1 to the stage's output, counted from the stem: the one before, and a third of the others."""
+    """Draw the sources of node 1 to the output, counted from the stem: the one before, and a third of the others."""
     numbers = random.Random(0)
     return [[i for i in range(j) if i == j - 1 or numbers.random() < 1 / 3] for j in range(1, nodes + 2)]
 
 
 class Unit(nn.Sequential):
-    """Relu, convolution, batch normalisation."""
+    """A node of the stage: relu, convolution, batch normalisation."""
 
     def __init__(self, channels: int, op: str) -> None:
         depthwise = [nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)]
@@ -83,14 +82,14 @@ class Wired(nn.Module):
 
 
 def plain(middle: nn.Module, channels: int) -> nn.Module:
-    """``middle`` between a stem and a head."""
+    """Put ``middle`` between a stem and a head."""
     stem = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, CLASSES))
     return nn.Sequential(stem, middle, head)
 
 
 def build(variant: str, args: argparse.Namespace) -> Subject:
-    """One variant."""
+    """Build one variant."""
     graph = stage(args.nodes, args.channels, args.op)
     units = [Unit(args.channels, args.op) for _ in range(args.nodes)]
     sources = wiring(args.nodes)

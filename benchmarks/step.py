@@ -1,9 +1,9 @@
-"""Search step of ResNet-38: plain chain, reference interpreter, compiler, compiler under torch.compile.
+"""Time the search step of ResNet-38: plain chain, reference interpreter, compiler, compiler with torch.compile.
 
     python -m benchmarks.step [--batch 128] [--rounds 7] [--device cpu] [--skip VARIANT] [--channels-last]
 
-One step is forward, backward, SGD on the weights and, in a search, on the masks. Prints the median
-time, its ratio to the plain chain, and the peak memory of a process that does nothing else.
+One step is forward, backward, and SGD on the weights and, in a search, on the masks. Prints the median time, its
+ratio to the plain chain, and the peak memory of a process that runs only this variant.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ VARIANTS = ("plain chain", "reference", "compiler", f"compiler, {COMPILED}")
 
 
 def build(variant: str, args: argparse.Namespace) -> Subject:
-    """One variant."""
+    """Build one variant."""
     graph = topolearn.load_graph("resnet38-cifar100")
     learner = None
     net: nn.Module

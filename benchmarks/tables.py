@@ -1,9 +1,9 @@
-"""The tables of the README, of models/README.md and of docs/, made from ``results/*.csv`` and from the graphs.
+"""Make the tables of README.md, models/README.md and docs/ from ``results/*.csv`` and from the graphs.
 
     python -m benchmarks.tables [--check]
 
-A page holds a table between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; NAME is one of ``TABLES`` below.
-``--check`` writes nothing, and fails if a table is not what the results say.
+A page has a table between ``<!-- table: NAME -->`` and ``<!-- end of table -->``. NAME is one of ``TABLES`` below.
+``--check`` writes nothing. It fails if a table differs from the results.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pages() -> list[Path]:
-    """The pages that tables stand in."""
+    """Return the pages that can have tables."""
     return [ROOT / "README.md", ROOT / "models" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -53,21 +53,21 @@ class Made(Protocol):
 
     @property
     def name(self) -> str:
-        """In the mark above it."""
+        """The name in the mark above the table."""
 
     def markdown(self, results: Results) -> str:
-        """Its text."""
+        """Return the table as Markdown."""
 
 
 @dataclass(frozen=True)
 class GraphTable:
-    """A table of shipped graphs, from the graphs themselves."""
+    """A table of shipped graphs, made from the graphs themselves."""
 
     name: str
     graphs: tuple[str, ...]
 
     def markdown(self, results: Results) -> str:
-        """The table."""
+        """Return the table as Markdown."""
         rows = []
         for name in self.graphs:
             graph = load_graph(name)
@@ -77,12 +77,12 @@ class GraphTable:
 
 @dataclass(frozen=True)
 class DefaultsTable:
-    """How long and how fast a run trains by default, by data set."""
+    """The table of default epochs, batch size and learning rate by data set."""
 
     name: str
 
     def markdown(self, results: Results) -> str:
-        """The table."""
+        """Return the table as Markdown."""
         named = {f"`{name}`": found for name, found in DEFAULTS.items()}
         rows = [
             (data, found.epochs, found.batch_size, NumberText(f"{found.lr:g}"))
@@ -95,7 +95,7 @@ class DefaultsTable:
 
 
 def of_paper(name: str, *recipes: str) -> ResultTable:
-    """The accuracy that a paper reports for recipes, and ours."""
+    """Return a table of the accuracy that a paper reports for recipes, and of ours."""
     return ResultTable(
         name,
         (Link(), Paper("paper, %"), share("ours, %", missing=NOT_RUN), Training("training of ours")),
@@ -104,7 +104,7 @@ def of_paper(name: str, *recipes: str) -> ResultTable:
 
 
 def by_fan_in(name: str, recipe: str, most: int) -> ResultTable:
-    """The accuracy of a recipe by K, the paper's and ours."""
+    """Return a table of the accuracy of a recipe by K, the paper's and ours."""
     return ResultTable(
         name,
         (Words("K"), Paper("paper, %"), share("ours, %")),
@@ -114,12 +114,12 @@ def by_fan_in(name: str, recipe: str, most: int) -> ResultTable:
 
 
 def described(heading: str, texts: Mapping[str, str]) -> tuple[Row, ...]:
-    """A row of each recipe, with words about it under a heading."""
+    """Return a row for each recipe, with words about it under a heading."""
     return tuple(Row(recipe, texts={heading: text}) for recipe, text in texts.items())
 
 
 def pruned_without_training(recipe: str, *keep: int) -> tuple[Row, ...]:
-    """Rows of a learned recipe whose strongest edges alone are kept after training."""
+    """Return rows of a learned recipe that keeps only its strongest edges after training."""
     return tuple(
         Row(recipe, f"pruned keep={k}", {"what a block reads": f"of these the {k} strongest, not trained on"})
         for k in keep
@@ -127,7 +127,7 @@ def pruned_without_training(recipe: str, *keep: int) -> tuple[Row, ...]:
 
 
 def aggregated(rule: str) -> str:
-    """The variant of ResNet-20 whose nodes aggregate by another rule."""
+    """Return the variant of ResNet-20 that aggregates by another rule."""
     return " ".join(f"nodes.block[{blocks}].aggregate={rule}" for blocks in ("1..3", "4..6", "7..9"))
 
 
@@ -483,10 +483,10 @@ MARKED = re.compile(r"^( *)<!-- table: ([^\n]*?) -->\n(.*?)^\1<!-- end of table 
 
 
 def rewritten(page: str, results: Results, tables: Sequence[Made] = TABLES) -> tuple[str, list[str]]:
-    """A page with its tables made again, and the names of those that were not as they should be.
+    """Return a page with its tables rewritten, and the names of those that changed.
 
     Raises:
-        TopolearnError: A table that does not end, or that nobody has declared.
+        TopolearnError: A table has no end mark, or is not declared.
     """
     known = {table.name: table for table in tables}
     changed: list[str] = []
@@ -511,7 +511,7 @@ def rewritten(page: str, results: Results, tables: Sequence[Made] = TABLES) -> t
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if a table is not up to date")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a table is out of date")
     args = parser.parse_args(arguments)
     wrong = []
     try:

@@ -32,7 +32,7 @@ def main(epochs: int = 2) -> None:
     learner = topolearn.learners.MaskConnect(graph, fan_in=2)
     net = topolearn.compile(graph, learner)
     optimizers = topolearn.optimizers(net, lr=0.1, weight_decay=1e-4)  # one for the weights, one for the masks
-    with topolearn.kept_memory():  # as `fit` does: a step of the search gets faster on a CPU
+    with topolearn.kept_memory():  # as `fit` does: this makes a search step faster on a CPU
         for epoch in range(epochs):
             net.train()
             for images, targets in data.train_batches(64, seed=0, epoch=epoch):

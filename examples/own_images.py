@@ -29,7 +29,7 @@ outputs: [head]
 
 
 def make_images(folder: Path) -> None:
-    """Photos for those who have none: warm and cold noise."""
+    """Make two classes of images, warm and cold noise, if you give no folder."""
     numbers = np.random.default_rng(0)
     for name, tint in (("warm", (90, 40, 0)), ("cold", (0, 40, 90))):
         (folder / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Add an op and a learner of your own. In a package, an entry point of the group topolearn.plugins imports them.
+"""Add your own op and learner. In a package, an entry point of the group topolearn.plugins imports them.
 
 python examples/plugin.py
 """
@@ -34,14 +34,14 @@ class ChannelScale(NodeOp):
     """Multiplies each channel by a learned factor."""
 
     start: float = 1.0
-    """What the factors start from."""
+    """Start value of the factors."""
 
     def output(self, x: Shape) -> Shape:
-        """As the input."""
+        """The output has the shape of the input."""
         return x
 
     def cost(self, x: Shape, image: tuple[int, int]) -> Cost:
-        """A parameter per channel."""
+        """Count one parameter per channel."""
         return Cost(params=x.channels)
 
 
@@ -53,42 +53,42 @@ class ChannelScaleModule(nn.Module):
         self.factor = nn.Parameter(torch.full((channels, 1, 1), start))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scaled."""
+        """Scale each channel."""
         return x * self.factor
 
 
 @builds_node(ChannelScale)
 def build(rule: ChannelScale, x: Shape) -> nn.Module:
-    """Rule to module."""
+    """Make the module of a rule."""
     return ChannelScaleModule(x.channels, rule.start)
 
 
 @register_learner("example-newest")
 class Newest(EdgeLearner):
-    """Keeps the newest candidate of every node; a wiring by rule."""
+    """Keeps the newest candidate of every node; learns nothing."""
 
     def edge_weights(self) -> Tensor:
-        """(E,) 1 for the newest candidate of each node, 0 for the others."""
+        """Return (E,) weights: 1 for the newest candidate of each node, 0 for the others."""
         newest = {indices[-1] for indices in self.graph.candidates.values()}
         chosen = [float(index in newest) for index in self.candidates.index.tolist()]
         return self.candidates.spread(self.candidates.base.new_tensor(chosen))
 
     def param_groups(self, lr: float) -> list[dict[str, object]]:
-        """Nothing is learned."""
+        """Return no parameters: nothing is learned."""
         return []
 
     def topology(self) -> topolearn.Topology:
-        """The same edges, for good."""
+        """Return what is kept in the end: the same edges."""
         weights = self.edge_weights().tolist()
         return topolearn.Topology(tuple(weight != 0 for weight in weights), tuple(weights)).close(self.graph)
 
     def phases(self) -> tuple[Phase, ...]:
-        """One phase that trains what is kept."""
+        """Plan one phase, which trains what is kept."""
         return (Phase("train", 1.0),)
 
 
 def main() -> None:
-    """Use both."""
+    """Train with the op and the learner, and export."""
     graph: Graph = topolearn.loads(GRAPH)
     result = topolearn.fit(graph, "example-newest", "digits", epochs=2)
     print(result.searched, "->", result.graph)

@@ -1,4 +1,4 @@
-"""Label every pixel: a U-Net whose skip connections are learned, on a folder of images and masks.
+"""Label every pixel: a U-Net with learned skip connections, on a folder of images and masks.
 
 python examples/segmentation.py [FOLDER]      FOLDER/images/*.png and FOLDER/masks/*.png of 0 and 255
 """
@@ -32,7 +32,7 @@ outputs: [head]
 
 
 def make_scenes(folder: Path) -> None:
-    """Scenes for those who have none: bright boxes on noise, white in the mask."""
+    """Make scenes if you give no folder: bright boxes on noise, white in the mask."""
     numbers = np.random.default_rng(0)
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)

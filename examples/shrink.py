@@ -12,7 +12,7 @@ import topolearn
 
 
 def pictures() -> tuple[TensorDataset, TensorDataset]:
-    """The digits as colour images of 32 x 32 pixels; put your own Datasets here."""
+    """Return the digits as colour images of 32 x 32 pixels; put your own Datasets here."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -24,7 +24,7 @@ def pictures() -> tuple[TensorDataset, TensorDataset]:
 def main() -> None:
     """Train, lift, search, export."""
     torch.manual_seed(0)
-    model = resnet18(num_classes=10)  # in place of a network that you have trained
+    model = resnet18(num_classes=10)  # put a network that you have trained here
     net = topolearn.lift(model, size=32)  # computes what the model computes, or fails
 
     result = topolearn.fit(
