@@ -115,8 +115,8 @@ def test_what_is_skipped_or_converted_is_said(run: Run, tmp_path: Path) -> None:
     assert status == 0
     assert out.splitlines()[1].startswith("segmentation, 1 image, skipped 1 of 2: ")
     assert err.splitlines() == [
-        f"skipped: the image '{tmp_path}/images/bad.png' cannot be read: it is no image, or a broken one; mend it or"
-        " remove it",
+        f"skipped: the image '{tmp_path}/images/bad.png' cannot be read: it is not an image, or it is damaged;"
+        " replace or remove it",
         "1 of 1 images are converted to RGB (1 L)",
     ]
 

@@ -55,8 +55,7 @@ def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
     data = load_data(where)
     assert (data.info.classes, data.train_size, data.val_size) == (("a", "b"), 8, 2)
     assert data.notes == (
-        f"in '{where}' 6 files and folders are passed over, as no image of a class: .hidden/, 0.png, __MACOSX/ and 3"
-        " more",
+        f"in '{where}' 6 files and folders are skipped (not images of a class): .hidden/, 0.png, __MACOSX/ and 3 more",
     )
 
 
@@ -64,7 +63,7 @@ def test_what_is_passed_over_in_splits_is_counted(tmp_path: Path) -> None:
     where = classes(tmp_path / "set", "train/a", "train/b", "val/a", "val/__MACOSX")
     (where / "train" / "b" / "x.psd").write_bytes(b"")
     first, second, third = load_data(where).notes
-    assert first.startswith(f"in '{where / 'train'}' 1 file or folder is passed over")
+    assert first.startswith(f"in '{where / 'train'}' 1 file or folder is skipped")
     assert first.endswith(": b/x.psd")
     assert second.endswith(": __MACOSX/")
     assert third == "no validation image is of the class 'b'"

@@ -196,9 +196,9 @@ def test_names_of_classes(mask_folder: Path, text: str, names: tuple[str, ...], 
 
 def test_labels_outside_the_classes(mask_folder: Path) -> None:
     first = mask_folder / "trainannot" / "train0.png"
-    fails(mask_folder, f"the mask '{first}' has the label 2, but the 2 classes are 0 to 1; mend it", classes=2)
+    fails(mask_folder, f"the mask '{first}' has the label 2, but the 2 classes are 0 to 1; correct the mask", classes=2)
     (mask_folder / "classes.txt").write_text("1 sky\n2 road\n3 car")
-    fails(mask_folder, f"the mask '{first}' has the label 0, but the 3 classes are 1 to 3; mend it, or give the label")
+    fails(mask_folder, f"the mask '{first}' has the label 0, but the 3 classes are 1 to 3; correct the mask, or give")
 
 
 @pytest.mark.parametrize("augment", [None, Augment(pad=2, flip=True)])
@@ -249,7 +249,7 @@ def test_images_and_masks_without_a_split(mask_folder: Path, tmp_path: Path) -> 
     fails(other, "has no 'train', so it has no 'test' to validate on", val_split="test")
     for path in sorted((other / "images").iterdir())[1:]:
         path.unlink()
-    fails(other, f"the folder '{other / 'images'}' has one image; validation needs some of its own")
+    fails(other, f"the folder '{other / 'images'}' has only one image; add at least one more, for validation")
 
 
 def test_folders_that_do_not_fit(class_folder: Path, mask_folder: Path, tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_folders_that_do_not_fit(class_folder: Path, mask_folder: Path, tmp_path
     fails(class_folder, "has 2 classes, not 3", classes=3)
     empty = tmp_path / "empty"
     empty.mkdir()
-    fails(empty, f"there is no image in the folder '{empty}'; images are looked for as train/CLASS/*.png")
+    fails(empty, f"there is no image in the folder '{empty}'; supported layouts are train/CLASS/*.png")
     (empty / "train").mkdir()
     fails(empty, f"has 'train' but no 'val' to validate on; add '{empty / 'val'}'")
     (empty / "val").mkdir()
@@ -270,7 +270,7 @@ def test_folders_that_do_not_fit(class_folder: Path, mask_folder: Path, tmp_path
     save(empty / "val" / "b" / "0.png")
     fails(empty, f"'{empty / 'val' / 'b'}' is a class without a folder in '{empty / 'train'}'")
     save(tmp_path / "single" / "a" / "0.png")
-    fails(tmp_path / "single", "has one image per class; validation needs some of its own")
+    fails(tmp_path / "single", "has only one image per class; add images, for validation")
     fails(tmp_path / "absent", f"there is no folder '{tmp_path / 'absent'}'")
     fails(empty / "train" / "a" / "0.png", "0.png' is a file, but data is a name, a folder")
 
@@ -280,12 +280,12 @@ def test_files_that_do_not_fit(class_folder: Path, mask_folder: Path) -> None:
     broken.write_bytes(broken.read_bytes()[:60])
     fails(class_folder, f"the image '{broken}' cannot be read: ")
     broken.write_bytes(b"text")
-    fails(class_folder, f"the image '{broken}' cannot be read: it is no image, or a broken one")
+    fails(class_folder, f"the image '{broken}' cannot be read: it is not an image, or it is damaged")
     Image.fromarray(np.full((6, 8), 1000, np.uint16)).save(broken)
     fails(class_folder, f"the image '{broken}' has more than 8 bits per channel; convert it")
     picture, mask = mask_folder / "train" / "train3.jpg", mask_folder / "trainannot" / "train3.png"
     save(mask, size=(6, 9), mode="L", high=4)
-    fails(mask_folder, f"the image '{picture}' is 6x8, but its mask '{mask}' is 6x9; they must have one size")
+    fails(mask_folder, f"the image '{picture}' is 6x8, but its mask '{mask}' is 6x9; they must have the same size")
     save(mask)
     fails(mask_folder, f"the mask '{mask}' is of mode RGB; a mask holds one label per pixel")
     mask.unlink()
@@ -304,7 +304,7 @@ def test_files_that_do_not_fit(class_folder: Path, mask_folder: Path) -> None:
 
 
 def test_pipes_and_devices_are_not_waited_for(class_folder: Path, mask_folder: Path) -> None:
-    why = "is no file, but a folder, a pipe or a device; remove it"
+    why = "is not a file but a folder, a pipe or a device; remove it"
     path = class_folder / "ant" / "0.png"
     os.mkfifo(path)
     fails(class_folder, f"the image '{path}' {why}")
@@ -321,7 +321,7 @@ def test_pipes_and_devices_are_not_waited_for(class_folder: Path, mask_folder: P
         path.unlink()
         path.with_suffix(".old").rename(path)
     os.mkfifo(mask_folder / "classes.txt")
-    fails(mask_folder, f"'{mask_folder / 'classes.txt'}' is no file, but a folder, a pipe or a device")
+    fails(mask_folder, f"'{mask_folder / 'classes.txt'}' is not a file but a folder, a pipe or a device")
 
 
 def test_an_unreadable_file_of_a_large_folder(class_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,6 +332,6 @@ def test_an_unreadable_file_of_a_large_folder(class_folder: Path, monkeypatch: p
     for path in broken:
         path.write_bytes(b"text")
     with pytest.raises(
-        DataError, match=r"^the image '.*' cannot be read: it is no image, or a broken one; mend it or remove it$"
+        DataError, match=r"^the image '.*' cannot be read: it is not an image, or it is damaged; replace or remove it$"
     ):
         list(data.train_batches(8, seed=0, epoch=0))

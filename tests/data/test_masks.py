@@ -203,7 +203,7 @@ def spoil(where: Path) -> dict[str, str]:
     (where / "trainannot" / "3.png").unlink()
     (where / "classes.txt").write_text("a\nb\nc")
     return {
-        "0.png": "they must have one size",
+        "0.png": "they must have the same size",
         "1.png": "has the label 9, but the 3 classes are 0 to 2",
         "2.png": "cannot be read",
         "3.png": "has no mask; add",
@@ -261,7 +261,7 @@ def test_masks_without_an_image_are_told_of(tmp_path: Path) -> None:
     assert first.startswith(
         f"'{where / 'trainannot'}' has 5 masks without an image of .apng, .avif, .bmp, .dib, .gif, "
     )
-    assert first.endswith("which are passed over: alone0.png, alone1.png, alone2.png and 2 more")
+    assert first.endswith("which are skipped: alone0.png, alone1.png, alone2.png and 2 more")
     assert "has 1 masks without an image" in second
     assert second.endswith(": 1.png")
 
@@ -377,7 +377,7 @@ def test_two_images_with_one_mask_and_endings_in_capitals(tmp_path: Path) -> Non
     assert load_data(where, augment=CROP).notes == ()
     picture(where / "train" / "2.jpg")
     first, second = where / "train" / "2.jpg", where / "train" / "2.png"
-    fails(where, f"'{first}' and '{second}' would have one mask; rename or remove one of them", augment=CROP)
+    fails(where, f"'{first}' and '{second}' would share one mask; rename or remove one of them", augment=CROP)
 
 
 def test_a_bad_label_of_a_large_set_is_found_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Data for training: built-in sets, folders, text, and a user's own Datasets and DataLoaders."""
+"""Data for training: built-in sets, folders, text, and your own Datasets and DataLoaders."""
 
 from topolearn.data.load import load_data
 from topolearn.data.named_images import DATASETS

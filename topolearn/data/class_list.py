@@ -1,4 +1,4 @@
-"""The file that says what the labels in a folder's masks are called."""
+"""Read the file that names the labels of a folder's masks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Colour = tuple[int, int, int]
 """Red, green and blue, 0 to 255 each."""
 
 CLASS_LIST = "classes.txt"
-_READ = (CLASS_LIST, "labelmap.txt")  # the second is CVAT's, with colours
+_READ = (CLASS_LIST, "labelmap.txt")  # CVAT writes the second, with colours
 _REFUSED = frozenset({"classes", "class_dict", "class_names", "label_colors", "label_map", "labelmap", "labels"})
 _TEXT = frozenset({".txt", ".csv", ".json", ".pbtxt", ".xml", ".yaml", ".yml"})
 
@@ -24,11 +24,11 @@ _NAME_COLOUR = re.compile(r"(?P<name>.+?)[\s,:]+(?P<r>\d+)[\s,]+(?P<g>\d+)[\s,]+
 
 @dataclass(frozen=True)
 class ClassList:
-    """What a list of classes says.
+    """The content of a list of classes.
 
     Attributes:
-        names: Label -> its name; empty without a list.
-        colours: The colours of the labels 0, 1, … in coloured masks; empty for masks that hold the labels.
+        names: Label -> its name. Empty if there is no list.
+        colours: The colours of the labels 0, 1, … in coloured masks. Empty if the masks hold the labels.
     """
 
     names: Mapping[int, str] = field(default_factory=dict)
@@ -36,18 +36,18 @@ class ClassList:
 
 
 def read_class_list(folder: Path) -> ClassList:
-    """Read ``classes.txt`` of a folder, or ``labelmap.txt``.
+    """Read the list of classes of a folder: ``classes.txt``, or else ``labelmap.txt``.
 
-    Every line is ``NAME`` (the labels are 0, 1, …), or every line is ``LABEL NAME``, or every line is
+    All lines have one form: ``NAME`` (the labels are 0, 1, …), ``LABEL NAME``, or a colour with a name, as
     ``R G B NAME`` or ``NAME:R,G,B`` (the masks are coloured). Empty lines and lines that start with ``#``
     are skipped.
 
     Raises:
-        DataError: A list of several forms, with a label or colour twice, or in a file that is not read.
+        DataError: The list mixes forms, has a label or a colour twice, or is in a file that is not read.
     """
     path = next((folder / name for name in _READ if (folder / name).exists()), None)
-    if path is not None and not path.is_file():  # a pipe would be waited for
-        raise DataError(f"'{path}' is no file, but a folder, a pipe or a device; write the names into a file")
+    if path is not None and not path.is_file():  # reading a pipe would block
+        raise DataError(f"'{path}' is not a file but a folder, a pipe or a device; write the names into a file")
     if path is None:
         _refuse_others(folder)
         return ClassList()
@@ -61,17 +61,17 @@ def read_class_list(folder: Path) -> ClassList:
 
 
 def _refuse_others(folder: Path) -> None:
-    """Raise for a list of classes in a file that is not read: without it the names would be lost."""
+    """Raise if a file that is not read seems to list classes: its names would be lost."""
     for path in sorted(folder.iterdir()):
         if path.stem.casefold() in _REFUSED and path.suffix.casefold() in _TEXT and path.is_file():
             raise DataError(
-                f"'{path}' seems to list classes, but is not read; write '{folder / CLASS_LIST}', every line as NAME,"
+                f"'{path}' seems to list classes, but is not read; write '{folder / CLASS_LIST}', each line as NAME,"
                 " or as LABEL NAME, or as R G B NAME for coloured masks, as in '128 0 0 car'"
             )
 
 
 def _with_colours(path: Path, lines: Mapping[int, str]) -> ClassList | None:
-    """The list where every line has a colour, else None."""
+    """Return the list if every line has a colour, else None."""
     found = [_COLOUR_NAME.fullmatch(line) or _NAME_COLOUR.fullmatch(line) for line in lines.values()]
     matches = [match for match in found if match]
     if not lines or len(matches) < len(lines):
@@ -83,7 +83,7 @@ def _with_colours(path: Path, lines: Mapping[int, str]) -> ClassList | None:
 
 
 def _names(path: Path, lines: Mapping[int, str]) -> dict[int, str]:
-    """Label -> name, of a list without colours."""
+    """Return label -> name for a list without colours."""
     found = {number: _LABEL_NAME.fullmatch(line) for number, line in lines.items()}
     pairs = [(int(match[1]), match[2]) for match in found.values() if match]
     if pairs and len(pairs) < len(lines):
@@ -91,7 +91,7 @@ def _names(path: Path, lines: Mapping[int, str]) -> dict[int, str]:
         without = next(number for number, match in found.items() if not match)
         raise DataError(
             f"the line '{lines[without]}' has no label, but the line '{lines[with_label]}' has one; start every line"
-            " with its label, or none, and start a comment with '#'",
+            " with a label, or no line, and start comments with '#'",
             Location(str(path), without),
         )
     pairs = pairs or list(enumerate(lines.values()))

@@ -1,4 +1,4 @@
-"""The layouts of image folders."""
+"""Find the images, classes and masks of a folder by its layout."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ LAYOUTS = (
     "images/train/*.png and masks/train/*.png, or images/*.png and masks/*.png"
 )
 MASKS = ("masks", "annotations", "labels")
-"""What the folder of masks beside ``images`` may be called."""
+"""Possible names of the folder of masks beside ``images``."""
 
 _MASK_ENDINGS = ("", "_mask", "_label", "_gt")
-"""What may follow the image's name in that of its mask, first choice first."""
+"""What may follow the image's name in the name of its mask, first choice first."""
 _VAL = ("val", "test")
 _NO_CLASSES = frozenset({"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "lost+found"})
-"""Folders that archives, systems and programs leave beside others."""
+"""Folders that archives, systems and programs leave behind. They are not classes."""
 
 NAMED = 3
-"""Files that a message names where it is about many."""
+"""How many files a message names if it is about more."""
 
 _T = TypeVar("_T")
 
@@ -43,7 +43,7 @@ class ClassFiles:
         classes: Names of the classes, sorted.
         train: Image files with their class numbers.
         val: The same for validation.
-        notes: What was passed over.
+        notes: What was skipped.
     """
 
     classes: tuple[str, ...]
@@ -57,11 +57,11 @@ class MaskFiles:
     """Images with masks.
 
     Attributes:
-        listed: What the list of classes says.
+        listed: The list of classes.
         train: Image files with their mask files.
         val: The same for validation.
-        notes: What was passed over.
-        is_known: Whether it is a set that is known by name, whose labels are not judged.
+        notes: What was skipped.
+        is_known: Whether this is a built-in set. Its labels are not checked.
     """
 
     listed: ClassList
@@ -72,20 +72,22 @@ class MaskFiles:
 
 
 def find_files(folder: Path, task: str | None, val_split: str | None) -> ClassFiles | MaskFiles:
-    """The images of a folder.
+    """Find the images of a folder, with their classes or masks.
 
     Args:
-        folder: A folder of one of the layouts that an error names.
-        task: Must be one that the folder is for; None for any.
-        val_split: Name of the subfolder to validate on; None for ``val``, else ``test``.
+        folder: A folder in one of the :data:`LAYOUTS`.
+        task: The task that the folder must be laid out for. None accepts any.
+        val_split: Name of the subfolder to validate on. None takes ``val``, else ``test``.
 
     Raises:
-        DataError: Another layout.
+        DataError: The folder has another layout.
     """
     home, masks_of = _layout(folder)
     found = "classification" if masks_of is None else "segmentation"
     if task is not None and kind_of(task).is_dense != (masks_of is not None):
-        raise DataError(f"the folder '{folder}' is laid out for {found}, but the task is {task}; it may be {LAYOUTS}")
+        raise DataError(
+            f"the folder '{folder}' is laid out for {found}, but the task is {task}; supported layouts are {LAYOUTS}"
+        )
     train = home / "train"
     is_split = train.is_dir() and (val_split is not None or not _is_class(train, masks_of))
     splits = [train, _val_folder(home, val_split)] if is_split else [home]
@@ -97,13 +99,13 @@ def find_files(folder: Path, task: str | None, val_split: str | None) -> ClassFi
     if len(parts) == 1:
         parts = list(_held_out(parts[0], lambda pair: pair[0].name))
         if not parts[1]:
-            raise DataError(f"the folder '{home}' has one image; validation needs some of its own")
+            raise DataError(f"the folder '{home}' has only one image; add at least one more, for validation")
     train_pairs, val_pairs = parts
     return MaskFiles(read_class_list(folder), train_pairs, val_pairs, _unread(splits, masks_of))
 
 
 def _layout(folder: Path) -> tuple[Path, Callable[[Path], Path] | None]:
-    """What holds the images or their splits, and what leads from these to their masks; None without masks."""
+    """Return the folder of the images or their splits, and a function from such a folder to its masks (or None)."""
     if (folder / "train").is_dir():
         return folder, _annot if _annot(folder / "train").is_dir() else None
     home = folder / "images"
@@ -114,7 +116,7 @@ def _layout(folder: Path) -> tuple[Path, Callable[[Path], Path] | None]:
 
 
 def _is_class(train: Path, masks_of: Callable[[Path], Path] | None) -> bool:
-    """Whether a folder called ``train`` is one of the classes: it holds images itself, and no split is beside it."""
+    """Whether a folder called ``train`` is a class: it holds images itself, and no other split is beside it."""
     return masks_of is None and bool(images(train)) and not any((train.parent / name).is_dir() for name in _VAL)
 
 
@@ -131,18 +133,18 @@ def _val_folder(folder: Path, name: str | None) -> Path:
 
 
 def images(folder: Path) -> list[Path]:
-    """The image files of a folder, sorted by name."""
+    """Return the image files of a folder, sorted by name."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    """The folders of classes."""
+    """Return the class folders in a folder, sorted by name."""
     inner = (path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
     return sorted(path for path in inner if path.name not in _NO_CLASSES)
 
 
 def _passed_over(folder: Path) -> tuple[str, ...]:
-    """A note on what lies in a folder of class folders, or in one of these, and is no image of a class."""
+    """Return a note on what is skipped: files and folders that are not images of a class. Empty if there are none."""
     classes = _subfolders(folder)
     inner = [path for each in classes for path in sorted(set(each.iterdir()) - set(images(each)))]
     left = [*sorted(set(folder.iterdir()) - set(classes)), *inner]
@@ -151,7 +153,7 @@ def _passed_over(folder: Path) -> tuple[str, ...]:
     named = [f"{path.relative_to(folder).as_posix()}{'/' if path.is_dir() else ''}" for path in left[:NAMED]]
     more = f" and {len(left) - NAMED:,} more" if len(left) > NAMED else ""
     what = "file or folder is" if len(left) == 1 else "files and folders are"
-    return (f"in '{folder}' {len(left):,} {what} passed over, as no image of a class: {', '.join(named)}{more}",)
+    return (f"in '{folder}' {len(left):,} {what} skipped (not images of a class): {', '.join(named)}{more}",)
 
 
 def _class_folders(train: Path, val: Path) -> ClassFiles:
@@ -161,7 +163,7 @@ def _class_folders(train: Path, val: Path) -> ClassFiles:
         way_out = "; a class called 'train' needs another name, or splits: train/train and val/train" * bool(
             images(train)
         )
-        raise DataError(f"the folder '{train}' has no subfolder{way_out}; images are looked for as {LAYOUTS}")
+        raise DataError(f"the folder '{train}' has no subfolder{way_out}; supported layouts are {LAYOUTS}")
     for path in _subfolders(val):
         if composed(path.name) not in number:
             raise DataError(f"'{path}' is a class without a folder in '{train}'; add it there, or remove it")
@@ -176,10 +178,10 @@ def _class_folders(train: Path, val: Path) -> ClassFiles:
 
 
 def _split(folder: Path) -> ClassFiles:
-    """Every fifth image of each class is for validation, by a hash of its name: the same in every run."""
+    """Hold out a fifth of each class for validation, by a hash of the name: the same images in every run."""
     classes = _subfolders(folder)
     if not any(map(images, classes)):
-        raise DataError(f"there is no image in the folder '{folder}'; images are looked for as {LAYOUTS}")
+        raise DataError(f"there is no image in the folder '{folder}'; supported layouts are {LAYOUTS}")
     train: list[tuple[Path, int]] = []
     val: list[tuple[Path, int]] = []
     for number, path in enumerate(classes):
@@ -187,19 +189,19 @@ def _split(folder: Path) -> ClassFiles:
         train += [(file, number) for file in kept]
         val += [(file, number) for file in held_out]
     if not val:
-        raise DataError(f"the folder '{folder}' has one image per class; validation needs some of its own")
+        raise DataError(f"the folder '{folder}' has only one image per class; add images, for validation")
     return ClassFiles(tuple(path.name for path in classes), train, val, _passed_over(folder))
 
 
 def _held_out(items: Sequence[_T], name: Callable[[_T], str]) -> tuple[list[_T], list[_T]]:
-    """All but a fifth, and that: none of one item."""
+    """Return four fifths of the items and the held-out fifth, which is empty for a single item."""
     drawn = sorted(items, key=lambda item: hashlib.blake2b(os.fsencode(name(item))).digest())
     count = max(1, round(len(drawn) / 5)) if len(drawn) > 1 else 0
     return sorted(drawn[count:], key=name), sorted(drawn[:count], key=name)
 
 
 def _masked(folder: Path, masks: Path) -> list[tuple[Path, Path]]:
-    """The images of a folder with their masks."""
+    """Return the images of a folder with their masks."""
     there = {composed(path.stem): path for path in _mask_files(masks)}
     names = _mask_names(folder)
     pairs = [
@@ -210,17 +212,17 @@ def _masked(folder: Path, masks: Path) -> list[tuple[Path, Path]]:
         raise DataError(f"there is no image in the folder '{folder}'; put files of {', '.join(sorted(SUFFIXES))} there")
     for (first, _), (second, _) in pairwise(pairs):
         if first.stem == second.stem:
-            raise DataError(f"'{first}' and '{second}' would have one mask; rename or remove one of them")
+            raise DataError(f"'{first}' and '{second}' would share one mask; rename or remove one of them")
     return pairs
 
 
 def _mask_files(folder: Path) -> list[Path]:
-    """The files of a folder that may be masks: of one name, the PNG file comes last."""
+    """Return the files of a folder that may be masks. Among files of the same name, the PNG file comes last."""
     return sorted(images(folder), key=lambda path: path.suffix.lower() == ".png") if folder.is_dir() else []
 
 
 def _mask_names(folder: Path) -> dict[Path, list[str]]:
-    """Image -> the names that its mask may have, without suffix; not those of another image's."""
+    """Return image -> possible names of its mask, without suffix. Names that belong to other images are left out."""
     found = images(folder)
     stems = {composed(image.stem) for image in found}
     names = {image: [composed(image.stem) + ending for ending in _MASK_ENDINGS] for image in found}
@@ -228,12 +230,12 @@ def _mask_names(folder: Path) -> dict[Path, list[str]]:
 
 
 def composed(name: str) -> str:
-    """A name with its accents in one form: a file's may have them as characters of their own, as macOS writes them."""
+    """Return a name with composed accents. macOS writes accents in file names as separate characters."""
     return unicodedata.normalize("NFC", name)
 
 
 def like_the_missing(mask: Path) -> str:
-    """A remark on a file that may be meant to be the mask, empty without one or if the mask is there."""
+    """Return a hint that names a similar file if the mask is missing, else an empty string."""
     if mask.is_file() or not mask.parent.is_dir():
         return ""
     stem = composed(mask.stem)
@@ -242,7 +244,7 @@ def like_the_missing(mask: Path) -> str:
 
 
 def _unread(splits: Sequence[Path], masks_of: Callable[[Path], Path]) -> tuple[str, ...]:
-    """Notes on masks that lie there without an image that can be read."""
+    """Return notes on masks that have no readable image."""
     notes = []
     for split in splits:
         known = {name for names in _mask_names(split).values() for name in names}
@@ -251,6 +253,6 @@ def _unread(splits: Sequence[Path], masks_of: Callable[[Path], Path]) -> tuple[s
             more = f" and {len(alone) - NAMED:,} more" if len(alone) > NAMED else ""
             notes.append(
                 f"'{masks_of(split)}' has {len(alone):,} masks without an image of {', '.join(sorted(SUFFIXES))} in"
-                f" '{split}', which are passed over: {', '.join(alone[:NAMED])}{more}"
+                f" '{split}', which are skipped: {', '.join(alone[:NAMED])}{more}"
             )
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""Data from folders of images."""
+"""Load data from folders of images."""
 
 from __future__ import annotations
 
@@ -27,27 +27,32 @@ def load_folder(
     val_split: str | None = None,
     reading: Reading | None = None,
 ) -> Data:
-    """Data from a folder of images.
+    """Load data from a folder of images.
+
+    Folders with classes hold ``train/CLASS/*.png`` and ``val/CLASS/*.png``, or ``CLASS/*.png``.
+
+    Folders with masks hold ``train/NAME.jpg`` with ``trainannot/NAME.png``, or ``images/train/NAME.jpg`` with
+    ``masks/train/NAME.png`` (or ``annotations``, or ``labels``), and the same for ``val`` or ``test``. Or they hold
+    ``images/NAME.jpg`` with ``masks/NAME.png``. A mask may also be a BMP, TIFF or WebP file, a mask of yes and no also
+    a JPEG. It may be called ``NAME_mask``, ``NAME_label`` or ``NAME_gt``.
+
+    Without ``train``, a fifth of the images is held out for validation.
+
+    Beside the folders of masks, ``classes.txt`` has a line for each label: ``NAME``, ``LABEL NAME``, or ``R G B NAME``
+    for coloured masks. Labels named ``void`` or ``unlabelled`` are ignored, and so is 255 if it has no name. Every
+    other label needs a name.
 
     Args:
-        folder: ``train/CLASS/*.png`` and ``val/CLASS/*.png``; ``CLASS/*.png``, of which a fifth is
-            for validation; or, with masks, ``train/NAME.jpg`` with ``trainannot/NAME.png`` or
-            ``images/train/NAME.jpg`` with ``masks/train/NAME.png`` (or ``annotations``, or
-            ``labels``), the same for ``val`` or ``test``, or without either, of which a fifth is for
-            validation; and beside them ``classes.txt`` with a line for each label: ``NAME``, or
-            ``LABEL NAME``, or ``R G B NAME`` for coloured masks. Labels named ``void`` or
-            ``unlabelled`` there are ignored, as 255 is without a name; every other needs a name. A mask
-            may also be a BMP, TIFF or WebP file, of yes and no a JPEG, and be called ``NAME_mask``,
-            ``NAME_label`` or ``NAME_gt``.
-        task: None for ``classification`` or ``segmentation``, whichever the folder is laid out for.
-        classes: Number of classes of masks without a ``classes.txt``; None for all that occur.
-        augment: None for the default: none for class folders, random flips for folders with masks.
-        val_split: Name of the subfolder to validate on; None for ``val``, else ``test``.
-        reading: How the files are read; None for its defaults. Images without a size to resize to
-            must agree, except for masks with a :class:`Crop`.
+        folder: A folder in one of these layouts.
+        task: None takes ``classification`` or ``segmentation``, whichever the folder is laid out for.
+        classes: Number of classes of masks without a ``classes.txt``. None takes all that occur.
+        augment: None takes the default: no augmentation for class folders, random flips for folders with masks.
+        val_split: Name of the subfolder to validate on. None takes ``val``, else ``test``.
+        reading: How the files are read. None takes its defaults. If it has no ``size``, all images must have the
+            same size, except for masks with a :class:`Crop`.
 
     Raises:
-        DataError: Another layout, or a file that cannot be used.
+        DataError: The folder has another layout, or a file cannot be used.
     """
     reading = reading or Reading()
     files = find_files(folder, task, val_split)
@@ -85,7 +90,7 @@ def load_folder(
 
 
 def _look_at(image: Path) -> tuple[tuple[int, int], str]:
-    """(height, width) and mode of an image that can be used."""
+    """Return (height, width) and mode of an image, and raise if it cannot be used."""
     size, mode = look_at(image)
     if mode[0] in "IF":
         raise DataError(too_deep(image))
@@ -93,14 +98,14 @@ def _look_at(image: Path) -> tuple[tuple[int, int], str]:
 
 
 def _usable(files: list[tuple[Path, int]], what: str, notes: list[str]) -> list[tuple[Path, int]]:
-    """The images that can be read; the others are noted."""
+    """Return the images that can be used, and add a note on the others."""
     faults = in_threads(_fault, [path for path, _ in files])
     notes += left_out([fault for fault in faults if fault is not None], len(files), what, skip_bad=True)
     return [file for file, fault in zip(files, faults, strict=True) if fault is None]
 
 
 def _fault(path: Path) -> str | None:
-    """Why an image cannot be used; None where it can."""
+    """Return why an image cannot be used, or None if it can."""
     try:
         return too_deep(path) if deep(open_image(path)) else None
     except DataError as error:
@@ -117,7 +122,7 @@ def _judge(folder: Path, files: ClassFiles) -> None:
 
 
 def _without_validation(files: ClassFiles) -> list[str]:
-    """A note on the classes that no image to validate on is of."""
+    """Return a note on the classes that have no validation image."""
     there = {index for _, index in files.val}
     missing = [f"'{name}'" for index, name in enumerate(files.classes) if index not in there]
     if not missing:

@@ -1,4 +1,4 @@
-"""Data as a graph wants them."""
+"""Load data in the form that a graph needs."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from topolearn.task_kinds import dense_tasks, kind_of
 
 
 def crop_size(graph: Graph, options: TrainOptions) -> tuple[int, int]:
-    """(height, width) of training crops: as ``crop`` says, else of the graph's input.
+    """Return (height, width) of training crops: the option ``crop``, else the size of the graph's input.
 
     Raises:
-        OptionError: The graph's input is no image.
+        OptionError: The graph's input is not an image.
     """
     size = graph.input_size(graph.inputs[0])
     if options.crop is not None:
         return options.crop
     if len(size) != 3:
-        raise OptionError(f"input '{graph.inputs[0]}' of graph '{graph.name}' is no image; give data of your own")
+        raise OptionError(f"input '{graph.inputs[0]}' of graph '{graph.name}' is not an image; give your own Datasets")
     return size[1], size[2]
 
 
 def read_data(
     graph: Graph, data: Any, root: str | Path | None, options: TrainOptions, *, own_loss: bool = False
 ) -> Data:
-    """The data, as the graph wants them.
+    """Load data in the form that the graph needs: its channels, size, classes or context length.
 
     Args:
-        graph: What they go into.
-        data: As of :func:`topolearn.fit`.
+        graph: The graph to train.
+        data: The data, as given to :func:`topolearn.fit`.
         root: Folder of data sets to look in first.
-        options: How it is trained.
-        own_loss: Whether a loss of the user's own takes the targets, so that they may be in any form.
+        options: The training options.
+        own_loss: Whether you give the loss. Then targets may have any form.
 
     Raises:
-        TopolearnError: One of its subclasses, for data or options that cannot be used.
+        TopolearnError: A subclass of it, for data or options that cannot be used.
     """
     if kind_of(graph.task).is_text:
         return _read_text(graph, data, root, options)
@@ -71,22 +71,22 @@ def read_data(
         raise OptionError(f"'{given}' is for {', '.join(dense_tasks())}, but graph '{graph.name}' is for {graph.task}")
     else:
         settings["size"] = size[1:] if len(size) == 3 else None
-        if not options.augment and from_files:  # a user's own sets have none but theirs
+        if not options.augment and from_files:  # your own sets have only their own transforms
             settings["augment"] = Augment()
     source = load_data(data, **settings)
     shape = graph.shapes[graph.outputs[0]]
     known = len(source.info.classes)
     channels = shape.channels if source.info.counted and isinstance(shape, Shape) else known
     if 0 < known < channels:
-        # Only the labels that were met have been counted; the graph knows of rarer ones.
+        # Only labels that were seen are counted. The graph declares rarer ones too.
         source = load_data(data, classes=channels, **settings)
     if known <= channels:
-        source.check_classes()  # else it is the number of classes that is wrong
+        source.check_classes()  # otherwise the number of classes is the mistake
     return source if options.train_images is None else source.first_images(options.train_images)
 
 
 def _are_tensors(graph: Graph, data: Any, own_loss: bool) -> bool:
-    """Whether data are a pair of a user's own sets, and the graph or their targets are not those of single images."""
+    """Whether data are a pair of your own sets whose inputs or targets are not those of single images."""
     if not isinstance(data, tuple | list) or len(data) != 2:
         return False
     if len({isinstance(each, DataLoader) for each in data}) == 2:
@@ -97,10 +97,10 @@ def _are_tensors(graph: Graph, data: Any, own_loss: bool) -> bool:
 
 
 def _read_tensors(graph: Graph, data: Any, options: TrainOptions, own_loss: bool) -> Data:
-    """A pair of Datasets or DataLoaders whose tensors are used as they are."""
+    """Load a pair of Datasets or DataLoaders whose tensors are used as they are."""
     if (given := _of_masks(options)) is not None:
         raise OptionError(
-            f"'{given}' is for images with masks alone, but the tensors of data for graph '{graph.name}'"
+            f"'{given}' is only for images with masks, but the tensors of data for graph '{graph.name}'"
             " are used as they are; leave it out"
         )
     source = StructuredData(graph, *data, own_loss=own_loss, workers=options.workers)
@@ -113,39 +113,39 @@ def _read_tensors(graph: Graph, data: Any, options: TrainOptions, own_loss: bool
 
 
 def _read_text(graph: Graph, data: Any, root: str | Path | None, options: TrainOptions) -> Data:
-    """Text, in contexts as long as the graph's input."""
+    """Load text in contexts as long as the graph's input."""
     if (given := _of_images(options)) is not None:
         raise OptionError(f"'{given}' is for images, but graph '{graph.name}' is for {graph.task}; leave it out")
     length = graph.input_rule(graph.inputs[0]).length
     if length is None:
         raise OptionError(
-            f"graph '{graph.name}' is for {graph.task}, but its input '{graph.inputs[0]}' is no sequence; declare it as"
-            " {length: 128, vocabulary: 256}"
+            f"graph '{graph.name}' is for {graph.task}, but its input '{graph.inputs[0]}' is not a sequence; declare it"
+            " as {length: 128, vocabulary: 256}"
         )
     return load_data(data, task=graph.task, root=root, text=TextFormat(length, options.steps_per_epoch))
 
 
 def _of_images(options: TrainOptions) -> str | None:
-    """An option that has another value than its default, and acts on images alone."""
+    """Return the name of an option that only acts on images and is not at its default, or None."""
     return _of_masks(options) or _changed(options, "skip_bad", "train_images")
 
 
 def _of_masks(options: TrainOptions) -> str | None:
-    """An option that has another value than its default, and acts on images with masks alone."""
+    """Return the name of an option that only acts on images with masks and is not at its default, or None."""
     return _changed(options, "crop", "evaluation", "scale")
 
 
 def _changed(options: TrainOptions, *names: str) -> str | None:
-    """The first of the options that has another value than its default."""
+    """Return the first of the named options that is not at its default, or None."""
     defaults = TrainOptions()
     return next((name for name in names if getattr(options, name) != getattr(defaults, name)), None)
 
 
 def training_crop(graph: Graph, options: TrainOptions) -> Crop:
-    """What is cut out of each image for training: as large as ``crop`` says, else as the graph's input.
+    """Return the crop for training images: of the size of the option ``crop``, else of the graph's input.
 
     Raises:
-        OptionError: The graph's input is no image.
+        OptionError: The graph's input is not an image.
     """
     size = crop_size(graph, options)
     if not options.augment:

@@ -1,4 +1,4 @@
-"""Image and mask files, brought to one size."""
+"""Read image and mask files, and resize them to one size."""
 
 from __future__ import annotations
 
@@ -32,57 +32,57 @@ _SUFFIXES_OF = {
     "JPEG2000": ".jp2 .j2k .j2c .jpx",
     "AVIF": ".avif",
 }
-"""The formats that Pillow reads by itself and that images are kept in. Others need programs beside it, or are no images
-but documents and icons that lie among them.
+"""Image formats that are read, with their suffixes. Pillow reads them without other programs. Documents and icons are
+left out.
 """
 
 SUFFIXES = frozenset(" ".join(_SUFFIXES_OF.values()).split())
-"""Endings of the files that count as images."""
+"""Suffixes of the files that count as images."""
 
 _LOSSY = ("JPEG", "MPO")
 _COLOURS = {"RGB": 3, "RGBA": 3, "LA": 1}
-"""Mode with several channels -> how many of them, the first ones, are not transparency."""
+"""Mode with several channels -> how many of them, from the first, are not transparency."""
 _ON_THEIR_SIDE = frozenset({5, 6, 7, 8})
-"""EXIF orientations in which height and width are exchanged."""
+"""EXIF orientations that swap height and width."""
 
 
 def open_image(path: Path, kind: str = "image") -> Image.Image:
-    """Read an image file in full, upright: as one sees it, and as masks are drawn over it.
+    """Read an image file in full and turn it upright, as viewers show it and masks are drawn over it.
 
     Args:
         path: The file.
-        kind: What an error calls it.
+        kind: What errors call it.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: The file cannot be read.
     """
     with _opened(path, kind) as image:
         image.load()
-        # Pillow turns the pixels first. Then it rewrites the other metadata, which fails if they are damaged.
+        # Pillow turns the pixels first. Then it rewrites the other metadata, and fails if they are damaged.
         with suppress(Exception):
             ImageOps.exif_transpose(image, in_place=True)
         return image
 
 
 def look_at(path: Path, kind: str = "image") -> tuple[tuple[int, int], str]:
-    """(height, width) upright, and mode of an image file, whose pixels are not read.
+    """Return (height, width) of the upright image and the mode of an image file, without reading its pixels.
 
     Args:
         path: The file.
-        kind: What an error calls it.
+        kind: What errors call it.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: The file cannot be read.
     """
     with _opened(path, kind) as image:
         size = (image.height, image.width)
         if image.format == "PNG" and not _has_metadata(path):
-            return size, image.mode  # Pillow would read all pixels to look behind them
+            return size, image.mode  # Pillow would read all pixels to look for metadata after them
         return size[::-1] if _is_on_its_side(image) else size, image.mode
 
 
 def _has_metadata(path: Path) -> bool:
-    """Whether a PNG file has a chunk of EXIF or of text, which may hold the same, before its pixels or behind."""
+    """Whether a PNG file has a chunk of EXIF or text before or after its pixels. Text may hold EXIF too."""
     with open(path, "rb") as file:
         file.seek(8)  # the signature
         while len(head := file.read(8)) == 8:
@@ -94,45 +94,45 @@ def _has_metadata(path: Path) -> bool:
 
 
 def _is_on_its_side(image: Image.Image) -> bool:
-    """Whether the EXIF orientation exchanges height and width; not if it is missing or cannot be read."""
+    """Whether the EXIF orientation swaps height and width. False if it is missing or cannot be read."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation) in _ON_THEIR_SIDE
-    except Exception:  # Pillow's readers of metadata raise what they meet
+    except Exception:  # Pillow's readers of metadata can raise almost anything
         return False
 
 
 @contextmanager
 def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise DataError(f"the {kind} '{path}' is no file, but a folder, a pipe or a device; remove it")
+    if path.exists() and not path.is_file():  # reading a pipe would block
+        raise DataError(f"the {kind} '{path}' is not a file but a folder, a pipe or a device; remove it")
     try:
         with Image.open(path, formats=tuple(_SUFFIXES_OF)) as image:
-            if deep(image) and image.mode[0] not in "IF":  # Pillow would cut it here, without a word
+            if deep(image) and image.mode[0] not in "IF":  # Pillow would silently cut it to 8 bits here
                 raise DataError(too_deep(path, kind))
             yield image
     except DataError:
         raise
-    except Exception as error:  # Pillow's readers raise what they meet in a broken file
+    except Exception as error:  # Pillow's readers can raise almost anything for a broken file
         text = str(error)
         if isinstance(error, UnidentifiedImageError | KeyError):  # an old Pillow does not know the last format
-            text = "it is no image, or a broken one"
+            text = "it is not an image, or it is damaged"
         elif isinstance(error, OSError) and error.strerror:
             text = error.strerror
-        raise DataError(f"the {kind} '{path}' cannot be read: {text}; mend it or remove it") from None
+        raise DataError(f"the {kind} '{path}' cannot be read: {text}; replace or remove it") from None
 
 
 def read_labels(path: Path, *, binary: bool = False, colours: Sequence[Colour] = ()) -> NDArray[np.uint8]:
-    """The labels (H, W) of a mask file as stored: grey values (also R = G = B), palette numbers, those of its colours.
+    """Read the labels (H, W) of a mask file: grey values (also R = G = B), palette numbers, or the labels of colours.
 
     Args:
         path: The file.
-        binary: Whether it is a picture of yes and no, of which one gets greys: those that a palette or a picture of
-            one bit shows, and where a palette has colours, black for its number 0 and white for 1.
-        colours: The colours of the labels 0, 1, …; none for a mask that holds the labels themselves.
+        binary: Whether the mask is a picture of yes and no. Then greys are returned: those that a palette or a one-bit
+            picture shows. If a palette has colours, its number 0 gives black and 1 gives white.
+        colours: The colours of the labels 0, 1, …; empty for a mask that holds the labels themselves.
 
     Raises:
-        DataError: It cannot be read, has colours where ``colours`` is empty, or one that is not among them, or is a
-            JPEG of labels.
+        DataError: The file cannot be read, is a JPEG of labels, has colours although ``colours`` is empty, or has a
+            colour that is not in ``colours``.
     """
     mask = open_image(path, "mask")
     if mask.format in _LOSSY and not binary:
@@ -171,7 +171,7 @@ def _labels_of_colours(mask: Image.Image, colours: Sequence[Colour], path: Path)
 
 
 def _is_grey(mask: Image.Image) -> bool:
-    """Whether all colours that a picture with a palette shows are greys."""
+    """Whether a picture with a palette shows only greys."""
     palette = np.array(mask.getpalette("RGB"), np.uint8).reshape(-1, 3)
     shown = palette[np.unique(np.array(mask)).clip(max=len(palette) - 1)]
     return bool((shown == shown[:, :1]).all())
@@ -179,17 +179,17 @@ def _is_grey(mask: Image.Image) -> bool:
 
 @final
 class ImageFiles(Dataset[tuple[Tensor, Any]]):
-    """Images and targets read from files when asked for.
+    """Dataset of image files, read one by one on access.
 
-    Item: the image, (C, H, W) uint8, and its class number or its mask, (H, W) uint8.
+    An item is the image, (C, H, W) uint8, and its class number or its mask, (H, W) uint8.
 
     Args:
         files: Image files with their class numbers or mask files.
         channels: 1 or 3.
-        size: (height, width) of all images; None where each has its own.
-        resize: Whether images may have another size in the file: they are resized bilinearly, masks
-            to the nearest pixel.
-        labels: What the values in mask files mean.
+        size: (height, width) of all images. With None each image keeps its own size.
+        resize: Whether images may have another size in the file. Then images are resized bilinearly, masks to the
+            nearest pixel.
+        labels: The meaning of the values in mask files.
     """
 
     def __init__(
@@ -214,8 +214,8 @@ class ImageFiles(Dataset[tuple[Tensor, Any]]):
         """Read one item.
 
         Raises:
-            DataError: A file that cannot be read, an image and a mask of different sizes, a label
-                without a meaning, or an image of another size where none may be.
+            DataError: A file cannot be read, image and mask differ in size, a label has no meaning, or an image has
+                another size and is not resized.
         """
         path, target = self._files[index]
         image = open_image(path)
@@ -242,12 +242,12 @@ class ImageFiles(Dataset[tuple[Tensor, Any]]):
 
 
 def too_deep(path: Path, kind: str = "image") -> str:
-    """What is wrong with a picture of 16 or 32 bits per channel."""
+    """Return the error message for an image of 16 or 32 bits per channel."""
     return f"the {kind} '{path}' has more than 8 bits per channel; convert it to 8 bits"
 
 
 def no_mask(path: Path, mode: str) -> str:
-    """What is wrong with a mask file of such a mode."""
+    """Return the error message for a mask file with a mode that cannot be used."""
     return (
         f"the mask '{path}' is of mode {mode}; a mask holds one label per pixel, as grey values (R = G = B) or palette"
         f" numbers from 0 to 255; for colours, give '{CLASS_LIST}' a line 'R G B NAME' for each, as '128 0 0 car'"
@@ -255,10 +255,10 @@ def no_mask(path: Path, mode: str) -> str:
 
 
 def differ(image: Path, size: Sequence[int], mask: Path, mask_size: Sequence[int]) -> str:
-    """What is wrong with an image and a mask of different sizes."""
+    """Return the error message for an image and a mask of different sizes."""
     return (
         f"the image '{image}' is {size[0]}x{size[1]}, but its mask '{mask}' is {mask_size[0]}x{mask_size[1]}; they"
-        " must have one size"
+        " must have the same size"
     )
 
 

@@ -1,4 +1,4 @@
-"""From the values in mask files to the labels of a task."""
+"""Map the values in mask files to the labels of a task."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from topolearn.samples.base import BLACK_AND_WHITE, IGNORE
 from topolearn.task_kinds import TaskKind
 
 IGNORED_NAMES = frozenset({"void", "unlabelled", "unlabeled", "ignore", "ignored"})
-"""Names in ``classes.txt`` of labels that count neither in the loss nor in the metrics."""
+"""Names in ``classes.txt`` that mark a label as ignored: it counts neither in the loss nor in the metrics."""
 
 _UNKNOWN = -1
 
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """What the values of a set's mask files mean.
+    """The meaning of the values in a set's mask files.
 
     Attributes:
-        classes: Names of the classes; of a task of one channel, its one name.
-        table: Value in the file -> label, :data:`IGNORE`, or -1 for one that has no meaning; (256,).
+        classes: Names of the classes. A task with one output channel has one name.
+        table: (256,) value in the file -> label, :data:`IGNORE`, or -1 for a value without a meaning.
         binary: Whether the masks are grey pictures of yes and no.
         colours: The colours of the values 0, 1, … in coloured masks.
     """
@@ -37,10 +37,10 @@ class Labels:
     colours: tuple[Colour, ...] = ()
 
     def __call__(self, stored: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
-        """The labels (H, W) of a mask with the values ``stored``.
+        """Return the labels (H, W) of a mask with the values ``stored``.
 
         Raises:
-            DataError: A value without a meaning; ``path`` is the file that it names.
+            DataError: A value has no meaning. The error names the file ``path``.
         """
         labels = self.table[stored]
         if (labels == _UNKNOWN).any():
@@ -48,34 +48,34 @@ class Labels:
         return labels.astype(np.uint8)
 
     def unknown(self, value: int, path: Path) -> str:
-        """What is wrong with a mask that holds ``value``."""
+        """Return the error message for a mask that holds ``value``, which has no meaning."""
         known = np.flatnonzero((self.table != _UNKNOWN) & (self.table != IGNORE)).tolist()
         whole = len(known) > 1 and known == list(range(known[0], known[-1] + 1))
         listed = f"{known[0]} to {known[-1]}" if whole else ", ".join(map(str, known))
         return (
             f"the mask '{path}' has the label {value}, but the {len(self.classes)} classes are {listed};"
-            " mend it, or give the label a name in 'classes.txt', 'void' to ignore it"
+            " correct the mask, or give the label a name in 'classes.txt' ('void' to ignore it)"
         )
 
     def counts(self, found: Mapping[int, int], labels: int) -> list[int]:
-        """How often each of the labels 0 to ``labels - 1`` occurs, where ``found`` says how often each value does."""
+        """Return how often each of the labels 0 to ``labels - 1`` occurs, from ``found``: value -> how often."""
         return [sum(count for value, count in found.items() if self.table[value] == label) for label in range(labels)]
 
     def stray(self, values: Collection[int]) -> int | None:
-        """One of ``values`` that has no meaning."""
+        """Return the lowest of ``values`` that has no meaning, or None."""
         return next((value for value in sorted(values) if self.table[value] == _UNKNOWN), None)
 
 
 def named_labels(listed: ClassList, where: str, classes: int | None = None) -> Labels:
-    """Labels for segmentation.
+    """Return the labels for segmentation from the names of the values.
 
     Args:
-        listed: The names of the values; those of :data:`IGNORED_NAMES` are ignored, as 255 is.
+        listed: The names of the values. Values with one of :data:`IGNORED_NAMES` are ignored, and so is 255.
         where: What has these names, for the error.
-        classes: How many there must be; None for any number.
+        classes: The required number of classes. None accepts any number.
 
     Raises:
-        DataError: No class, or another number.
+        DataError: There is no class, or another number of classes than required.
     """
     names = listed.names
     kept = {value: name for value, name in sorted(names.items()) if name.casefold() not in IGNORED_NAMES}
@@ -92,17 +92,17 @@ def named_labels(listed: ClassList, where: str, classes: int | None = None) -> L
 def labels_of_set(
     kind: TaskKind, listed: ClassList, found: Collection[int], where: str, classes: int | None = None
 ) -> Labels:
-    """Labels for a set of masks, from its list of classes and from what its masks hold.
+    """Return the labels for a set of masks, from its list of classes and the values in its masks.
 
     Args:
-        kind: Of the task. One of one channel looks for the second of two classes.
-        listed: The names of the values; empty for grey masks of a task of one channel.
-        found: All values that the masks of the whole set hold.
+        kind: The kind of task. A task with one output channel looks for the second of two classes.
+        listed: The names of the values. Empty for grey masks of a task with one output channel.
+        found: All values in the masks of the whole set.
         where: What has these names, for the error.
-        classes: How many there must be; None for any number.
+        classes: The required number of classes. None accepts any number.
 
     Raises:
-        DataError: Another number of classes.
+        DataError: There is another number of classes than required.
     """
     if not kind.is_binary:
         return named_labels(_with_white(listed, found), where, classes)
@@ -112,7 +112,7 @@ def labels_of_set(
 
 
 def _with_white(listed: ClassList, found: Collection[int]) -> ClassList:
-    """The list, in which the second of two classes is 255 where the masks are written in black and white."""
+    """Return the list with 255 as the second of two classes if the masks hold only 0 and 255."""
     kept = [value for value, name in listed.names.items() if name.casefold() not in IGNORED_NAMES]
     if set(found) != BLACK_AND_WHITE or listed.colours or sorted(kept) != [0, 1] or IGNORE in listed.names:
         return listed
@@ -120,16 +120,16 @@ def _with_white(listed: ClassList, found: Collection[int]) -> ClassList:
 
 
 def binary_labels(kind: TaskKind, found: Collection[int]) -> Labels:
-    """Labels for a task of one channel, from the values in its masks.
+    """Return the labels for a task with one output channel, from the values in its masks.
 
-    Masks that hold 0 and 1 alone, or these and 255, which is ignored, hold the labels themselves. All others
-    are grey pictures: from half of white on it is yes, black is no. In between it is no or, if
-    ``kind.ignores_grey``, ignored: in edge detection such a grey says that few of those who drew the edges saw
-    one there (as in HED, Xie & Tu 2015).
+    Masks that hold only 0 and 1, or 0, 1 and 255, hold the labels themselves; 255 is ignored. All other masks are
+    grey pictures. Black is no, and values from 128 are yes. Values in between are no, or ignored if
+    ``kind.ignores_grey``: in edge detection such a grey means that few annotators drew an edge there (as in HED,
+    Xie & Tu 2015).
 
     Args:
-        kind: Of the task.
-        found: All values that the masks of the whole set hold.
+        kind: The kind of task.
+        found: All values in the masks of the whole set.
     """
     table = np.zeros(256, np.int16)
     if set(found) <= {0, 1} or set(found) == {0, 1, IGNORE}:
