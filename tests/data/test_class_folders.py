@@ -116,8 +116,8 @@ def test_images_that_cannot_be_used_are_left_out_on_request(tmp_path: Path) -> N
 
 
 def test_leaving_out_is_for_files(tmp_path: Path) -> None:
-    fails("digits", "'digits' is not one file per image; 'skip_bad' is for folders of images", skip_bad=True)
-    fails((Items([]), Items([])), "'skip_bad' is for files; leave out the items", skip_bad=True)
+    fails("digits", "'digits' does not have one file per image; 'skip_bad' is for folders", skip_bad=True)
+    fails((Items([]), Items([])), "'skip_bad' is for files; leave bad items out", skip_bad=True)
     where = classes(tmp_path / "set", "a", "b")
     (where / "a" / "0.png").write_text("text")
     data = read_data(loads(GRAPH), where, None, TrainOptions(skip_bad=True))

@@ -207,5 +207,5 @@ def test_what_data_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     fails("cifar1000", "; did you mean 'cifar10")
     fails("sets/mine", f"there is no folder '{Path('sets/mine').absolute()}'")
     fails(3, "data is a int, but must be a name, a folder, or a pair (train, val)")
-    fails((Noisy(4), DataLoader(Noisy(4))), "a pair of a Dataset and a DataLoader; give two of a kind")
-    fails((DataLoader(Noisy(4)), DataLoader(Noisy(4))), "'augment' does not go with DataLoaders", augment=Augment())
+    fails((Noisy(4), DataLoader(Noisy(4))), "a pair of a Dataset and a DataLoader; give two Datasets or")
+    fails((DataLoader(Noisy(4)), DataLoader(Noisy(4))), "'augment' does not work with DataLoaders", augment=Augment())

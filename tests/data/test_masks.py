@@ -216,7 +216,7 @@ def test_files_that_cannot_be_used_are_named_and_counted(tmp_path: Path) -> None
     with pytest.raises(DataError) as caught:
         load_data(where, augment=CROP)
     assert expected["0.png"] in str(caught.value)
-    assert "3 of 6 training images of 'set' cannot be used: mend them, or set 'skip_bad'" in str(caught.value)
+    assert "3 of 6 training images of 'set' cannot be used: fix them, or set 'skip_bad'" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -389,7 +389,7 @@ def test_a_bad_label_of_a_large_set_is_found_before_training(tmp_path: Path, mon
 
 
 def test_a_set_without_masks_is_not_cropped() -> None:
-    fails("digits", "'digits' has images without masks; a crop is for those with, or for Datasets", augment=CROP)
+    fails("digits", "'digits' has images without masks; a crop is for images with masks, or for Datasets", augment=CROP)
     fails("digits", "'digits' is for classification, but the task is edges; use other", augment=CROP, task="edges")
 
 

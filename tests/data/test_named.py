@@ -95,7 +95,9 @@ def test_fashion_mnist(nowhere: Path) -> None:
     torch.testing.assert_close(images[:, 0] * 0.3530 + 0.2860, torch.from_numpy(pixels) / 255)
     assert targets.tolist() == [9, 0, 5]
     (folder / "t10k-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03" + pixels.tobytes())
-    with pytest.raises(DataError, match="t10k-images-idx3-ubyte' is not a complete IDX file of bytes; get it anew"):
+    with pytest.raises(
+        DataError, match="t10k-images-idx3-ubyte' is not a complete IDX file of bytes; download it again"
+    ):
         load_data("fashion_mnist")
     (folder / "t10k-images-idx3-ubyte").write_bytes(b"\0\0\x08\x01\0\0\0\x02ab")
     with pytest.raises(DataError, match=r"hold \(2,\) and \(3,\), but need \(N, 28, 28\)"):
@@ -136,7 +138,7 @@ class EvilArray:
 def test_a_malicious_pickle_is_refused_and_does_not_run(nowhere: Path, payload: Any, protocol: int) -> None:
     write_cifar(nowhere / "data" / "cifar-100-python", "cifar100")
     (nowhere / "data" / "cifar-100-python" / "train").write_bytes(pickle.dumps(payload, protocol))
-    with pytest.raises(DataError, match=r"cifar-100-python/train' is refused: it names '[\w.]+', and data may hold"):
+    with pytest.raises(DataError, match=r"cifar-100-python/train' is refused: it names '[\w.]+', but data may hold"):
         load_data("cifar100")
     assert not Path("pwned").exists()
 
@@ -147,8 +149,8 @@ def test_a_malicious_pickle_is_refused_and_does_not_run(nowhere: Path, payload: 
         (b"", "'data/cifar-100-python/test' is not a pickle file that can be read"),
         (b"garbage", "'data/cifar-100-python/test' is not a pickle file that can be read"),
         # BUILD on an allowed name itself, to change what later calls do.
-        (b"cnumpy\ndtype\n}S'x'\nI1\nsb.", "holds no dict of arrays and lists"),
-        (pickle.dumps([1]), "holds no dict of arrays and lists"),
+        (b"cnumpy\ndtype\n}S'x'\nI1\nsb.", "does not hold a dict of arrays and lists"),
+        (pickle.dumps([1]), "does not hold a dict of arrays and lists"),
         (pickle.dumps({}), "does not hold the images as an array of bytes"),
         (pickle.dumps({"data": np.zeros(3)}, 4), "does not hold the images as an array of bytes"),
         (pickle.dumps({"data": np.zeros((2, 5), np.uint8)}, 4), r"holds an array \(2, 5\), but needs \(N, 3072\)"),

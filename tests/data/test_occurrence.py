@@ -125,7 +125,7 @@ def test_a_colour_that_no_mask_holds(tmp_path: Path) -> None:
     where = masks(tmp_path / "set", 0, 9)
     (where / "classes.txt").write_text("0 0 0 sky\n9 9 9 road\n1 2 3 car")
     hold = "hold (0, 0, 0) (576 pixels), (9, 9, 9) (576 pixels)"
-    fails(where, f"the class 'car' has no training example: the masks in '{where / 'trainannot'}' {hold}; take what")
+    fails(where, f"the class 'car' has no training example: the masks in '{where / 'trainannot'}' {hold}; remove")
 
 
 def test_what_is_left_out_does_not_count(tmp_path: Path) -> None:

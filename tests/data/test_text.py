@@ -389,5 +389,5 @@ def test_a_pipe_in_a_folder_is_passed_over(tmp_path: Path) -> None:
     data = load_data(tmp_path, task="next_token", text=TextFormat(4))
     assert data.info.content["bytes"] == 30
     assert data.notes[0].endswith("not looked at: 2 of another kind")
-    with pytest.raises(DataError, match=r"pipe.txt' is no file that can be read twice"):
+    with pytest.raises(DataError, match=r"pipe.txt' is not a file that can be read twice"):
         load_data(tmp_path / "pipe.txt", task="next_token", text=TextFormat(4))

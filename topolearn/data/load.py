@@ -1,4 +1,4 @@
-"""From what a user calls data to Data."""
+"""Load data from whatever the caller gives: a name, a folder, a text, a pair of sets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from topolearn.task_kinds import kind_of
 
 
 class SetName(str):
-    """The name of a set that is known by name, and never of a folder that is called the same."""
+    """The name of a built-in set, even if a folder has the same name."""
 
 
 TrainAndVal = tuple[Dataset[Any], Dataset[Any]] | tuple[DataLoader[Any], DataLoader[Any]]
@@ -41,31 +41,36 @@ def load_data(
     skip_bad: bool = False,
     text: TextFormat | None = None,
 ) -> Data:
-    """Load data.
+    """Load a built-in set, a folder, a text, or a pair of your own sets, for training.
 
     Args:
-        data: A name of :data:`DATASETS`, a folder (its path, or its name in one of the folders of
-            data sets), a text file, a (train, val) pair of Datasets, of DataLoaders or of the ids of a tokenizer's
-            tokens, or Data, returned as is. Where a folder has the name of a set, write ``./NAME`` for the folder.
-        task: ``classification``, ``segmentation``, ``saliency``, ``edges`` or ``next_token``; None for what the data
-            are for, which of masks is segmentation, and of text the next token.
-        root: Folder of data sets to look in first; then TOPOLEARN_DATA, ``./data`` and
-            ``~/.cache/topolearn``.
-        augment: Of training batches; None for the set's own: see each set, a pair has none. With a
-            :class:`Crop`, images with masks may be of different sizes.
-        size: (height, width) to which the images of files are resized; None for their own. Pairs and
-            named sets of classification keep theirs.
-        channels: 1 or 3, to which the images of files and the PIL images of a pair of Datasets are converted;
-            None for their own. Tensors, arrays and named sets of classification keep theirs.
-        classes: Number of classes of a pair or of masks; None to find out.
-        val_split: Subfolder of a folder to validate on; None for ``val``, else ``test``.
-        workers: Processes that load the items of a pair of Datasets or of a large folder.
-        skip_bad: Whether images of a folder, or their masks, that cannot be used are left out; ``notes`` of
-            the data then says how many, and names them.
-        text: How text is cut; None for contexts of 64 tokens.
+        data: What to load:
+
+            - a name of :data:`DATASETS`;
+            - a folder: its path, or its name in one of the folders of data sets. If it has the name of a built-in
+              set, write ``./NAME``;
+            - a text file;
+            - a (train, val) pair of Datasets, of DataLoaders, or of ids from your own tokenizer;
+            - Data, which is returned as is.
+        task: ``classification``, ``segmentation``, ``saliency``, ``edges`` or ``next_token``. None takes the task of
+            the data: segmentation for masks, the next token for text.
+        root: Folder of data sets to look in first. Then TOPOLEARN_DATA, ``./data`` and ``~/.cache/topolearn``
+            follow.
+        augment: Augmentation of training batches. None takes the default of the set; a pair has none. With a
+            :class:`Crop`, images with masks may have different sizes.
+        size: (height, width) to which images from files are resized. None keeps their size. Pairs and built-in
+            sets for classification are not resized.
+        channels: 1 or 3: images from files and PIL images of a pair of Datasets are converted to it. None keeps
+            theirs. Tensors, arrays and built-in sets for classification are not converted.
+        classes: Number of classes of a pair or of masks. None finds it out.
+        val_split: Subfolder of a folder to validate on. None takes ``val``, else ``test``.
+        workers: Number of processes that load the items of a pair of Datasets or of a large folder.
+        skip_bad: Whether to leave out images of a folder that cannot be used, or have such a mask. The data's
+            ``notes`` then give their number and names.
+        text: How text is cut. None takes contexts of 64 tokens.
 
     Raises:
-        DataError: Data that do not exist, cannot be read, or are for another task.
+        DataError: The data do not exist, cannot be read, or are for another task.
     """
     if isinstance(data, Data):
         _check_task(data.info.name, data.info.task, task)
@@ -80,15 +85,15 @@ def load_data(
             "DataLoaders"
         )
     if skip_bad:
-        raise DataError("'skip_bad' is for files; leave out the items that cannot be used in your Dataset")
+        raise DataError("'skip_bad' is for files; leave bad items out in your Dataset")
     train, val = data
     loaders = [isinstance(each, DataLoader) for each in data]
     if all(loaders):
         if augment is not None:
-            raise DataError("'augment' does not go with DataLoaders; give the Datasets instead, or augment in them")
+            raise DataError("'augment' does not work with DataLoaders; give the Datasets instead, or augment in them")
         return LoaderData(train, val, task=task, classes=classes)  # type: ignore[arg-type]
     if any(loaders):
-        raise DataError("data is a pair of a Dataset and a DataLoader; give two of a kind")
+        raise DataError("data is a pair of a Dataset and a DataLoader; give two Datasets or two DataLoaders")
     return DatasetData(
         train,  # type: ignore[arg-type]
         val,  # type: ignore[arg-type]
@@ -101,7 +106,7 @@ def load_data(
 
 
 def _is_text(data: Any, task: str | None) -> bool:
-    """Whether data are text: because they are by name, because the task says so, or because it is a .txt file."""
+    """Whether data are text: a built-in text, data for a task on text, or a .txt file."""
     if isinstance(data, str) and data in DATASETS:
         return data in TEXT_SETS
     return (task is not None and kind_of(task).is_text) or (isinstance(data, str | Path) and _is_text_file(Path(data)))
@@ -112,7 +117,7 @@ def _is_text_file(path: Path) -> bool:
 
 
 def _text(data: Any, root: str | Path | None, form: TextFormat, task: str | None) -> Data:
-    """A text that is known by name, a file, a folder, or a pair of ids."""
+    """Load a built-in text, a text file, a folder of texts, or a pair of ids."""
     _check_task(data if isinstance(data, str | Path) else "text", "next_token", task)
     if isinstance(data, str) and data in TEXT_SETS:
         return _known(data, root, TEXT_SETS[data](root, form))
@@ -128,7 +133,7 @@ def _text(data: Any, root: str | Path | None, form: TextFormat, task: str | None
     if path.suffix and not path.exists() and find_folder(str(data), root) is None:
         raise DataError(f"there is no file '{path.absolute()}'; give a text file, or a folder of .txt files")
     if path.exists() and not path.is_dir() and not path.is_file():
-        raise DataError(f"'{data}' is no file that can be read twice; save the text in a file, and give that")
+        raise DataError(f"'{data}' is not a file that can be read twice; save the text in a file, and give that")
     return text_in(path if path.is_file() else _folder(data, root), form)
 
 
@@ -141,7 +146,7 @@ def _from_files(
     val_split: str | None,
     reading: Reading,
 ) -> Data:
-    """A set that is known by name, or a folder."""
+    """Load a built-in set of images, or a folder."""
     name = data if isinstance(data, str) and data in DATASETS else None
     if name is None:
         folder = _folder(data, root)
@@ -149,30 +154,31 @@ def _from_files(
         found.path = folder.absolute()
         return found
     if val_split is not None:
-        raise DataError(f"'{name}' has one set to validate on; 'val_split' is for folders")
+        raise DataError(f"'{name}' has only one validation set; 'val_split' is for folders")
     _check_task(name, "segmentation" if name in MASK_SETS else "classification", task)
     if name in MASK_SETS:
         return _known(name, root, MASK_SETS[name](root, augment, reading))
     if isinstance(augment, Crop):
-        raise DataError(f"'{name}' has images without masks; a crop is for those with, or for Datasets")
+        raise DataError(f"'{name}' has images without masks; a crop is for images with masks, or for Datasets")
     if reading.skip_bad:
         raise DataError(
-            f"'{name}' is not one file per image; 'skip_bad' is for folders of images, and those with masks"
+            f"'{name}' does not have one file per image; 'skip_bad' is for folders of images, with or without masks"
         )
     return _known(name, root, IMAGE_SETS[name](root, augment))
 
 
 def _known(name: str, root: str | Path | None, found: Data) -> Data:
-    """The set that is known by ``name``.
+    """Return the built-in set ``found``, and raise if ``name`` could also mean a folder.
 
     Raises:
-        DataError: There is also a folder of this name that is not the set's: either could be meant.
+        DataError: There is a folder of this name that does not hold the set.
     """
     if isinstance(name, SetName):
         return found
     here = Path(name)
     folder = here if here.is_dir() else None
-    if folder is None and found.path is None:  # among folders of data sets, such a name is that of a set in files
+    # For a set in files, a folder of its name in a folder of data sets is the set's own: no conflict.
+    if folder is None and found.path is None:
         folder = find_folder(name, root)
     if folder is None or (found.path is not None and found.path.resolve().is_relative_to(folder.resolve())):
         return found
@@ -185,7 +191,7 @@ def _known(name: str, root: str | Path | None, found: Data) -> Data:
 
 
 def _check_task(name: str | Path, own: str, task: str | None) -> None:
-    """Raise where data for the task ``own`` are asked for another."""
+    """Raise if the data are for the task ``own``, and ``task`` is another."""
     if task not in (None, own):
         raise DataError(f"'{name}' is for {own}, but the task is {task}; use other data")
 

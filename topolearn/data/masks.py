@@ -1,4 +1,4 @@
-"""Data from images and masks, with a look at every file before training."""
+"""Load images and masks, and check every file before training."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ImageAndMask = tuple[Path, Path]
 
 @dataclass(frozen=True)
 class _MaskReader:
-    """Reads the values of a mask file; the fields are those of :func:`read_labels`."""
+    """Reads the values of a mask file. The fields are arguments of :func:`read_labels`."""
 
     binary: bool
     colours: tuple[Colour, ...]
@@ -41,14 +41,14 @@ class _MaskReader:
 
 @dataclass(frozen=True)
 class _Look:
-    """What a look at an image and its mask has shown.
+    """What is known about an image and its mask after a first look.
 
     Attributes:
         pair: The files.
         size: (height, width).
-        mode: Of the image.
-        values: That the mask holds -> pixels of each; empty where it was not read.
-        fault: Why the two cannot be used, None where they can.
+        mode: Pillow's mode of the image.
+        values: Value in the mask -> number of pixels. Empty if the mask was not read.
+        fault: Why the pair cannot be used. None if it can.
     """
 
     pair: ImageAndMask
@@ -69,20 +69,20 @@ def load_masks(
     reading: Reading | None = None,
     mean_and_std: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
 ) -> Data:
-    """Data from images and masks.
+    """Load data from images and masks, and check them before training.
 
     Args:
         files: The files, and the names of the labels.
-        name: Of the set.
+        name: Name of the set.
         where: What holds the labels, for errors.
-        task: One with masks.
-        classes: Number of classes, where the labels have no names; None for all that occur in the training masks.
-        augment: None for flips.
+        task: A task with masks.
+        classes: Number of classes if the labels have no names. None takes all that occur in the training masks.
+        augment: Augmentation of training batches. None takes flips.
         reading: How the files are read.
-        mean_and_std: Of colour images; None to take those of the training images.
+        mean_and_std: Mean and standard deviation of colour images. None takes those of the training images.
 
     Raises:
-        DataError: A file that cannot be used, by name, and how many there are.
+        DataError: Files cannot be used. The error names the first one and gives their number.
     """
     reading = reading or Reading()
     kind = kind_of(task)
@@ -126,13 +126,13 @@ def load_masks(
 
 
 def _looked_at(pairs: Sequence[ImageAndMask], read: _MaskReader, *, in_full: bool, labels: bool) -> list[_Look]:
-    """A look at each pair: at the start of the files, at all labels too, or in full."""
+    """Look at each pair: at the start of both files, with ``labels`` at the whole mask, or ``in_full`` at both."""
     look = _read if in_full else _read_labels if labels else _glance
     return in_threads(partial(look, read=read), pairs)
 
 
 def _glance(pair: ImageAndMask, read: _MaskReader) -> _Look:
-    """What the start of the files tells."""
+    """Look at the start of both files."""
     image, mask = pair
     try:
         size, mode = look_at(image)
@@ -151,7 +151,7 @@ def _glance(pair: ImageAndMask, read: _MaskReader) -> _Look:
 
 
 def _read_labels(pair: ImageAndMask, read: _MaskReader) -> _Look:
-    """What the start of the image and the whole mask tell."""
+    """Look at the start of the image and at the whole mask."""
     look = _glance(pair, read)
     if look.fault is not None:
         return look
@@ -164,7 +164,7 @@ def _read_labels(pair: ImageAndMask, read: _MaskReader) -> _Look:
 
 
 def _read(pair: ImageAndMask, read: _MaskReader) -> _Look:
-    """What the whole files tell."""
+    """Look at both files in full."""
     look = _read_labels(pair, read)
     if look.fault is None:
         try:
@@ -175,7 +175,7 @@ def _read(pair: ImageAndMask, read: _MaskReader) -> _Look:
 
 
 def _dark(looks: Sequence[_Look]) -> list[str]:
-    """A note on masks of yes and no that may hold labels, in a set of greys; they are judged as all others are."""
+    """Return a note on masks that may hold labels 0 and 1 in a set of grey masks. They are read as grey too."""
     highest = [max(look.values) for look in looks if look.values]
     count = highest.count(1)
     if not count:
@@ -187,7 +187,7 @@ def _dark(looks: Sequence[_Look]) -> list[str]:
 
 
 def _values(looks: Sequence[_Look]) -> dict[int, int]:
-    """Value -> pixels of it in all masks that can be read, in the order of the values."""
+    """Return value -> number of pixels in all masks that were read, sorted by value."""
     total: Counter[int] = Counter()
     for look in looks:
         total.update(look.values)
@@ -195,7 +195,7 @@ def _values(looks: Sequence[_Look]) -> dict[int, int]:
 
 
 def _numbers(train: Sequence[_Look], found: Collection[int], classes: int | None) -> ClassList:
-    """Names for labels without any: their numbers."""
+    """Return the numbers of the labels as their names, for masks without a list of classes."""
     if classes is None:
         faulty = [look for look in train if look.fault is not None]
         if len(faulty) == len(train):
@@ -206,14 +206,14 @@ def _numbers(train: Sequence[_Look], found: Collection[int], classes: int | None
 
 
 def _judge(labels: Labels, kind: TaskKind, found: Mapping[int, int], where: str) -> None:
-    """Raise unless every class occurs in the training masks, whose values are ``found``."""
+    """Raise unless every class occurs in the training masks, which hold the values ``found``."""
     classes = (f"not {kind.positive}", kind.positive) if kind.is_binary else labels.classes
     values = [value for value in found if value != IGNORE or len(found) < 3]
     names = ("background", "foreground") if len(values) == 2 else ("NAME",) * len(values)
     lines = [f"'{value} {name}'" for value, name in zip(values, names, strict=True)]
     mend = f"name the labels that occur in '{CLASS_LIST}', as {', '.join(lines[:NAMED])}"
     if labels.colours:
-        mend = f"take what does not occur out of '{CLASS_LIST}'"
+        mend = f"remove the classes that do not occur from '{CLASS_LIST}'"
     shown = {str(labels.colours[value] if labels.colours else value): count for value, count in found.items()}
     check_occurrence(classes, labels.counts(found, len(classes)), shown, "pixels", where, mend)
 
@@ -221,7 +221,7 @@ def _judge(labels: Labels, kind: TaskKind, found: Mapping[int, int], where: str)
 def _usable(
     looks: Sequence[_Look], labels: Labels, what: str, name: str, skip_bad: bool, notes: list[str]
 ) -> list[_Look]:
-    """The pairs that can be used; the others are an error, or are left out and noted."""
+    """Return the pairs that can be used. The others are an error, or with ``skip_bad`` are left out with a note."""
     good: list[_Look] = []
     faults: list[str] = []
     for look in looks:

@@ -1,4 +1,4 @@
-"""The data sets that are known by name."""
+"""The built-in data sets, by name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def digits(root: str | Path | None = None, augment: Augment | None = None) -> Te
 
     Args:
         root: Not used; the images come with scikit-learn.
-        augment: None for random crops after padding by one pixel.
+        augment: Augmentation of training batches. None takes random crops after padding by one pixel.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -50,18 +50,20 @@ def digits(root: str | Path | None = None, augment: Augment | None = None) -> Te
 
 @dataclass(frozen=True)
 class Cifar:
-    """A set in the format of Krizhevsky (2009): pickles of 32x32 colour images, one per row.
+    """CIFAR (Krizhevsky 2009): 50,000 + 10,000 colour images, 32x32.
+
+    The files are pickles, with one image per row.
 
     Attributes:
         name: Name of the set.
-        folder: Name of the folder that it is distributed as.
+        folder: Name of the folder in which the set is distributed.
         train: Names of the training files.
-        test: Name of the file of the test images, on which runs are validated.
-        meta: Name of the file of the class names.
+        test: Name of the file of test images. Runs validate on them.
+        meta: Name of the file of class names.
         labels: Key of the labels.
         names: Key of the class names.
-        mean: Of the training images, per channel.
-        std: Of the training images, per channel.
+        mean: Mean of the training images, per channel.
+        std: Standard deviation of the training images, per channel.
     """
 
     name: str
@@ -79,10 +81,11 @@ class Cifar:
 
         Args:
             root: Folder to look in first.
-            augment: None for random crops after zero padding by 4 pixels, and flips.
+            augment: Augmentation of training batches. None takes random crops after zero padding by 4 pixels, and
+                flips.
 
         Raises:
-            DataError: The set is not found, or a file is not what it should be.
+            DataError: The set is not found, or a file does not have the expected content.
         """
         home = self.name.removesuffix("-coarse")
         *train, test, meta = find_set(home, self.folder, [[name] for name in (*self.train, self.test, self.meta)], root)
@@ -102,11 +105,11 @@ class Cifar:
         pixels = pickled_array(content.get("data"), path)
         labels: Any = content.get(self.labels)
         if pixels.ndim != 2 or pixels.shape[1] != 3 * 32 * 32:
-            raise DataError(f"'{path}' holds an array {pixels.shape}, but needs (N, 3072); get it anew")
+            raise DataError(f"'{path}' holds an array {pixels.shape}, but needs (N, 3072); download it again")
         if not isinstance(labels, list) or not all(type(each) is int and 0 <= each < classes for each in labels):
-            raise DataError(f"'{path}' does not hold '{self.labels}' from 0 to {classes - 1}; get it anew")
+            raise DataError(f"'{path}' does not hold '{self.labels}' from 0 to {classes - 1}; download it again")
         if len(labels) != len(pixels):
-            raise DataError(f"'{path}' holds {len(pixels)} images but {len(labels)} labels; get it anew")
+            raise DataError(f"'{path}' holds {len(pixels)} images but {len(labels)} labels; download it again")
         return torch.from_numpy(pixels.copy()).view(-1, 3, 32, 32), torch.tensor(labels, dtype=torch.int64)
 
 
@@ -115,10 +118,10 @@ def fashion_mnist(root: str | Path | None = None, augment: Augment | None = None
 
     Args:
         root: Folder to look in first.
-        augment: None for random crops after zero padding by 2 pixels, and flips.
+        augment: Augmentation of training batches. None takes random crops after zero padding by 2 pixels, and flips.
 
     Raises:
-        DataError: The set is not found, or a file is not what it should be.
+        DataError: The set is not found, or a file does not have the expected content.
     """
     files = [f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
     paths = find_set("fashion_mnist", "FashionMNIST/raw", [[name, f"{name}.gz"] for name in files], root)
@@ -144,7 +147,7 @@ def _read_mnist(images: Path, labels: Path) -> Split:
     if pixels.shape[1:] != (28, 28) or targets.shape != pixels.shape[:1] or (targets >= len(_FASHION)).any():
         raise DataError(
             f"'{images}' and '{labels}' hold {pixels.shape} and {targets.shape}, but need (N, 28, 28) and (N,) from "
-            f"0 to {len(_FASHION) - 1}; get them anew"
+            f"0 to {len(_FASHION) - 1}; download them again"
         )
     return torch.from_numpy(pixels.copy())[:, None], torch.from_numpy(targets.astype(np.int64))
 
@@ -183,7 +186,7 @@ MASK_SETS: dict[str, Callable[[str | Path | None, Augment | Crop | None, Reading
     "voc": voc,
     "voc-train": voc_train,
 }
-"""Name -> loader of images and masks, called as those of :data:`IMAGE_SETS`, and with how to read files."""
+"""Name -> loader of images and masks. Its arguments are those of :data:`IMAGE_SETS`, and how to read files."""
 
 IMAGE_SETS: dict[str, Callable[[str | Path | None, Augment | None], Data]] = {
     "cifar10": _CIFAR10,
@@ -192,7 +195,7 @@ IMAGE_SETS: dict[str, Callable[[str | Path | None, Augment | None], Data]] = {
     "digits": digits,
     "fashion_mnist": fashion_mnist,
 }
-"""Name -> loader, called with the folder to look in first and the augmentation (None: the set's own)."""
+"""Name -> loader. Its arguments are the folder to look in first and the augmentation (None: the set's default)."""
 
 DATASETS: Mapping[str, Callable[..., Data]] = {**IMAGE_SETS, **MASK_SETS, **TEXT_SETS}
-"""All sets that are known by name."""
+"""All built-in sets: name -> loader."""

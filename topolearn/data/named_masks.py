@@ -1,4 +1,4 @@
-"""The data sets of images and masks that are known by name; nothing is downloaded."""
+"""The built-in data sets of images and masks. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from topolearn.samples.augment import Augment, Crop
 from topolearn.samples.base import Data
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and standard deviation that torchvision's pretrained backbones take their images with."""
+"""Mean and standard deviation with which torchvision's pretrained backbones normalise images."""
 
 _VOC = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -28,17 +28,18 @@ _CAMVID = (
 
 
 def voc(root: str | Path | None = None, augment: Augment | Crop | None = None, reading: Reading | None = None) -> Data:
-    """PASCAL VOC 2012, 21 classes: trainaug where SBD's masks are there, else train; val.
+    """PASCAL VOC 2012, 21 classes: trains on trainaug if SBD's masks are there, else on train; validates on val.
 
-    Everingham et al. 2012; SBD (Hariharan et al. 2011) as ``SegmentationClassAug/*.png`` and ``trainaug.txt``.
+    Sources: Everingham et al. 2012; SBD (Hariharan et al. 2011), read from ``SegmentationClassAug/*.png`` and
+    ``trainaug.txt``.
 
     Args:
         root: Folder to look in first.
-        augment: None for flips, which needs a size in ``reading``.
+        augment: Augmentation of training batches. None takes flips, and needs a size in ``reading``.
         reading: How the files are read.
 
     Raises:
-        DataError: The set is not found, or a file is not what it should be.
+        DataError: The set is not found, or a file does not have the expected content.
     """
     home = _voc_home(root)
     masks, listed = home / "SegmentationClassAug", home / _VOC_LISTS / "trainaug.txt"
@@ -53,7 +54,7 @@ def voc(root: str | Path | None = None, augment: Augment | Crop | None = None, r
 def voc_train(
     root: str | Path | None = None, augment: Augment | Crop | None = None, reading: Reading | None = None
 ) -> Data:
-    """PASCAL VOC 2012 with its own 1,464 training images alone.
+    """PASCAL VOC 2012 with only its own 1,464 training images.
 
     Arguments and errors are those of :func:`voc`.
     """
@@ -79,7 +80,7 @@ def _voc(
 
 
 def _loaded(home: Path, files: MaskFiles, name: str, augment: Augment | Crop | None, reading: Reading | None) -> Data:
-    """The data of a set's files, which lie in ``home``."""
+    """Load the data from a set's files in the folder ``home``."""
     data = load_masks(files, name, f"'{name}'", augment=augment, reading=reading, mean_and_std=_IMAGENET)
     data.path = home.absolute()
     return data
@@ -88,17 +89,17 @@ def _loaded(home: Path, files: MaskFiles, name: str, augment: Augment | Crop | N
 def ade20k(
     root: str | Path | None = None, augment: Augment | Crop | None = None, reading: Reading | None = None
 ) -> Data:
-    """ADE20K as of the scene parsing challenge 2016 (Zhou et al. 2017): 150 classes, "other" is ignored.
+    """ADE20K of the scene parsing challenge 2016 (Zhou et al. 2017): 150 classes, "other" is ignored.
 
-    Class names are those of ``objectInfo150.txt``, numbers where that is missing.
+    Class names come from ``objectInfo150.txt``. If it is missing, they are numbers.
 
     Args:
         root: Folder to look in first.
-        augment: None for flips, which needs a size in ``reading``.
+        augment: Augmentation of training batches. None takes flips, and needs a size in ``reading``.
         reading: How the files are read.
 
     Raises:
-        DataError: The set is not found, or a file is not what it should be.
+        DataError: The set is not found, or a file does not have the expected content.
     """
     parts = [f"{kind}/{split}/" for split in ("training", "validation") for kind in ("images", "annotations")]
     found = find_set("ade20k", "ADEChallengeData2016", [[part] for part in parts], root)
@@ -114,7 +115,7 @@ def ade20k(
 
 
 def _ade20k_names(path: Path) -> dict[int, str]:
-    """Label -> the first of its names."""
+    """Return label -> the first of its names."""
     if not path.is_file():
         return {label: str(label) for label in range(1, 151)}
     lines = [line.split("\t") for line in _lines(path)]
@@ -127,15 +128,15 @@ def _ade20k_names(path: Path) -> dict[int, str]:
 def camvid(
     root: str | Path | None = None, augment: Augment | Crop | None = None, reading: Reading | None = None
 ) -> Data:
-    """CamVid (Brostow et al. 2008), SegNet's split, 11 classes: train and val, which is one sequence.
+    """CamVid (Brostow et al. 2008), SegNet's split, 11 classes: validates on val, which is one sequence.
 
     Args:
         root: Folder to look in first.
-        augment: None for flips.
+        augment: Augmentation of training batches. None takes flips.
         reading: How the files are read.
 
     Raises:
-        DataError: The set is not found, or a file is not what it should be.
+        DataError: The set is not found, or a file does not have the expected content.
     """
     return _camvid("camvid", "val", root, augment, reading)
 
@@ -143,7 +144,7 @@ def camvid(
 def camvid_test(
     root: str | Path | None = None, augment: Augment | Crop | None = None, reading: Reading | None = None
 ) -> Data:
-    """CamVid, SegNet's split: train and test, for the figure to report.
+    """CamVid, SegNet's split: validates on test, for the figure to report.
 
     Arguments and errors are those of :func:`camvid`.
     """
@@ -162,9 +163,9 @@ def _camvid(
 
 
 def _listed(path: Path, folder: Path, masks: Path) -> list[tuple[Path, Path]]:
-    """The images that a list names, and their masks.
+    """Return the images that a list names, with their masks.
 
-    A line is a name, or a path as SegNet's lists have it, of which the name counts.
+    A line is a name, or a path as in SegNet's lists. Of a path only the name counts.
     """
     there = {image.stem: image for image in (images(folder) if folder.is_dir() else [])}
     names = [Path(line.split()[0]).name for line in _lines(path)]

@@ -1,4 +1,4 @@
-"""Readers for the files of the classic data sets; nothing in such a file can run code."""
+"""Read the files of the classic data sets. Nothing in such a file can run code."""
 
 from __future__ import annotations
 
@@ -17,35 +17,36 @@ _ALLOWED = {("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("n
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """Read a pickled dict of numbers, texts, lists and byte arrays, as CIFAR is distributed.
+    """Read a pickled dict of numbers, texts, lists and byte arrays, the format of CIFAR.
 
-    The names that a pickle of an array holds stand for :class:`_Recorded`, which keeps what it is
-    called with and does nothing; every other name is refused. So neither a stranger's function nor
-    numpy's own unpickling ever runs.
+    The names in a pickled array are replaced by :class:`_Recorded`, which keeps its arguments and does nothing.
+    Every other name is refused. So neither a foreign function nor numpy's own unpickling ever runs.
 
     Raises:
-        DataError: The file is something else.
+        DataError: The file holds something else.
     """
     try:
         with path.open("rb") as file:
             content = _Reader(file, encoding="bytes").load()
     except _Refused as error:
-        raise DataError(f"'{path}' is refused: it names {error}, and data may hold arrays only; get it anew") from None
+        raise DataError(
+            f"'{path}' is refused: it names {error}, but data may hold arrays only; download it again"
+        ) from None
     except OSError as error:
         raise DataError(f"'{path}' cannot be read: {error.strerror or error}") from None
     except Exception as error:  # a broken pickle can raise almost anything
         text = " ".join(str(error).split())
-        raise DataError(f"'{path}' is not a pickle file that can be read: {text}; get it anew") from None
+        raise DataError(f"'{path}' is not a pickle file that can be read: {text}; download it again") from None
     if not isinstance(content, dict):
-        raise DataError(f"'{path}' holds no dict of arrays and lists; get it anew")
+        raise DataError(f"'{path}' does not hold a dict of arrays and lists; download it again")
     return {_text(key): value for key, value in content.items() if isinstance(key, str | bytes)}
 
 
 def pickled_array(value: Any, path: Path) -> NDArray[np.uint8]:
-    """The byte array that ``value``, an entry of :func:`read_pickle`'s dict, stands for.
+    """Return the byte array that ``value``, an entry of :func:`read_pickle`'s dict, represents.
 
     Raises:
-        DataError: It stands for none.
+        DataError: It does not represent one.
     """
     try:
         _, shape, dtype, fortran, content = value.state
@@ -53,17 +54,17 @@ def pickled_array(value: Any, path: Path) -> NDArray[np.uint8]:
             raise TypeError
         return np.frombuffer(content, np.uint8).reshape(shape, order="F" if fortran else "C")
     except (AttributeError, TypeError, ValueError, IndexError):
-        raise DataError(f"'{path}' does not hold the images as an array of bytes; get it anew") from None
+        raise DataError(f"'{path}' does not hold the images as an array of bytes; download it again") from None
 
 
 def pickled_texts(value: Any, path: Path) -> tuple[str, ...]:
-    """The texts of a list in :func:`read_pickle`'s dict.
+    """Return the texts of a list in :func:`read_pickle`'s dict.
 
     Raises:
-        DataError: It is no such list.
+        DataError: ``value`` is not a list of texts.
     """
     if not isinstance(value, list) or not all(isinstance(each, str | bytes) for each in value):
-        raise DataError(f"'{path}' does not hold the names of the classes; get it anew")
+        raise DataError(f"'{path}' does not hold the names of the classes; download it again")
     return tuple(_text(each) for each in value)
 
 
@@ -71,7 +72,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     """Read an array of bytes from a file in MNIST's format, plain or ``.gz``.
 
     Raises:
-        DataError: The file is something else.
+        DataError: The file holds something else.
     """
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -82,13 +83,13 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     shape = np.frombuffer(content[4:start], ">i4")
     array = np.frombuffer(content, np.uint8, offset=start)
     if not len(shape) or array.size != int(np.prod(shape, dtype=np.int64)):
-        raise DataError(f"'{path}' is not a complete IDX file of bytes; get it anew")
+        raise DataError(f"'{path}' is not a complete IDX file of bytes; download it again")
     return array.reshape(tuple(map(int, shape)))
 
 
 @final
 class _Recorded:
-    """A name in a pickle; calling it and giving it a state are only written down."""
+    """Stands for a name in a pickle. It only records its arguments and its state."""
 
     __slots__ = ("args", "name", "state")
 
@@ -105,7 +106,7 @@ class _Recorded:
 
 
 class _Refused(Exception):
-    """A pickle that names something it should not."""
+    """A pickle contains a name that is not allowed."""
 
 
 @final

@@ -1,4 +1,4 @@
-"""Reading many image files: all at once into memory, or as training goes."""
+"""Read many image files: all at once into memory, or one by one during training."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 IN_MEMORY = 2**30
-"""Bytes of images and masks up to which a folder is read once and kept."""
+"""Largest size of images and masks, in bytes, that is read once and kept in memory."""
 
 SAMPLED = 500
-"""Training images, evenly spaced, that give mean and standard deviation."""
+"""Most training images, evenly spaced, from which mean and standard deviation are computed."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Reading:
     """How image files are read.
 
     Attributes:
-        channels: 1 or 3, to which images are converted; None for 1 if all are grey, else 3.
-        size: (height, width) to which images are resized; None for their own.
-        workers: Processes that read a set too large to be kept in memory.
-        skip_bad: Whether files that cannot be used are left out, and counted, instead of an error.
-            Every file is read in full for that before training.
+        channels: 1 or 3: images are converted to it. None takes 1 if all are grey, else 3.
+        size: (height, width) to which images are resized. None keeps their size.
+        workers: Number of processes that read a set too large to be kept in memory.
+        skip_bad: Whether to leave out and count files that cannot be used, instead of raising an error. Then every
+            file is read in full before training.
     """
 
     channels: int | None = None
@@ -57,16 +57,16 @@ def data_from(
     one_size: bool,
     sample: ImageFiles | None = None,
 ) -> Data:
-    """Data of files, kept in memory where all have one size and are few enough.
+    """Make Data from files. They are kept in memory if they have one size and are at most :data:`IN_MEMORY` bytes.
 
     Args:
         train: The training set.
         val: The validation set.
-        info: What they are; without mean and standard deviation, those of the training images are taken.
-        augment: Of the training batches.
-        workers: Processes that read what is not kept in memory.
+        info: The description. If it has no mean and standard deviation, those of the training images are computed.
+        augment: Augmentation of training batches.
+        workers: Number of processes that read files which are not kept in memory.
         one_size: Whether all images have the size of ``info``.
-        sample: The training set at one size, for mean and standard deviation; None: ``train``.
+        sample: The training set at one size, for mean and standard deviation. None takes ``train``.
     """
     bytes_per_item = info.size[0] * info.size[1] * info.size[2] + (info.ignore_index is not None) * (
         info.size[1] * info.size[2]
@@ -80,7 +80,7 @@ def data_from(
 
 
 def read_all(files: ImageFiles, indices: Iterable[int]) -> tuple[Tensor, Tensor]:
-    """Images (N, C, H, W) uint8 and targets of some files, which have one size."""
+    """Read the images (N, C, H, W) uint8 and the targets of some files. All must have one size."""
     chosen = list(indices)
     image, target = files[chosen[0]]
     images = torch.empty((len(chosen), *image.shape), dtype=torch.uint8)
@@ -95,28 +95,28 @@ def read_all(files: ImageFiles, indices: Iterable[int]) -> tuple[Tensor, Tensor]
 
 
 def in_threads(work: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
-    """What ``work`` gives for each item, in order; decoding of images runs beside itself."""
+    """Call ``work`` on each item in threads, and return the results in order. Images are decoded in parallel."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return list(pool.map(work, items))
 
 
 def left_out(faults: Sequence[str], total: int, what: str, *, skip_bad: bool) -> list[str]:
-    """A note on the files that are left out, or none.
+    """Return a note on the files that are left out, or an empty list.
 
     Args:
         faults: What is wrong with each file that cannot be used.
-        total: Of how many.
-        what: What they are.
-        skip_bad: Whether they may be left out.
+        total: Number of all files.
+        what: What the files are.
+        skip_bad: Whether files may be left out.
 
     Raises:
-        DataError: They may not, or none is left.
+        DataError: Files cannot be used but may not be left out, or no file remains.
     """
     if not faults:
         return []
     count = f"{len(faults):,} of {total:,} {what}"
     if not skip_bad or len(faults) == total:
-        more = f"; {count} cannot be used: mend them, or set 'skip_bad'" if len(faults) > 1 else ""
+        more = f"; {count} cannot be used: fix them, or set 'skip_bad'" if len(faults) > 1 else ""
         raise DataError(f"{faults[0]}{more}")
     listed = " | ".join(faults[:NAMED]) + (f" | and {len(faults) - NAMED:,} more" if len(faults) > NAMED else "")
     return [f"skipped {count}: {listed}"]

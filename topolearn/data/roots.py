@@ -1,4 +1,4 @@
-"""Where data sets are looked for."""
+"""Find data sets in the folders where they may be."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ VARIABLE = "TOPOLEARN_DATA"
 
 
 def roots(root: str | Path | None = None) -> list[Path]:
-    """Folders of data sets, first choice first: ``root``, the environment's, ``./data``, the cache."""
+    """Return the folders of data sets, first choice first: ``root``, the environment's, ``./data``, the cache."""
     given = [root, os.environ.get(VARIABLE) or None, "data", "~/.cache/topolearn"]
     return list(dict.fromkeys(Path(each).expanduser() for each in given if each is not None))
 
 
 def find_folder(name: str, root: str | Path | None = None) -> Path | None:
-    """The folder ``name`` in the first root that has one."""
+    """Return the folder ``name`` in the first root that has one, or None."""
     if Path(name).name != name:
         return None
     return next((base / name for base in roots(root) if (base / name).is_dir()), None)
 
 
 def find_set(name: str, inner: str, files: Sequence[Sequence[str]], root: str | Path | None = None) -> list[Path]:
-    """The files of a data set.
+    """Find the files of a data set.
 
     Args:
-        name: The set's name; a root may hold the set itself or a folder of this name.
-        inner: The folder that the set is distributed as.
-        files: Names that each file may have; one that ends in ``/`` is a folder's.
-        root: Looked in first.
+        name: The set's name. A root may hold the set itself or a folder of this name.
+        inner: The folder in which the set is distributed.
+        files: The possible names of each file. A name that ends in ``/`` means a folder.
+        root: Folder to look in first.
 
     Returns:
         The path of each file, all in one folder.
 
     Raises:
-        DataError: There is no such folder, naming all that were looked in.
+        DataError: No folder holds all files. The error names the folders that were searched.
     """
     places = [place for base in roots(root) for place in (base, base / name)]
     for place in places:

@@ -1,4 +1,4 @@
-"""Text as data: bytes, or ids of a tokenizer of your own; contexts drawn from it, and what comes next at each place."""
+"""Load text for training: contexts of bytes, or of ids from your own tokenizer, and the token after each place."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from topolearn.samples.base import Batch, Data, DataInfo, Part, sent
 from topolearn.samples.seeds import generator
 
 PIECE = 10_000
-"""Bytes that stay together when a text is divided into training and validation."""
+"""Bytes that stay together when a text is split into training and validation."""
 HELD_OUT = 0.05
 """Share of the pieces that is held out for validation."""
 MOST_VALIDATED = 2**20
-"""Most tokens that are predicted in one evaluation; of a larger text, contexts evenly spaced are."""
+"""Most tokens that are predicted in one evaluation. A larger text is sampled in evenly spaced contexts."""
 LARGEST = 2**32
-"""Most bytes of a text, which is held in memory."""
+"""Most bytes of a text. It is kept in memory."""
 BYTES = 256
-"""Vocabulary of bytes."""
+"""Size of the vocabulary of bytes."""
 
 _LEFT_OUT = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
 """Folders of the standard library that ``python-source`` leaves out."""
@@ -41,8 +41,8 @@ class TextFormat:
     """How a text is cut for a network.
 
     Attributes:
-        length: Tokens of a context, as many as the graph's input declares.
-        steps: Training batches of an epoch.
+        length: Tokens in a context, as many as the graph's input declares.
+        steps: Training batches per epoch.
     """
 
     length: int
@@ -51,19 +51,19 @@ class TextFormat:
 
 @final
 class TextData(Data):
-    """Contexts of a text, and at each place the token that comes next.
+    """Text as data: contexts as inputs, and as targets the token that comes next at each place.
 
-    A training batch holds contexts that begin at random places; which ones is a function of seed and epoch alone.
-    Validation takes contexts one after another, each place once.
+    Training contexts begin at random places, which depend only on seed and epoch. Validation contexts follow one
+    another, and each place is used at most once.
 
     Args:
-        info: What the text is.
+        info: The description of the text.
         train: (n,) ids of the training text, uint8 or int32.
-        val: (n,) ids of the validation text, likewise.
-        form: How it is cut.
+        val: (n,) ids of the validation text, uint8 or int32.
+        form: How the text is cut.
 
     Raises:
-        DataError: A text that is shorter than a context.
+        DataError: A text is shorter than a context and the token after it.
     """
 
     mid_epoch_resume = True
@@ -87,7 +87,7 @@ class TextData(Data):
         self._part = Part()
 
     def steps(self, batch_size: int) -> int:
-        """Training batches of an epoch, which a text says by itself nothing about: as many as asked for."""
+        """Return the number of training batches per epoch. It is an option, since a text does not imply one."""
         return self.form.steps
 
     def train_batches(self, batch_size: int, *, seed: int, epoch: int, first: int = 0) -> Iterator[Batch]:
@@ -106,13 +106,13 @@ class TextData(Data):
                 yield self._batch(self._val, starts[mine])
 
     def _batch(self, text: Tensor, starts: Tensor) -> Batch:
-        """(N, T) ids, and (N, T) those that come next."""
+        """Return (N, T) ids, and (N, T) the ids that come next."""
         places = starts[:, None] + torch.arange(self.form.length + 1)
         ids = sent(text[places].long(), self._device)
         return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
     def to(self, device: torch.device | str) -> TextData:
-        """The same data with batches on ``device``; the text stays where it is."""
+        """Return the same data with batches on ``device``. The text itself does not move."""
         other = copy.copy(self)
         other._device = torch.device(device)
         return other
@@ -124,7 +124,7 @@ class TextData(Data):
         return other
 
     def first_images(self, count: int) -> TextData:
-        """Not for text.
+        """Raise a DataError, since a text has no images.
 
         Raises:
             DataError: Always.
@@ -133,14 +133,14 @@ class TextData(Data):
 
 
 def divided(text: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """The training and the validation part of a text: cut into pieces, shuffled with seed 0, the last 5 % held out.
+    """Split a text for training and validation: cut it into pieces, shuffle them with seed 0, hold out the last 5 %.
 
-    Pieces have 10,000 bytes; those of a short text are smaller, so that a twentieth can be held out, but long enough
-    for a context and what comes next.
+    Pieces have 10,000 bytes. Pieces of a short text are smaller, so that a twentieth can be held out. They are always
+    long enough for a context and the token after it.
 
     Args:
         text: (n,) the text.
-        length: Tokens of a context.
+        length: Tokens in a context.
     """
     size = max(min(PIECE, len(text) // 20), length + 1)
     pieces = torch.split(text, size)
@@ -153,16 +153,16 @@ def divided(text: Tensor, length: int) -> tuple[Tensor, Tensor]:
 
 
 def text_of_bytes(name: str, content: bytes, form: TextFormat, about: Mapping[str, Any]) -> TextData:
-    """Data of a text's bytes.
+    """Make data from the bytes of a text.
 
     Args:
-        name: What to call it.
+        name: Name of the data.
         content: The bytes.
-        form: How it is cut.
-        about: What else tells this text from another.
+        form: How the text is cut.
+        about: What identifies the text, in addition to its length and hash.
 
     Raises:
-        DataError: An empty text, or one that is shorter than a context.
+        DataError: The text is empty, or too short for a context in training and in validation.
     """
     if not content:
         raise DataError(f"'{name}' is empty; give a file with text in it")
@@ -182,11 +182,11 @@ def text_of_bytes(name: str, content: bytes, form: TextFormat, about: Mapping[st
 def python_source(root: str | Path | None, form: TextFormat) -> TextData:
     """Text that comes with Python: the .py files of its standard library without tests, in the order of their paths.
 
-    It differs between versions of Python: compare figures of one hash only.
+    The text differs between versions of Python. Compare only figures from texts with the same hash.
 
     Args:
         root: Not used; the files come with Python.
-        form: How it is cut.
+        form: How the text is cut.
 
     Raises:
         DataError: This Python has no source files.
@@ -199,10 +199,10 @@ def python_source(root: str | Path | None, form: TextFormat) -> TextData:
 
 
 def text_in(path: Path, form: TextFormat) -> TextData:
-    """Data of a text file, or of all .txt files in a folder and below it, in the order of their paths.
+    """Load a text file, or all .txt files in a folder and its subfolders, in the order of their paths.
 
     Raises:
-        DataError: No such file, none in the folder, or one that cannot be read or is too short.
+        DataError: The folder has no .txt file, a file cannot be read, or the text is too short.
     """
     if path.is_file():
         data = text_of_bytes(str(path), _content([path]), form, {})
@@ -220,14 +220,14 @@ def text_in(path: Path, form: TextFormat) -> TextData:
 
 
 def text_set(root: str | Path | None, form: TextFormat) -> TextData:
-    """Text of your own: ``text.txt``, or the .txt files of a folder ``text``, where data sets are looked for.
+    """Text of your own: ``text.txt``, or the .txt files of a folder ``text``, in one of the folders of data sets.
 
     Args:
-        root: Looked in first; may be the text file itself, or a folder of .txt files.
-        form: How it is cut.
+        root: Folder to look in first. It may also be the text file itself, or a folder of .txt files.
+        form: How the text is cut.
 
     Raises:
-        DataError: There is none.
+        DataError: There is no such text.
     """
     if root is not None:
         given = Path(root).expanduser()
@@ -242,15 +242,15 @@ def text_set(root: str | Path | None, form: TextFormat) -> TextData:
 
 
 def text_of_ids(train: Any, val: Any, form: TextFormat) -> TextData:
-    """Data of ids that a tokenizer of your own gave.
+    """Make data from ids of your own tokenizer.
 
     Args:
         train: (n,) whole numbers from 0, a tensor or an array.
         val: The same for validation.
-        form: How they are cut.
+        form: How the text is cut.
 
     Raises:
-        DataError: Something else, or fewer than a context.
+        DataError: The ids have another form, or are too few for a context.
     """
     parts = [_ids(given, what) for given, what in ((train, "the training text"), (val, "the validation text"))]
     largest = max(int(part.max()) for part in parts)
@@ -259,7 +259,7 @@ def text_of_ids(train: Any, val: Any, form: TextFormat) -> TextData:
 
 
 def _ids(given: Any, what: str) -> Tensor:
-    """Ids as a tensor of their own, of a type that PyTorch can index and compare."""
+    """Copy ids to a tensor of a type that PyTorch can index and compare."""
     is_dense = not isinstance(given, Tensor) or (given.layout is torch.strided and given.device.type != "meta")
     ids = np.asarray(given.cpu() if isinstance(given, Tensor) else given) if is_dense else np.empty(0)
     if not isinstance(given, Tensor | np.ndarray) or ids.ndim != 1 or ids.dtype.kind not in "iu" or not len(ids):
@@ -274,7 +274,7 @@ def _ids(given: Any, what: str) -> Tensor:
 
 
 def _below(home: Path, suffix: str, left_out: frozenset[str]) -> Iterator[Path]:
-    """Files of a suffix in a folder and below it; no pipes, which would never end, and no links that lead nowhere."""
+    """Yield the files with a suffix in a folder and below it, without pipes (reading them blocks) and broken links."""
     for folder, inner, names in os.walk(home):
         inner[:] = [name for name in inner if name not in left_out]
         paths = (Path(folder) / name for name in names if name.endswith(suffix))
@@ -282,7 +282,7 @@ def _below(home: Path, suffix: str, left_out: frozenset[str]) -> Iterator[Path]:
 
 
 def _content(paths: Iterable[Path]) -> bytes:
-    """The bytes of all files, one after another."""
+    """Return the bytes of all files, one after another."""
     parts: list[bytes] = []
     size = 0
     for path in paths:
@@ -300,4 +300,4 @@ TEXT_SETS: dict[str, Callable[[str | Path | None, TextFormat], TextData]] = {
     "python-source": python_source,
     "text": text_set,
 }
-"""Name -> loader of texts, called with the folder to look in first and how the text is cut."""
+"""Name -> loader of texts. Its arguments are the folder to look in first and how the text is cut."""
