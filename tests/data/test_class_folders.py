@@ -81,7 +81,7 @@ def test_a_class_without_a_training_image(tmp_path: Path, split: str) -> None:
 
 
 def test_one_class_alone(tmp_path: Path) -> None:
-    fails(classes(tmp_path / "set", "a"), "there is one class alone, 'a', so there is nothing to learn")
+    fails(classes(tmp_path / "set", "a"), "there is only one class, 'a', so there is nothing to learn")
 
 
 def test_a_class_called_train(tmp_path: Path) -> None:

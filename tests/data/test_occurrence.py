@@ -104,9 +104,9 @@ def test_a_class_that_no_mask_holds(tmp_path: Path, task: str, values: tuple[int
 
 def test_one_label_in_all_masks(tmp_path: Path) -> None:
     where = masks(tmp_path / "set", 0)
-    fails(where, "there is one class alone, '0', so there is nothing to learn: the masks in ")
+    fails(where, "there is only one class, '0', so there is nothing to learn: the masks in ")
     (where / "classes.txt").write_text("road\nvoid")
-    fails(where, "there is one class alone, 'road', so there is nothing to learn: the masks in ")
+    fails(where, "there is only one class, 'road', so there is nothing to learn: the masks in ")
 
 
 def test_the_list_that_an_error_proposes_works(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_what_is_left_out_does_not_count(tmp_path: Path) -> None:
     Image.fromarray(np.resize(np.array([0, 1], np.uint8), (12, 16))).save(where / "trainannot" / "3.png")
     assert load_data(where).info.classes == ("0", "1")
     (where / "train" / "3.png").write_bytes(b"text")
-    fails(where, "there is one class alone, '0'", skip_bad=True)
+    fails(where, "there is only one class, '0'", skip_bad=True)
 
 
 # -- a user's own sets --------------------------------------------------------------------------
@@ -188,9 +188,9 @@ def test_a_third_value_after_all_that_were_looked_at(monkeypatch: pytest.MonkeyP
         (
             (0, 0, 0),
             {"classes": 2},
-            "one class alone, '0', so there is nothing to learn: the training targets hold 0 (3",
+            "only one class, '0', so there is nothing to learn: the training targets hold 0 (3",
         ),
-        ((0, 0, 0), {}, "one class alone, '0', so there is nothing to learn"),
+        ((0, 0, 0), {}, "only one class, '0', so there is nothing to learn"),
     ],
 )
 def test_labels_of_own_sets_are_judged_when_the_first_epoch_ends(values: Any, options: Any, text: str) -> None:

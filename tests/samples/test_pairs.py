@@ -156,7 +156,7 @@ def test_datasets_that_do_not_fit() -> None:
     assert "the validation set has images of 3x9x5, but the first is 3x4x5; resize them in its transform" in message(
         good, Items([(image("float", 9), 0)])
     )
-    assert "has the label 3, but there are 2 classes (0 to 1); mend the labels, or give their number" in message(
+    assert "has the label 3, but there are 2 classes (0 to 1); correct the labels, or give the number" in message(
         Items([(image("float"), 3)]), classes=2
     )
     assert "classification needs one whole number per image" in message(
@@ -337,7 +337,7 @@ def test_loaders_that_do_not_fit() -> None:
     assert "the training loader has the label 7, but there are 3 classes" in message(
         Items([(image("float"), 7)], classes=["a", "b", "c"])
     )
-    with pytest.raises(DataError, match="at the start of an epoch only, not at step 2; give the Datasets instead"):
+    with pytest.raises(DataError, match="at the beginning of an epoch, not at step 2; give the Datasets instead"):
         loaders().train_batches(4, seed=0, epoch=0, first=2)
 
 

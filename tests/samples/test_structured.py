@@ -203,7 +203,7 @@ def test_an_epoch_of_a_loader_can_be_had_again() -> None:
     assert data.steps(99) == 2
     assert same(data.train_batches(9, seed=0, epoch=1), data.train_batches(9, seed=0, epoch=1))
     assert not same(data.train_batches(9, seed=0, epoch=1), data.train_batches(9, seed=0, epoch=0))
-    with pytest.raises(DataError, match="at the start of an epoch only, not at step 1"):
+    with pytest.raises(DataError, match="at the beginning of an epoch, not at step 1"):
         data.train_batches(9, seed=0, epoch=0, first=1)
 
 
@@ -328,7 +328,7 @@ def test_without_a_loss_targets_are_labels() -> None:
 
 
 def test_options_that_are_for_images() -> None:
-    fails(["'crop' is for images with masks alone"], table(), rows(), error=OptionError, crop=(2, 2))
+    fails(["'crop' is for images with masks only"], table(), rows(), error=OptionError, crop=(2, 2))
     fails(["'train_images' cannot pick from 'TensorDataset'"], table(), rows(), train_images=3)
     several = {"own_loss": True, "error": OptionError}
     fails(["'cuda_graph' needs one tensor of inputs"], loads(SEVERAL), NoisyParts(3), cuda_graph=True, **several)

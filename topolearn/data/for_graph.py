@@ -100,7 +100,7 @@ def _read_tensors(graph: Graph, data: Any, options: TrainOptions, own_loss: bool
     """Load a pair of Datasets or DataLoaders whose tensors are used as they are."""
     if (given := _of_masks(options)) is not None:
         raise OptionError(
-            f"'{given}' is only for images with masks, but the tensors of data for graph '{graph.name}'"
+            f"'{given}' is for images with masks only, but the tensors of data for graph '{graph.name}'"
             " are used as they are; leave it out"
         )
     source = StructuredData(graph, *data, own_loss=own_loss, workers=options.workers)

@@ -1,4 +1,4 @@
-"""Load data from whatever the caller gives: a name, a folder, a text, a pair of sets."""
+"""Load data from what you give: a name, a folder, a text, a pair of sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training reads: batches, seeds and augmentation; a user's own Datasets, DataLoaders and tensors."""
+"""What training reads: batches, seeds and augmentation, from your own Datasets, DataLoaders or tensors."""
 
 from topolearn.samples.augment import Augment, Crop
 from topolearn.samples.base import Data, DataInfo

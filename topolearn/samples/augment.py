@@ -1,4 +1,4 @@
-"""From raw images to a batch, on their device: random crops, scales and flips, then normalisation."""
+"""Turn raw images into a batch on their device: random crops, scales and flips, then normalisation."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from topolearn.samples.seeds import generator
 
 
 class Augment(BaseModel):
-    """Random crop after padding, then a random horizontal flip; masks go along with their images.
+    """Random crop after padding, then a random horizontal flip. Masks move with their images.
 
     Attributes:
-        pad: Pixels added on every side before the crop back to the size; 0 for no crop.
+        pad: Pixels added on every side before the crop back to the original size. 0 means no crop.
         flip: Flip each image left to right with probability one half.
-        fill: What the padding holds: ``zero`` (black before normalisation; the ignored label in
-            masks) or ``reflect``.
+        fill: Content of the padding: ``zero`` (black before normalisation, the ignored label in masks) or
+            ``reflect``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -32,11 +32,10 @@ class Augment(BaseModel):
     fill: Literal["zero", "reflect"] = "zero"
 
     def check(self, info: DataInfo) -> None:
-        """Check that this fits images and masks of ``info``.
+        """Check that this augmentation fits images and masks of ``info``.
 
         Raises:
-            DataError: Reflection by more than the image, or zero padding of masks that have no
-                label to ignore.
+            DataError: The reflection is larger than the image, or masks with zero padding have no label to ignore.
         """
         _, height, width = info.size
         if self.fill == "reflect" and self.pad >= min(height, width):
@@ -51,7 +50,7 @@ class Augment(BaseModel):
             )
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw for ``count`` images: (3, N) int64 on the CPU; row, column, whether to flip."""
+        """Draw random numbers for ``count`` images: (3, N) int64 on the CPU, as row, column and whether to flip."""
         offset = torch.randint(2 * self.pad + 1, (2, count), generator=generator)
         flip = torch.randint(2 if self.flip else 1, (1, count), generator=generator)
         return torch.cat([offset, flip])
@@ -60,22 +59,22 @@ class Augment(BaseModel):
         """Augment a batch.
 
         Args:
-            images: (N, C, H, W), of any type.
+            images: (N, C, H, W) of any type.
             draws: (3, N) from :meth:`draw`, on the images' device.
             border: Value of the padding.
 
         Returns:
-            (N, C, H, W), a new tensor where anything can change.
+            (N, C, H, W), a new tensor unless nothing can change.
         """
         if not (self.pad or self.flip):
             return images
-        # Whole rows are picked first, then columns of every row, mirrored where the image is
-        # flipped: two gathers with small indices and no synchronisation. Of ten formulations timed
-        # on a CPU over (128, 3, 32, 32) and (8, 3, 360, 480) none is faster without more memory:
+        # Whole rows are picked first, then columns of every row, mirrored if the image is flipped:
+        # two gathers with small indices and no synchronisation. Ten formulations were timed on a
+        # CPU over (128, 3, 32, 32) and (8, 3, 360, 480). No other is faster without more memory:
         # one gather by an index (N, 1, H·W) takes 1 to 1.6 times as long, a view by `unfold`
         # indexed per image 1.3 to 1.7 times, one index per element (advanced indexing, `take`) 1.7
-        # to 4 times, `grid_sample` 3 times, a loop over the images 1 to 3 times. A copy of the set
-        # padded and mirrored beforehand takes 0.6 times as long, for three times the memory.
+        # to 4 times, `grid_sample` 3 times, a loop over the images 1 to 3 times. A copy of the set,
+        # padded and mirrored beforehand, takes 0.6 times as long and three times the memory.
         _, _, height, width = images.shape
         across = torch.arange(width, device=images.device)
         columns = draws[1, :, None] + torch.where(draws[2, :, None].bool(), width - 1 - across, across)
@@ -90,41 +89,40 @@ class Augment(BaseModel):
 
 
 def pick_rows(images: Tensor, rows: Tensor) -> Tensor:
-    """``result[n, c, i] = images[n, c, rows[n, i]]``."""
+    """Pick rows per image: ``result[n, c, i] = images[n, c, rows[n, i]]``."""
     count, channels, height, width = images.shape
     first = torch.arange(count * channels, device=images.device).view(count, channels, 1) * height
     return images.reshape(-1, width).index_select(0, (first + rows[:, None]).view(-1)).view(count, channels, -1, width)
 
 
 def pick_columns(images: Tensor, columns: Tensor) -> Tensor:
-    """``result[n, c, i, j] = images[n, c, i, columns[n, j]]``."""
+    """Pick columns per image: ``result[n, c, i, j] = images[n, c, i, columns[n, j]]``."""
     count, channels, height, width = images.shape
     index = columns[:, None].expand(-1, channels * height, -1)
     return images.reshape(count, channels * height, width).gather(2, index).view(count, channels, height, -1)
 
 
 def _reflect(position: Tensor, size: int) -> Tensor:
-    """Positions beyond an edge, reflected at it; the edge itself is not repeated."""
+    """Reflect positions beyond an edge. The edge itself is not repeated."""
     last = size - 1
     return last - (last - position.abs()).abs()
 
 
 _UNIT = 2**24
-"""What is drawn from [0, 1) is drawn in steps of 1 / _UNIT, so that all draws are whole numbers."""
+"""Numbers in [0, 1) are drawn in steps of 1 / _UNIT, so that all draws are whole numbers."""
 
 Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Crop(BaseModel):
-    """Each image is scaled by a random factor and cut to one size at a random place, then flipped or not.
+    """Scale each image by a random factor, cut it to one size at a random place, then flip it or not.
 
-    Images are resampled bilinearly, masks to the nearest pixel. Where the scaled image is smaller
-    than the crop it lies at a random place within; around it images hold the mean and masks the
-    label that is ignored.
+    Images are resampled bilinearly, masks to the nearest pixel. A scaled image that is smaller than the crop lies
+    at a random place inside it. Around it, images hold the mean and masks the ignored label.
 
     Attributes:
-        size: (height, width) of what comes out.
-        scale: The smallest and the largest factor; in between all are equally likely.
+        size: (height, width) of the crop.
+        scale: The smallest and the largest factor. All factors in between are equally likely.
         flip: Flip each image left to right with probability one half.
     """
 
@@ -141,16 +139,19 @@ class Crop(BaseModel):
         return self
 
     def check(self, info: DataInfo) -> None:
-        """Check that this fits images and masks of ``info``.
+        """Check that this crop fits images and masks of ``info``.
 
         Raises:
-            DataError: Masks that have no label to ignore.
+            DataError: The masks have no label to ignore.
         """
         if info.kind.is_dense and info.ignore_index is None:
             raise DataError(f"a crop can leave a border without a label, and '{info.name}' has no label to ignore")
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw for ``count`` images: (4, N) int64 on the CPU; factor, row and column in parts, whether to flip."""
+        """Draw random numbers for ``count`` images: (4, N) int64 on the CPU.
+
+        They are the factor, the row and the column in steps of 1 / _UNIT, and whether to flip.
+        """
         parts = torch.randint(_UNIT, (3, count), generator=generator)
         flip = torch.randint(2 if self.flip else 1, (1, count), generator=generator)
         return torch.cat([parts, flip])
@@ -161,26 +162,26 @@ class Crop(BaseModel):
         Args:
             images: (N, C, H, W), uint8 or float.
             draws: (4, N) from :meth:`draw`, on the images' device.
-            border: (C,) values around the image.
+            border: (C,) values around the images.
 
         Returns:
             (N, C, *size) of the same type.
         """
         rows, columns, inside = self._places(draws, images.shape[-2], images.shape[-1])
-        # One axis after the other: with the rows picked first, what is left to do is small.
+        # One axis after the other: once the rows are picked, little work is left.
         result = _between(_between(images, rows, axis=2), columns, axis=3)
         result = torch.where(inside[:, None], result, border.to(result).view(-1, 1, 1))
         return result if images.is_floating_point() else result.round_().to(images.dtype)
 
     def masks(self, masks: Tensor, draws: Tensor, border: int) -> Tensor:
-        """Crop (N, H, W) masks along with their images, to (N, *size); ``border`` is the label around them."""
+        """Crop (N, H, W) masks as their images, to (N, *size). ``border`` is the label around them."""
         rows, columns, inside = self._places(draws, masks.shape[-2], masks.shape[-1])
         picked = pick_rows(masks[:, None], _nearest(rows, masks.shape[-2]))
         picked = pick_columns(picked, _nearest(columns, masks.shape[-1]))
         return picked[:, 0].masked_fill(~inside, border)
 
     def _places(self, draws: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows (N, h) and columns (N, w) of the source, in pixels, and which of (N, h, w) are inside."""
+        """Return rows (N, h) and columns (N, w) of the source, in pixels, and which of (N, h, w) are inside."""
         low, high = self.scale
         factor = low + (high - low) * (draws[0].double() / _UNIT)
         rows, row_inside = _axis(factor, draws[1], height, self.size[0])
@@ -192,7 +193,7 @@ class Crop(BaseModel):
 
 
 def _axis(factor: Tensor, place: Tensor, source: int, target: int) -> tuple[Tensor, Tensor]:
-    """Where ``target`` pixels of a crop lie on an axis of ``source`` pixels that was scaled by ``factor``.
+    """Return where ``target`` pixels of a crop lie on an axis of ``source`` pixels that is scaled by ``factor``.
 
     Returns:
         Positions (N, target), and whether they are inside.
@@ -210,7 +211,7 @@ def _nearest(position: Tensor, size: int) -> Tensor:
 
 
 def _between(images: Tensor, position: Tensor, axis: int) -> Tensor:
-    """Values between two rows (axis 2) or columns (axis 3), in float32; beyond an edge, those at the edge."""
+    """Interpolate between two rows (axis 2) or columns (axis 3) in float32. Beyond an edge, use the edge's values."""
     last = images.shape[axis] - 1
     pick = pick_rows if axis == 2 else pick_columns
     first = position.floor()
@@ -221,13 +222,13 @@ def _between(images: Tensor, position: Tensor, axis: int) -> Tensor:
 
 @final
 class Finish:
-    """What happens on the device: augment, scale to [0, 1], normalise.
+    """The last steps on the device: augment, scale to [0, 1], normalise.
 
     Args:
         info: Size, mean, standard deviation and the label to ignore.
-        augment: Of training batches.
+        augment: Augmentation of training batches.
         scale: The pixel value that means 1.
-        labels: Label -> the label that is given for it; None for the same.
+        labels: Label -> the label that replaces it. None keeps the labels.
     """
 
     def __init__(
@@ -245,7 +246,7 @@ class Finish:
         self._shift = (mean / std).float()
 
     def to(self, device: torch.device | str) -> Finish:
-        """A copy for batches on ``device``."""
+        """Return a copy for batches on ``device``."""
         other = copy.copy(self)
         for name in ("_fill", "_gain", "_shift"):
             setattr(other, name, getattr(self, name).to(device))
@@ -254,19 +255,19 @@ class Finish:
         return other
 
     def seen_by(self, info: DataInfo, labels: Tensor | None) -> Finish:
-        """The same with other means, and other numbers of the classes."""
+        """Return a copy with the mean and std of ``info`` and other class numbers."""
         return Finish(info, self._augment, self._scale, labels)
 
     def draw(self, count: int, seed: int, epoch: int, step: int) -> Tensor:
-        """What :meth:`train` needs for the batch of ``count`` images at ``step``: (3 or 4, N) on the CPU."""
+        """Draw what :meth:`train` needs for the batch of ``count`` images at ``step``: (3 or 4, N) on the CPU."""
         return self._augment.draw(count, generator("augment", seed, epoch, step))
 
     def train(self, images: Tensor, targets: Tensor, draws: Tensor) -> Batch:
-        """A training batch from raw images (N, C, H, W) and targets on the device."""
+        """Make a training batch from raw images (N, C, H, W) and targets on the device."""
         return self(*self.augmented(images, targets, draws))
 
     def augmented(self, images: Tensor, targets: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw images and targets after augmentation alone; masks go along with their images."""
+        """Augment raw images and targets without normalising them. Masks move with their images."""
         if isinstance(self._augment, Crop):
             # Float images are normalised: their mean is 0.
             fill = torch.zeros_like(self._fill) if images.is_floating_point() else self._fill
@@ -278,7 +279,7 @@ class Finish:
         return self._augment.apply(images, draws), targets
 
     def __call__(self, images: Tensor, targets: Tensor) -> Batch:
-        """A batch without augmentation; float images are taken to be normalised."""
+        """Make a batch without augmentation. Float images count as normalised already."""
         if not images.is_floating_point():
             images = images.to(torch.float32).mul_(self._gain).sub_(self._shift)
         if targets.is_floating_point():

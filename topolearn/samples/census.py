@@ -1,4 +1,4 @@
-"""Which labels occur among the training targets of a user's own data."""
+"""Count the labels in the training targets of your own data, and check that every class occurs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from topolearn.samples.occurrence import check_occurrence
 
 
 class Census:
-    """Counts the labels of training targets until every class has occurred, and raises if one never does.
+    """Counts the labels of training targets until every class has occurred, and raises if a class never does.
 
-    Copies of the data share it: after one epoch of one of them nothing is left to count.
+    Copies of the data share it. After one epoch of one copy, counting is finished.
 
     Args:
         classes: Names of the classes, in the order of their labels.
-        are_declared: Whether the data name these classes, so that each must occur. Where only their number is given,
-            a graph may have more classes than the data: then those up to the highest label that occurs must.
+        are_declared: Whether the data name these classes. Then each must occur. If only their number is given, a
+            graph may have more classes than the data. Then the classes up to the highest label found must occur.
         unit: What is counted, ``images`` or ``pixels``.
-        found: Label -> how often it occurs, as far as that is known before training.
-        is_whole: Whether ``found`` is of all training targets.
-        everything: Gives all training targets that can be had, one after the other, for a last look at the end of an
-            epoch. Batches leave out the images that fill no batch, and crops leave out parts of masks.
+        found: Label -> how often it occurs, if known before training.
+        is_whole: Whether ``found`` covers all training targets.
+        everything: Gives all available training targets, one after the other, for a last look at the end of an
+            epoch. It is needed since batches leave out some images, and crops leave out parts of masks.
     """
 
     def __init__(
@@ -53,23 +53,23 @@ class Census:
             self._is_settled = _all_occur(self._classes, self._counted)
 
     def check(self) -> None:
-        """Judge where all targets are known.
+        """Check the classes if all targets are known.
 
         Raises:
-            DataError: A class has no training example, or there is one class alone.
+            DataError: A class has no training example, or there is only one class.
         """
         if self._is_whole:
             classes = self._judged(self._found)
             counts = [self._found[label] for label in range(len(classes))]
             found = {str(label): count for label, count in sorted(self._found.items())}
-            mend = "number the labels 0, 1, … without a gap, and leave out of 'classes' what does not occur"
+            mend = "number the labels 0, 1, … without a gap, and remove classes that do not occur from 'classes'"
             check_occurrence(classes, counts, found, self._unit, "the training targets", mend)
 
     def close(self) -> None:
-        """Judge at the end of an epoch, if need be after a look at all targets.
+        """Check the classes at the end of an epoch. If one is missing so far, look at all targets first.
 
         Raises:
-            DataError: A class has no training example, or there is one class alone.
+            DataError: A class has no training example, or there is only one class.
         """
         if self._is_settled:
             return
@@ -87,7 +87,7 @@ class Census:
         self._is_settled = True
 
     def _judged(self, found: Mapping[int, int]) -> Sequence[str]:
-        """The classes that must occur."""
+        """Return the classes that must occur."""
         if self._are_declared:
             return self._classes
         return self._classes[: 1 + max((label for label in found if label < len(self._classes)), default=0)]
@@ -98,7 +98,7 @@ def _all_occur(classes: Sequence[str], found: Mapping[int, int]) -> bool:
 
 
 def count_labels(targets: Tensor) -> dict[int, int]:
-    """Label -> how often it occurs in ``targets``, which are whole numbers."""
+    """Return label -> how often it occurs in ``targets``, a tensor of whole numbers."""
     values = targets.flatten().long()
     if values.numel() and int(values.min()) >= 0 and int(values.max()) < 2**16:  # faster for masks than a sort
         counts = values.bincount()

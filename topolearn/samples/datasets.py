@@ -1,4 +1,4 @@
-"""Data from a user's map-style Datasets, resumable at any step."""
+"""Data from your own map-style Datasets. Training can resume at any step."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ from topolearn.samples.seeds import global_state_kept, mix
 
 @final
 class DatasetData(ImageData):
-    """A pair of map-style Datasets of (image, target) items.
+    """Data from a pair of map-style Datasets of (image, target) items.
 
-    Around every item the global generators of Python, numpy and torch are seeded from the run's
-    seed, the epoch and the item's index, and put back afterwards, so random transforms give the
-    same again. A transform with a generator of its own (``numpy.random.default_rng()``) is beyond
-    that reach.
+    For every item, the global generators of Python, numpy and torch are seeded from the run's seed, the epoch and the
+    item's index, and restored afterwards. So random transforms are reproducible. A transform with its own generator
+    (``numpy.random.default_rng()``) is not.
 
     Args:
         train: Training set of pairs (image, target), or of dicts such as ``{"image": …, "label": …}``. Images are
-            float tensors (C, H, W), used as they are, or uint8 tensors (C, H, W), uint8 arrays (H, W, C) or PIL
-            images, which are scaled to [0, 1] and normalised by ``info``. Targets are class numbers or masks (H, W).
+            float tensors (C, H, W), which are used unchanged. Or they are uint8 tensors (C, H, W), uint8 arrays
+            (H, W, C) or PIL images, which are scaled to [0, 1] and normalised by ``info``. Targets are class numbers
+            or masks (H, W).
         val: Validation set.
-        task: ``classification`` or ``segmentation``; None to infer it from the first target.
-        classes: Number of classes; None to take it from the set's ``classes`` or ``targets``, else
-            from up to 2,000 items.
-        channels: 1 or 3, to which PIL images are converted; None for 1 for grey ones, else 3.
-        info: What the data are, where that is known; then ``task`` and ``classes`` are not used.
-        augment: Of the training batches, after the set's own transforms; None for none. With a
-            :class:`Crop`, images may be of different sizes.
-        workers: Processes that load items; 0 to load in this one.
+        task: ``classification`` or ``segmentation``. None infers it from the first target.
+        classes: Number of classes. None takes it from the set's ``classes`` or ``targets``, else from up to 2,000
+            items.
+        channels: 1 or 3: PIL images are converted to it. None takes 1 for grey images, else 3.
+        info: The description of the data, if known. Then ``task`` and ``classes`` are not used.
+        augment: Augmentation of training batches, after the set's own transforms. None leaves it out. With a
+            :class:`Crop`, images may have different sizes.
+        workers: Number of processes that load items. 0 loads in this process.
 
     Raises:
-        DataError: An empty set, or items that are no such pairs.
+        DataError: A set is empty, or its items are not such pairs.
     """
 
     mid_epoch_resume = True
@@ -104,7 +104,7 @@ class DatasetData(ImageData):
         self._part = Part()
 
     def _targets(self, count: int | None) -> Iterator[tuple[str, Tensor]]:
-        """Names and targets of up to ``count`` training items, evenly spaced; of all for None."""
+        """Yield names and targets of up to ``count`` training items, evenly spaced. None takes all."""
         return self._train.labels(lambda index: self._train.one(index)[1], count)
 
     def check_classes(self) -> None:
@@ -113,7 +113,7 @@ class DatasetData(ImageData):
             self._census.check()
 
     def steps(self, batch_size: int) -> int:
-        """Number of training batches per epoch; see :func:`full_batches`."""
+        """Return the number of training batches per epoch; see :func:`full_batches`."""
         return full_batches(self.train_size, batch_size)
 
     def train_batches(self, batch_size: int, *, seed: int, epoch: int, first: int = 0) -> Iterator[Batch]:
@@ -131,7 +131,7 @@ class DatasetData(ImageData):
 
         loaded = load(self._train, keys(), self._workers, self._device, self._census)
         for step, (images, targets) in enumerate(loaded, first):
-            if self._crops:  # already where the items were loaded, as they may be of different sizes
+            if self._crops:  # already cropped when they were loaded, since their sizes may differ
                 yield self._finish(images, targets)
             else:
                 draws = self._finish.draw(whole, seed, epoch, step)[:, mine]
@@ -146,7 +146,7 @@ class DatasetData(ImageData):
             yield self._finish(images, targets)
 
     def to(self, device: torch.device | str) -> DatasetData:
-        """The same data with batches on ``device``."""
+        """Return the same data with batches on ``device``."""
         other = copy.copy(self)
         other._device = torch.device(device)
         other._finish = self._finish.to(device)
@@ -170,7 +170,7 @@ class DatasetData(ImageData):
 
 
 class _Items(SeededItems, Dataset[Any]):
-    """Batches of a Dataset, each for a key; one that holds several sizes comes as a batch per run of one size."""
+    """Gives a list of batches of a Dataset for a key: one batch per run of items of one size."""
 
     def __init__(self, dataset: Dataset[Any], what: str, channels: int | None) -> None:
         super().__init__(dataset, what)
@@ -180,10 +180,10 @@ class _Items(SeededItems, Dataset[Any]):
         self.white_is_one = False
         self.channels = channels
         self.modes: dict[int, str] = {}
-        """Index -> mode, of the PIL images that :meth:`one` has looked at."""
+        """Index -> mode of the PIL images that :meth:`one` has looked at."""
 
     def one(self, index: int) -> tuple[Tensor, Tensor]:
-        """An item on its own, for a look at it."""
+        """Return a single item, to look at it before training."""
         pair = as_pair(self.look(index), self.called(index))
         if isinstance(pair[0], Image.Image):
             self.modes[index] = pair[0].mode
@@ -207,11 +207,11 @@ class _Items(SeededItems, Dataset[Any]):
         return items
 
     def __getitem__(self, key: Key) -> list[tuple[Tensor, Tensor]] | DataError:
-        # An error is returned, not raised: out of a worker process it would come wrapped in the
+        # Return an error, do not raise it: from a worker process it would arrive wrapped in the
         # text of its traceback.
         try:
             items = self._items(key)
-            start = 0  # of the present run
+            start = 0  # of the current run
             runs = [items]
             if self.crop is not None:
                 runs = [list(run) for _, run in groupby(items, key=lambda item: item[0].shape)]

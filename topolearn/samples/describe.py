@@ -1,4 +1,4 @@
-"""Finding out what a user's data are: task, size, classes."""
+"""Find out what your own data are: task, size, classes."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from topolearn.samples.items import first_place
 from topolearn.task_kinds import TaskKind, kind_of
 
 SCANNED = 2000
-"""Targets that are looked at where only they can tell the number of classes, or what 255 means."""
+"""Most targets to look at if only they tell the number of classes or what 255 means."""
 
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of a user's data; none of targets that are no labels.
+    """The classes of your own data. Empty if the targets are not labels.
 
     Attributes:
-        names: In the order of the labels; of a binary task, what is not there comes first.
-        counted: Where they were counted from labels: which item has the highest one.
+        names: Names in the order of the labels. For a binary task the negative class comes first.
+        counted: If the classes were counted from labels: the item with the highest label.
         census: See :class:`Description`.
         white_is_one: See :class:`Description`.
     """
@@ -40,12 +40,12 @@ class Classes:
 
 @dataclass(frozen=True)
 class Description:
-    """What a user's data are.
+    """What is known about your own data.
 
     Attributes:
         info: The description.
-        census: Which labels occur so far; None for targets that are no classes.
-        white_is_one: Whether the masks hold 0 and 255 alone, for two classes.
+        census: Counts which labels occur. None if the targets are not classes.
+        white_is_one: Whether the masks hold only 0 and 255, for two classes.
     """
 
     info: DataInfo
@@ -63,19 +63,20 @@ def describe(
     task: str | None,
     classes: int | None,
 ) -> Description:
-    """Describe a user's data.
+    """Describe your own image data: task, classes, size.
 
     Args:
-        dataset: The training set; its attributes ``classes`` and ``targets`` are used.
+        dataset: The training set. Its attributes ``classes`` and ``targets`` are used.
         image: (C, H, W), an image.
-        target: Its target.
-        targets: Gives so many training targets, each with the name of its item; all that can be had for None.
-        is_first: Whether ``target`` is that of the set's first item.
-        task: The task, None to infer it from ``target``.
-        classes: Number of classes, None to find out.
+        target: The target of the image.
+        targets: Gives the requested number of training targets, each with the name of its item. None asks for all
+            that are available.
+        is_first: Whether ``target`` belongs to the set's first item.
+        task: The task. None infers it from ``target``.
+        classes: Number of classes. None finds it out.
 
     Raises:
-        DataError: A target that does not fit the task, or no way to tell the classes.
+        DataError: A target does not fit the task, or the classes cannot be found out.
     """
     task = task or _task(target)
     kind = kind_of(task)
@@ -116,19 +117,19 @@ def find_classes(
     is_first: bool,
     count: int | None,
 ) -> Classes:
-    """Find the classes of a user's data.
+    """Find the classes of your own data.
 
     Args:
         dataset: See :func:`describe`.
         target: A label, or a mask of labels.
         targets: See :func:`describe`.
-        kind: What the targets of the task are.
-        unit: What a label is of, in the plural.
+        kind: The kind of task.
+        unit: What a label belongs to, in the plural.
         is_first: See :func:`describe`.
-        count: Number of classes, None to find out.
+        count: Number of classes. None finds it out.
 
     Raises:
-        DataError: No way to tell the classes.
+        DataError: The classes cannot be found out.
     """
     declared = (f"not {kind.positive}", kind.positive) if kind.is_binary else _declared_names(dataset, count)
     names = declared or tuple(map(str, range(count or 0)))
@@ -154,7 +155,7 @@ def find_classes(
 
 
 def innermost(dataset: Any) -> Any:
-    """The set that Subsets were taken from."""
+    """Return the set from which Subsets were taken."""
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     return dataset
@@ -172,7 +173,7 @@ def _task(target: Tensor) -> str:
 
 
 def _declared_names(dataset: Any, count: int | None) -> tuple[str, ...]:
-    """The classes as the dataset names them; none where it does not, or where there are ``count`` instead."""
+    """Return the class names of the dataset. Empty if it has none, or if their number is not ``count``."""
     known = getattr(innermost(dataset), "classes", None)
     if isinstance(known, list | tuple) and count in (None, len(known)):
         return tuple(map(str, known))
@@ -180,7 +181,7 @@ def _declared_names(dataset: Any, count: int | None) -> tuple[str, ...]:
 
 
 def _numbers(found: Mapping[int, int], kind: TaskKind) -> tuple[str, ...]:
-    """Names for the classes up to the highest label, where nothing else says what they are."""
+    """Return numbers as names of the classes, up to the highest label, for data without class names."""
     highest = max((label for label in found if not (kind.is_dense and label == IGNORE)), default=-1)
     if highest < 0:
         raise DataError("the targets hold no label; give the number of classes: load_data(…, classes=N)")
@@ -194,14 +195,18 @@ def _labels(
     ndim: int,
     are_named: bool,
 ) -> tuple[Mapping[int, int], bool, str]:
-    """Label -> how often it occurs, as far as that is known before training; whether in all; who has the highest.
+    """Count the labels that are known before training.
 
     Args:
-        dataset: May declare its targets.
-        first: The target of its first item; None where that is not known.
-        targets: As in :func:`describe`.
-        ndim: Of a target; 2 for masks.
-        are_named: Whether the labels need not tell the number of classes. Masks still tell what 255 means in them.
+        dataset: The training set. It may declare its targets.
+        first: The target of its first item. None if it is not known.
+        targets: See :func:`describe`.
+        ndim: Number of axes of a target: 2 for masks.
+        are_named: Whether the number of classes is known without the labels. Masks are still needed to find out what
+            255 means.
+
+    Returns:
+        Label -> how often it occurs; whether all targets are counted; the item with the highest label.
     """
     declared = _declared(dataset, first, ndim)
     if declared is not None:
@@ -227,12 +232,12 @@ def _labels(
 
 
 def _highest(counts: Mapping[int, int], ndim: int) -> int:
-    """The highest label, in masks without the ignored one; -1 for none."""
+    """Return the highest label, or -1 if there is none. In masks the ignored label does not count."""
     return max((label for label in counts if not (ndim and label == IGNORE)), default=-1)
 
 
 def _declared(dataset: Any, first: Tensor | None, ndim: int) -> Tensor | None:
-    """The targets of all items, where the dataset has them as an attribute; None where the items have others."""
+    """Return the targets of all items if the dataset has them as an attribute. None if the items have others."""
     if isinstance(dataset, Subset):
         whole = _declared(dataset.dataset, None, ndim)
         labels = None if whole is None else whole[torch.as_tensor(dataset.indices)]
@@ -243,7 +248,7 @@ def _declared(dataset: Any, first: Tensor | None, ndim: int) -> Tensor | None:
         try:
             labels = torch.as_tensor(targets)
         except (TypeError, ValueError, RuntimeError):
-            return None  # no such attribute, or another meaning of the name
+            return None  # no such attribute, or it means something else
     if labels is None or labels.is_floating_point() or labels.ndim != ndim + 1 or not len(labels):
         return None
     return labels if first is None or torch.equal(labels[0].long(), first.long()) else None

@@ -1,4 +1,4 @@
-"""Base class of image data: normalisation and class numbers can be those of a trained network."""
+"""Base class of image data, which can be normalised and numbered as for a given trained network."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from topolearn.samples.base import Data, DataInfo
 
 
 class ImageData(Data):
-    """Images with targets, whose batches go through :class:`Finish` at the end."""
+    """Images with targets. Their batches pass through :class:`Finish` at the end."""
 
     _finish: Finish
     _own: DataInfo | None = None
 
     @property
     def content(self) -> dict[str, Any]:
-        """See :attr:`Data.content`; includes the data's own mean and std if others are used to normalise."""
+        """See :attr:`Data.content`. Includes the data's own mean and std if others are used to normalise."""
         own = {} if self._own is None else {"mean": self._own.mean, "std": self._own.std}
         return {**super().content, **own}
 
@@ -31,12 +31,13 @@ class ImageData(Data):
         """Return the same data, normalised and numbered as for a network that was trained on other data.
 
         Args:
-            mean: Mean of each channel, for pixel values in [0, 1]. Float images of a user's own sets stay as they are.
+            mean: Mean of each channel, for pixel values in [0, 1]. Float images of your own sets are not changed.
             std: Standard deviation of each channel.
-            classes: The names of ``info.classes``, in the order in which they are numbered.
+            classes: The names of ``info.classes``, in the order of their new numbers.
 
         Raises:
-            DataError: The number of means is not the number of channels, or the classes are others.
+            DataError: The number of means or standard deviations is not the number of channels, or the classes
+                differ.
         """
         info = self.info
         for name, values in (("mean", mean), ("std", std)):
@@ -55,7 +56,7 @@ class ImageData(Data):
 
 
 def _numbers(before: Sequence[str], after: Sequence[str]) -> Tensor | None:
-    """Return (256 or more,) label in ``before`` -> label in ``after``; None if no label changes."""
+    """Return (256 or more,) label in ``before`` -> label in ``after``, or None if no label changes."""
     if list(before) == list(after):
         return None
     table = torch.arange(max(256, len(before)))

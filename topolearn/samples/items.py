@@ -1,4 +1,4 @@
-"""What a user's Dataset gives, brought to tensors."""
+"""Turn the items of your own Datasets into tensors, and check them."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from topolearn.samples.base import IGNORE
 from topolearn.samples.modes import MODES, common_channels, deep
 
 IMAGE_KEYS = ("image", "img", "pixel_values")
-"""What the image may be called in an item that is a dict."""
+"""Possible keys of the image in an item that is a dict."""
 
 TARGET_KEYS = ("label", "labels", "target", "mask")
-"""What the target may be called in an item that is a dict."""
+"""Possible keys of the target in an item that is a dict."""
 
 
 def as_pair(item: Any, what: str) -> tuple[Any, Any]:
-    """The image and the target of an item.
+    """Return the image and the target of an item.
 
     Args:
         item: An (image, target) pair, or a dict with one of :data:`IMAGE_KEYS` and one of :data:`TARGET_KEYS`.
-        what: How an error calls the item.
+        what: What errors call the item.
 
     Raises:
-        DataError: Anything else.
+        DataError: The item is something else.
     """
     if isinstance(item, Mapping):
         found = [[key for key in keys if key in item] for keys in (IMAGE_KEYS, TARGET_KEYS)]
@@ -48,37 +48,37 @@ def as_pair(item: Any, what: str) -> tuple[Any, Any]:
 
 
 def to_item(pair: tuple[Any, Any], what: str, channels: int | None = None) -> tuple[Tensor, Tensor]:
-    """The image and the target of an item as tensors.
+    """Return the image and the target of an item as tensors.
 
     Args:
-        pair: They, as a Dataset gives them.
-        what: How an error calls the item.
-        channels: 1 or 3, to which a PIL image is converted; None for 1 if it is grey, else 3.
+        pair: The image and the target, as the Dataset gives them.
+        what: What errors call the item.
+        channels: 1 or 3: a PIL image is converted to it. None takes 1 if the image is grey, else 3.
 
     Returns:
-        The image (C, H, W), float32 as given or uint8 to be scaled; the target, () or (H, W),
-        int64, uint8 or float32.
+        The image (C, H, W), float32 as given or uint8 before scaling; the target, () or (H, W), int64, uint8 or
+        float32.
 
     Raises:
-        DataError: Anything else.
+        DataError: The image or the target has another type or shape, or a mask has another size than its image.
     """
     image, target = _image(pair[0], what, channels), _target(pair[1], what)
     if target.ndim == 2 and target.shape != image.shape[1:]:
         raise DataError(
             f"the image of {what} is {'x'.join(map(str, image.shape[1:]))}, but its mask is"
-            f" {'x'.join(map(str, target.shape))}; they must have one size"
+            f" {'x'.join(map(str, target.shape))}; they must have the same size"
         )
     return image, target
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What all items of a user's data have in common; the first one of the training set says it.
+    """What all items of your own data must have in common. The first training item sets it.
 
     Attributes:
-        channels: Of an image.
-        floats: Whether images are floats, used as they are, instead of uint8, scaled to [0, 1].
-        target_axes: Number of axes of a target: 0 of a number, 2 of a mask.
+        channels: Number of channels of an image.
+        floats: Whether images are floats, which are used unchanged, not uint8, which are scaled to [0, 1].
+        target_axes: Number of axes of a target: 0 for a number, 2 for a mask.
         target_floats: Whether targets are floats instead of labels.
     """
 
@@ -89,19 +89,19 @@ class Form:
 
     @classmethod
     def of(cls, image: Tensor, target: Tensor) -> Form:
-        """The form of an item: its image (C, H, W) and its target."""
+        """Return the form of an item from its image (C, H, W) and its target."""
         return cls(len(image), image.is_floating_point(), target.ndim, target.is_floating_point())
 
     def check(self, images: Tensor, targets: Tensor, what: str) -> None:
-        """Check a batch.
+        """Check that a batch has this form.
 
         Args:
             images: (N, C, H, W).
             targets: (N, …).
-            what: What an error calls the set.
+            what: What errors call the set.
 
         Raises:
-            DataError: It has another form.
+            DataError: The batch has another form.
         """
         found = Form(images.shape[1], images.is_floating_point(), targets.ndim - 1, targets.is_floating_point())
         if found == self:
@@ -126,10 +126,10 @@ def _targets(form: Form) -> str:
 
 
 def to_batch(items: Sequence[tuple[Tensor, Tensor]], what: str) -> tuple[Tensor, Tensor]:
-    """Stack items: images (N, C, H, W), targets (N,) or (N, H, W).
+    """Stack items to images (N, C, H, W) and targets (N,) or (N, H, W).
 
     Raises:
-        DataError: Items of different sizes or types.
+        DataError: The items have different sizes or types.
     """
     images, targets = zip(*items, strict=True)
     return (
@@ -139,15 +139,15 @@ def to_batch(items: Sequence[tuple[Tensor, Tensor]], what: str) -> tuple[Tensor,
 
 
 def stacked(tensors: Sequence[Tensor], what: str, mend: str) -> Tensor:
-    """(N, …) tensors along a new first axis.
+    """Stack tensors along a new first axis, to (N, …).
 
     Args:
-        tensors: Of one size and type.
-        what: The start of an error, as in "the set has images".
+        tensors: N tensors of one size and type.
+        what: The start of an error, such as "the set has images".
         mend: The end of an error: what to do.
 
     Raises:
-        DataError: Tensors of different sizes or types.
+        DataError: The tensors have different sizes or types.
     """
     found = {(tuple(tensor.shape), tensor.dtype) for tensor in tensors}
     if len(found) > 1:
@@ -159,30 +159,30 @@ def stacked(tensors: Sequence[Tensor], what: str, mend: str) -> Tensor:
 
 
 def check_values(images: Tensor, targets: Tensor, name: Callable[[int], str]) -> None:
-    """Check that images and targets hold numbers alone.
+    """Check that images and targets hold no NaN and no infinite values.
 
     Args:
         images: (N, C, H, W).
-        targets: Theirs, along the first axis.
-        name: How an error calls the n-th of them.
+        targets: The targets of the images, along the first axis.
+        name: What errors call the n-th item.
 
     Raises:
-        DataError: A value that is NaN or infinite.
+        DataError: A value is NaN or infinite.
     """
     for kind, values in (("image", images), ("target", targets)):
         check_finite(values, f"the {kind}", name)
 
 
 def check_finite(values: Tensor, what: str, name: Callable[[int], str]) -> None:
-    """Check that a tensor holds numbers alone.
+    """Check that a tensor holds no NaN and no infinite values.
 
     Args:
         values: (N, …).
-        what: How an error calls one of the N.
-        name: How it calls the n-th item.
+        what: What errors call one of the N values.
+        name: What errors call the n-th item.
 
     Raises:
-        DataError: A value that is NaN or infinite.
+        DataError: A value is NaN or infinite.
     """
     if values.is_floating_point() and not bool(values.isfinite().all()):
         place = first_place(~values.isfinite())
@@ -192,21 +192,21 @@ def check_finite(values: Tensor, what: str, name: Callable[[int], str]) -> None:
 
 
 def first_place(wrong: Tensor) -> int:
-    """Where on the first axis of a tensor the first True is."""
+    """Return the index on the first axis of the first True in a tensor."""
     return int(wrong.flatten().nonzero()[0]) // max(1, wrong[0].numel())
 
 
 def check_labels(targets: Tensor, classes: int, ignore_index: int | None, name: Callable[[int], str]) -> None:
-    """Check that all labels are known.
+    """Check that all labels belong to a class or are ignored.
 
     Args:
         targets: (N,) or (N, H, W).
-        classes: Labels are below this number.
-        ignore_index: The label that does not count; None for none.
-        name: How an error calls the n-th of the targets.
+        classes: Labels must be below this number.
+        ignore_index: The ignored label, or None.
+        name: What errors call the n-th target.
 
     Raises:
-        DataError: A label outside 0 … ``classes - 1`` that is not ``ignore_index``.
+        DataError: A label is outside 0 … ``classes - 1`` and is not ``ignore_index``.
     """
     if targets.is_floating_point() or not targets.numel() or not classes:
         return
@@ -217,19 +217,19 @@ def check_labels(targets: Tensor, classes: int, ignore_index: int | None, name: 
         raise DataError(
             f"{name(first_place(wrong))} has the label {int(targets[wrong][0])}, but there are {classes} classes "
             f"(0 to {classes - 1}); "
-            "mend the labels, or give their number: load_data(…, classes=N)"
+            "correct the labels, or give the number of classes: load_data(…, classes=N)"
         )
 
 
 def white_as_one(target: Tensor, what: str) -> Tensor:
-    """A mask of 0 and 255 with the labels 0 and 1.
+    """Replace the label 255 of a mask by 1.
 
     Raises:
-        DataError: It has the label 1 itself.
+        DataError: The mask already has the label 1.
     """
     if bool((target == 1).any()):
         raise DataError(
-            f"{what} has the label 1, but the masks looked at before training hold 0 and {IGNORE} alone, which makes"
+            f"{what} has the label 1, but the masks looked at before training hold only 0 and {IGNORE}, which makes"
             f" {IGNORE} the second of two classes; write all masks with the same labels"
         )
     return torch.where(target == IGNORE, 1, target)
@@ -239,7 +239,7 @@ def check_size(images: Tensor, size: tuple[int, ...], what: str) -> None:
     """Check that a batch has images (N, C, H, W) of the set's size.
 
     Raises:
-        DataError: It has not.
+        DataError: The images have another size.
     """
     if images.shape[1:] != size:
         raise DataError(
@@ -275,7 +275,7 @@ def _target(value: Any, what: str) -> Tensor:
 
 
 def as_numbers(value: Any) -> Tensor | None:
-    """A number, an array or a tensor as a tensor: float32, uint8 where it is that, else int64; None for all else."""
+    """Return a number, an array or a tensor as a float32, uint8 (if it is uint8) or int64 tensor; None for others."""
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
         value = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
     if isinstance(value, bool | int | float):
@@ -288,7 +288,7 @@ def as_numbers(value: Any) -> Tensor | None:
 
 
 def told(value: Any) -> str:
-    """What something is, for an error."""
+    """Describe a value for an error message."""
     if isinstance(value, Tensor | np.ndarray):
         return f"a {type(value).__name__} {tuple(value.shape)} of {value.dtype}"
     if isinstance(value, Image.Image):

@@ -1,4 +1,4 @@
-"""Data from a user's DataLoaders: batches as they give them."""
+"""Data from your own DataLoaders, with their own batches."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from topolearn.samples.seeds import mix
 
 @final
 class LoaderData(ImageData):
-    """A pair of DataLoaders of (images, targets) batches.
+    """Data from a pair of DataLoaders of (images, targets) batches.
 
-    At the start of an epoch the global generators and the loader's own are seeded from the run's
-    seed and the epoch, so a whole epoch can be had again; a place within it cannot. The loader
-    sees its own course of the global generators, whatever training draws in between. With
-    ``persistent_workers`` the workers' generators live on from epoch to epoch: leave that off.
+    At the start of an epoch the global generators and the loader's own are seeded from the run's seed and the epoch.
+    So a whole epoch is reproducible, but training cannot resume within one. The loader sees its own sequence of the
+    global generators, independent of what training draws. Leave ``persistent_workers`` off: with it, the workers'
+    generators continue from epoch to epoch.
 
     Args:
-        train: Gives (N, C, H, W) float images, used as they are, or uint8 images, which are scaled
-            to [0, 1]; and targets (N,) or (N, H, W), as a pair or as a dict such as ``{"image": …, "label": …}``.
-            Its batch size is the one that counts.
+        train: Gives (N, C, H, W) images and (N,) or (N, H, W) targets, as a pair or as a dict such as
+            ``{"image": …, "label": …}``. Float images are used unchanged, uint8 images are scaled to [0, 1]. Its
+            batch size is used.
         val: The same for validation.
-        task: ``classification`` or ``segmentation``; None to infer it from the first targets.
-        classes: Number of classes; None to take it from the dataset's ``classes`` or ``targets``,
-            else from up to 2,000 items.
+        task: ``classification`` or ``segmentation``. None infers it from the first targets.
+        classes: Number of classes. None takes it from the dataset's ``classes`` or ``targets``, else from up to 2,000
+            items.
 
     Raises:
-        DataError: An empty loader, one without a length, or batches that are no such pairs; in a pass, fewer batches
-            than the loader's length promises.
+        DataError: A loader is empty or has no length, its batches are not such pairs, or it gives fewer batches than
+            its length promises.
     """
 
     mid_epoch_resume = False
@@ -67,19 +67,19 @@ class LoaderData(ImageData):
             self._census.check()
 
     def steps(self, batch_size: int) -> int:
-        """Length of the training loader, which has a batch size of its own."""
+        """Return the length of the training loader. It has its own batch size."""
         return len(self._train)
 
     def train_batches(self, batch_size: int, *, seed: int, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """Batches of an epoch; see :meth:`Data.train_batches`. ``batch_size`` is the loader's own.
+        """Yield the batches of an epoch; see :meth:`Data.train_batches`. The loader's own batch size is used.
 
         Raises:
-            DataError: Where ``first`` is not 0.
+            DataError: ``first`` is not 0.
         """
         return self._batches(self._train, self._train.epoch(seed, epoch, first))
 
     def val_batches(self, batch_size: int) -> Iterator[Batch]:
-        """Batches of the validation loader, of its own batch size."""
+        """Yield the batches of the validation loader, with its own batch size."""
         return self._batches(self._val, self._val.batches(mix("val")))
 
     def _batches(self, seeded: SeededLoader, batches: Iterator[Any]) -> Iterator[Batch]:
@@ -94,7 +94,7 @@ class LoaderData(ImageData):
             def name(place: int, number: int = number) -> str:
                 return f"item {place} of batch {number} of {what}"
 
-            if targets.device.type == "cpu":  # a GPU would have to be waited for
+            if targets.device.type == "cpu":  # on a GPU, the check would have to wait for it
                 check_values(images, targets, name)
                 check_labels(targets, self.info.labels, self.info.ignore_index, name)
             if census is not None:
@@ -107,11 +107,11 @@ class LoaderData(ImageData):
             census.close()
 
     def _targets(self, count: int | None) -> Iterator[tuple[str, Tensor]]:
-        """Names and targets of up to ``count`` training images; of all that a sampler may pick from for None."""
+        """Yield names and targets of up to ``count`` training images. None takes all that a sampler may pick from."""
         return self._train.labels(lambda batch: _pair(batch, self._train.what)[1], count)
 
     def to(self, device: torch.device | str) -> LoaderData:
-        """The same data with batches on ``device``."""
+        """Return the same data with batches on ``device``."""
         other = copy.copy(self)
         other._device = torch.device(device)
         other._finish = self._finish.to(device)

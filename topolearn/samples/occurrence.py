@@ -1,4 +1,4 @@
-"""Whether every class occurs among the training targets."""
+"""Check that every class occurs among the training targets."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def check_occurrence(
 
     Args:
         classes: Names of the classes.
-        counts: How often each occurs.
-        found: What the training targets hold -> how often, for the error.
+        counts: How often each class occurs.
+        found: Value in the training targets -> how often it occurs, for the error.
         unit: What is counted, ``images`` or ``pixels``.
-        where: What holds the targets.
-        mend: What to do about a class that is missing.
+        where: What holds the targets, for the error.
+        mend: What to do about a missing class, for the error.
 
     Raises:
-        DataError: A class does not occur, or there is one alone.
+        DataError: A class does not occur, or there is only one class.
     """
     missing = [f"'{name}'" for name, count in zip(classes, counts, strict=True) if not count]
     if missing:
@@ -32,7 +32,7 @@ def check_occurrence(
         is_are = "class {} has" if len(missing) == 1 else "classes {} have"
         wrong = f"the {is_are.format(', '.join(missing[:_NAMED]) + more)} no training example"
     elif len(classes) == 1:
-        wrong = f"there is one class alone, '{classes[0]}', so there is nothing to learn"
+        wrong = f"there is only one class, '{classes[0]}', so there is nothing to learn"
     else:
         return
     listed = [f"{value} ({count:,} {unit})" for value, count in found.items()]

@@ -1,4 +1,4 @@
-"""Passes over a user's Dataset or DataLoader whose random numbers are a function of seeds."""
+"""Read your own Datasets and DataLoaders reproducibly: their random numbers depend only on seeds."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from topolearn.samples.census import Census
 from topolearn.samples.seeds import GlobalState, global_state_kept, mix, seed_global
 
 Key = list[tuple[int, int, tuple[int, ...]]]
-"""Of a batch: index and seed of each item, and what was drawn for its crop; () where it is left as it is."""
+"""What identifies a batch: index and seed of each item, and the numbers drawn for its crop, () without a crop."""
 
 
 class SeededItems:
-    """The items of a map-style Dataset, each a function of its index and a seed.
+    """The items of a map-style Dataset. Each depends only on its index and a seed.
 
     Args:
-        dataset: Whose items.
-        what: How errors call it.
+        dataset: The Dataset.
+        what: What errors call the Dataset.
 
     Raises:
-        DataError: An empty set, or one without length or items by number.
+        DataError: The Dataset is empty, or has no length or no items by number.
     """
 
     def __init__(self, dataset: Dataset[Any], what: str) -> None:
@@ -42,38 +42,38 @@ class SeededItems:
         self.size = len(dataset)
 
     def called(self, index: int) -> str:
-        """How errors call an item."""
+        """Return what errors call an item."""
         return f"item {index} of {self.what}"
 
     def item(self, index: int, seed: int) -> Any:
-        """An item as the set gives it; seeds the global generators."""
+        """Seed the global generators and return an item as the Dataset gives it."""
         seed_global(seed)
         try:
             return self.dataset[index]
-        except StopIteration:  # would end the pass as if it were complete
+        except StopIteration:  # it would end the pass as if it were complete
             raise DataError(
                 f"{self.called(index)} raises StopIteration, but the set has a length of {self.size:,}; let it give"
                 " every item, or correct '__len__'"
             ) from None
 
     def look(self, index: int) -> Any:
-        """An item on its own, for a look at it."""
+        """Return a single item, to look at it before training."""
         with global_state_kept():
             return self.item(index, mix("look", index))
 
     def labels(self, read: Callable[[int], Tensor], count: int | None) -> Iterator[tuple[str, Tensor]]:
-        """Labels of up to ``count`` items, evenly spaced, each with the name of its item; of all for None.
+        """Return the names and labels of up to ``count`` items, evenly spaced.
 
         Args:
-            read: The number of an item -> its label.
-            count: How many to look at.
+            read: Returns the label of an item, given its number.
+            count: How many items to look at. None takes all.
         """
         step = 1 if count is None else max(1, -(-self.size // count))
         return ((f"item {index}", read(index)) for index in range(0, self.size, step))
 
 
 def val_keys(size: int, batch_size: int, part: Part) -> Iterator[Key]:
-    """The keys of all validation batches, or of a process's part of them."""
+    """Yield the keys of all validation batches, cut to a process's part of each."""
     for start in range(0, size, batch_size):
         chosen = range(start, min(start + batch_size, size))
         mine = chosen[part.of(len(chosen))]
@@ -84,24 +84,24 @@ def val_keys(size: int, batch_size: int, part: Part) -> Iterator[Key]:
 def load(
     items: Dataset[Any], keys: Iterable[Key], workers: int, device: torch.device, census: Census | None = None
 ) -> Iterator[tuple[Any, Any]]:
-    """Batches on ``device``.
+    """Load batches and yield them on ``device``.
 
     Args:
-        items: Gives for a key a list of batches, or the DataError that stopped it.
-        keys: What to load.
-        workers: Processes that load; 0 to load in this one.
-        device: Where the batches go.
-        census: Counts the targets; None for none.
+        items: Gives a list of batches for a key, or the DataError that stopped it.
+        keys: The keys of the batches.
+        workers: Number of processes that load. 0 loads in this process.
+        device: The device of the batches.
+        census: Counts the targets, unless None.
     """
     on_cuda = device.type == "cuda"
     loader = DataLoader(
         items,
         batch_size=None,
-        sampler=keys,  # each is a batch, with the seeds of its items
+        sampler=keys,  # each key is a batch, with the seeds of its items
         num_workers=workers,
         collate_fn=_as_is,
         pin_memory=on_cuda,
-        generator=torch.Generator(),  # else it draws from the global one
+        generator=torch.Generator(),  # otherwise it draws from the global generator
     )
     for loaded in loader:
         if isinstance(loaded, DataError):
@@ -117,14 +117,14 @@ def _as_is(loaded: Any) -> Any:
 
 
 class SeededLoader:
-    """Passes over a DataLoader, each a function of a seed.
+    """The batches of a DataLoader. Each pass depends only on a seed.
 
     Args:
-        loader: Whose batches.
-        what: How errors call it.
+        loader: The DataLoader.
+        what: What errors call the DataLoader.
 
     Raises:
-        DataError: An empty loader, or one without a length.
+        DataError: The loader is empty or has no length.
     """
 
     def __init__(self, loader: DataLoader[Any], what: str) -> None:
@@ -145,7 +145,7 @@ class SeededLoader:
         return len(self.loader)
 
     def first(self) -> Any:
-        """The first batch, as the loader gives it, for a look at it."""
+        """Return the first batch as the loader gives it, to look at it before training."""
         with self.kept_for_a_look():
             batch = next(iter(self.loader), _END)
         if batch is _END:
@@ -154,21 +154,21 @@ class SeededLoader:
 
     @contextmanager
     def kept_for_a_look(self) -> Iterator[None]:
-        """Put all generators back where they were, the loader's own too."""
+        """Restore all generators at the end, also the loader's own."""
         generators = [(each, each.get_state()) for each in _generators(self.loader)]
         try:
             with global_state_kept():
                 yield
-        finally:  # also where a look ends early
+        finally:  # also if a look ends early
             for each, state in generators:
                 each.set_state(state)
 
     def labels(self, read: Callable[[Any], Tensor], count: int | None) -> Iterator[tuple[str, Tensor]]:
-        """Labels of the first items, for a look at them, each with the name of its item.
+        """Yield the names and labels of the first items.
 
         Args:
-            read: A batch -> its labels (N, …).
-            count: About how many to look at; None for all items that a sampler may pick from.
+            read: Returns the labels (N, …) of a batch.
+            count: About how many items to look at. None takes all items that a sampler may pick from.
         """
         seen = 0
         with self.kept_for_a_look():
@@ -180,7 +180,7 @@ class SeededLoader:
                     return
 
     def _in_order(self) -> Iterable[Any]:
-        """Batches of all items of the dataset, whatever the sampler leaves out; none where they have no numbers."""
+        """Return batches of all items of the dataset, without its sampler. Empty for an IterableDataset."""
         loader = self.loader
         if isinstance(loader.dataset, IterableDataset):
             return ()
@@ -188,15 +188,15 @@ class SeededLoader:
         return DataLoader(loader.dataset, batch_size=size, collate_fn=loader.collate_fn, generator=torch.Generator())
 
     def epoch(self, seed: int, epoch: int, first: int) -> Iterator[Any]:
-        """The batches of a training epoch.
+        """Return the batches of a training epoch.
 
         Raises:
-            DataError: Where ``first`` is not 0.
+            DataError: ``first`` is not 0.
         """
         if first:
             raise DataError(
-                f"a DataLoader can be entered at the start of an epoch only, not at step {first}; give the Datasets "
-                "instead of their DataLoaders to go on in the middle"
+                f"a DataLoader can only start at the beginning of an epoch, not at step {first}; give the Datasets "
+                "instead of their DataLoaders to resume within an epoch"
             )
         for each in _generators(self.loader):
             each.manual_seed(mix("loader", seed, epoch))
@@ -206,7 +206,7 @@ class SeededLoader:
         return self.batches(mix("loader", seed, epoch))
 
     def batches(self, seed: int) -> Iterator[Any]:
-        """The batches of a pass; the loader sees its own course of the global generators."""
+        """Yield the batches of a pass. The loader sees its own sequence of the global generators."""
         with global_state_kept():
             seed_global(seed)
             batches = iter(self.loader)
@@ -215,7 +215,7 @@ class SeededLoader:
         while True:
             with global_state_kept():
                 inner.restore()
-                # Also ends where the user's own code lets a StopIteration out.
+                # Also ends here if your own code raises StopIteration.
                 batch = next(batches, _END)
                 inner = GlobalState.capture()
             if batch is _END:
@@ -226,9 +226,9 @@ class SeededLoader:
             given += 1
 
     def _least(self) -> int:
-        """Fewest batches of a pass."""
+        """Return the fewest batches that a complete pass can have."""
         spread = isinstance(self.loader.dataset, IterableDataset) and self.loader.drop_last
-        # Each worker leaves out a rest of its own.
+        # Each worker drops its own incomplete last batch.
         return len(self) - (max(0, self.loader.num_workers - 1) if spread else 0)
 
     def _ended(self, given: int) -> DataError:
@@ -239,7 +239,7 @@ class SeededLoader:
 
 
 _END = object()
-"""Stands for the end of a pass; a batch may be None where a user's function goes wrong."""
+"""Marks the end of a pass. None cannot, since a faulty dataset or collate function may return it as a batch."""
 
 
 def _samplers(loader: DataLoader[Any]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Random numbers that are a function of named parts, and global generators left as they were."""
+"""Derive seeds from named parts, and seed and restore the global generators."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch import Tensor
 
 
 def mix(*parts: int | str) -> int:
-    """A 63-bit seed from ``parts``; unrelated for any two different sequences of parts."""
+    """Return a 63-bit seed from ``parts``. Different sequences of parts give unrelated seeds."""
     text = "/".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
 
 def generator(*parts: int | str) -> torch.Generator:
-    """A CPU generator seeded with :func:`mix`; the same numbers whatever device trains."""
+    """Return a CPU generator seeded with :func:`mix`. It gives the same numbers on every training device."""
     return torch.Generator().manual_seed(mix(*parts))
 
 
@@ -29,7 +29,7 @@ def seed_global(seed: int) -> None:
     """Seed the global generators of Python, numpy and torch (CPU and the current CUDA device)."""
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
-    # Not torch.manual_seed: it would also seed devices that GlobalState does not put back.
+    # Not torch.manual_seed: it would also seed devices that GlobalState does not restore.
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed(seed)
@@ -46,13 +46,13 @@ class GlobalState:
 
     @staticmethod
     def capture() -> GlobalState:
-        """The present state."""
+        """Return the current state."""
         initialised = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         cuda = torch.cuda.get_rng_state() if initialised else None
         return GlobalState(random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda)
 
     def restore(self) -> None:
-        """Make this the present state."""
+        """Set the generators to this state."""
         random.setstate(self.python)
         np.random.set_state(self.numpy)
         torch.set_rng_state(self.torch)
@@ -62,7 +62,7 @@ class GlobalState:
 
 @contextmanager
 def global_state_kept() -> Iterator[None]:
-    """Put the global generators back where they were."""
+    """Restore the global generators at the end."""
     state = GlobalState.capture()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Data of tensors for any graph: several inputs by name, vectors, sequences; targets in any form that a loss takes."""
+"""Data of tensors for any graph: several named inputs, vectors, sequences, and targets in any form a loss takes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from topolearn.samples.seeds import global_state_kept, mix
 from topolearn.task_kinds import kind_of
 
 Named = dict[str, Tensor]
-"""Tensors by name; a target that has none is called :data:`ALONE`."""
+"""Tensors by name. The name of an unnamed target is :data:`ALONE`."""
 
 ALONE = ""
 
@@ -37,9 +37,9 @@ class Signature:
 
     Attributes:
         graph: The graph's name.
-        inputs: Its inputs.
-        targets: By name, the number of axes of a target, and whether it holds floats; None before the first is known.
-        labels: How many classes the target is one of; 0 where it is no label.
+        inputs: The graph's inputs, by name.
+        targets: Name of a target -> number of axes, and whether it holds floats. None before the first is known.
+        labels: Number of classes if the target is a label, else 0.
     """
 
     graph: str
@@ -49,7 +49,7 @@ class Signature:
 
     @classmethod
     def of(cls, graph: Graph) -> Signature:
-        """The inputs of a graph, with targets of any form."""
+        """Return the signature with the inputs of a graph and targets of any form."""
         return cls(graph.name, {name: graph.input_rule(name) for name in graph.inputs})
 
     @property
@@ -58,19 +58,19 @@ class Signature:
         return len(self.inputs) == 1 and self.targets is not None and ALONE in self.targets
 
     def read(self, given: Any, what: str, *, batched: bool = False) -> tuple[Named, Named]:
-        """The inputs and the targets of an item, or of a batch of a loader, by name.
+        """Return the inputs and the targets of an item, or of a loader's batch, by name.
 
         Args:
-            given: A pair (inputs, targets). Inputs are a dict by name, or of a graph with one input its tensor.
+            given: A pair (inputs, targets). Inputs are a dict by name, or for a graph with one input its tensor.
                 Targets are a number, an array or a tensor, or a dict of these.
-            what: How an error calls the item.
-            batched: Whether all tensors have a first axis of items.
+            what: What errors call the item.
+            batched: Whether the first axis of all tensors counts items.
 
         Returns:
             Inputs of the shapes that the graph takes, float32 or ids int64; targets float32 or int64.
 
         Raises:
-            DataError: Anything else.
+            DataError: The item has another form.
         """
         if not isinstance(given, tuple | list) or len(given) != 2:
             length = f" of {len(given)}" if isinstance(given, tuple | list) else ""
@@ -92,7 +92,7 @@ class Signature:
         return inputs, targets
 
     def _named(self, inputs: Any, what: str) -> Mapping[str, Any]:
-        """Inputs by name, as they are given."""
+        """Return the given inputs by name, unchanged."""
         names = ", ".join(map(repr, self.inputs))
         if len(self.inputs) == 1:
             if isinstance(inputs, Mapping):
@@ -118,7 +118,7 @@ class Signature:
         return {name: inputs[name] for name in self.inputs}
 
     def _input(self, name: str, value: Any, what: str, *, batched: bool) -> Tensor:
-        """An input as the graph takes it."""
+        """Return an input as the graph takes it."""
         rule, called = self.inputs[name], f"input '{name}' of {what}"
         wanted, numbers = rule.shape, as_numbers(value)
         if numbers is None:
@@ -126,7 +126,7 @@ class Signature:
         if len(wanted) == 3 and not numbers.is_floating_point():
             raise DataError(f"{called} is {told(value)}, but must hold floats, which are used as they are; scale it")
         shape = tuple(numbers.shape[1:] if batched else numbers.shape)
-        # Only a sequence may be shorter than the graph says.
+        # Only a sequence may be shorter than the graph declares.
         whole = wanted if rule.length is None else (min(shape[0], rule.length) if shape else 0, *wanted[1:])
         if shape != whole or not numbers.numel():
             axes = ", ".join(map(str, ("N", *wanted) if batched else wanted))
@@ -141,15 +141,15 @@ class Signature:
         return numbers.long()
 
     def batch(self, inputs: Named, targets: Named, name: Callable[[int], str]) -> AnyBatch:
-        """A batch as the network and the loss take it.
+        """Return a batch as the network and the loss take it, and check its values.
 
         Args:
             inputs: (N, …) each.
             targets: (N, …) each.
-            name: How an error calls the n-th item.
+            name: What errors call the n-th item.
 
         Raises:
-            DataError: A value that is NaN or infinite, an id that is too large, or an unknown label.
+            DataError: A value is NaN or infinite, an id is out of range, or a label is unknown.
         """
         for key, values in inputs.items():
             check_finite(values, f"input '{key}'", name)
@@ -169,7 +169,7 @@ class Signature:
 
 
 def form_of(targets: Named, *, batched: bool = False) -> dict[str, tuple[int, bool]]:
-    """By name, the number of axes of an item's target, and whether it holds floats."""
+    """Return name -> number of axes of an item's target, and whether it holds floats."""
     return {name: (value.ndim - batched, value.is_floating_point()) for name, value in sorted(targets.items())}
 
 
@@ -202,7 +202,7 @@ def _told_form(form: Mapping[str, tuple[int, bool]]) -> str:
 
 
 def fits_images(train: Any, task: str) -> bool:
-    """Whether the first target of a user's set is what the task has for images: a label, or a mask of labels."""
+    """Whether the first target of your own set has the form for images: a label, or a mask of labels."""
     batched = isinstance(train, DataLoader)
     item = SeededLoader(train, "the training loader").first() if batched else SeededItems(train, TRAINING).look(0)
     if not isinstance(item, tuple | list) or len(item) != 2:
@@ -224,21 +224,21 @@ def describe_tensors(
     is_first: bool,
     own_loss: bool,
 ) -> tuple[DataInfo, Census | None]:
-    """Describe a user's data of tensors.
+    """Describe your own data of tensors.
 
     Args:
-        graph: That they go into.
-        dataset: The training set; its attributes ``classes`` and ``targets`` are used.
-        targets: Of an item.
+        graph: The graph to train.
+        dataset: The training set. Its attributes ``classes`` and ``targets`` are used.
+        targets: The targets of an item.
         labels: See ``targets`` of :func:`topolearn.samples.describe.describe`.
-        is_first: Whether ``targets`` are those of the set's first item.
-        own_loss: Whether a loss of the user's own takes the targets, whatever they are; else they are labels.
+        is_first: Whether ``targets`` belong to the set's first item.
+        own_loss: Whether you give the loss. Then targets may have any form, else they are labels.
 
     Returns:
-        The description, and which labels occur so far; None where targets are no labels.
+        The description, and a census of labels. The census is None if the targets are not labels.
 
     Raises:
-        DataError: Other targets than labels, for classification by its own loss.
+        DataError: The task's own loss for classification needs labels, but the targets are something else.
     """
     kind, found = kind_of(graph.task), Classes()
     if not own_loss and kind.target == "label":
@@ -251,7 +251,7 @@ def describe_tensors(
         for count in (None, known):
             found = find_classes(dataset, targets[ALONE], labels, kind, "samples", is_first=is_first, count=count)
             if not found.counted or len(found.names) >= known:
-                break  # else only the labels that were met have been counted; the graph knows of rarer ones
+                break  # otherwise only labels that were seen are counted; the graph declares rarer ones too
     name, size = type(innermost(dataset)).__name__, graph.input_size(graph.inputs[0])
     info = DataInfo(name, graph.task, found.names, size, (), (), counted=found.counted, inputs=graph.inputs)
     return info, found.census
@@ -259,24 +259,24 @@ def describe_tensors(
 
 @final
 class StructuredData(Data):
-    """A pair of map-style Datasets of (inputs, targets) items, or of DataLoaders of such batches.
+    """Data from a pair of map-style Datasets of (inputs, targets) items, or of DataLoaders of such batches.
 
-    Datasets are resumable at any step, DataLoaders from epoch to epoch; random transforms give the same again, as in
-    :class:`DatasetData` and :class:`LoaderData`.
+    Training can resume at any step with Datasets, and at the start of an epoch with DataLoaders. Random transforms are
+    reproducible, as in :class:`DatasetData` and :class:`LoaderData`.
 
     Args:
-        graph: That the inputs go into; see :meth:`Signature.read`.
+        graph: The graph that takes the inputs; see :meth:`Signature.read`.
         train: Training set.
         val: Validation set, of the same kind.
         own_loss: See :func:`describe_tensors`.
-        workers: Processes that load the items of Datasets; 0 to load in this one.
+        workers: Number of processes that load the items of Datasets. 0 loads in this process.
 
     Attributes:
         signature: What the items hold.
 
     Raises:
-        DataError: An empty set, a loader without a length, or first items that do not fit the graph; in a pass over a
-            loader, fewer batches than its length promises.
+        DataError: A set is empty, a loader has no length or gives fewer batches than its length promises, or the
+            first items do not fit the graph.
     """
 
     def __init__(self, graph: Graph, train: Any, val: Any, *, own_loss: bool = False, workers: int = 0) -> None:
@@ -302,7 +302,7 @@ class StructuredData(Data):
         self._part = Part()
 
     def _targets(self, source: SeededItems | SeededLoader) -> Named:
-        """The targets of its first item, which fits."""
+        """Return the targets of the first item, and check that it fits the graph."""
         if isinstance(source, SeededItems):
             return self._look(source, 0)
         return {name: values[0] for name, values in self._read(source, source.first())[1].items()}
@@ -313,7 +313,7 @@ class StructuredData(Data):
             self._census.check()
 
     def _labels(self, count: int | None) -> Iterator[tuple[str, Tensor]]:
-        """Labels of up to ``count`` training items, each with the name of its item; of all that can be had for None."""
+        """Return names and labels of up to ``count`` training items. None takes all that are available."""
         source = self._train
         if isinstance(source, SeededItems):
             return source.labels(lambda index: self._look(source, index)[ALONE], count)
@@ -326,16 +326,16 @@ class StructuredData(Data):
         return self.signature.read(batch, f"a batch of {loader.what}", batched=True)
 
     def steps(self, batch_size: int) -> int:
-        """Number of training batches per epoch; a loader has a batch size of its own."""
+        """Return the number of training batches per epoch. A loader has its own batch size."""
         if isinstance(self._train, SeededLoader):
             return len(self._train.loader)
         return full_batches(self.train_size, batch_size)
 
     def train_batches(self, batch_size: int, *, seed: int, epoch: int, first: int = 0) -> Iterator[AnyBatch]:
-        """See :meth:`Data.train_batches`; of a loader, all of an epoch.
+        """See :meth:`Data.train_batches`. A loader can only give a whole epoch.
 
         Raises:
-            DataError: A loader, and ``first`` is not 0.
+            DataError: The data are a loader, and ``first`` is not 0.
         """
         if isinstance(self._train, SeededLoader):
             return self._counted(self._ready(self._train, self._train.epoch(seed, epoch, first), self._census))
@@ -346,7 +346,7 @@ class StructuredData(Data):
         return self._counted(load(items, keys, self._workers, self._device, self._census))
 
     def _counted(self, batches: Iterator[AnyBatch]) -> Iterator[AnyBatch]:
-        """The batches of an epoch; at its end the classes are judged that occurred in them."""
+        """Yield the batches of an epoch. At its end, check that every class has occurred."""
         yield from batches
         if self._census is not None:
             self._census.close()
@@ -370,7 +370,7 @@ class StructuredData(Data):
             yield moved(inputs, self._device), moved(targets, self._device)
 
     def to(self, device: torch.device | str) -> StructuredData:
-        """The same data with batches on ``device``."""
+        """Return the same data with batches on ``device``."""
         other = copy.copy(self)
         other._device = torch.device(device)
         return other
@@ -386,13 +386,13 @@ class StructuredData(Data):
 
 @dataclass(frozen=True)
 class _Loaded(Dataset[Any]):
-    """Batches of some items, each for a key."""
+    """Gives a list with one batch of items for a key."""
 
     items: SeededItems
     signature: Signature
 
     def __getitem__(self, key: Key) -> list[AnyBatch] | DataError:
-        # An error is returned, not raised: out of a worker process it would come wrapped in the
+        # Return an error, do not raise it: from a worker process it would arrive wrapped in the
         # text of its traceback.
         items = self.items
         try:

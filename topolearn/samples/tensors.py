@@ -1,4 +1,4 @@
-"""Data that fits in memory: uint8 tensors on the device, where batches are gathered and augmented."""
+"""Data that fits in memory: uint8 tensors on the device. Batches are gathered and augmented there."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from topolearn.samples.image_data import ImageData
 
 @final
 class TensorData(ImageData):
-    """Images and targets as tensors on the device.
+    """Data from images and targets that are tensors on the device.
 
     Args:
-        info: What the data are.
-        train: Images (N, C, H, W) uint8 and targets: (N,) int64 classes, or (N, H, W) uint8 masks.
+        info: The description of the data.
+        train: Images (N, C, H, W) uint8, and targets: (N,) int64 classes, or (N, H, W) uint8 masks.
         val: The same for validation.
-        augment: Of the training batches; None for none.
+        augment: Augmentation of training batches. None leaves it out.
         scale: The pixel value that means 1.
 
     Raises:
-        DataError: An empty set, or tensors of other types or shapes.
+        DataError: A set is empty, or its tensors have other types or shapes.
     """
 
     mid_epoch_resume = True
@@ -52,7 +52,7 @@ class TensorData(ImageData):
         self._part = Part()
 
     def steps(self, batch_size: int) -> int:
-        """Number of training batches per epoch; see :func:`full_batches`."""
+        """Return the number of training batches per epoch; see :func:`full_batches`."""
         return full_batches(self.train_size, batch_size)
 
     def train_batches(self, batch_size: int, *, seed: int, epoch: int, first: int = 0) -> Iterator[Batch]:
@@ -60,7 +60,7 @@ class TensorData(ImageData):
         images, targets = self._train
         for step, chosen in shuffled(self.train_size, batch_size, seed=seed, epoch=epoch, first=first):
             draws = self._finish.draw(len(chosen), seed, epoch, step)
-            # One transfer per batch for everything that is drawn.
+            # One transfer per batch for all drawn numbers.
             drawn = sent(torch.cat([chosen[None], draws])[:, self._part.of(len(chosen))], images.device)
             yield self._finish.train(images[drawn[0]], targets[drawn[0]], drawn[1:])
 
@@ -74,7 +74,7 @@ class TensorData(ImageData):
                 yield self._finish(images[chosen], targets[chosen])
 
     def to(self, device: torch.device | str) -> TensorData:
-        """The same data with all tensors on ``device``."""
+        """Return the same data with all tensors on ``device``."""
         other = copy.copy(self)
         other._train = (self._train[0].to(device), self._train[1].to(device))
         other._val = (self._val[0].to(device), self._val[1].to(device))
@@ -118,15 +118,16 @@ _CHUNK = 2**22
 
 
 def mean_and_std(images: Tensor, scale: float = 255) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per channel, rounded to four digits; the sums are over integers, so any machine gets the same.
+    """Return mean and standard deviation per channel, rounded to four digits.
+
+    The sums are over integers, so every machine gets the same result.
 
     Args:
         images: (N, C, H, W) uint8.
         scale: The pixel value that means 1.
 
     Returns:
-        Means and standard deviations of pixel values in [0, 1]; a constant channel has the standard
-        deviation 1.
+        Means and standard deviations of pixel values in [0, 1]. A constant channel has the standard deviation 1.
     """
     total = torch.zeros(images.shape[1], dtype=torch.int64)
     squares = torch.zeros_like(total)
