@@ -106,7 +106,7 @@ class _Recorded:
 
 
 class _Refused(Exception):
-    """A pickle contains a name that is not allowed."""
+    """Raised for a pickle that contains a name which is not allowed."""
 
 
 @final

@@ -115,7 +115,7 @@ Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Crop(BaseModel):
-    """Scale each image by a random factor, cut it to one size at a random place, then flip it or not.
+    """Random scale of each image, crop to one size at a random place, then a random horizontal flip.
 
     Images are resampled bilinearly, masks to the nearest pixel. A scaled image that is smaller than the crop lies
     at a random place inside it. Around it, images hold the mean and masks the ignored label.

@@ -170,7 +170,7 @@ class DatasetData(ImageData):
 
 
 class _Items(SeededItems, Dataset[Any]):
-    """Gives a list of batches of a Dataset for a key: one batch per run of items of one size."""
+    """Dataset that gives a list of batches for a key: one batch per run of items of one size."""
 
     def __init__(self, dataset: Dataset[Any], what: str, channels: int | None) -> None:
         super().__init__(dataset, what)

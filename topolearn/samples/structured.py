@@ -386,7 +386,7 @@ class StructuredData(Data):
 
 @dataclass(frozen=True)
 class _Loaded(Dataset[Any]):
-    """Gives a list with one batch of items for a key."""
+    """Dataset that gives a list with one batch of items for a key."""
 
     items: SeededItems
     signature: Signature
