@@ -117,12 +117,6 @@ class TextData(Data):
         other._device = torch.device(device)
         return other
 
-    def part(self, rank: int, ranks: int) -> TextData:
-        """See :meth:`Data.part`."""
-        other = copy.copy(self)
-        other._part = Part(rank, ranks)
-        return other
-
     def first_images(self, count: int) -> TextData:
         """Raise a DataError, since a text has no images.
 

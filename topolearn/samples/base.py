@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from topolearn.errors import DataError, utf8
+from topolearn.samples.census import Census
 from topolearn.samples.seeds import generator
 from topolearn.task_kinds import TaskKind, kind_of
 
@@ -107,6 +109,9 @@ class Data(ABC):
     path: Path | None = None
     notes: tuple[str, ...] = ()
 
+    _part: Part  # only if the data can be divided; they cut their batches to it
+    _census: Census | None = None  # only for your own data with labels
+
     @property
     def content(self) -> dict[str, Any]:
         """What identifies these data among others with their name: number and size of items; for text also its hash."""
@@ -117,7 +122,8 @@ class Data(ABC):
 
         Your own data without ``targets`` are checked at the end of their first epoch.
         """
-        return
+        if self._census is not None:
+            self._census.check()
 
     @abstractmethod
     def steps(self, batch_size: int) -> int:
@@ -145,7 +151,7 @@ class Data(ABC):
     def to(self, device: torch.device | str) -> Data:
         """Return the same data with batches on ``device``."""
 
-    def part(self, rank: int, ranks: int) -> Data:
+    def part(self, rank: int, ranks: int) -> Self:
         """Return the same data with every batch cut to the part of process ``rank`` of ``ranks``.
 
         Random numbers are those of whole batches. ``train_size``, ``val_size`` and the number of steps stay the same.
@@ -153,10 +159,14 @@ class Data(ABC):
         Raises:
             DataError: The data cannot be divided.
         """
-        raise DataError(
-            f"'{self.info.name}' cannot be divided over {ranks} processes; give Datasets instead of DataLoaders, or"
-            " data by name"
-        )
+        if not hasattr(self, "_part"):
+            raise DataError(
+                f"'{self.info.name}' cannot be divided over {ranks} processes; give Datasets instead of DataLoaders, or"
+                " data by name"
+            )
+        other = copy.copy(self)
+        other._part = Part(rank, ranks)
+        return other
 
     def first_images(self, count: int) -> Data:
         """Return the same data with only ``count`` training images, the same ones for every seed.

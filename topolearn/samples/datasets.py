@@ -16,7 +16,6 @@ from torch.utils.data import Dataset, Subset
 from topolearn.errors import DataError
 from topolearn.samples.augment import Augment, Crop, Finish
 from topolearn.samples.base import Batch, DataInfo, Part, full_batches, picked, sent, shuffled
-from topolearn.samples.census import Census
 from topolearn.samples.describe import describe
 from topolearn.samples.image_data import ImageData
 from topolearn.samples.items import (
@@ -79,7 +78,6 @@ class DatasetData(ImageData):
         self._val = _Items(val, "the validation set", channels)
         self.train_size = self._train.size
         self.val_size = self._val.size
-        self._census: Census | None = None
         if info is None:
             image, target = self._train.one(0)
             found = describe(train, image, target, self._targets, is_first=True, task=task, classes=classes)
@@ -107,11 +105,6 @@ class DatasetData(ImageData):
         """Yield names and targets of up to ``count`` training items, evenly spaced. None takes all."""
         return self._train.labels(lambda index: self._train.one(index)[1], count)
 
-    def check_classes(self) -> None:
-        """See :meth:`Data.check_classes`."""
-        if self._census is not None:
-            self._census.check()
-
     def steps(self, batch_size: int) -> int:
         """Return the number of training batches per epoch; see :func:`full_batches`."""
         return full_batches(self.train_size, batch_size)
@@ -136,8 +129,6 @@ class DatasetData(ImageData):
             else:
                 draws = self._finish.draw(whole, seed, epoch, step)[:, mine]
                 yield self._finish.train(images, targets, sent(draws, self._device))
-        if self._census is not None:
-            self._census.close()
 
     def val_batches(self, batch_size: int) -> Iterator[Batch]:
         """See :meth:`Data.val_batches`."""
@@ -150,12 +141,6 @@ class DatasetData(ImageData):
         other = copy.copy(self)
         other._device = torch.device(device)
         other._finish = self._finish.to(device)
-        return other
-
-    def part(self, rank: int, ranks: int) -> DatasetData:
-        """See :meth:`Data.part`."""
-        other = copy.copy(self)
-        other._part = Part(rank, ranks)
         return other
 
     def first_images(self, count: int) -> DatasetData:

@@ -61,11 +61,6 @@ class LoaderData(ImageData):
         self._finish = Finish(self.info, Augment())
         self._device = torch.device("cpu")
 
-    def check_classes(self) -> None:
-        """See :meth:`Data.check_classes`."""
-        if self._census is not None:
-            self._census.check()
-
     def steps(self, batch_size: int) -> int:
         """Return the length of the training loader. It has its own batch size."""
         return len(self._train)

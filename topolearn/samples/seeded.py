@@ -91,7 +91,7 @@ def load(
         keys: The keys of the batches.
         workers: Number of processes that load. 0 loads in this process.
         device: The device of the batches.
-        census: Counts the targets, unless None.
+        census: Counts the targets, unless None. At the end it checks that every class has occurred.
     """
     on_cuda = device.type == "cuda"
     loader = DataLoader(
@@ -110,6 +110,8 @@ def load(
             if census is not None:
                 census.count(targets)
             yield moved(inputs, device, non_blocking=on_cuda), moved(targets, device, non_blocking=on_cuda)
+    if census is not None:
+        census.close()
 
 
 def _as_is(loaded: Any) -> Any:

@@ -299,18 +299,14 @@ class StructuredData(Data):
         self.signature = replace(self.signature, labels=len(self.info.classes))
         self._workers = workers
         self._device = torch.device("cpu")
-        self._part = Part()
+        if self.mid_epoch_resume:
+            self._part = Part()
 
     def _targets(self, source: SeededItems | SeededLoader) -> Named:
         """Return the targets of the first item, and check that it fits the graph."""
         if isinstance(source, SeededItems):
             return self._look(source, 0)
         return {name: values[0] for name, values in self._read(source, source.first())[1].items()}
-
-    def check_classes(self) -> None:
-        """See :meth:`Data.check_classes`."""
-        if self._census is not None:
-            self._census.check()
 
     def _labels(self, count: int | None) -> Iterator[tuple[str, Tensor]]:
         """Return names and labels of up to ``count`` training items. None takes all that are available."""
@@ -338,18 +334,12 @@ class StructuredData(Data):
             DataError: The data are a loader, and ``first`` is not 0.
         """
         if isinstance(self._train, SeededLoader):
-            return self._counted(self._ready(self._train, self._train.epoch(seed, epoch, first), self._census))
+            return self._ready(self._train, self._train.epoch(seed, epoch, first), self._census)
         batches = shuffled(self.train_size, batch_size, seed=seed, epoch=epoch, first=first)
         parts = (chosen[self._part.of(len(chosen))].tolist() for _, chosen in batches)
         keys: Iterator[Key] = ([(index, mix("item", seed, epoch, index), ()) for index in part] for part in parts)
         items = _Loaded(self._train, self.signature)
-        return self._counted(load(items, keys, self._workers, self._device, self._census))
-
-    def _counted(self, batches: Iterator[AnyBatch]) -> Iterator[AnyBatch]:
-        """Yield the batches of an epoch. At its end, check that every class has occurred."""
-        yield from batches
-        if self._census is not None:
-            self._census.close()
+        return load(items, keys, self._workers, self._device, self._census)
 
     def val_batches(self, batch_size: int) -> Iterator[AnyBatch]:
         """See :meth:`Data.val_batches`."""
@@ -368,19 +358,13 @@ class StructuredData(Data):
             if census is not None and isinstance(targets, Tensor):
                 census.count(targets)
             yield moved(inputs, self._device), moved(targets, self._device)
+        if census is not None:
+            census.close()
 
     def to(self, device: torch.device | str) -> StructuredData:
         """Return the same data with batches on ``device``."""
         other = copy.copy(self)
         other._device = torch.device(device)
-        return other
-
-    def part(self, rank: int, ranks: int) -> Data:
-        """See :meth:`Data.part`."""
-        if not self.mid_epoch_resume:
-            return super().part(rank, ranks)
-        other = copy.copy(self)
-        other._part = Part(rank, ranks)
         return other
 
 

@@ -81,12 +81,6 @@ class TensorData(ImageData):
         other._finish = self._finish.to(device)
         return other
 
-    def part(self, rank: int, ranks: int) -> TensorData:
-        """See :meth:`Data.part`."""
-        other = copy.copy(self)
-        other._part = Part(rank, ranks)
-        return other
-
     def first_images(self, count: int) -> TensorData:
         """See :meth:`Data.first_images`."""
         chosen = picked(self.info, self.train_size, count).to(self._train[0].device)
