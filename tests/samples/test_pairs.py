@@ -169,6 +169,8 @@ def test_datasets_that_do_not_fit() -> None:
         Items([(image("float"), torch.tensor([1, 2]))])
     )
     assert "the targets hold no label" in message(Items([(image("float"), torch.full((4, 5), 255, dtype=torch.uint8))]))
+    declared = TensorDataset(torch.rand(2, 3, 4, 5), torch.full((2, 4, 5), 255))
+    assert "the targets hold no label" in message(declared)
 
 
 def test_sizes_that_differ_from_batch_to_batch() -> None:

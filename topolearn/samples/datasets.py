@@ -80,8 +80,8 @@ class DatasetData(ImageData):
         self.val_size = self._val.size
         if info is None:
             image, target = self._train.one(0)
-            found = describe(train, image, target, self._targets, is_first=True, task=task, classes=classes)
-            info, self._census = found.info, found.census
+            info, found = describe(train, image, target, self._targets, is_first=True, task=task, classes=classes)
+            self._census = found.census
             self._train.form = self._val.form = Form.of(image, target)
             val_image, val_target = self._val.one(0)
             self._val.form.check(val_image[None], val_target[None], self._val.what)

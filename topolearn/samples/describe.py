@@ -28,29 +28,14 @@ class Classes:
     Attributes:
         names: Names in the order of the labels. For a binary task the negative class comes first.
         counted: If the classes were counted from labels: the item with the highest label.
-        census: See :class:`Description`.
-        white_is_one: See :class:`Description`.
+        census: Counts which labels occur. None if the targets are not classes.
+        white_is_one: Whether the masks hold only 0 and 255, for two classes.
     """
 
     names: tuple[str, ...] = ()
     counted: str = ""
     census: Census | None = None
     white_is_one: bool = False
-
-
-@dataclass(frozen=True)
-class Description:
-    """What is known about your own data.
-
-    Attributes:
-        info: The description.
-        census: Counts which labels occur. None if the targets are not classes.
-        white_is_one: Whether the masks hold only 0 and 255, for two classes.
-    """
-
-    info: DataInfo
-    census: Census | None
-    white_is_one: bool
 
 
 def describe(
@@ -62,7 +47,7 @@ def describe(
     is_first: bool,
     task: str | None,
     classes: int | None,
-) -> Description:
+) -> tuple[DataInfo, Classes]:
     """Describe your own image data: task, classes, size.
 
     Args:
@@ -104,7 +89,7 @@ def describe(
         ignore_index=IGNORE if kind.is_dense else None,
         counted=found.counted,
     )
-    return Description(info, found.census, found.white_is_one)
+    return info, found
 
 
 def find_classes(
@@ -182,7 +167,7 @@ def _declared_names(dataset: Any, count: int | None) -> tuple[str, ...]:
 
 def _numbers(found: Mapping[int, int], kind: TaskKind) -> tuple[str, ...]:
     """Return numbers as names of the classes, up to the highest label, for data without class names."""
-    highest = max((label for label in found if not (kind.is_dense and label == IGNORE)), default=-1)
+    highest = _highest(found, masks=kind.is_dense)
     if highest < 0:
         raise DataError("the targets hold no label; give the number of classes: load_data(…, classes=N)")
     return tuple(map(str, range(highest + 1)))
@@ -211,12 +196,8 @@ def _labels(
     declared = _declared(dataset, first, ndim)
     if declared is not None:
         counts = count_labels(declared)
-        highest = _highest(counts, ndim)
-        return (
-            counts,
-            True,
-            f"item {first_place((declared == highest).flatten(1).any(1) if ndim else declared == highest)}",
-        )
+        highest = _highest(counts, masks=ndim > 0)
+        return counts, True, f"item {first_place(declared == highest)}" if highest in counts else ""
     found: Counter[int] = Counter()
     seen, top, place = 0, -1, ""
     if ndim or not are_named:
@@ -224,16 +205,16 @@ def _labels(
             counts = count_labels(target)
             found.update(counts)
             seen += 1
-            if (highest := _highest(counts, ndim)) > top:
+            if (highest := _highest(counts, masks=ndim > 0)) > top:
                 top, place = highest, name
             if are_named and not set(found) <= BLACK_AND_WHITE:
                 break
     return found, 0 < len(dataset) <= seen, place
 
 
-def _highest(counts: Mapping[int, int], ndim: int) -> int:
+def _highest(counts: Mapping[int, int], *, masks: bool) -> int:
     """Return the highest label, or -1 if there is none. In masks the ignored label does not count."""
-    return max((label for label in counts if not (ndim and label == IGNORE)), default=-1)
+    return max((label for label in counts if not (masks and label == IGNORE)), default=-1)
 
 
 def _declared(dataset: Any, first: Tensor | None, ndim: int) -> Tensor | None:

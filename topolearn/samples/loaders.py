@@ -52,10 +52,10 @@ class LoaderData(ImageData):
         self._val = SeededLoader(val, "the validation loader")
         self.train_size, self.val_size = self._train.size, self._val.size
         images, targets = _pair(self._train.first(), self._train.what)
-        found = describe(
+        self.info, found = describe(
             train.dataset, images[0], targets[0], self._targets, is_first=False, task=task, classes=classes
         )
-        self.info, self._census, self._white_is_one = found.info, found.census, found.white_is_one
+        self._census, self._white_is_one = found.census, found.white_is_one
         self._form = Form.of(images[0], targets[0])
         self._form.check(*_pair(self._val.first(), self._val.what), self._val.what)
         self._finish = Finish(self.info, Augment())
