@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, final
 
@@ -147,19 +147,19 @@ class DatasetData(ImageData):
         """See :meth:`Data.first_images`."""
         chosen = picked(self.info, self.train_size, count).tolist()
         other = copy.copy(self)
-        other._train = _Items(Subset(self._train.dataset, chosen), self._train.what, self._train.channels)
-        other._train.info, other._train.form, other._train.crop = self._train.info, self._train.form, self._train.crop
-        other._train.white_is_one = self._train.white_is_one
-        other.train_size = count
+        other._train = copy.copy(self._train)
+        other._train.dataset = Subset(self._train.dataset, chosen)
+        other._train.size = other.train_size = count
         return other
 
 
 class _Items(SeededItems, Dataset[Any]):
     """Dataset that gives a list of batches for a key: one batch per run of items of one size."""
 
+    info: DataInfo  # set before batches are loaded
+
     def __init__(self, dataset: Dataset[Any], what: str, channels: int | None) -> None:
         super().__init__(dataset, what)
-        self.info: DataInfo | None = None
         self.form: Form | None = None
         self.crop: Finish | None = None
         self.white_is_one = False
@@ -174,47 +174,40 @@ class _Items(SeededItems, Dataset[Any]):
             self.modes[index] = pair[0].mode
         return to_item(pair, self.called(index), self.channels)
 
-    def _tensors(self, index: int, seed: int) -> tuple[Tensor, Tensor]:
+    def _tensors(self, index: int, seed: int, drawn: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Return an item, cropped by the numbers drawn for it."""
         called = self.called(index)
         image, target = to_item(as_pair(self.item(index, seed), called), called, self.channels)
-        return image, white_as_one(target, called) if self.white_is_one else target
+        if self.white_is_one:
+            target = white_as_one(target, called)
+        if drawn and self.crop is not None:
+            images, targets = self.crop.augmented(image[None], target[None], torch.tensor(drawn)[:, None])
+            return images[0], targets[0]
+        return image, target
 
-    def _items(self, key: Key) -> list[tuple[Tensor, Tensor]]:
-        items = []
-        with global_state_kept():
-            for index, seed, drawn in key:
-                image, target = self._tensors(index, seed)
-                if drawn and self.crop is not None:
-                    draws = torch.tensor(drawn)[:, None]
-                    images, targets = self.crop.augmented(image[None], target[None], draws)
-                    image, target = images[0], targets[0]
-                items.append((image, target))
-        return items
+    def _batch(self, indices: Sequence[int], items: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Return a checked batch of items of one size."""
+        images, targets = to_batch(items, self.what)
+        if self.form is not None:
+            self.form.check(images, targets, self.what)
+        size = self.info.size if self.crop is None else (self.info.size[0], *images.shape[2:])
+        check_size(images, size, self.what)
+
+        def name(place: int) -> str:
+            return self.called(indices[place])
+
+        check_values(images, targets, name)
+        check_labels(targets, self.info.labels, self.info.ignore_index, name)
+        return images, targets
 
     def __getitem__(self, key: Key) -> list[tuple[Tensor, Tensor]] | DataError:
         # Return an error, do not raise it: from a worker process it would arrive wrapped in the
         # text of its traceback.
         try:
-            items = self._items(key)
-            start = 0  # of the current run
-            runs = [items]
-            if self.crop is not None:
-                runs = [list(run) for _, run in groupby(items, key=lambda item: item[0].shape)]
-            batches = [to_batch(run, self.what) for run in runs]
-            if self.info is not None:
-                for images, targets in batches:
-                    if self.form is not None:
-                        self.form.check(images, targets, self.what)
-                    indices = [index for index, _, _ in key[start : start + len(images)]]
-                    start += len(images)
-
-                    def name(place: int, indices: list[int] = indices) -> str:
-                        return self.called(indices[place])
-
-                    size = self.info.size if self.crop is None else (self.info.size[0], *images.shape[2:])
-                    check_size(images, size, self.what)
-                    check_values(images, targets, name)
-                    check_labels(targets, self.info.labels, self.info.ignore_index, name)
+            with global_state_kept():
+                read = [(index, self._tensors(index, seed, drawn)) for index, seed, drawn in key]
+            # Without a crop all must have one size, so they are one run.
+            runs = groupby(read, key=lambda each: None if self.crop is None else each[1][0].shape)
+            return [self._batch(*zip(*run, strict=True)) for _, run in runs]
         except DataError as error:
             return error
-        return batches
