@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from topolearn.data.folder_layout import NAMED, ClassFiles, MaskFiles, find_files
-from topolearn.data.images import ImageFiles, look_at, open_image, too_deep
+from topolearn.data.images import ImageFiles, look_at, open_image
 from topolearn.data.masks import load_masks
 from topolearn.data.reading import Reading, data_from, in_threads, left_out
 from topolearn.errors import DataError
 from topolearn.samples.augment import Augment, Crop
 from topolearn.samples.base import Data, DataInfo
-from topolearn.samples.modes import common_channels, conversions, deep
+from topolearn.samples.modes import common_channels, conversions
 from topolearn.samples.occurrence import check_occurrence
 from topolearn.task_kinds import kind_of
 
@@ -73,7 +73,7 @@ def load_folder(
         )
     _judge(folder, files)
     notes += _without_validation(files)
-    looks = in_threads(_look_at, [path for path, _ in (*files.train, *files.val)])
+    looks = in_threads(look_at, [path for path, _ in (*files.train, *files.val)])
     modes = Counter(mode for _, mode in looks)
     channels = reading.channels or common_channels(modes)
     notes += conversions(modes, channels)
@@ -89,14 +89,6 @@ def load_folder(
     return data
 
 
-def _look_at(image: Path) -> tuple[tuple[int, int], str]:
-    """Return (height, width) and mode of an image, and raise if it cannot be used."""
-    size, mode = look_at(image)
-    if mode[0] in "IF":
-        raise DataError(too_deep(image))
-    return size, mode
-
-
 def _usable(files: list[tuple[Path, int]], what: str, notes: list[str]) -> list[tuple[Path, int]]:
     """Return the images that can be used, and add a note on the others."""
     faults = in_threads(_fault, [path for path, _ in files])
@@ -107,9 +99,10 @@ def _usable(files: list[tuple[Path, int]], what: str, notes: list[str]) -> list[
 def _fault(path: Path) -> str | None:
     """Return why an image cannot be used, or None if it can."""
     try:
-        return too_deep(path) if deep(open_image(path)) else None
+        open_image(path)
     except DataError as error:
         return error.message
+    return None
 
 
 def _judge(folder: Path, files: ClassFiles) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 import torch
@@ -42,19 +42,21 @@ SUFFIXES = frozenset(" ".join(_SUFFIXES_OF.values()).split())
 _LOSSY = ("JPEG", "MPO")
 _COLOURS = {"RGB": 3, "RGBA": 3, "LA": 1}
 """Mode with several channels -> how many of them, from the first, are not transparency."""
+_Kind = Literal["image", "mask"]
+
 _ON_THEIR_SIDE = frozenset({5, 6, 7, 8})
 """EXIF orientations that swap height and width."""
 
 
-def open_image(path: Path, kind: str = "image") -> Image.Image:
+def open_image(path: Path, kind: _Kind = "image") -> Image.Image:
     """Read an image file in full and turn it upright, as viewers show it and masks are drawn over it.
 
     Args:
         path: The file.
-        kind: What errors call it.
+        kind: What it is. A mask may have grey values of more than 8 bits.
 
     Raises:
-        DataError: The file cannot be read.
+        DataError: The file cannot be read, or has more than 8 bits per channel.
     """
     with _opened(path, kind) as image:
         image.load()
@@ -64,15 +66,10 @@ def open_image(path: Path, kind: str = "image") -> Image.Image:
         return image
 
 
-def look_at(path: Path, kind: str = "image") -> tuple[tuple[int, int], str]:
+def look_at(path: Path, kind: _Kind = "image") -> tuple[tuple[int, int], str]:
     """Return (height, width) of the upright image and the mode of an image file, without reading its pixels.
 
-    Args:
-        path: The file.
-        kind: What errors call it.
-
-    Raises:
-        DataError: The file cannot be read.
+    Arguments and errors are those of :func:`open_image`.
     """
     with _opened(path, kind) as image:
         size = (image.height, image.width)
@@ -102,13 +99,13 @@ def _is_on_its_side(image: Image.Image) -> bool:
 
 
 @contextmanager
-def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
+def _opened(path: Path, kind: _Kind) -> Iterator[Image.Image]:
     if path.exists() and not path.is_file():  # reading a pipe would block
         raise DataError(f"the {kind} '{path}' is not a file but a folder, a pipe or a device; remove it")
     try:
         with Image.open(path, formats=tuple(_SUFFIXES_OF)) as image:
-            if deep(image) and image.mode[0] not in "IF":  # Pillow would silently cut it to 8 bits here
-                raise DataError(too_deep(path, kind))
+            if deep(image) and (kind == "image" or image.mode[0] not in "IF"):  # Pillow would silently cut it to 8 bits
+                raise DataError(f"the {kind} '{path}' has more than 8 bits per channel; convert it to 8 bits")
             yield image
     except DataError:
         raise
@@ -225,8 +222,6 @@ class ImageFiles(Dataset[tuple[Tensor, Any]]):
                 f"the image '{path}' is {image.height}x{image.width}, but the first one is {height}x{width}; give a "
                 "'size' to resize to"
             )
-        if deep(image):
-            raise DataError(too_deep(path))
         if image.mode != MODES[self._channels]:
             image = image.convert(MODES[self._channels])
         if isinstance(target, int):
@@ -239,11 +234,6 @@ class ImageFiles(Dataset[tuple[Tensor, Any]]):
         if labels.shape != size:
             labels = np.array(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
         return _pixels(image, height, width), torch.from_numpy(labels)
-
-
-def too_deep(path: Path, kind: str = "image") -> str:
-    """Return the error message for an image of 16 or 32 bits per channel."""
-    return f"the {kind} '{path}' has more than 8 bits per channel; convert it to 8 bits"
 
 
 def no_mask(path: Path, mode: str) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from topolearn.data.class_list import CLASS_LIST, ClassList, Colour
 from topolearn.data.folder_layout import NAMED, MaskFiles, like_the_missing
-from topolearn.data.images import ImageFiles, differ, look_at, open_image, read_labels, too_deep
+from topolearn.data.images import ImageFiles, differ, look_at, open_image, read_labels
 from topolearn.data.labels import Labels, labels_of_set, named_labels
 from topolearn.data.reading import Reading, data_from, in_threads, left_out
 from topolearn.errors import DataError
@@ -143,8 +143,6 @@ def _glance(pair: ImageAndMask, read: _MaskReader) -> _Look:
             read(mask)  # a grey picture may be stored in colours, and only its pixels tell
     except DataError as error:
         return _Look(pair, fault=error.message)
-    if mode[0] in "IF":
-        return _Look(pair, fault=too_deep(image))
     if mask_size != size:
         return _Look(pair, fault=differ(image, size, mask, mask_size))
     return _Look(pair, size, mode)

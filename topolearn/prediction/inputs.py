@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from topolearn.data.folder_layout import images as images_of
-from topolearn.data.images import SUFFIXES, open_image, too_deep
+from topolearn.data.images import SUFFIXES, open_image
 from topolearn.errors import DataError
 from topolearn.samples import DataInfo
-from topolearn.samples.modes import MODES, deep
+from topolearn.samples.modes import MODES
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,6 @@ def read(path: Path, channels: int) -> tuple[Image.Image, str]:
         DataError: The file cannot be read, or has more than 8 bits per channel.
     """
     image = open_image(path)
-    if deep(image):
-        raise DataError(too_deep(path))
     return image.convert(MODES[channels]), image.mode
 
 
