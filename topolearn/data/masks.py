@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from topolearn.data.class_list import CLASS_LIST, ClassList, Colour
+from topolearn.data.class_list import CLASS_LIST, ClassList
 from topolearn.data.folder_layout import NAMED, MaskFiles, like_the_missing
 from topolearn.data.images import ImageFiles, differ, look_at, open_image, read_labels
 from topolearn.data.labels import Labels, labels_of_set, named_labels
@@ -26,17 +26,6 @@ from topolearn.task_kinds import TaskKind, kind_of
 _MASK_MODES = ("1", "L", "P", "I", "I;16")
 
 ImageAndMask = tuple[Path, Path]
-
-
-@dataclass(frozen=True)
-class _MaskReader:
-    """Reads the values of a mask file. The fields are arguments of :func:`read_labels`."""
-
-    binary: bool
-    colours: tuple[Colour, ...]
-
-    def __call__(self, path: Path) -> NDArray[np.uint8]:
-        return read_labels(path, binary=self.binary, colours=self.colours)
 
 
 @dataclass(frozen=True)
@@ -87,9 +76,12 @@ def load_masks(
     reading = reading or Reading()
     kind = kind_of(task)
     unnamed = not kind.is_binary and not files.listed.names
-    read = _MaskReader(kind.is_binary and not files.listed.names, files.listed.colours)
-    train = _looked_at(files.train, read, in_full=reading.skip_bad, labels=not files.is_known)
-    val = _looked_at(files.val, read, in_full=reading.skip_bad, labels=True)
+    read = partial(read_labels, binary=kind.is_binary and not files.listed.names, colours=files.listed.colours)
+    check_train = reading.skip_bad or not files.is_known
+    train, val = (
+        in_threads(partial(_looked_at, read=read, masks=masks, images=reading.skip_bad), pairs)
+        for pairs, masks in ((files.train, check_train), (files.val, True))
+    )
     found = _values([*train, *val])
     listed = _numbers(train, found, classes) if unnamed else files.listed
     labels = named_labels(listed, where) if files.is_known else labels_of_set(kind, listed, found, where, classes)
@@ -125,51 +117,26 @@ def load_masks(
     return data
 
 
-def _looked_at(pairs: Sequence[ImageAndMask], read: _MaskReader, *, in_full: bool, labels: bool) -> list[_Look]:
-    """Look at each pair: at the start of both files, with ``labels`` at the whole mask, or ``in_full`` at both."""
-    look = _read if in_full else _read_labels if labels else _glance
-    return in_threads(partial(look, read=read), pairs)
-
-
-def _glance(pair: ImageAndMask, read: _MaskReader) -> _Look:
-    """Look at the start of both files."""
+def _looked_at(pair: ImageAndMask, read: Callable[[Path], NDArray[np.uint8]], *, masks: bool, images: bool) -> _Look:
+    """Look at the start of both files, or with ``masks`` at the whole mask, with ``images`` at the whole image."""
     image, mask = pair
     try:
         size, mode = look_at(image)
         if not mask.exists():
-            return _Look(pair, fault=f"the image '{image}' has no mask; add '{mask}'")
+            raise DataError(f"the image '{image}' has no mask; add '{mask}'")
         mask_size, mask_mode = look_at(mask, "mask")
-        if mask_mode not in _MASK_MODES:
+        if mask_size != size:
+            raise DataError(differ(image, size, mask, mask_size))
+        counts = np.zeros(0, np.int64)
+        if masks:
+            counts = np.bincount(read(mask).ravel())
+        elif mask_mode not in _MASK_MODES:
             read(mask)  # a grey picture may be stored in colours, and only its pixels tell
+        if images:
+            open_image(image)
     except DataError as error:
         return _Look(pair, fault=error.message)
-    if mask_size != size:
-        return _Look(pair, fault=differ(image, size, mask, mask_size))
-    return _Look(pair, size, mode)
-
-
-def _read_labels(pair: ImageAndMask, read: _MaskReader) -> _Look:
-    """Look at the start of the image and at the whole mask."""
-    look = _glance(pair, read)
-    if look.fault is not None:
-        return look
-    try:
-        counts = np.bincount(read(pair[1]).ravel())
-    except DataError as error:
-        return _Look(pair, fault=error.message)
-    values = {value: int(counts[value]) for value in np.flatnonzero(counts).tolist()}
-    return _Look(pair, look.size, look.mode, values)
-
-
-def _read(pair: ImageAndMask, read: _MaskReader) -> _Look:
-    """Look at both files in full."""
-    look = _read_labels(pair, read)
-    if look.fault is None:
-        try:
-            open_image(pair[0])
-        except DataError as error:
-            return _Look(pair, fault=error.message)
-    return look
+    return _Look(pair, size, mode, {value: int(counts[value]) for value in np.flatnonzero(counts).tolist()})
 
 
 def _dark(looks: Sequence[_Look]) -> list[str]:
