@@ -24,14 +24,13 @@ from torch.utils.data import DataLoader, Dataset
 import topolearn
 from tests.data.toys import Noisy, noisy, toy
 from tests.training.runs import Stopping, assert_same, graph, pair, run, send, untimed
-from topolearn.compiler import Network
+from topolearn.compiler import Network, prune
 from topolearn.data import Data
 from topolearn.errors import DataError, TrainingError
 from topolearn.learners import MaskConnect, SearchSchedule
 from topolearn.samples.base import Batch
 from topolearn.training import trainer as trainer_module
 from topolearn.training.interrupt import Interrupt
-from topolearn.training.phases import settle
 from topolearn.training.progress import Reporter
 
 
@@ -150,10 +149,10 @@ def test_interrupt(places: Any, position: Any, tmp_path: Path, whole: Path, caps
 def test_interrupt_at_the_end_of_the_search(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def impatient(net: Network) -> Network:
         send(signal.SIGINT)
-        return settle(net)
+        return prune(net)
 
     with monkeypatch.context() as patch:
-        patch.setattr("topolearn.training.trainer.settle", impatient)
+        patch.setattr("topolearn.training.trainer.prune", impatient)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "run")
     state = torch.load(tmp_path / "run" / "checkpoint" / "state.pt", weights_only=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from topolearn.compiler import Network, load_pretrained, prune
+from topolearn.compiler import Network, load_pretrained
 from topolearn.compiler.modules.base import last_norm
 from topolearn.compiler.network import copy_weights
 from topolearn.compiler.plan import edge_key
@@ -81,15 +81,7 @@ def schedule(learner: EdgeLearner, epochs: int, changes: Mapping[str, PhaseOptio
             f"{epochs} epochs are too few for the phases {', '.join(p.name for p in running)}; give at least"
             f" {len(running)}"
         )
-    total = sum(phase.share for phase in running)
-    exact = [phase.share / total * epochs for phase in running]
-    dealt = [max(1, int(share)) for share in exact]
-    while sum(dealt) < epochs:
-        neediest = max(range(len(dealt)), key=lambda i: exact[i] - dealt[i])
-        dealt[neediest] += 1
-    while sum(dealt) > epochs:
-        richest = max(range(len(dealt)), key=lambda i: dealt[i] - exact[i] if dealt[i] > 1 else -1.0)
-        dealt[richest] -= 1
+    dealt = _dealt(epochs, [phase.share for phase in running])
     scheduled: list[Scheduled] = []
     first = 0  # the first phase of the current learning-rate schedule
     for number, (phase, count) in enumerate(zip(running, dealt, strict=True)):
@@ -111,6 +103,19 @@ def schedule(learner: EdgeLearner, epochs: int, changes: Mapping[str, PhaseOptio
     return tuple(scheduled)
 
 
+def _dealt(epochs: int, shares: Sequence[float]) -> list[int]:
+    """Divide ``epochs`` by shares, at least one each."""
+    exact = [share / sum(shares) * epochs for share in shares]
+    dealt = [max(1, int(share)) for share in exact]
+    while sum(dealt) < epochs:
+        neediest = max(range(len(dealt)), key=lambda i: exact[i] - dealt[i])
+        dealt[neediest] += 1
+    while sum(dealt) > epochs:
+        richest = max(range(len(dealt)), key=lambda i: dealt[i] - exact[i] if dealt[i] > 1 else -1.0)
+        dealt[richest] -= 1
+    return dealt
+
+
 def _joins(phase: Phase, changes: Mapping[str, PhaseOptions]) -> bool:
     """Whether a phase continues the learning-rate schedule of the phase before."""
     change = changes.get(phase.name, PhaseOptions())
@@ -126,11 +131,6 @@ def _changed(phase: Phase, change: PhaseOptions | None) -> Phase:
         share=phase.share if change.share is None else change.share,
         lr=phase.lr if change.lr is None else change.lr,
     )
-
-
-def settle(net: Network) -> Network:
-    """End the search: freeze the learner's topology and prune to it."""
-    return prune(net)
 
 
 def begin_phase(net: Network, phase: Phase, seed: int, start: Mapping[str, Tensor] | None = None) -> Network:

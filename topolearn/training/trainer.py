@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from topolearn.compiler import Network
+from topolearn.compiler import Network, prune
 from topolearn.compiler import compile as build
 from topolearn.compiler.finite import not_finite
 from topolearn.distributed import ALONE, World
@@ -34,7 +34,7 @@ from topolearn.tasks.sliding import judged
 from topolearn.training.given import check_given
 from topolearn.training.interrupt import Interrupt
 from topolearn.training.optim import load_saved_state, optimizers, saved_state
-from topolearn.training.phases import Scheduled, begin_phase, freeze_affine, recalibrate, settle
+from topolearn.training.phases import Scheduled, begin_phase, freeze_affine, recalibrate
 from topolearn.training.prepare import Prepared
 from topolearn.training.progress import Reporter
 from topolearn.training.step import TrainingStep, autocast
@@ -116,9 +116,10 @@ class Trainer:
                 guessing.
             KeyboardInterrupt: After Ctrl-C, with a checkpoint written.
         """
+        total = sum(item.epochs for item in self.plan) * self.steps
         done = self.at.epochs * self.steps + self.at.step
         quiet = self.recipe.quiet or not self.world.is_main
-        self.reporter = Reporter(total_steps(self.plan, self.steps), done, items=self.data.info.items, quiet=quiet)
+        self.reporter = Reporter(total, done, items=self.data.info.items, quiet=quiet)
         with Interrupt() as interrupt, self.reporter:
             if self.known is not None and self.at == Position():
                 self.judge_given(self.known)
@@ -304,7 +305,7 @@ class Trainer:
         if any(item.phase.search for item in self.plan[: self.at.phase + 1]):
             self.searched_metrics = self.evaluate()
             self.writer.search_ended(self.net)
-        self.net = settle(self.net)
+        self.net = prune(self.net)
         self.measured = None
         if self.learner.recalibrates:
             recalibrate(self.net, self.data, self.recipe.batch_size, mix("recalibrate", self.recipe.seed))
@@ -464,8 +465,3 @@ def _metrics(ready: Prepared) -> Mapping[str, Metric]:
     except TopolearnError:
         return {}
     return task.metrics(info)
-
-
-def total_steps(plan: Iterable[Scheduled], steps: int) -> int:
-    """Return the number of training steps of a whole run."""
-    return sum(item.epochs for item in plan) * steps
