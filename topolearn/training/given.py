@@ -40,7 +40,7 @@ def seen_by_given(data: Data, about: Mapping[str, Any], options: TrainOptions) -
             in another order and cannot be renumbered.
     """
     info = data.info
-    mean, std = _first(options.mean, about.get("mean")), _first(options.std, about.get("std"))
+    mean, std = options.mean or about.get("mean"), options.std or about.get("std")
     named = known_classes(about) and set(about["classes"]) == set(info.classes)
     if not isinstance(data, ImageData):
         if options.mean or options.std:
@@ -51,14 +51,10 @@ def seen_by_given(data: Data, about: Mapping[str, Any], options: TrainOptions) -
                 f" outputs: {', '.join(about['classes'])}"
             )
         return data
-    if mean is None and std is None and not named:
+    if not (mean or std or named):
         return data
     classes = about["classes"] if named else info.classes
     return data.seen_by(mean or info.mean, std or info.std, classes)
-
-
-def _first(*values: Any) -> Any:
-    return next((value for value in values if value), None)
 
 
 def is_trained(net: Network, about: Mapping[str, Any], recipe: Recipe, info: DataInfo) -> bool:
