@@ -186,7 +186,7 @@ def python_source(root: str | Path | None, form: TextFormat) -> TextData:
         DataError: This Python has no source files.
     """
     home = Path(sysconfig.get_path("stdlib"))
-    paths = sorted(_below(home, ".py", _LEFT_OUT), key=lambda path: path.relative_to(home).as_posix())
+    paths = _below(home, ".py", _LEFT_OUT)
     if not paths:
         raise DataError(f"this Python has no source of its standard library in '{home}'; give a text of your own")
     return text_of_bytes("python-source", _content(paths), form, {"python": platform.python_version()})
@@ -198,17 +198,13 @@ def text_in(path: Path, form: TextFormat) -> TextData:
     Raises:
         DataError: The folder has no .txt file, a file cannot be read, or the text is too short.
     """
-    if path.is_file():
-        data = text_of_bytes(str(path), _content([path]), form, {})
-        data.path = path.absolute()
-        return data
-    paths = sorted(_below(path, ".txt", frozenset()), key=lambda each: each.relative_to(path).as_posix())
+    paths = [path] if path.is_file() else _below(path, ".txt")
     if not paths:
         raise DataError(f"there is no .txt file in '{path}'; give a text file, or a folder of .txt files")
     data = text_of_bytes(str(path), _content(paths), form, {})
     data.path = path.absolute()
-    others = sum(len(files) for _, _, files in os.walk(path)) - len(paths)
-    if others:
+    others = sum(len(files) for _, _, files in os.walk(path)) - len(paths)  # below 0 for a file: nothing is walked
+    if others > 0:
         data.notes = (f"read {len(paths):,} .txt files of '{path}'; not looked at: {others:,} of another kind",)
     return data
 
@@ -267,12 +263,17 @@ def _ids(given: Any, what: str) -> Tensor:
     return torch.from_numpy(ids.astype(np.uint8 if narrow else np.int32))
 
 
-def _below(home: Path, suffix: str, left_out: frozenset[str]) -> Iterator[Path]:
-    """Yield the files with a suffix in a folder and below it, without pipes (reading them blocks) and broken links."""
+def _below(home: Path, suffix: str, left_out: frozenset[str] = frozenset()) -> list[Path]:
+    """Return the files with a suffix in a folder and below it, in the order of their paths.
+
+    Pipes, which block a reader, and broken links are left out.
+    """
+    found: list[Path] = []
     for folder, inner, names in os.walk(home):
         inner[:] = [name for name in inner if name not in left_out]
         paths = (Path(folder) / name for name in names if name.endswith(suffix))
-        yield from (path for path in paths if path.is_file())
+        found += (path for path in paths if path.is_file())
+    return sorted(found, key=lambda path: path.relative_to(home).as_posix())
 
 
 def _content(paths: Iterable[Path]) -> bytes:
