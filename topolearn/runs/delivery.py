@@ -10,6 +10,7 @@ import numpy as np
 
 from topolearn.drawing.matrix import adjacency
 from topolearn.drawing.picture import draw
+from topolearn.runs.folder import SEARCH_STATE
 from topolearn.runs.learned import read_learned
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ def deliver(result: FitResult, folder: Path) -> ExportReport:
 
 def draw_run(result: FitResult, folder: Path) -> tuple[Path, Path | None]:
     """Draw ``graph.svg`` and, if the run searched, ``matrix.svg`` to its folder."""
-    from topolearn.runs.folder import SEARCH_STATE
-
     draw(result.graph, folder / PICTURE, searched=result.searched)
     if not (folder / SEARCH_STATE).is_file():
         return folder / PICTURE, None
