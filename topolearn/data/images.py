@@ -225,7 +225,7 @@ class ImageFiles(Dataset[tuple[Tensor, Any]]):
         if image.mode != MODES[self._channels]:
             image = image.convert(MODES[self._channels])
         if isinstance(target, int):
-            return _pixels(image, height, width), target
+            return pixels(image, size), target
         binary, colours = (False, ()) if self._labels is None else (self._labels.binary, self._labels.colours)
         stored = read_labels(target, binary=binary, colours=colours)
         if stored.shape != (image.height, image.width):
@@ -233,7 +233,7 @@ class ImageFiles(Dataset[tuple[Tensor, Any]]):
         labels = stored if self._labels is None else self._labels(stored, target)
         if labels.shape != size:
             labels = np.array(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
-        return _pixels(image, height, width), torch.from_numpy(labels)
+        return pixels(image, size), torch.from_numpy(labels)
 
 
 def no_mask(path: Path, mode: str) -> str:
@@ -252,7 +252,9 @@ def differ(image: Path, size: Sequence[int], mask: Path, mask_size: Sequence[int
     )
 
 
-def _pixels(image: Image.Image, height: int, width: int) -> Tensor:
+def pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    """Return an image as (C, H, W) uint8, resized bilinearly to ``size`` (H, W) if it has another size."""
+    height, width = size
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     array = np.array(image)

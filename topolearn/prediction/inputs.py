@@ -70,15 +70,6 @@ def read(path: Path, channels: int) -> tuple[Image.Image, str]:
     return image.convert(MODES[channels]), image.mode
 
 
-def pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
-    """Return an image as (1, C, H, W) uint8, resized bilinearly to ``size`` (H, W) if it has another size."""
-    height, width = size
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    array = np.array(image).reshape(height, width, -1)
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))[None]
-
-
 def shown(image: Tensor, info: DataInfo) -> Image.Image:
     """Return a grey or colour picture of an image (C, H, W) that is normalised as ``info`` says."""
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (info.mean, info.std))

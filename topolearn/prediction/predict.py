@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from topolearn.data.images import pixels
 from topolearn.device import find_device
 from topolearn.drawing.palette import MAX_COLOURS
 from topolearn.errors import DataError, OptionError, utf8
 from topolearn.files import write_atomically
 from topolearn.prediction import pictures
-from topolearn.prediction.inputs import Skipped, find, passed_over, pixels, read, shown
+from topolearn.prediction.inputs import Skipped, find, passed_over, read, shown
 from topolearn.prediction.model import Model, model_of_run
 from topolearn.prediction.opening import load
 from topolearn.runs.config import read_config
@@ -219,7 +220,7 @@ class _Writer:
         own = (image.height, image.width)
         seen = self.model.size_of(*own)
         try:
-            answer = self.model(pixels(image, seen), own)
+            answer = self.model(pixels(image, seen)[None], own)
         except DataError as error:
             raise DataError(f"the image '{path}' cannot be predicted: {error.message}") from None
         self.modes[mode] += 1
