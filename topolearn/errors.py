@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -129,6 +129,12 @@ def shown(value: object, limit: int = 60) -> str:
     except ValueError:  # an integer of more digits than Python writes
         return "a huge number"
     return text if len(text) <= limit else f"{text[: limit - 2]} …"
+
+
+def first_few(words: Sequence[str], most: int = 3) -> str:
+    """Return ``"a, b, c and 5 more"``: the first ``most`` words, and how many are left out."""
+    more = f" and {len(words) - most:,} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

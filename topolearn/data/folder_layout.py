@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from topolearn.data.class_list import ClassList, read_class_list
 from topolearn.data.images import SUFFIXES
-from topolearn.errors import DataError
+from topolearn.errors import DataError, first_few
 from topolearn.task_kinds import kind_of
 
 LAYOUTS = (
@@ -28,9 +28,6 @@ _MASK_ENDINGS = ("", "_mask", "_label", "_gt")
 _VAL = ("val", "test")
 _NO_CLASSES = frozenset({"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "lost+found"})
 """Folders that archives, systems and programs leave behind. They are not classes."""
-
-NAMED = 3
-"""How many files a message names if it is about more."""
 
 _T = TypeVar("_T")
 
@@ -150,10 +147,9 @@ def _passed_over(folder: Path) -> tuple[str, ...]:
     left = [*sorted(set(folder.iterdir()) - set(classes)), *inner]
     if not left:
         return ()
-    named = [f"{path.relative_to(folder).as_posix()}{'/' if path.is_dir() else ''}" for path in left[:NAMED]]
-    more = f" and {len(left) - NAMED:,} more" if len(left) > NAMED else ""
+    named = [f"{path.relative_to(folder).as_posix()}{'/' if path.is_dir() else ''}" for path in left]
     what = "file or folder is" if len(left) == 1 else "files and folders are"
-    return (f"in '{folder}' {len(left):,} {what} skipped (not images of a class): {', '.join(named)}{more}",)
+    return (f"in '{folder}' {len(left):,} {what} skipped (not images of a class): {first_few(named)}",)
 
 
 def _class_folders(train: Path, val: Path) -> ClassFiles:
@@ -250,9 +246,8 @@ def _unread(splits: Sequence[Path], masks_of: Callable[[Path], Path]) -> tuple[s
         known = {name for names in _mask_names(split).values() for name in names}
         alone = sorted(path.name for path in _mask_files(masks_of(split)) if composed(path.stem) not in known)
         if alone:
-            more = f" and {len(alone) - NAMED:,} more" if len(alone) > NAMED else ""
             notes.append(
                 f"'{masks_of(split)}' has {len(alone):,} masks without an image of {', '.join(sorted(SUFFIXES))} in"
-                f" '{split}', which are skipped: {', '.join(alone[:NAMED])}{more}"
+                f" '{split}', which are skipped: {first_few(alone)}"
             )
     return tuple(notes)

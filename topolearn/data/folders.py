@@ -6,11 +6,11 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from topolearn.data.folder_layout import NAMED, ClassFiles, MaskFiles, find_files
+from topolearn.data.folder_layout import ClassFiles, MaskFiles, find_files
 from topolearn.data.images import ImageFiles, look_at, open_image
 from topolearn.data.masks import load_masks
 from topolearn.data.reading import Reading, data_from, in_threads, left_out
-from topolearn.errors import DataError
+from topolearn.errors import DataError, first_few
 from topolearn.samples.augment import Augment, Crop
 from topolearn.samples.base import Data, DataInfo
 from topolearn.samples.modes import common_channels, conversions
@@ -120,5 +120,4 @@ def _without_validation(files: ClassFiles) -> list[str]:
     missing = [f"'{name}'" for index, name in enumerate(files.classes) if index not in there]
     if not missing:
         return []
-    more = f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else ""
-    return [f"no validation image is of the class {', '.join(missing[:NAMED])}{more}"]
+    return [f"no validation image is of the class {first_few(missing)}"]

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from topolearn.data.class_list import CLASS_LIST, ClassList
-from topolearn.data.folder_layout import NAMED, MaskFiles, like_the_missing
+from topolearn.data.folder_layout import MaskFiles, like_the_missing
 from topolearn.data.images import ImageFiles, differ, look_at, open_image, read_labels
 from topolearn.data.labels import Labels, labels_of_set, named_labels
-from topolearn.data.reading import Reading, data_from, in_threads, left_out
+from topolearn.data.reading import NAMED, Reading, data_from, in_threads, left_out
 from topolearn.errors import DataError
 from topolearn.samples.augment import Augment, Crop
 from topolearn.samples.base import BLACK_AND_WHITE, IGNORE, Data, DataInfo

@@ -11,7 +11,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from topolearn.data.folder_layout import NAMED
 from topolearn.data.images import ImageFiles
 from topolearn.errors import DataError
 from topolearn.samples.augment import Augment, Crop
@@ -27,6 +26,9 @@ IN_MEMORY = 2**30
 
 SAMPLED = 500
 """Most training images, evenly spaced, from which mean and standard deviation are computed."""
+
+NAMED = 3
+"""How many files a message names if it is about more."""
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from topolearn.errors import DataError
+from topolearn.errors import DataError, first_few
 
-_NAMED = 3
 _LISTED = 12
 
 
@@ -28,15 +27,13 @@ def check_occurrence(
     """
     missing = [f"'{name}'" for name, count in zip(classes, counts, strict=True) if not count]
     if missing:
-        more = f" and {len(missing) - _NAMED:,} more" if len(missing) > _NAMED else ""
         is_are = "class {} has" if len(missing) == 1 else "classes {} have"
-        wrong = f"the {is_are.format(', '.join(missing[:_NAMED]) + more)} no training example"
+        wrong = f"the {is_are.format(first_few(missing))} no training example"
     elif len(classes) == 1:
         wrong = f"there is only one class, '{classes[0]}', so there is nothing to learn"
     else:
         return
     listed = [f"{value} ({count:,} {unit})" for value, count in found.items()]
-    rest = f" and {len(listed) - _LISTED:,} more" if len(listed) > _LISTED else ""
     if len(found) < 2 or not missing:
         mend = "add examples of another class"
-    raise DataError(f"{wrong}: {where} hold {', '.join(listed[:_LISTED]) or 'nothing'}{rest}; {mend}")
+    raise DataError(f"{wrong}: {where} hold {first_few(listed, _LISTED) or 'nothing'}; {mend}")
