@@ -87,13 +87,13 @@ def find_files(folder: Path, task: str | None, val_split: str | None) -> ClassFi
         )
     train = home / "train"
     is_split = train.is_dir() and (val_split is not None or not _is_class(train, masks_of))
-    splits = [train, _val_folder(home, val_split)] if is_split else [home]
-    if len(splits) == 1 and val_split is not None:
+    if val_split is not None and not is_split:
         raise DataError(f"the folder '{home}' has no 'train', so it has no '{val_split}' to validate on")
+    splits = [train, _val_folder(home, val_split)] if is_split else [home]
     if masks_of is None:
-        return _split(home) if len(splits) == 1 else _class_folders(*splits)
+        return _class_folders(*splits) if is_split else _split(home)
     parts = [_masked(split, masks_of(split)) for split in splits]
-    if len(parts) == 1:
+    if not is_split:
         parts = list(_held_out(parts[0], lambda pair: pair[0].name))
         if not parts[1]:
             raise DataError(f"the folder '{home}' has only one image; add at least one more, for validation")
@@ -156,10 +156,10 @@ def _class_folders(train: Path, val: Path) -> ClassFiles:
     classes = {composed(path.name): path.name for path in _subfolders(train)}
     number = {name: index for index, name in enumerate(classes)}
     if not number:
-        way_out = "; a class called 'train' needs another name, or splits: train/train and val/train" * bool(
-            images(train)
+        way_out = "a class called 'train' needs another name, or splits: train/train and val/train; "
+        raise DataError(
+            f"the folder '{train}' has no subfolder; {way_out if images(train) else ''}supported layouts are {LAYOUTS}"
         )
-        raise DataError(f"the folder '{train}' has no subfolder{way_out}; supported layouts are {LAYOUTS}")
     for path in _subfolders(val):
         if composed(path.name) not in number:
             raise DataError(f"'{path}' is a class without a folder in '{train}'; add it there, or remove it")

@@ -104,11 +104,10 @@ def labels_of_set(
     Raises:
         DataError: There is another number of classes than required.
     """
-    if not kind.is_binary:
-        return named_labels(_with_white(listed, found), where, classes)
-    if not listed.names:
+    if kind.is_binary and not listed.names:
         return binary_labels(kind, found)
-    return replace(named_labels(_with_white(listed, found), where, 2), classes=(kind.positive,))
+    labels = named_labels(_with_white(listed, found), where, 2 if kind.is_binary else classes)
+    return replace(labels, classes=(kind.positive,)) if kind.is_binary else labels
 
 
 def _with_white(listed: ClassList, found: Collection[int]) -> ClassList:
