@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,10 @@ class Position:
     step: int = 0
     epochs: int = 0
     settled: bool = False
+
+    def next_phase(self) -> Position:
+        """Return the start of the next phase."""
+        return replace(self, phase=self.phase + 1, epoch=0, step=0)
 
 
 @dataclass(frozen=True)

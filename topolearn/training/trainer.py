@@ -27,7 +27,7 @@ from topolearn.runs.folder import STATE
 from topolearn.runs.run_writer import RunWriter
 from topolearn.runs.tensor_files import load_into
 from topolearn.samples import Data
-from topolearn.samples.base import Tensors, listed, moved
+from topolearn.samples.base import AnyBatch, Tensors, listed, moved
 from topolearn.samples.seeds import mix
 from topolearn.tasks import Evaluation, Metric, task_of
 from topolearn.tasks.sliding import judged
@@ -128,7 +128,7 @@ class Trainer:
                 with self.broken_off(interrupt):
                     self.run_phase(interrupt)
                 self.end_phase()
-                self.at = Position(self.at.phase + 1, 0, 0, self.at.epochs, self.at.settled)
+                self.at = self.at.next_phase()
             if not self.at.settled:
                 self.end_search()
             return self.evaluate()
@@ -207,14 +207,10 @@ class Trainer:
         """Run the remaining steps of an epoch, and record it."""
         started = time.perf_counter()
         total = self.epoch_loss if self.at.step else torch.zeros((), dtype=torch.float64, device=self.device)
-        first = self.at.step if self.data.mid_epoch_resume else 0
-        batches = self.data.train_batches(
-            self.recipe.batch_size, seed=self.recipe.seed, epoch=self.at.epochs, first=first
-        )
         self.net.train()
         self.measured = None
         images_seen = 0
-        for inputs, targets in batches:
+        for inputs, targets in self.batches(self.at.step):
             total = total + self.step(scheduled, moved(inputs, self.device), moved(targets, self.device))
             self.at.step += 1
             count = len(listed(inputs)[0]) * self.world.size
@@ -229,6 +225,11 @@ class Trainer:
         self.check_finite(total)
         self.check_weights()
         self.record(scheduled, float(total) / max(1, self.at.step), images_seen, time.perf_counter() - started)
+
+    def batches(self, first: int) -> Iterator[AnyBatch]:
+        """Return the batches of the current epoch from step ``first``, or all if an epoch only starts as a whole."""
+        first = first if self.data.mid_epoch_resume else 0
+        return self.data.train_batches(self.recipe.batch_size, seed=self.recipe.seed, epoch=self.at.epochs, first=first)
 
     def pause(self, total: Tensor, interrupt: Interrupt) -> None:
         """Write a checkpoint between two steps if one is due, and stop if someone asked for that."""
@@ -290,10 +291,7 @@ class Trainer:
 
     def reach(self) -> float:
         """Read the inputs of the latest steps again and return their largest absolute value; 0 for ids."""
-        first = max(0, self.at.step - _CHECK_EVERY) if self.data.mid_epoch_resume else 0
-        batches = self.data.train_batches(
-            self.recipe.batch_size, seed=self.recipe.seed, epoch=self.at.epochs, first=first
-        )
+        batches = self.batches(max(0, self.at.step - _CHECK_EVERY))
         latest = (values for inputs, _ in itertools.islice(batches, _CHECK_EVERY) for values in listed(inputs))
         return max((float(values.abs().max()) for values in latest if values.is_floating_point()), default=0.0)
 
@@ -440,7 +438,7 @@ class Trainer:
         self.history, self.searched_metrics = checkpoint.history, checkpoint.searched_metrics
         self.given_metrics = checkpoint.given_metrics
         if self.at.epoch >= epochs:
-            self.at = Position(self.at.phase + 1, 0, 0, self.at.epochs, self.at.settled)
+            self.at = self.at.next_phase()
         else:
             self.resumed = checkpoint
         self.writer.resumed(self.history)
