@@ -39,11 +39,8 @@ def values_differ(was: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
         was: The run's config.
         now: What :func:`data_settings` says of the data.
     """
-    own = {**was, **(was.get("content") or {})}  # the network of the run may have seen them by other means
-    for key, name in (("mean", "mean"), ("std", "standard deviation")):
-        if tuple(own[key]) != tuple(now[key]):
-            return f"the {name} {scalar(now[key])}, not {scalar(own[key])}"
-    return None
+    # The network of the run may have seen them by other means.
+    return _statistics_differ({**was, **(was.get("content") or {})}, now)
 
 
 def classes_differ(was: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
@@ -66,12 +63,20 @@ def content_differs(was: Mapping[str, Any], now: Mapping[str, Any]) -> str | Non
     for key, name in (("train", "training"), ("val", "validation")):
         if key in old and old[key] != new.get(key):
             return f"a {name} set of {new.get(key, 0):,}, not {old[key]:,}"
-    for key, name in (("mean", "mean"), ("std", "standard deviation")):
-        if key in old and key in new and tuple(old[key]) != tuple(new[key]):
-            return f"the {name} {scalar(new[key])}, not {scalar(old[key])}"
+    differs = _statistics_differ(old, new)
+    if differs is not None:
+        return differs
     if "size" in old and tuple(old["size"]) != tuple(new.get("size", ())):
         sizes = ("x".join(map(str, each.get("size", ()))) for each in (new, old))
         return f"the size {', not '.join(sizes)}"
+    return None
+
+
+def _statistics_differ(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
+    """Return which of mean and std differs, if both have it; None if none does."""
+    for key, name in (("mean", "mean"), ("std", "standard deviation")):
+        if key in old and key in new and tuple(old[key]) != tuple(new[key]):
+            return f"the {name} {scalar(new[key])}, not {scalar(old[key])}"
     return None
 
 
