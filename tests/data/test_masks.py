@@ -14,7 +14,7 @@ from topolearn.data import Crop, Data, load_data
 from topolearn.data import reading as reading_module
 from topolearn.data.for_graph import read_data
 from topolearn.data.images import ImageFiles, look_at, open_image, read_labels
-from topolearn.data.labels import binary_labels
+from topolearn.data.labels import Labels, binary_labels
 from topolearn.errors import DataError
 from topolearn.format import loads
 from topolearn.recipes.train_options import TrainOptions
@@ -438,7 +438,8 @@ def test_images_are_upright_as_their_masks_are(tmp_path: Path, orientation: int)
         upright = np.array(ImageOps.exif_transpose(stored))
     Image.fromarray(upright[..., 0]).save(drawn)
     assert look_at(path) == (upright.shape[:2], "RGB")
-    image, labels = ImageFiles([(path, drawn)], 3, None, resize=False)[0]
+    numbers = Labels((), np.arange(256, dtype=np.int16))
+    image, labels = ImageFiles([(path, drawn)], 3, None, resize=False, labels=numbers)[0]
     np.testing.assert_array_equal(image.numpy().transpose(1, 2, 0), upright)
     np.testing.assert_array_equal(labels.numpy(), upright[..., 0])
 

@@ -186,7 +186,7 @@ class ImageFiles(Dataset[tuple[Tensor, Any]]):
         size: (height, width) of all images. With None each image keeps its own size.
         resize: Whether images may have another size in the file. Then images are resized bilinearly, masks to the
             nearest pixel.
-        labels: The meaning of the values in mask files.
+        labels: The meaning of the values in mask files. None only if there are no mask files.
     """
 
     def __init__(
@@ -226,11 +226,11 @@ class ImageFiles(Dataset[tuple[Tensor, Any]]):
             image = image.convert(MODES[self._channels])
         if isinstance(target, int):
             return pixels(image, size), target
-        binary, colours = (False, ()) if self._labels is None else (self._labels.binary, self._labels.colours)
-        stored = read_labels(target, binary=binary, colours=colours)
+        assert self._labels is not None
+        stored = read_labels(target, binary=self._labels.binary, colours=self._labels.colours)
         if stored.shape != (image.height, image.width):
             raise DataError(differ(path, (image.height, image.width), target, stored.shape))
-        labels = stored if self._labels is None else self._labels(stored, target)
+        labels = self._labels(stored, target)
         if labels.shape != size:
             labels = np.array(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
         return pixels(image, size), torch.from_numpy(labels)
