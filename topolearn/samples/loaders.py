@@ -85,13 +85,9 @@ class LoaderData(ImageData):
             self._form.check(images, targets, what)
             if self._white_is_one:
                 targets = white_as_one(targets, what)
-
-            def name(place: int, number: int = number) -> str:
-                return f"item {place} of batch {number} of {what}"
-
             if targets.device.type == "cpu":  # on a GPU, the check would have to wait for it
-                check_values(images, targets, name)
-                check_labels(targets, self.info.labels, self.info.ignore_index, name)
+                check_values(images, targets, seeded.names(number))
+                check_labels(targets, self.info.labels, self.info.ignore_index, seeded.names(number))
             if census is not None:
                 census.count(targets)
             yield self._finish(

@@ -146,6 +146,10 @@ class SeededLoader:
     def __len__(self) -> int:
         return len(self.loader)
 
+    def names(self, number: int) -> Callable[[int], str]:
+        """Return a function that says what errors call the n-th item of a batch, given the number of the batch."""
+        return lambda place: f"item {place} of batch {number} of {self.what}"
+
     def first(self) -> Any:
         """Return the first batch as the loader gives it, to look at it before training."""
         with self.kept_for_a_look():

@@ -324,7 +324,7 @@ class StructuredData(Data):
     def steps(self, batch_size: int) -> int:
         """Return the number of training batches per epoch. A loader has its own batch size."""
         if isinstance(self._train, SeededLoader):
-            return len(self._train.loader)
+            return len(self._train)
         return full_batches(self.train_size, batch_size)
 
     def train_batches(self, batch_size: int, *, seed: int, epoch: int, first: int = 0) -> Iterator[AnyBatch]:
@@ -350,11 +350,7 @@ class StructuredData(Data):
 
     def _ready(self, loader: SeededLoader, batches: Iterator[Any], census: Census | None = None) -> Iterator[AnyBatch]:
         for number, batch in enumerate(batches):
-
-            def name(place: int, number: int = number) -> str:
-                return f"item {place} of batch {number} of {loader.what}"
-
-            inputs, targets = self.signature.batch(*self._read(loader, batch), name)
+            inputs, targets = self.signature.batch(*self._read(loader, batch), loader.names(number))
             if census is not None and isinstance(targets, Tensor):
                 census.count(targets)
             yield moved(inputs, self._device), moved(targets, self._device)
