@@ -301,6 +301,9 @@ def test_ids_with_double_underscores_may_not_name_two_edges() -> None:
 def test_what_is_neither_a_graph_nor_a_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"compile takes a graph, not the name of one; write compile\(load_graph"):
         topolearn.compile("x")  # type: ignore[arg-type]
+    for learner in ("maskconnect", topolearn.learners.MaskConnect, torch.nn.Identity()):
+        with pytest.raises(OptionError, match=r"takes a learner made for the graph, not .*; write compile\(graph, topo"):
+            topolearn.compile(topolearn.load_graph("digits"), learner)
     functions: dict[str, Callable[[Any], object]] = {
         "compile": topolearn.compile,
         "prune": topolearn.prune,

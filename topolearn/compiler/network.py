@@ -14,7 +14,7 @@ from topolearn.compiler.dag import DAG, Outputs
 from topolearn.compiler.modules import BatchNorm, ModuleTable, backbone, build_edge, build_node
 from topolearn.compiler.plan import edge_key, ends
 from topolearn.compiler.reference import ReferenceDAG
-from topolearn.errors import GraphError, OptionError, TopolearnError
+from topolearn.errors import GraphError, OptionError, TopolearnError, shown
 from topolearn.graph import BindFanIn, Graph, KeepEdges, RemoveIdleRelus, Topology, apply_passes
 from topolearn.ops import Bundle, Shape
 from topolearn.ops.backbone import TorchvisionBackbone
@@ -279,8 +279,13 @@ def compile(
 
     Raises:
         GraphError: The graph is not a valid network.
-        OptionError: The argument is neither a graph nor a network over a graph.
+        OptionError: The first argument is neither a graph nor a network over a graph, or the second is no learner.
     """
+    if learner is not None and (isinstance(learner, type) or not hasattr(learner, "edge_weights")):
+        raise OptionError(
+            f"compile takes a learner made for the graph, not {shown(learner)}; write"
+            " compile(graph, topolearn.learners.MaskConnect(graph))"
+        )
     if isinstance(graph_or_net, Graph):
         return Network(graph_or_net, learner, reference=reference)
     if isinstance(graph_or_net, str | Path):
