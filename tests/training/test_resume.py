@@ -160,7 +160,17 @@ def test_interrupted_before_the_first_checkpoint(
     assert second.run(folder, learner="maskconnect") == 2
     assert "already holds a run; give --resume" in (tmp_path / "stopped.log").read_text()
     assert second.run(folder, learner="maskconnect", resume=True) == 0
+    assert f"nothing to resume in {folder}; starting from the beginning" in (tmp_path / "stopped.log").read_text()
     assert_same(whole("maskconnect"), folder)
+
+
+def test_it_is_said_that_nothing_is_resumed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    for line in (f"nothing to resume in {folder}; starting from", f"the run in {folder} is already finished"):
+        run(folder, "fixed", resume=True, quiet=False)
+        assert line in capfd.readouterr().err
+    run(tmp_path / "other", "fixed", quiet=False)
+    assert "resume" not in capfd.readouterr().err
 
 
 def test_second_interrupt_acts_at_once(

@@ -22,6 +22,7 @@ from topolearn.recipes import Recipe, RecipeFile, load_recipe
 from topolearn.recipes.recipe_file import is_learner_option, learner_of
 from topolearn.recipes.train_options import TrainOptions
 from topolearn.report.tables import metric_spec
+from topolearn.runs.folder import holds_run
 from topolearn.samples import Data
 from topolearn.studies.comparison import Comparison, Failure, Row, RunSummary, clock
 from topolearn.studies.processes import Crew, Job, run_all
@@ -46,7 +47,7 @@ def compare(
 ) -> Comparison:
     """Train several recipes with several seeds, and compare the results.
 
-    Every run is ``topolearn fit RECIPE --seed S --resume`` in its own process and its own folder,
+    Every run is ``topolearn fit RECIPE --seed S`` in its own process and its own folder,
     ``OUT/NAME/seed-S`` (for a variant ``OUT/NAME/KEY=VALUE/seed-S``). Finished runs are not repeated,
     unfinished ones are resumed, and a failure in one run does not affect the others. All recipes are
     read and checked before the first run starts and before anything is written.
@@ -85,7 +86,7 @@ def compare(
         for key in variant.left_out:
             board.say(f"{variant.name}: without {key}={common[key]}, because its learner has no such option")
     make_folder(board.folder)
-    fixed = ["--resume", "--no-export", *(["--quiet"] if quiet else [])]
+    fixed = ["--no-export", *(["--quiet"] if quiet else [])]
     if data_root is not None:
         fixed += ["--data-root", str(data_root)]
     runs = {
@@ -137,8 +138,9 @@ class Variant:
     def command(self, seed: int, out: Path, fixed: Sequence[str]) -> tuple[str, ...]:
         """Return the arguments of ``topolearn`` for a run."""
         changes = [part for key, text in self.settings for part in ("--set", f"{key}={text}")]
-        folder = str(self.folder(out, seed))
-        return ("fit", self.recipe, *changes, "--seed", str(seed), "--out", folder, *fixed)
+        folder = self.folder(out, seed)
+        resume = ["--resume"] if holds_run(folder) else []
+        return ("fit", self.recipe, *changes, "--seed", str(seed), "--out", str(folder), *resume, *fixed)
 
 
 class _Board:

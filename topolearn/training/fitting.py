@@ -131,6 +131,7 @@ def fit(
             folder = recipe.out
             world.from_main(lambda: claim.enter_context(claimed(folder)))
             if world.from_main(ready.is_finished):
+                _say(f"the run in {folder} is already finished", recipe, world)
                 return read_result(folder)
         with _surroundings(ready):
             return _train(ready, world)
@@ -141,6 +142,8 @@ def _train(ready: Prepared, world: World) -> FitResult:
     recipe, learner = ready.recipe, ready.learner
     writer = RunWriter(recipe.out if world.is_main else None)
     checkpoint = world.from_main(writer.checkpoint_left)
+    if recipe.resume and checkpoint is None:
+        _say(f"nothing to resume in {recipe.out}; starting from the beginning", recipe, world)
     net = _network(ready)
     if checkpoint is None:  # a checkpoint holds all weights
         _load_start(net, recipe)
@@ -189,12 +192,17 @@ def _train(ready: Prepared, world: World) -> FitResult:
     result.history.append(closing_record(result))
     world.from_main(lambda: writer.finish(result))
     if folder is not None and recipe.export and world.is_main:
-        Reporter(0, quiet=recipe.quiet).say("exporting to ONNX, comparing with PyTorch")
+        _say("exporting to ONNX, comparing with PyTorch", recipe, world)
         try:
             result.exported = deliver(result, folder)
         except ExportError as error:
             warnings.warn(f"the network was not exported: {error}", stacklevel=3)
     return result
+
+
+def _say(text: str, recipe: Recipe, world: World) -> None:
+    """Print a line of progress, once for all processes."""
+    Reporter(0, quiet=recipe.quiet or not world.is_main).say(text)
 
 
 def _network(ready: Prepared) -> Network:
