@@ -316,6 +316,12 @@ def test_what_is_neither_a_graph_nor_a_network_is_refused(tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("learner", ["maskconnect", topolearn.learners.MaskConnect, {"name": "fixed"}])
+def test_a_learner_is_an_object_made_for_the_graph(learner: Any) -> None:
+    with pytest.raises(OptionError, match=r"^compile takes a learner made for the graph, not .*; write compile"):
+        topolearn.compile(topolearn.load_graph("digits"), learner)
+
+
 def test_an_invalid_graph_is_refused() -> None:
     graph = Graph("g", [Node("image", "input", {"size": (3, 8, 8)}), Node("a", "identity", input=Shape(4, 1))],
                   (Edge("image", "a"),), ("a",))  # fmt: skip

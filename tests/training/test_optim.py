@@ -287,6 +287,7 @@ def test_frozen_weights_are_left_out() -> None:
     ("settings", "text"),
     [
         ({"name": "sdg"}, "unknown optimizer 'sdg'; did you mean 'sgd'?"),
+        ({"optimizer": "adamw"}, "unknown option 'optimizer' of optimizer 'sgd'; choose the optimizer with 'name'"),
         ({"momentun": 0.9}, "unknown option 'momentun' of optimizer 'sgd'; did you mean 'momentum'?"),
         ({"name": "adamw", "momentum": 0.9}, "unknown option 'momentum' of optimizer 'adamw'; known: amsgrad"),
         ({"momentum": -1.0}, "optimizer 'sgd': Invalid momentum value: -1.0"),

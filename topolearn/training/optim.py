@@ -54,7 +54,8 @@ def optimizers(
     known = [option for option in inspect.signature(_OPTIMIZERS[name]).parameters if option not in ("params", "lr")]
     for option in options:
         if option not in known:
-            raise OptionError(f"unknown option '{option}' of optimizer '{name}'{suggest(option, known)}")
+            hint = "; choose the optimizer with 'name'" if option == "optimizer" else suggest(option, known)
+            raise OptionError(f"unknown option '{option}' of optimizer '{name}'{hint}")
     networks = [module for module in net.modules() if isinstance(module, Network)]
     learner = _learner(networks)
     own = set() if learner is None else {id(p) for p in learner.parameters()}
