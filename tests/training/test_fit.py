@@ -202,6 +202,11 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     fails(CheckpointError, "no such file; is this the folder of a finished run?", weights=tmp_path)
     (tmp_path / "text").write_text("text")
     fails(CheckpointError, "damaged, or not a safetensors file", weights=tmp_path / "text")
+    for zipped in (True, False):
+        torch.save({"a": torch.ones(2)}, tmp_path / "my.pt", _use_new_zipfile_serialization=zipped)
+        message = fails(CheckpointError, weights=tmp_path / "my.pt")
+        assert "my.pt: written by torch.save, but a safetensors file is needed here; for a torchvision" in message
+        assert "'topolearn lift MODEL --weights my.pt -o GRAPH.yaml'" in message
 
 
 def test_a_bad_start_leaves_no_run_behind(tmp_path: Path) -> None:
@@ -367,7 +372,7 @@ def test_a_graph_that_names_no_data_asks_for_some_where_digits_do_not_fit() -> N
         ({"device": "gpu"}, OptionError, ["device 'gpu' cannot be used: "]),
         ({"device": 1.5}, OptionError, ["device '1.5' cannot be used: "]),
         ({"graph": graph(learnable=False)}, OptionError, ["no learnable edges", "train it with learner 'fixed'"]),
-        ({"graph": torch.nn.Linear(2, 2)}, OptionError, ["not a Linear; compile a graph first"]),
+        ({"graph": torch.nn.Linear(2, 2)}, OptionError, ["not a Linear; compile a graph first, or lift"]),
         ({"graph": 3}, OptionError, ["not a int"]),
         ({"learner": "masconnect"}, OptionError, ["unknown learner 'masconnect'; did you mean 'maskconnect'?"]),
         ({"learner": MaskConnect}, OptionError, ["a learner is given by name, or made for the graph"]),

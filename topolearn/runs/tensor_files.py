@@ -15,6 +15,8 @@ from topolearn.files import write_atomically
 
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
 """Prefixes of tensor names in the state of a wrapped network."""
+_TORCH_SAVE = (b"PK\x03\x04", b"\x80\x02")
+"""First bytes of the files of torch.save: a zip archive, or the pickle of old versions."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -37,10 +39,18 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
     if not path.is_file():
         raise CheckpointError("no such file; is this the folder of a finished run?", Location(str(path)))
+    content = b""
     try:
         # From bytes, because safetensors cannot open file names that are not UTF-8.
-        tensors: dict[str, Tensor] = load(path.read_bytes())
+        content = path.read_bytes()
+        tensors: dict[str, Tensor] = load(content)
     except (SafetensorError, OSError, ValueError) as error:
+        if content.startswith(_TORCH_SAVE):
+            raise CheckpointError(
+                "written by torch.save, but a safetensors file is needed here; for a torchvision network write"
+                f" 'topolearn lift MODEL --weights {path.name} -o GRAPH.yaml', else use safetensors.torch.save_file",
+                Location(str(path)),
+            ) from None
         raise CheckpointError(
             f"damaged, or not a safetensors file ({error}); put back the file that the run wrote", Location(str(path))
         ) from None
