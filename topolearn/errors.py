@@ -137,12 +137,17 @@ def first_few(words: Sequence[str], most: int = 3) -> str:
     return ", ".join(words[:most]) + more
 
 
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that is most like ``word``; None if none is close."""
+    return next(iter(difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)), None)
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"``, or ``"; known: a, b"`` if nothing is close."""
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean '{close[0]}'?"
+    close = closest(word, names)
+    if close is not None:
+        return f"; did you mean '{close}'?"
     if not names:
         return ""
     shown = ", ".join(names[:12])

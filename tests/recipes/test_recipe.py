@@ -133,6 +133,22 @@ def test_what_cannot_be_called(loss: Any, metrics: Any, callbacks: Any, text: st
     assert text in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("schedule", "unknown option 'schedule' of learner 'maskconnect'; did you mean training={'schedule': …}?"),
+        ("workerz", "did you mean training={'workers': …}?"),
+        ("epoch", "unknown option 'epoch' of learner 'maskconnect'; did you mean 'epochs'?"),
+        ("fanin", "did you mean 'fan_in'?"),
+        ("threshold", "unknown option 'threshold' of learner 'maskconnect'; it is an option of continuous, sparsemask"),
+    ],
+)
+def test_an_unknown_option_may_be_meant_for_training_or_for_the_run(option: str, text: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        Recipe.of("digits", learner_options={option: 1}).make_learner()
+    assert text in str(caught.value)
+
+
 def test_an_option_called_as_a_learner_is() -> None:
     with pytest.raises(OptionError, match="unknown option 'name' of learner 'maskconnect'; known: fan_in"):
         Recipe.of("digits", learner_options={"name": "x"})

@@ -13,10 +13,10 @@ from torch import nn
 
 from topolearn.compiler import Network
 from topolearn.compiler.network import unwrapped
-from topolearn.errors import OptionError, shown
+from topolearn.errors import OptionError, closest, shown
 from topolearn.format import load_graph
 from topolearn.graph import Graph
-from topolearn.learners import EdgeLearner, learner_class, make_learner
+from topolearn.learners import LEARNERS, EdgeLearner, learner_class, make_learner
 from topolearn.learners.base import mend_option
 from topolearn.options import validate
 from topolearn.recipes.recipe_file import (
@@ -223,6 +223,8 @@ class Recipe(BaseModel):
         if isinstance(self.learner, EdgeLearner):
             return self.learner
         options = self.learner.options
+        for option in options:
+            _check_option(option, self.learner.name)
         if "seed" in learner_class(self.learner.name).options_type.model_fields:
             options.setdefault("seed", self.seed)
         return make_learner(self.learner.name, self.graph, options)
@@ -263,7 +265,7 @@ def _graph(
         return None, net, net.graph
     raise OptionError(
         f"fit takes a graph, the name or path of one, or a network made from one, not a {type(given).__name__};"
-        " compile a graph first"
+        " compile a graph first, or lift a torchvision network with topolearn.lift"
     )
 
 
@@ -291,6 +293,19 @@ def _learner(
     if "name" in options:  # else it would be taken for the learner's
         raise OptionError(f"unknown option 'name' of learner '{spec.name}'{mend_option('name', spec.name)}")
     return LearnerSpec(name=spec.name, **spec.options | options)
+
+
+def _check_option(option: str, learner: str) -> None:
+    """Raise an OptionError if an option that no learner has is probably meant for training, or for ``fit`` itself."""
+    if any(option in cls.options_type.model_fields for cls in LEARNERS.values()):
+        return
+    others = {name: f"training={{'{name}': …}}" for name in TrainOptions.model_fields}
+    others |= {name: f"'{name}'" for name in Recipe.model_fields}
+    for name in learner_class(learner).options_type.model_fields:
+        others.pop(name, None)
+    close = closest(option, [*learner_class(learner).options_type.model_fields, *others])
+    if close in others:
+        raise OptionError(f"unknown option '{option}' of learner '{learner}'; did you mean {others[close]}?")
 
 
 def _usual(data: Any, graph: Graph) -> Defaults:
