@@ -213,6 +213,15 @@ def _verb(text: str) -> str:
     return text if text.startswith(("should", "must", "needs")) else f"is not valid: {text}"
 
 
+def with_option(options: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """Return ``options`` with ``value`` at ``key``, which is the name of an option, or ``NAME.ENTRY`` of a mapping."""
+    name, dot, entry = key.partition(".")
+    if not dot:
+        return {**options, key: value}
+    before = options.get(name)
+    return {**options, name: {**(before if isinstance(before, Mapping) else {}), entry: value}}
+
+
 def tuples(value: Any) -> Any:
     """Turn lists into tuples, which strict options need."""
     if isinstance(value, dict):

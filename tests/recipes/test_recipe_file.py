@@ -183,6 +183,8 @@ def test_missing_files(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str)
         ({"milestones": "[0.2, 0.4]"}, {"training": {"milestones": (0.2, 0.4)}}),
         ({"clip_grad_norm": "null"}, {"training": {"clip_grad_norm": None}}),
         ({"phases.search": "0.3"}, {"training": {"phases": {"search": 0.3}}}),
+        ({"node_lr.e[1..9]": "0.1", "node_lr.a": "2"}, {"training": {"node_lr": {"e[1..9]": 0.1, "a": 2}}}),
+        ({"training.node_lr.a": "2"}, {"training": {"node_lr": {"a": 2}}}),
         ({"phases.fine_tune": "false"}, {"training": {"phases": {"fine_tune": 0.0}}}),
         ({"phases": "{search: 1}"}, {"training": {"phases": {"search": 1}}}),
         ({"phases.search.lr": "0.1"}, {"training": {"phases": {"search": {"lr": 0.1}}}}),
@@ -196,6 +198,10 @@ def test_missing_files(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str)
         ({"fan_in": "2"}, {"learner": {"name": "maskconnect", "fan_in": 2}}),
         ({"learner.fan_in": "2"}, {"learner": {"name": "maskconnect", "fan_in": 2}}),
         ({"learner": "toponet", "threshold": "0.1"}, {"learner": {"name": "toponet", "threshold": 0.1}}),
+        *(
+            ({"learner": "continuous", key: "0.5"}, {"learner": {"name": "continuous", "budget": {"macs": 0.5}}})
+            for key in ("budget.macs", "learner.budget.macs")
+        ),
     ],
 )
 def test_every_kind_of_key(settings: dict[str, str], expected: dict[str, Any]) -> None:
@@ -244,6 +250,7 @@ def test_settings_change_what_a_phase_has() -> None:
             {"threshold": "0.1"},
             "--set threshold: learner 'maskconnect' has no such option; it is an option of continuous, sparsemask",
         ),
+        ({"budget.macs": "0.5"}, "--set budget.macs: learner 'maskconnect' has no such option; it is an option of"),
         ({"learner.budget": "{macs: 0.5}"}, "--set learner.budget: learner 'maskconnect' has no such option; it is"),
         ({"learner": "continuous", "lr_scale": "2"}, "'continuous' has no such option; it is an option of maskconnect"),
         ({"learner": "masconnect"}, "unknown learner 'masconnect'; did you mean 'maskconnect'?"),

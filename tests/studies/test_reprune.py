@@ -166,7 +166,8 @@ def test_a_number_of_edges_per_node_needs_no_training(tmp_path: Path) -> None:
 
 def test_other_prices_are_in_the_state_of_the_search_too(tmp_path: Path) -> None:
     run(tmp_path / "run", "continuous")
-    reprune(tmp_path / "run", tmp_path / "cut", {"budget": "{macs: 0.7}"})
+    cut = reprune(tmp_path / "run", tmp_path / "cut", {"budget": "{macs: 0.7}"})
+    assert reprune(tmp_path / "run", tmp_path / "dotted", {"budget.macs": "0.7"}).graph == cut.graph
     assert read_learned(tmp_path / "cut").values == read_learned(tmp_path / "run").values
     assert reprune(tmp_path / "cut", tmp_path / "freed", {"budget": "null"}).spent is None
 

@@ -16,7 +16,7 @@ from topolearn.format.writer import scalar
 from topolearn.graph import Graph
 from topolearn.learners import LEARNERS, learner_class
 from topolearn.learners.base import mend_option
-from topolearn.options import InvalidOption, tuples, validate
+from topolearn.options import InvalidOption, tuples, validate, with_option
 from topolearn.recipes.train_options import TrainOptions, as_phase
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -153,7 +153,8 @@ def apply_settings(recipe: RecipeFile, settings: Mapping[str, str]) -> RecipeFil
 
     A key is a key of the recipe, an option of the learner, a training option (``phases.NAME``
     for a phase's share, ``phases.NAME.lr`` and ``phases.NAME.milestones`` for its learning rate), or
-    a path in the graph file, which starts with ``nodes.``, ``inputs.`` …
+    a path in the graph file, which starts with ``nodes.``, ``inputs.`` … A dot leads to an entry of an option:
+    ``budget.macs``.
 
     Raises:
         OptionError: Any other key.
@@ -170,18 +171,21 @@ def apply_settings(recipe: RecipeFile, settings: Mapping[str, str]) -> RecipeFil
         head, _, rest = key.partition(".")
         if key == "learner":
             continue
+        if key.endswith("."):
+            raise OptionError(f"--set {key}: unknown setting; leave out the last '.'")
         if key in _RUN_KEYS:
             values[key] = value
         elif is_learner_option(key, learner):
-            own[rest or key] = value
+            own = with_option(own, key.removeprefix("learner."), value)
         elif head == "phases" and rest:
             training["phases"] = _changed_phase(training.get("phases", {}), rest, value)
-        elif key in TrainOptions.model_fields or (head == "training" and rest in TrainOptions.model_fields):
-            training[rest or key] = value
+        elif key.removeprefix("training.").partition(".")[0] in TrainOptions.model_fields:
+            training = with_option(training, key.removeprefix("training."), value)
         elif head in ("nodes", "inputs", "edges", "outputs", "name", "task"):
             graph_set[key] = value
         elif any(is_learner_option(key, other) for other in LEARNERS):
-            raise OptionError(f"--set {key}: learner '{learner}' has no such option{mend_option(rest or key, learner)}")
+            option = key.removeprefix("learner.").partition(".")[0]
+            raise OptionError(f"--set {key}: learner '{learner}' has no such option{mend_option(option, learner)}")
         else:
             known = [*_RUN_KEYS, *options, *TrainOptions.model_fields, "nodes.…", "phases.…"]
             raise OptionError(f"--set {key}: unknown setting{suggest(key, known)}")
@@ -190,10 +194,9 @@ def apply_settings(recipe: RecipeFile, settings: Mapping[str, str]) -> RecipeFil
 
 
 def is_learner_option(key: str, learner: str) -> bool:
-    """Whether a ``--set`` key is an option of this learner."""
-    named, _, option = key.rpartition(".")
-    known = learner_class(learner).options_type.model_fields
-    return option in known and (named == "learner" or (not named and key not in _RUN_KEYS))
+    """Whether a ``--set`` key is an option of this learner, or an entry of one, such as ``budget.macs``."""
+    option = key.removeprefix("learner.").partition(".")[0]
+    return option in learner_class(learner).options_type.model_fields and key not in _RUN_KEYS
 
 
 def learner_of(name_or_path: str | Path, settings: Mapping[str, str]) -> str:

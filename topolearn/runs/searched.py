@@ -22,7 +22,7 @@ from topolearn.format.tree import parse
 from topolearn.graph import Graph
 from topolearn.learners import EdgeLearner, learner_class, make_learner
 from topolearn.learners.base import mend_option
-from topolearn.options import validate
+from topolearn.options import validate, with_option
 from topolearn.recipes.train_options import TrainOptions
 from topolearn.runs.config import about_data, read_config
 from topolearn.runs.folder import CONFIG, SEARCH_STATE, SEARCHED
@@ -188,7 +188,7 @@ def load_searched(run_dir: str | Path, settings: Mapping[str, str] | None = None
             f"the run in {folder} has no {SEARCH_STATE}: its search has not ended, or learner"
             f" '{config['learner']}' does not search"
         )
-    config["learner_options"] = {**config["learner_options"], **_options(config["learner"], settings or {})}
+    config["learner_options"] = _options(config["learner"], config["learner_options"], settings or {})
     searched = load_graph(folder / SEARCHED)
     learner = make_learner(config["learner"], searched, config["learner_options"])
     config["learner_options"] = learner.options.model_dump()
@@ -206,16 +206,19 @@ def _with_prices(net: Network, tensors: Mapping[str, torch.Tensor]) -> dict[str,
     return {**{name: value for name, value in tensors.items() if not name.startswith(prices)}, **own, **same}
 
 
-def _options(learner: str, settings: Mapping[str, str]) -> dict[str, Any]:
+def _options(learner: str, options: Mapping[str, Any], settings: Mapping[str, str]) -> dict[str, Any]:
+    """Return the learner's options with settings applied, which must decide what is kept."""
     known, deciding = learner_class(learner).options_type.model_fields, learner_class(learner).prunes_by
-    options = {}
+    options = dict(options)
     for key, text in settings.items():
-        if key not in known:
+        name = key.partition(".")[0]
+        if name not in known:
             raise OptionError(f"--set {key}: unknown option of learner '{learner}'{mend_option(key, learner)}")
-        if deciding is not None and key not in deciding:
+        if deciding is not None and name not in deciding:
             raise OptionError(
                 f"--set {key}: this option of learner '{learner}' acts in training, not on a search that has ended;"
                 f" give {', '.join(sorted(deciding))}, or search again"
             )
-        options[key] = parse(f"value: {text}", f"--set {key}={text}").root.values["value"].plain()
+        value = parse(f"value: {text}", f"--set {key}={text}").root.values["value"].plain()
+        options = with_option(options, key, value)
     return options
