@@ -92,6 +92,16 @@ def test_where_nothing_was_removed_the_table_says_what_would(
     assert table.note == hint
 
 
+def test_the_one_level_rule_has_a_row_if_it_leaves_something_else() -> None:
+    result = quick_fit(graph(), "fixed", pair(), epochs=1, batch_size=4, lr=0.01, rule="full")
+    params = result.graph.cost.params
+    assert result.one_level_params == params
+    for more in (0, 7):
+        result.one_level_params = params + more
+        rows = [row[0] for row in result.table().cells() if "parameters" in row[0]]
+        assert rows == ["parameters", "parameters, one-level rule"][: 2 if more else 1]
+
+
 def test_a_learner_without_such_options_gets_no_advice() -> None:
     result = quick_fit(graph(), "continuous", pair(), epochs=2, batch_size=4, lr=0.01, threshold=0.0)
     result.config["learner_options"] = {"mine": 1}

@@ -79,7 +79,7 @@ class FitResult:
         Args:
             times: Latency in ONNX Runtime of the searched graph with all its edges, and of the learned network.
         """
-        was, now = self.searched.cost, self.graph.cost
+        was, now, one_level = self.searched.cost, self.graph.cost, self.one_level_params
         changes = [
             Change(
                 name,
@@ -93,7 +93,7 @@ class FitResult:
         ]
         changes += [
             Change("parameters", was.params, now.params),
-            Change("parameters, one-level rule", was.params, self.one_level_params),
+            *([] if one_level == now.params else [Change("parameters, one-level rule", was.params, one_level)]),
             Change("MACs", was.macs, now.macs),
             Change("edges", len(self.searched.edges), len(self.graph.edges)),
             Change("nodes", len(self.searched.nodes), len(self.graph.nodes)),
