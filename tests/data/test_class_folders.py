@@ -97,6 +97,17 @@ def test_a_class_called_train(tmp_path: Path) -> None:
     assert load_data(splits).info.classes == ("car", "train")
 
 
+def test_other_names_of_the_validation_folder(tmp_path: Path) -> None:
+    for name in ("val", "valid", "validation", "test"):
+        where = classes(tmp_path / name, "train/a", "train/b")
+        classes(where, f"{name}/a", f"{name}/b", count=2)
+        assert load_data(where).val_size == 4
+        if name != "test":  # it is for the very end, so it is the last choice
+            classes(where, "test/a", "test/b", count=3)
+            assert load_data(where).val_size == 4
+    fails(classes(tmp_path / "none", "train/a", "train/b"), "has 'train' but no 'val' to validate on", val_split="val")
+
+
 def test_images_that_cannot_be_used_are_left_out_on_request(tmp_path: Path) -> None:
     where = classes(tmp_path / "set", "train/a", "train/b", "val/a", "val/b")
     broken, deep, other = where / "train/a/0.png", where / "train/b/1.png", where / "val/b/2.png"

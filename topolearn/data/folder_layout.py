@@ -25,7 +25,9 @@ MASKS = ("masks", "annotations", "labels")
 
 _MASK_ENDINGS = ("", "_mask", "_label", "_gt")
 """What may follow the image's name in the name of its mask, first choice first."""
-_VAL = ("val", "test")
+_VAL = ("val", "valid", "validation", "test")
+"""Possible names of the folder to validate on, first choice first."""
+
 _NO_CLASSES = frozenset({"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "lost+found"})
 """Folders that archives, systems and programs leave behind. They are not classes."""
 
@@ -74,7 +76,8 @@ def find_files(folder: Path, task: str | None, val_split: str | None) -> ClassFi
     Args:
         folder: A folder in one of the :data:`LAYOUTS`.
         task: The task that the folder must be laid out for. None accepts any.
-        val_split: Name of the subfolder to validate on. None takes ``val``, else ``test``.
+        val_split: Name of the subfolder to validate on.
+            None takes ``val``, ``valid``, ``validation`` or ``test``: the first that is there.
 
     Raises:
         DataError: The folder has another layout.

@@ -32,7 +32,7 @@ def load_folder(
     Folders with classes hold ``train/CLASS/*.png`` and ``val/CLASS/*.png``, or ``CLASS/*.png``.
 
     Folders with masks hold ``train/NAME.jpg`` with ``trainannot/NAME.png``, or ``images/train/NAME.jpg`` with
-    ``masks/train/NAME.png`` (or ``annotations``, or ``labels``), and the same for ``val`` or ``test``. Or they hold
+    ``masks/train/NAME.png`` (or ``annotations``, or ``labels``), and the same for ``val``. Or they hold
     ``images/NAME.jpg`` with ``masks/NAME.png``. A mask may also be a BMP, TIFF or WebP file, a mask of yes and no also
     a JPEG. It may be called ``NAME_mask``, ``NAME_label`` or ``NAME_gt``.
 
@@ -47,7 +47,8 @@ def load_folder(
         task: None takes ``classification`` or ``segmentation``, whichever the folder is laid out for.
         classes: Number of classes of masks without a ``classes.txt``. None takes all that occur.
         augment: None takes the default: no augmentation for class folders, random flips for folders with masks.
-        val_split: Name of the subfolder to validate on. None takes ``val``, else ``test``.
+        val_split: Name of the subfolder to validate on.
+            None takes ``val``, ``valid``, ``validation`` or ``test``: the first that is there.
         reading: How the files are read. None takes its defaults. If it has no ``size``, all images must have the
             same size, except for masks with a :class:`Crop`.
 

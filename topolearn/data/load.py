@@ -63,7 +63,8 @@ def load_data(
         channels: 1 or 3: images from files and PIL images of a pair of Datasets are converted to it. None keeps
             theirs. Tensors, arrays and built-in sets for classification are not converted.
         classes: Number of classes of a pair or of masks. None finds it out.
-        val_split: Subfolder of a folder to validate on. None takes ``val``, else ``test``.
+        val_split: Subfolder of a folder to validate on.
+            None takes ``val``, ``valid``, ``validation`` or ``test``: the first that is there.
         workers: Number of processes that load the items of a pair of Datasets or of a large folder.
         skip_bad: Whether to leave out images of a folder that cannot be used, or have such a mask. The data's
             ``notes`` then give their number and names.
