@@ -296,7 +296,7 @@ def test_files_that_do_not_fit(class_folder: Path, mask_folder: Path) -> None:
         names.write_text(text)
         fails(mask_folder, f"'{names}' must name each label once")
     names.write_text("void")
-    fails(mask_folder, "have 0 classes that are not ignored, but must have 1 to 254")
+    fails(mask_folder, "have 0 classes that are not ignored, but must have 1 to 255")
     names.write_text("a\nb\nvoid")
     fails(mask_folder, "have 2 classes that are not ignored, but must have 3", classes=3)
     names.write_bytes(b"\xff\xff")

@@ -398,11 +398,11 @@ def test_no_class_at_all(tmp_path: Path) -> None:
     (where / "classes.txt").write_text("")
     fails(where, "classes.txt' must name each label once")
     (where / "classes.txt").write_text("void\nvoid\nunlabelled")
-    fails(where, "have 0 classes that are not ignored, but must have 1 to 254")
+    fails(where, "have 0 classes that are not ignored, but must have 1 to 255")
     (where / "classes.txt").unlink()
     for index in range(6):
         mask(where / "trainannot" / f"{index}.png", only=255)
-    fails(where, "have 0 classes that are not ignored, but must have 1 to 254")
+    fails(where, f"the masks in '{where / 'trainannot'}' hold only 255, which is ignored")
 
 
 def test_grey_and_transparent_images_are_converted_and_counted(tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ def test_white_beside_a_third_value_is_ignored(tmp_path: Path) -> None:
         ("segmentation", (0, 2), "class '1' has", "as '0 background', '2 foreground'"),
         ("segmentation", (0, 1, 5), "classes '2', '3', '4' have", "as '0 NAME', '1 NAME', '5 NAME'"),
         ("segmentation", (0, 100), "classes '1', '2', '3' and 96 more have", "as '0 background', '100 foreground'"),
+        ("segmentation", (0, 254), "classes '1', '2', '3' and 250 more have", "as '0 background', '254 foreground'"),
         ("segmentation", (7,), "classes '0', '1', '2' and 4 more have", "add examples of another class"),
         ("saliency", (0, 2), "class 'salient' has", "as '0 background', '2 foreground'"),
         ("saliency", (0, 100), "class 'salient' has", "as '0 background', '100 foreground'"),
@@ -100,6 +101,29 @@ def test_a_class_that_no_mask_holds(tmp_path: Path, task: str, values: tuple[int
         f" name the labels that occur in 'classes.txt', {mend}",
         task=task,
     )
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("values", [(1, 255), (255, 1)])
+def test_white_means_the_same_in_training_and_validation(tmp_path: Path, task: str, values: tuple[int, int]) -> None:
+    train, val = values
+    where = masks(masks(tmp_path / "set", 0, train, splits=("train",)), 0, val, splits=("val",))
+    hold = f"the masks in '{where / 'trainannot'}' hold only 0 and {train}, but the validation masks only 0 and {val}"
+    for text in ("", "background\nforeground"):
+        if text:
+            (where / "classes.txt").write_text(text)
+        fails(where, f"{hold}; write all masks with the same labels", task=task)
+    (where / "classes.txt").write_text("0 background\n1 foreground\n255 void")
+    if val == 255:  # it has a name, so what it means is known
+        assert labels(load_data(where)) == [0, 255]
+
+
+@pytest.mark.parametrize(("task", "name"), [("segmentation", "1"), ("saliency", "salient"), ("edges", "edge")])
+def test_a_class_that_no_validation_mask_holds_is_noted(tmp_path: Path, task: str, name: str) -> None:
+    where = masks(tmp_path / "set", 0, 1)
+    assert load_data(where, task=task).notes == ()
+    masks(where, 0, splits=("val",))
+    assert load_data(where, task=task).notes == (f"no validation mask holds a pixel of the class '{name}'",)
 
 
 def test_one_label_in_all_masks(tmp_path: Path) -> None:

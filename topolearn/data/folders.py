@@ -10,11 +10,11 @@ from topolearn.data.folder_layout import ClassFiles, MaskFiles, find_files
 from topolearn.data.images import ImageFiles, look_at, open_image
 from topolearn.data.masks import load_masks
 from topolearn.data.reading import Reading, data_from, in_threads, left_out
-from topolearn.errors import DataError, first_few
+from topolearn.errors import DataError
 from topolearn.samples.augment import Augment, Crop
 from topolearn.samples.base import Data, DataInfo
 from topolearn.samples.modes import common_channels, conversions
-from topolearn.samples.occurrence import check_occurrence
+from topolearn.samples.occurrence import check_occurrence, not_validated
 from topolearn.task_kinds import kind_of
 
 
@@ -73,7 +73,9 @@ def load_folder(
             val=_usable(files.val, f"validation images of '{name}'", notes),
         )
     _judge(folder, files)
-    notes += _without_validation(files)
+    of_class = Counter(number for _, number in files.val)
+    counts = [of_class[number] for number in range(len(files.classes))]
+    notes += not_validated(files.classes, counts, "no validation image is of")
     looks = in_threads(look_at, [path for path, _ in (*files.train, *files.val)])
     modes = Counter(mode for _, mode in looks)
     channels = reading.channels or common_channels(modes)
@@ -113,12 +115,3 @@ def _judge(folder: Path, files: ClassFiles) -> None:
     found = dict(zip(files.classes, counts, strict=True))
     mend = "put images into each, or remove the folders of classes that have none"
     check_occurrence(files.classes, counts, found, "images", f"the class folders of '{folder}'", mend)
-
-
-def _without_validation(files: ClassFiles) -> list[str]:
-    """Return a note on the classes that have no validation image."""
-    there = {index for _, index in files.val}
-    missing = [f"'{name}'" for index, name in enumerate(files.classes) if index not in there]
-    if not missing:
-        return []
-    return [f"no validation image is of the class {first_few(missing)}"]

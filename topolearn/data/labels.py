@@ -79,9 +79,9 @@ def named_labels(listed: ClassList, where: str, classes: int | None = None) -> L
     """
     names = listed.names
     kept = {value: name for value, name in sorted(names.items()) if name.casefold() not in IGNORED_NAMES}
-    if not 0 < len(kept) < IGNORE or classes not in (None, len(kept)):
+    if not 0 < len(kept) <= IGNORE or classes not in (None, len(kept)):
         raise DataError(
-            f"{where} have {len(kept)} classes that are not ignored, but must have {classes or f'1 to {IGNORE - 1}'}"
+            f"{where} have {len(kept)} classes that are not ignored, but must have {classes or f'1 to {IGNORE}'}"
         )
     table = np.full(256, _UNKNOWN, np.int16)
     table[[IGNORE, *names]] = IGNORE

@@ -20,7 +20,7 @@ from topolearn.errors import DataError
 from topolearn.samples.augment import Augment, Crop
 from topolearn.samples.base import BLACK_AND_WHITE, IGNORE, Data, DataInfo
 from topolearn.samples.modes import common_channels, conversions
-from topolearn.samples.occurrence import check_occurrence
+from topolearn.samples.occurrence import check_occurrence, not_validated
 from topolearn.task_kinds import TaskKind, kind_of
 
 _MASK_MODES = ("1", "L", "P", "I", "I;16")
@@ -83,7 +83,9 @@ def load_masks(
         for pairs, masks in ((files.train, check_train), (files.val, True))
     )
     found = _values([*train, *val])
-    listed = _numbers(train, found, classes) if unnamed else files.listed
+    listed = _numbers(train, found, classes, where) if unnamed else files.listed
+    if not files.is_known and IGNORE not in files.listed.names and not files.listed.colours:
+        _check_white(_values(train), _values(val), where)
     labels = named_labels(listed, where) if files.is_known else labels_of_set(kind, listed, found, where, classes)
     notes = [*files.notes, *(_dark([*train, *val]) if labels.binary and labels.table[1] != 1 else ())]
     train, val = (
@@ -94,7 +96,10 @@ def load_masks(
     channels = reading.channels or common_channels(modes)
     notes += conversions(modes, channels)
     if not files.is_known:
-        _judge(labels, kind, _values(train), where)
+        classes_of = _all_classes(labels, kind)
+        _judge(labels, classes_of, _values(train), where)
+        counts = labels.counts(_values(val), len(classes_of))
+        notes += not_validated(classes_of, counts, "no validation mask holds a pixel of")
     sizes = {look.size for look in (*train, *val)}
     first = reading.size or train[0].size
     own_size = reading.size is None and isinstance(augment, Crop) and len(sizes) > 1
@@ -159,20 +164,35 @@ def _values(looks: Sequence[_Look]) -> dict[int, int]:
     return dict(sorted(total.items()))
 
 
-def _numbers(train: Sequence[_Look], found: Collection[int], classes: int | None) -> ClassList:
+def _numbers(train: Sequence[_Look], found: Collection[int], classes: int | None, where: str) -> ClassList:
     """Return the numbers of the labels as their names, for masks without a list of classes."""
     if classes is None:
         faulty = [look for look in train if look.fault is not None]
         if len(faulty) == len(train):
             raise DataError(f"{faulty[0].fault}{like_the_missing(faulty[0].pair[1])}")
         labels = [value for value in _values(train) if value != IGNORE]
-        classes = 2 if set(found) == BLACK_AND_WHITE else 1 + max(labels, default=-1)
+        if not labels:
+            raise DataError(f"{where} hold only {IGNORE}, which is ignored beside other labels; add other labels")
+        classes = 2 if set(found) == BLACK_AND_WHITE else 1 + max(labels)
     return ClassList({label: str(label) for label in range(classes)})
 
 
-def _judge(labels: Labels, kind: TaskKind, found: Mapping[int, int], where: str) -> None:
-    """Raise unless every class occurs in the training masks, which hold the values ``found``."""
-    classes = (f"not {kind.positive}", kind.positive) if kind.is_binary else labels.classes
+def _check_white(train: Collection[int], val: Collection[int], where: str) -> None:
+    """Raise if 255 is the second of two classes in the training or the validation masks, and 1 is in the others."""
+    if {frozenset(train), frozenset(val)} == {BLACK_AND_WHITE, frozenset({0, 1})}:
+        raise DataError(
+            f"{where} hold only 0 and {max(train)}, but the validation masks only 0 and {max(val)}; write all masks"
+            " with the same labels"
+        )
+
+
+def _all_classes(labels: Labels, kind: TaskKind) -> tuple[str, ...]:
+    """Return the names of the classes; for a task with one output channel also that of the negative one."""
+    return (f"not {kind.positive}", kind.positive) if kind.is_binary else labels.classes
+
+
+def _judge(labels: Labels, classes: Sequence[str], found: Mapping[int, int], where: str) -> None:
+    """Raise unless each of the classes occurs in the training masks, which hold the values ``found``."""
     values = [value for value in found if value != IGNORE or len(found) < 3]
     names = ("background", "foreground") if len(values) == 2 else ("NAME",) * len(values)
     lines = [f"'{value} {name}'" for value, name in zip(values, names, strict=True)]

@@ -9,6 +9,18 @@ from topolearn.errors import DataError, first_few
 _LISTED = 12
 
 
+def not_validated(classes: Sequence[str], counts: Sequence[int], what: str) -> list[str]:
+    """Return a note on the classes that do not occur in validation. Empty if all do.
+
+    Args:
+        classes: Names of the classes.
+        counts: How often each class occurs in validation.
+        what: How the note begins, such as "no validation image is of".
+    """
+    missing = [f"'{name}'" for name, count in zip(classes, counts, strict=True) if not count]
+    return [f"{what} the class {first_few(missing)}"] if missing else []
+
+
 def check_occurrence(
     classes: Sequence[str], counts: Sequence[int], found: Mapping[str, int], unit: str, where: str, mend: str
 ) -> None:
