@@ -122,3 +122,24 @@ def test_coloured_masks_without_a_list(tmp_path: Path) -> None:
     Image.fromarray(colours).save(where / "trainannot" / "0.png")
     fails(where, "0.png' is of mode RGB; a mask holds one label per pixel, as grey values (R = G = B) or palette")
     fails(where, "for colours, give 'classes.txt' a line 'R G B NAME' for each, as '128 0 0 car'")
+
+
+@pytest.mark.parametrize(
+    "text", ["1;road\n2;car", "2. b\n1. a\n0. c", "road 2\ncar 1\nbg 0", "road: 7\ncar: 1", "0.0 a\n7.0 b"]
+)
+def test_labels_in_another_form_are_an_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(DataError, match=r"holds a number, as in '.*', but not as LABEL NAME; write '\d+ NAME' if"):
+        read(tmp_path, text)
+
+
+def test_numbers_in_names(tmp_path: Path) -> None:
+    for text in ("stage 0\nstage 1", "3-wheeler\ncar", "car 7"):
+        assert [*read(tmp_path, text).names.values()] == text.split("\n")
+    assert read(tmp_path, "0 stage 1\n1 stage 2").names == {0: "stage 1", 1: "stage 2"}
+
+
+def test_a_name_belongs_to_one_label(tmp_path: Path) -> None:
+    for text in ("car\nroad\ncar", "0 car\n1 road\n2 car"):
+        with pytest.raises(DataError, match="gives the labels 0 and 2 one name, 'car'; give each its own"):
+            read(tmp_path, text)
+    assert read(tmp_path, "void\nroad\nvoid").names == {0: "void", 1: "road", 2: "void"}

@@ -13,11 +13,16 @@ Colour = tuple[int, int, int]
 """Red, green and blue, 0 to 255 each."""
 
 CLASS_LIST = "classes.txt"
+
+IGNORED_NAMES = frozenset({"void", "unlabelled", "unlabeled", "ignore", "ignored"})
+"""Names in ``classes.txt`` that mark a label as ignored: it counts neither in the loss nor in the metrics."""
+
 _READ = (CLASS_LIST, "labelmap.txt")  # CVAT writes the second, with colours
 _REFUSED = frozenset({"classes", "class_dict", "class_names", "label_colors", "label_map", "labelmap", "labels"})
 _TEXT = frozenset({".txt", ".csv", ".json", ".pbtxt", ".xml", ".yaml", ".yml"})
 
 _LABEL_NAME = re.compile(r"(\d+)[\s,:]+(.+)")
+_OTHER_LABELS = (re.compile(r"(\d+)\W.*"), re.compile(r".*\W(\d+)"))  # such as "7; road", and "road 7"
 _COLOUR_NAME = re.compile(r"(?P<r>\d+)[\s,]+(?P<g>\d+)[\s,]+(?P<b>\d+)[\s,:]+(?P<name>.+)")
 _NAME_COLOUR = re.compile(r"(?P<name>.+?)[\s,:]+(?P<r>\d+)[\s,]+(?P<g>\d+)[\s,]+(?P<b>\d+)(:.*)?")
 
@@ -94,8 +99,25 @@ def _names(path: Path, lines: Mapping[int, str]) -> dict[int, str]:
             " with a label, or no line, and start comments with '#'",
             Location(str(path), without),
         )
+    if not pairs:
+        _check_order(path, lines)
     pairs = pairs or list(enumerate(lines.values()))
     names = dict(pairs)
     if len(names) < len(pairs) or not names or max(names) > 255:
         raise DataError(f"'{path}' must name each label once, one per line, as NAME or LABEL NAME, labels up to 255")
+    for label, name in names.items():
+        first = next(each for each, other in names.items() if other == name)
+        if first != label and name.casefold() not in IGNORED_NAMES:
+            raise DataError(f"'{path}' gives the labels {first} and {label} one name, '{name}'; give each its own")
     return names
+
+
+def _check_order(path: Path, lines: Mapping[int, str]) -> None:
+    """Raise if names without labels all hold a number that is not their place: it may be meant as the label."""
+    for form in _OTHER_LABELS:
+        numbers = [int(match[1]) for match in map(form.fullmatch, lines.values()) if match]
+        if len(set(numbers)) == len(lines) > 1 and numbers != list(range(len(lines))):
+            raise DataError(
+                f"each line of '{path}' holds a number, as in '{next(iter(lines.values()))}', but not as LABEL NAME;"
+                f" write '{numbers[0]} NAME' if it is the label, or put the label in front of the whole name"
+            )

@@ -9,13 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from topolearn.data.class_list import ClassList, Colour
+from topolearn.data.class_list import IGNORED_NAMES, ClassList, Colour
 from topolearn.errors import DataError
 from topolearn.samples.base import BLACK_AND_WHITE, IGNORE
 from topolearn.task_kinds import TaskKind
-
-IGNORED_NAMES = frozenset({"void", "unlabelled", "unlabeled", "ignore", "ignored"})
-"""Names in ``classes.txt`` that mark a label as ignored: it counts neither in the loss nor in the metrics."""
 
 _UNKNOWN = -1
 

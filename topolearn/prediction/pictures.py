@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from topolearn.data.labels import IGNORED_NAMES
+from topolearn.data.class_list import IGNORED_NAMES
 from topolearn.drawing.palette import MAX_COLOURS, VOID, Colours, class_colours
 from topolearn.files import write_atomically
 
