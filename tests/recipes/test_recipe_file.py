@@ -301,6 +301,8 @@ def test_bad_options(options: dict[str, Any], text: str) -> None:
 
 
 def test_options_are_frozen_and_plain() -> None:
+    lists = TrainOptions(mean=[0.1], std=[0.2])  # type: ignore[arg-type]
+    assert (lists.mean, lists.std) == ((0.1,), (0.2,))
     options = TrainOptions(phases={"search": 1}, milestones=[0.1])  # type: ignore[arg-type]
     assert hash(options) == hash(TrainOptions(phases={"search": 1.0}, milestones=(0.1,)))
     assert options.model_dump()["phases"] == {"search": 1.0}

@@ -107,11 +107,11 @@ class TrainOptions(BaseModel):
     """Number of training images to use, the same ones for every seed; None for all."""
     steps_per_epoch: Annotated[int, Field(gt=0, le=100_000)] = 100
     """Steps per epoch of text. An epoch of images shows each image once."""
-    mean: tuple[float, ...] | None = None
+    mean: Annotated[tuple[Annotated[float, Field(le=1)], ...], Field(min_length=1)] | None = None
     """Mean of each channel for normalising images, for pixel values in [0, 1]. None: as the given network was trained,
     else the mean of the data.
     """
-    std: tuple[PositiveFloat, ...] | None = None
+    std: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] | None = None
     """Standard deviation of each channel, like ``mean``."""
     judge_given: bool = True
     """Whether to stop if a given trained network has unknown classes and is no better than guessing."""
@@ -150,7 +150,7 @@ class TrainOptions(BaseModel):
     checkpoint_steps: PositiveInt | None = None
     """Steps between checkpoints, besides the one at the end of each epoch; None for no others."""
 
-    @field_validator("milestones", "scale", "betas", mode="before")
+    @field_validator("milestones", "mean", "std", "scale", "betas", mode="before")
     @classmethod
     def _tuple(cls, given: Any) -> Any:
         return tuple(given) if isinstance(given, list) else given
