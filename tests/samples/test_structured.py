@@ -243,6 +243,8 @@ LEFT, RIGHT = torch.zeros(3), torch.zeros(5)
         (({"left": "a", "right": RIGHT}, 0), ["input 'left' of item 0", "is a str"]),
         (({"left": LEFT, "right": RIGHT}, "a"), ["the target of item 0", "is a str", "or a dict of these"]),
         (({"left": LEFT, "right": RIGHT}, {"kind": None}), ["target 'kind' of item 0", "is a NoneType"]),
+        (({"left": LEFT, "right": RIGHT}, {0: 1}), ["item 0 of the training set has a target of the name 0, but"]),
+        (({"left": LEFT, "right": RIGHT}, {"": 1}), ["item 0 of the training set has a target of the name ''"]),
         (({"left": LEFT, "right": RIGHT}, {}), ["targets of item 0", "an empty dict"]),
         ((LEFT, RIGHT, 0), ["item 0 of the training set is a tuple of 3, but must be a pair (inputs, targets)"]),
         ({"left": LEFT, "right": RIGHT, "y": 0}, ["item 0 of the training set is a dict"]),

@@ -174,9 +174,12 @@ def form_of(targets: Named, *, batched: bool = False) -> dict[str, tuple[int, bo
 
 
 def _targets(given: Any, what: str) -> Named:
-    named = {str(name): value for name, value in given.items()} if isinstance(given, Mapping) else {ALONE: given}
+    named = given if isinstance(given, Mapping) else {ALONE: given}
     if not named:
         raise DataError(f"the targets of {what} are an empty dict; give at least one")
+    for name in given if isinstance(given, Mapping) else ():
+        if not isinstance(name, str) or not name:  # the loss would look for a name that is not there
+            raise DataError(f"{what} has a target of the name {name!r}, but a name must be text")
     targets = {}
     for name, value in named.items():
         numbers = as_numbers(value)
