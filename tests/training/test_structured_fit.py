@@ -213,6 +213,9 @@ def test_a_trained_network_is_judged_and_keeps_its_classes() -> None:
     trained = run(graph=table(), data=sets, epochs=20, batch_size=16)
     result = run(graph=trained.model, data=sets, learner="fixed")
     assert result.given_metrics["accuracy"] == trained.metrics["accuracy"]
+    guessing = topolearn.compile(table())
+    with pytest.raises(TrainingError, match=r"validation samples correctly.*; check how its inputs are scaled"):
+        run(graph=guessing, data=(TensorDataset(torch.zeros(60, 4), torch.arange(60) % 3),) * 2, epochs=2)
     other = Items([*rows(40)], classes=["middle", "low", "high"])
     with pytest.raises(DataError, match="in another order; number them as its outputs: low, middle, high"):
         run(graph=trained.model, data=(other, other), learner="fixed")

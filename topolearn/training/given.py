@@ -105,8 +105,9 @@ def check_given(metrics: Mapping[str, float], about: Mapping[str, Any], info: Da
     luck = _DEVIATIONS * math.sqrt(chance * (1 - chance) / val_size)
     if metrics["accuracy"] > chance + min(luck, chance):  # of few images, twice as good as guessing is enough
         return
+    scaling = "how its inputs are scaled" if info.inputs else "its normalisation (--mean, --std)"
     raise TrainingError(
-        f"the given network classifies {metrics['accuracy']:.1%} of the validation images correctly, no better than"
-        f" guessing among {len(info.classes)} classes; check its normalisation (--mean, --std) and the order of its"
-        " classes, or set 'judge_given' to false to train it anyway"
+        f"the given network classifies {metrics['accuracy']:.1%} of the validation {info.items} correctly, no better"
+        f" than guessing among {len(info.classes)} classes; check {scaling} and the order of its classes,"
+        " or set 'judge_given' to false to train it anyway"
     )
