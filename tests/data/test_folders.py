@@ -101,6 +101,8 @@ def test_a_class_with_an_accent_in_two_forms(tmp_path: Path) -> None:
     data = load_data(tmp_path / "set")
     assert (len(data.info.classes), data.train_size, data.val_size) == (2, 6, 4)
     assert [y.tolist() for _, y in data.val_batches(4)] == [[0, 0, 1, 1]]
+    whole = load_data(tmp_path / "set" / "train")  # held out from the same classes
+    assert (len(whole.info.classes), whole.train_size + whole.val_size) == (2, 6)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -178,18 +178,21 @@ def _class_folders(train: Path, val: Path) -> ClassFiles:
 
 def _split(folder: Path) -> ClassFiles:
     """Hold out a fifth of each class for validation, by a hash of the name: the same images in every run."""
-    classes = _subfolders(folder)
-    if not any(map(images, classes)):
+    classes: dict[str, list[Path]] = {}
+    for path in _subfolders(folder):
+        classes.setdefault(composed(path.name), []).append(path)
+    found = [[file for path in paths for file in images(path)] for paths in classes.values()]
+    if not any(found):
         raise DataError(f"there is no image in the folder '{folder}'; supported layouts are {LAYOUTS}")
     train: list[tuple[Path, int]] = []
     val: list[tuple[Path, int]] = []
-    for number, path in enumerate(classes):
-        kept, held_out = _held_out(images(path), lambda file: file.name)
+    for number, files in enumerate(found):
+        kept, held_out = _held_out(files, lambda file: file.name)
         train += [(file, number) for file in kept]
         val += [(file, number) for file in held_out]
     if not val:
         raise DataError(f"the folder '{folder}' has only one image per class; add images, for validation")
-    return ClassFiles(tuple(path.name for path in classes), train, val, _passed_over(folder))
+    return ClassFiles(tuple(paths[0].name for paths in classes.values()), train, val, _passed_over(folder))
 
 
 def _held_out(items: Sequence[_T], name: Callable[[_T], str]) -> tuple[list[_T], list[_T]]:
