@@ -126,6 +126,23 @@ def test_a_class_that_no_validation_mask_holds_is_noted(tmp_path: Path, task: st
     assert load_data(where, task=task).notes == (f"no validation mask holds a pixel of the class '{name}'",)
 
 
+def test_white_masks_with_blended_edges(tmp_path: Path) -> None:
+    """255 is the foreground here, so the list that the error proposes must not ignore it."""
+    where = masks(tmp_path / "set", 0, 0, 0, 127, 255, 255)
+    mend = "255 is ignored unless 'classes.txt' names it; if it is the foreground, write '0 background',"
+    fails(where, f"255 (384 pixels); {mend} '255 foreground', and each value between as '127 void'")
+    (where / "classes.txt").write_text("0 background\n127 foreground")
+    assert load_data(where).notes == ("33.3% of the pixels of the training masks are ignored (values 255)",)
+    (where / "classes.txt").write_text("0 background\n255 foreground\n127 void")
+    data = load_data(where)
+    assert (data.info.classes, labels(data)) == (("background", "foreground"), [0, 1, 255])
+    assert data.notes == ("16.7% of the pixels of the training masks are ignored (values 127)",)
+    assert load_data(masks(tmp_path / "whole", 0, 1)).notes == ()
+    with pytest.raises(DataError) as caught:  # few pixels at the edges of objects are a border
+        load_data(masks(tmp_path / "border", 0, 5, 5, 255))
+    assert "255 is ignored" not in str(caught.value)
+
+
 def test_one_label_in_all_masks(tmp_path: Path) -> None:
     where = masks(tmp_path / "set", 0)
     fails(where, "there is only one class, '0', so there is nothing to learn: the masks in ")

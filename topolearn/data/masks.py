@@ -88,6 +88,7 @@ def load_masks(
         _check_white(_values(train), _values(val), where)
     labels = named_labels(listed, where) if files.is_known else labels_of_set(kind, listed, found, where, classes)
     notes = [*files.notes, *(_dark([*train, *val]) if labels.binary and labels.table[1] != 1 else ())]
+    notes += [] if kind.is_binary else _ignored(labels, _values(train))
     train, val = (
         _usable(looks, labels, what, name, reading.skip_bad, notes)
         for looks, what in ((train, "training"), (val, "validation"))
@@ -156,6 +157,17 @@ def _dark(looks: Sequence[_Look]) -> list[str]:
     ]
 
 
+def _ignored(labels: Labels, found: Mapping[int, int]) -> list[str]:
+    """Return a note on the ignored pixels of the training masks, which hold the values ``found``."""
+    ignored = [value for value in found if labels.table[value] == IGNORE]
+    if not ignored:
+        return []
+    share = sum(found[value] for value in ignored) / sum(found.values())
+    more = f" and {len(ignored) - NAMED} more" if len(ignored) > NAMED else ""
+    listed = ", ".join(map(str, ignored[:NAMED]))
+    return [f"{share:.1%} of the pixels of the training masks are ignored (values {listed}{more})"]
+
+
 def _values(looks: Sequence[_Look]) -> dict[int, int]:
     """Return value -> number of pixels in all masks that were read, sorted by value."""
     total: Counter[int] = Counter()
@@ -197,6 +209,12 @@ def _judge(labels: Labels, classes: Sequence[str], found: Mapping[int, int], whe
     names = ("background", "foreground") if len(values) == 2 else ("NAME",) * len(values)
     lines = [f"'{value} {name}'" for value, name in zip(values, names, strict=True)]
     mend = f"name the labels that occur in '{CLASS_LIST}', as {', '.join(lines[:NAMED])}"
+    greys = [value for value in found if value not in BLACK_AND_WHITE]
+    if greys and not kind.is_binary and found.get(IGNORE, 0) > sum(found[value] for value in greys):
+        mend = (
+            f"{IGNORE} is ignored unless '{CLASS_LIST}' names it; if it is the foreground, write '0 background',"
+            f" '{IGNORE} foreground', and each value between as '{greys[0]} void'"
+        )
     if labels.colours:
         mend = f"remove the classes that do not occur from '{CLASS_LIST}'"
     shown = {str(labels.colours[value] if labels.colours else value): count for value, count in found.items()}
