@@ -326,6 +326,14 @@ def test_a_sampler_is_told_the_epoch() -> None:
     assert sampler.epoch == 7
 
 
+def test_channels_last_beside_a_mask() -> None:
+    item = (torch.zeros(8, 6, 3), torch.zeros(8, 6, dtype=torch.uint8))
+    for data in (Items([item]), DataLoader(Items([item]))):
+        source = LoaderData if isinstance(data, DataLoader) else DatasetData
+        with pytest.raises(DataError, match=r"is \(8, 6, 3\), but channels come first, as in \(3, 8, 6\); give"):
+            source(data, data)
+
+
 def test_loaders_that_do_not_fit() -> None:
     def message(dataset: Any, **options: Any) -> str:
         with pytest.raises(DataError) as caught:

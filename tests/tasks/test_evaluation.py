@@ -191,6 +191,7 @@ def test_data_that_fit() -> None:
     [
         (graph(), info(task="segmentation"), ["'toy' is for segmentation", "graph 'tiny' is for classification"]),
         (graph(channels=1), info(), ["'toy' has 3 channels", "'image' of graph 'tiny' takes 1", "change 'inputs'"]),
+        (graph(), info(size=(8, 6, 3)), ["is (8, 6, 3), but channels come first, as in (3, 8, 6)", "permute"]),
         (
             loads(
                 "topolearn: 1\nname: v\ninputs: {x: [5]}\nnodes: {head: {op: linear, out_features: 4}}\nedges:\n"
@@ -210,7 +211,7 @@ def test_data_that_fit() -> None:
             ["has the inputs image, more", "a loop of your own"],
         ),
     ],
-    ids=["task", "channels", "vectors", "inputs"],
+    ids=["task", "channels", "channels last", "vectors", "inputs"],
 )
 def test_data_that_do_not_go_in(wanted: Graph, data: Any, texts: list[str]) -> None:
     with pytest.raises(DataError) as caught:

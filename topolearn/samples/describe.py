@@ -14,7 +14,7 @@ from torch.utils.data import Subset, TensorDataset
 from topolearn.errors import DataError
 from topolearn.samples.base import BLACK_AND_WHITE, IGNORE, DataInfo
 from topolearn.samples.census import Census, count_labels
-from topolearn.samples.items import first_place
+from topolearn.samples.items import channels_last, first_place
 from topolearn.task_kinds import TaskKind, kind_of
 
 SCANNED = 2000
@@ -69,6 +69,8 @@ def describe(
         raise DataError(
             f"{task} needs one whole number per image, but the target is {tuple(target.shape)} of {target.dtype}"
         )
+    if kind.is_dense and target.shape == image.shape[:2] != image.shape[1:]:
+        raise DataError(f"an image {channels_last(image.shape)}")
     if kind.is_dense and (target.shape != image.shape[1:] or target.is_floating_point()):
         raise DataError(
             f"{task} needs masks (H, W) = {tuple(image.shape[1:])} of labels, but the target is "

@@ -64,6 +64,8 @@ def to_item(pair: tuple[Any, Any], what: str, channels: int | None = None) -> tu
     """
     image, target = _image(pair[0], what, channels), _target(pair[1], what)
     if target.ndim == 2 and target.shape != image.shape[1:]:
+        if target.shape == image.shape[:2]:
+            raise DataError(f"the image of {what} {channels_last(image.shape)}")
         raise DataError(
             f"the image of {what} is {'x'.join(map(str, image.shape[1:]))}, but its mask is"
             f" {'x'.join(map(str, target.shape))}; they must have the same size"
@@ -110,6 +112,12 @@ class Form:
         raise DataError(
             f"{what} has {says(found)}, but the training set starts with {says(self)}; give all in one form"
         )
+
+
+def channels_last(size: tuple[int, ...]) -> str:
+    """Return the end of the error message for images of a ``size`` (height, width, channels)."""
+    first = (size[-1], *size[:-1])
+    return f"is {tuple(size)}, but channels come first, as in {first}; give image.permute(2, 0, 1)"
 
 
 def _channels(form: Form) -> str:

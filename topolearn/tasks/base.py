@@ -13,6 +13,7 @@ from topolearn.errors import DataError, OptionError
 from topolearn.graph import Graph
 from topolearn.ops import Shape
 from topolearn.samples import DataInfo
+from topolearn.samples.items import channels_last
 
 Loss = Callable[[Any, Any], Tensor]
 """A function of (outputs, targets) that returns the number to minimise."""
@@ -119,6 +120,8 @@ class Task(ABC):
             )
         channels = graph.input_size(name)[0]
         if channels != info.size[0]:
+            if channels == info.size[-1]:
+                raise DataError(f"an image of data '{info.name}' {channels_last(info.size)}")
             raise DataError(
                 f"data '{info.name}' has {info.size[0]} channels, but input '{name}' of graph"
                 f" '{graph.name}' takes {channels}; change 'inputs' in the graph"
