@@ -139,13 +139,19 @@ def first_few(words: Sequence[str], most: int = 3) -> str:
 
 def closest(word: str, known: Iterable[str]) -> str | None:
     """Return the known word that is most like ``word``; None if none is close."""
-    return next(iter(difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)), None)
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
 
 
-def suggest(word: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"``, or ``"; known: a, b"`` if nothing is close."""
+def suggest(word: str, known: Iterable[str], unlisted: Iterable[str] = ()) -> str:
+    """Return ``"; did you mean 'x'?"``, or ``"; known: a, b"`` if nothing is close.
+
+    Args:
+        word: A word that is not known.
+        known: The words that are.
+        unlisted: More words, only to find a close one.
+    """
     names = sorted(known)
-    close = closest(word, names)
+    close = closest(word, [*names, *sorted(unlisted)])
     if close is not None:
         return f"; did you mean '{close}'?"
     if not names:

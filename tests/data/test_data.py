@@ -194,7 +194,7 @@ def test_tensors_that_do_not_fit() -> None:
         TensorData(info(task="segmentation"), good, good)
 
 
-def test_what_data_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_data_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TOPOLEARN_DATA", raising=False)
     data = toy()
     assert load_data(data) is data
@@ -204,6 +204,11 @@ def test_what_data_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     fails("digits", "'digits' is for classification, but the task is segmentation", task="segmentation")
     fails("digits", "'val_split' is for folders", val_split="test")
     fails("cifar1000", "there is no data set 'cifar1000', and no such folder in '.', 'data', ")
+    (tmp_path / "photos").mkdir()
+    fails("phtos", "'; did you mean 'photos'?", root=tmp_path)
+    with pytest.raises(DataError) as caught:
+        load_data("zzz", root=tmp_path)
+    assert "photos" not in str(caught.value)
     fails("cifar1000", "; did you mean 'cifar10")
     fails("sets/mine", f"there is no folder '{Path('sets/mine').absolute()}'")
     fails(3, "data is a int, but must be a name, a folder, or a pair (train, val)")

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from topolearn.data.folders import load_folder
 from topolearn.data.named_images import DATASETS, IMAGE_SETS, MASK_SETS
 from topolearn.data.reading import Reading
-from topolearn.data.roots import find_folder, roots
+from topolearn.data.roots import find_folder, folder_names, roots
 from topolearn.data.text import TEXT_SETS, TextFormat, text_in, text_of_ids
 from topolearn.errors import DataError, suggest
 from topolearn.samples.augment import Augment, Crop
@@ -209,4 +209,5 @@ def _folder(data: str | Path, root: str | Path | None) -> Path:
     if path.name != str(data):
         raise DataError(f"there is no folder '{path.absolute()}'; give another path, or the name of a data set")
     looked = ", ".join(f"'{each}'" for each in (Path(), *roots(root)))
-    raise DataError(f"there is no data set '{data}', and no such folder in {looked}{suggest(str(data), DATASETS)}")
+    hint = suggest(str(data), DATASETS, folder_names(root))
+    raise DataError(f"there is no data set '{data}', and no such folder in {looked}{hint}")

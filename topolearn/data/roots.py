@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,15 @@ def find_folder(name: str, root: str | Path | None = None) -> Path | None:
     if Path(name).name != name:
         return None
     return next((base / name for base in roots(root) if (base / name).is_dir()), None)
+
+
+def folder_names(root: str | Path | None = None) -> list[str]:
+    """Return the names of the folders here and in the folders of data sets."""
+    names: list[str] = []
+    for base in (Path(), *roots(root)):
+        with contextlib.suppress(OSError):  # a folder that is not there, or may not be read
+            names += [path.name for path in base.iterdir() if path.is_dir()]
+    return names
 
 
 def find_set(name: str, inner: str, files: Sequence[Sequence[str]], root: str | Path | None = None) -> list[Path]:
