@@ -40,8 +40,9 @@ def test_mean_std_and_size(run: Run, images: Path, tmp_path: Path) -> None:
     [
         ("--mean", "x", "'mean.0' of training is 'x', but it should be a number"),
         ("--mean", "0.1,0.2", "'mean' has 2 numbers, but images of 'digits' have 1 channels"),
-        ("--mean", "123", "'mean.0' of training is 123, but it should be at most 1"),
         ("--mean", "", "'mean' of training is (), but it should have at least 1 item"),
+        ("--mean", "125", "'mean' of training is (125,), but it should hold numbers up to 1, because pixel values are"),
+        ("--std", "60", "'std' of training is (60,), but it should hold numbers up to 1, because pixel values"),
         ("--std", "0", "'std.0' of training is 0, but it should be greater than 0"),
         ("--size", "8x8", "--size 8x8: write a number of pixels, or height and width, such as 224 or 192,256"),
     ],

@@ -8,6 +8,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from topolearn.data.load import load_data
+from topolearn.data.named_images import DATASETS
 from topolearn.data.text import TextFormat
 from topolearn.errors import OptionError
 from topolearn.graph import Graph
@@ -82,6 +83,10 @@ def read_data(
         source = load_data(data, classes=channels, **settings)
     if known <= channels:
         source.check_classes()  # otherwise the number of classes is the mistake
+    asked = options.augment and "augment" in options.model_fields_set
+    has_own = isinstance(data, Data) or (isinstance(data, str) and data in DATASETS)
+    if asked and not has_own and "augment" not in settings:
+        source.notes += ("'augment' changes nothing: class folders and your own sets are not augmented",)
     return source if options.train_images is None else source.first_images(options.train_images)
 
 

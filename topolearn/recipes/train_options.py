@@ -107,7 +107,7 @@ class TrainOptions(BaseModel):
     """Number of training images to use, the same ones for every seed; None for all."""
     steps_per_epoch: Annotated[int, Field(gt=0, le=100_000)] = 100
     """Steps per epoch of text. An epoch of images shows each image once."""
-    mean: Annotated[tuple[Annotated[float, Field(le=1)], ...], Field(min_length=1)] | None = None
+    mean: Annotated[tuple[float, ...], Field(min_length=1)] | None = None
     """Mean of each channel for normalising images, for pixel values in [0, 1]. None: as the given network was trained,
     else the mean of the data.
     """
@@ -116,7 +116,8 @@ class TrainOptions(BaseModel):
     judge_given: bool = True
     """Whether to stop if a given trained network has unknown classes and is no better than guessing."""
     augment: bool = True
-    """Whether to augment training images; how depends on the data set."""
+    """Whether to augment training images, as their data set does it; class folders and your own sets are not augmented.
+    """
     crop: tuple[PositiveInt, PositiveInt] | None = None
     """For images with masks: size of the training crops, (height, width) or one number for both; None for the size of
     the graph's input.
@@ -159,6 +160,13 @@ class TrainOptions(BaseModel):
     @classmethod
     def _square(cls, crop: Any) -> Any:
         return (crop, crop) if isinstance(crop, int) and not isinstance(crop, bool) else cls._tuple(crop)
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _of_pixels(cls, values: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if values is not None and max(values, default=0.0) > 1:
+            raise ValueError("should hold numbers up to 1, because pixel values are from 0 to 1; divide by 255")
+        return values
 
     @field_validator("scale")
     @classmethod
