@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.data.scenes import picture
-from tests.data.toys import Items, fails
+from tests.data.toys import Items, fails, image
 from topolearn.data import load_data
 from topolearn.data.for_graph import read_data
 from topolearn.data.images import SUFFIXES, open_image
@@ -84,6 +85,29 @@ def test_one_class_alone(tmp_path: Path) -> None:
     fails(classes(tmp_path / "set", "a"), "there is only one class, 'a', so there is nothing to learn")
 
 
+@pytest.mark.parametrize("split", [False, True])
+def test_a_list_orders_the_classes(tmp_path: Path, split: bool) -> None:
+    names = ("a", "b", "é")
+    where = classes(
+        tmp_path / "set", *(f"{part}{name}" for part in (("train/", "val/") if split else ("",)) for name in names)
+    )
+    before = load_data(where)
+    (where / "classes.txt").write_text("# the network's\nb\ne\N{COMBINING ACUTE ACCENT}\na\n")
+    data = load_data(where)
+    assert (data.info.classes, data.notes) == (("b", "é", "a"), ())
+    for old, new in zip(before.val_batches(1), data.val_batches(1), strict=True):
+        assert torch.equal(old[0], new[0])
+        assert before.info.classes[int(old[1])] == data.info.classes[int(new[1])]
+    for text, wrong in (
+        ("b\na", "it lacks 'é'"),
+        ("b\na\né\nc", "there is no folder 'c'"),
+        ("b\na\né\na", "it has a name twice"),
+    ):
+        (where / "classes.txt").write_text(text)
+        fails(where, f"'{where / 'classes.txt'}' must name each class folder once, one per line, in the order of the")
+        fails(where, f"; but {wrong}")
+
+
 def test_a_class_called_train(tmp_path: Path) -> None:
     where = classes(tmp_path / "set", "train", "car", "bus")
     data = load_data(where)
@@ -124,6 +148,17 @@ def test_images_that_cannot_be_used_are_left_out_on_request(tmp_path: Path) -> N
     for path in (where / "train" / "b").iterdir():
         path.write_text("text")
     fails(where, "the class 'b' has no training example", skip_bad=True)
+
+
+def test_a_request_to_augment_is_answered(tmp_path: Path) -> None:
+    where = classes(tmp_path / "set", "a", "b")
+    note = "'augment' changes nothing: class folders and your own sets are not augmented"
+    for data in (where, [Items([(image("float", 4, 4), 0), (image("float", 4, 4), 1)])] * 2):
+        assert read_data(loads(GRAPH), data, None, TrainOptions(augment=True)).notes == (note,)
+        for options in (TrainOptions(), TrainOptions(augment=False)):
+            assert read_data(loads(GRAPH), data, None, options).notes == ()
+    digits = loads(GRAPH.replace("[3, 4, 4]", "[1, 8, 8]").replace("classes: 2", "classes: 10"))
+    assert read_data(digits, "digits", None, TrainOptions(augment=True)).notes == ()
 
 
 def test_leaving_out_is_for_files(tmp_path: Path) -> None:

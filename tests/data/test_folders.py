@@ -256,12 +256,16 @@ def test_images_and_masks_without_a_split(mask_folder: Path, tmp_path: Path) -> 
 
 def test_folders_that_do_not_fit(class_folder: Path, mask_folder: Path, tmp_path: Path) -> None:
     fails(class_folder, "is laid out for classification, but the task is segmentation", task="segmentation")
-    fails(mask_folder, "is laid out for segmentation, but the task is classification", task="classification")
+    wrong = "is laid out for segmentation, but the task is classification; write 'task: segmentation' into the graph"
+    fails(mask_folder, wrong, task="classification")
     fails(class_folder, "has no 'train', so it has no 'test' to validate on", val_split="test")
     fails(class_folder, "has 2 classes, not 3", classes=3)
     empty = tmp_path / "empty"
     empty.mkdir()
     fails(empty, f"there is no image in the folder '{empty}'; supported layouts are train/CLASS/*.png")
+    one = next(path for path in class_folder.rglob("*") if path.is_dir() and any(path.glob("*.png")))
+    count = len(list(one.iterdir()))
+    fails(one, f"the folder '{one}' has no class folders, only {count} images of its own; if it is one class, give the")
     (empty / "train").mkdir()
     fails(empty, f"has 'train' but no 'val' to validate on; add '{empty / 'val'}'")
     (empty / "val").mkdir()

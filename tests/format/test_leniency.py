@@ -76,3 +76,11 @@ def test_channels_last_get_a_hint(size: str) -> None:
     assert str(caught[0].message) == (
         f"f.yaml:3:17: an image of {high} channels; channels come first, so you may mean [{channels}, {high}, {high}]"
     )
+
+
+def test_a_segmentation_head_without_a_task_gets_a_hint() -> None:
+    text = "\n".join(line for line in TEXT.splitlines() if not line.startswith("task:"))
+    text = text.replace("op: classifier", "op: segmentation_head")
+    assert "segmentation_head" in text
+    with pytest.warns(UserWarning, match="a segmentation_head, but no task; add 'task: segmentation'"):
+        loads(text, "f.yaml")

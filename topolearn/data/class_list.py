@@ -1,4 +1,4 @@
-"""Read the file that names the labels of a folder's masks."""
+"""Read the file that names the labels of a folder's masks, or orders its classes."""
 
 from __future__ import annotations
 

@@ -6,12 +6,12 @@ import hashlib
 import os
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
-from topolearn.data.class_list import ClassList, read_class_list
+from topolearn.data.class_list import CLASS_LIST, ClassList, read_class_list
 from topolearn.data.images import SUFFIXES
 from topolearn.errors import DataError, first_few
 from topolearn.task_kinds import kind_of
@@ -39,7 +39,7 @@ class ClassFiles:
     """Images with class numbers.
 
     Attributes:
-        classes: Names of the classes, sorted.
+        classes: Names of the classes, in the order of ``classes.txt``, else sorted.
         train: Image files with their class numbers.
         val: The same for validation.
         notes: What was skipped.
@@ -85,8 +85,10 @@ def find_files(folder: Path, task: str | None, val_split: str | None) -> ClassFi
     home, masks_of = _layout(folder)
     found = "classification" if masks_of is None else "segmentation"
     if task is not None and kind_of(task).is_dense != (masks_of is not None):
+        way_out = "" if masks_of is None else "write 'task: segmentation' into the graph, or use another layout; "
         raise DataError(
-            f"the folder '{folder}' is laid out for {found}, but the task is {task}; supported layouts are {LAYOUTS}"
+            f"the folder '{folder}' is laid out for {found}, but the task is {task}; {way_out}supported layouts are"
+            f" {LAYOUTS}"
         )
     train = home / "train"
     is_split = train.is_dir() and (val_split is not None or not _is_class(train, masks_of))
@@ -94,7 +96,7 @@ def find_files(folder: Path, task: str | None, val_split: str | None) -> ClassFi
         raise DataError(f"the folder '{home}' has no 'train', so it has no '{val_split}' to validate on")
     splits = [train, _val_folder(home, val_split)] if is_split else [home]
     if masks_of is None:
-        return _class_folders(*splits) if is_split else _split(home)
+        return _in_order(_class_folders(*splits) if is_split else _split(home), folder)
     parts = [_masked(split, masks_of(split)) for split in splits]
     if not is_split:
         parts = list(_held_out(parts[0], lambda pair: pair[0].name))
@@ -147,7 +149,7 @@ def _passed_over(folder: Path) -> tuple[str, ...]:
     """Return a note on what is skipped: files and folders that are not images of a class. Empty if there are none."""
     classes = _subfolders(folder)
     inner = [path for each in classes for path in sorted(set(each.iterdir()) - set(images(each)))]
-    left = [*sorted(set(folder.iterdir()) - set(classes)), *inner]
+    left = [*sorted(set(folder.iterdir()) - {*classes, folder / CLASS_LIST}), *inner]
     if not left:
         return ()
     named = [f"{path.relative_to(folder).as_posix()}{'/' if path.is_dir() else ''}" for path in left]
@@ -183,6 +185,11 @@ def _split(folder: Path) -> ClassFiles:
         classes.setdefault(composed(path.name), []).append(path)
     found = [[file for path in paths for file in images(path)] for paths in classes.values()]
     if not any(found):
+        if own := len(images(folder)):
+            raise DataError(
+                f"the folder '{folder}' has no class folders, only {own:,} images of its own; if it is one class, give"
+                f" the folder that holds all classes; supported layouts are {LAYOUTS}"
+            )
         raise DataError(f"there is no image in the folder '{folder}'; supported layouts are {LAYOUTS}")
     train: list[tuple[Path, int]] = []
     val: list[tuple[Path, int]] = []
@@ -193,6 +200,29 @@ def _split(folder: Path) -> ClassFiles:
     if not val:
         raise DataError(f"the folder '{folder}' has only one image per class; add images, for validation")
     return ClassFiles(tuple(paths[0].name for paths in classes.values()), train, val, _passed_over(folder))
+
+
+def _in_order(files: ClassFiles, folder: Path) -> ClassFiles:
+    """Return the images with their classes in the order of the folder's ``classes.txt``, if there is one."""
+    path = folder / CLASS_LIST
+    if not path.exists():
+        return files
+    listed = [composed(name) for _, name in sorted(read_class_list(folder).names.items())]
+    own = [composed(name) for name in files.classes]
+    if sorted(listed) != sorted(own):
+        wrong = [f"it lacks '{name}'" for name in own if name not in listed]
+        wrong += [f"there is no folder '{name}'" for name in listed if name not in own] or ["it has a name twice"]
+        raise DataError(
+            f"'{path}' must name each class folder once, one per line, in the order of the classes; but {wrong[0]}"
+        )
+    number = [listed.index(name) for name in own]
+    order = sorted(range(len(own)), key=lambda index: number[index])
+    return replace(
+        files,
+        classes=tuple(files.classes[index] for index in order),
+        train=[(image, number[index]) for image, index in files.train],
+        val=[(image, number[index]) for image, index in files.val],
+    )
 
 
 def _held_out(items: Sequence[_T], name: Callable[[_T], str]) -> tuple[list[_T], list[_T]]:

@@ -29,7 +29,8 @@ def load_folder(
 ) -> Data:
     """Load data from a folder of images.
 
-    Folders with classes hold ``train/CLASS/*.png`` and ``val/CLASS/*.png``, or ``CLASS/*.png``.
+    Folders with classes hold ``train/CLASS/*.png`` and ``val/CLASS/*.png``, or ``CLASS/*.png``. The classes are sorted
+    by name, unless ``classes.txt`` beside the folders lists their names in another order, one per line.
 
     Folders with masks hold ``train/NAME.jpg`` with ``trainannot/NAME.png``, or ``images/train/NAME.jpg`` with
     ``masks/train/NAME.png`` (or ``annotations``, or ``labels``), and the same for ``val``. Or they hold

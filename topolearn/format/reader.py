@@ -79,6 +79,8 @@ class _Reader:
             lambda: Graph(name, self.nodes, tuple(self.edges), tuple(outputs), task, data).declare_inputs().verify()
         )
         self.hint_at_resizing(graph)
+        if "task" not in root.values and [self.nodes[name].op for name in outputs] == ["segmentation_head"]:
+            self.hint(self.node_places[outputs[0]], "a segmentation_head, but no task; add 'task: segmentation'")
         return self.started(graph) if self.starts else graph
 
     def hint_at_resizing(self, graph: Graph) -> None:
