@@ -78,8 +78,9 @@ def schedule(learner: EdgeLearner, epochs: int, changes: Mapping[str, PhaseOptio
         raise OptionError("every phase is switched off; give one a share above 0")
     if epochs < len(running):
         raise OptionError(
-            f"{epochs} epochs are too few for the phases {', '.join(p.name for p in running)}; give at least"
-            f" {len(running)}"
+            f"{epochs} epoch{' is' if epochs == 1 else 's are'} too few for the phases"
+            f" {', '.join(phase.name for phase in running)}; give at least {len(running)}, or skip a phase: set"
+            f" 'phases.{running[-1].name}' to 0"
         )
     dealt = _dealt(epochs, [phase.share for phase in running])
     scheduled: list[Scheduled] = []
