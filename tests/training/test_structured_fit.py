@@ -123,6 +123,20 @@ def test_the_loss_gets_what_network_and_data_give() -> None:
     assert "loss" in repr(parts()), "where there is no metric, the closing table shows the loss"
 
 
+def test_a_number_per_item_is_not_compared_with_all_others() -> None:
+    graph = loads(TABLE.replace("out_features: 3", "out_features: 1"))
+    values = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    data = (TensorDataset(values, values.sum(1)),) * 2
+    with pytest.raises(OptionError) as caught:
+        run(graph=graph, data=data, loss=torch.nn.MSELoss())
+    assert str(caught.value) == (
+        "the loss gets outputs and targets of different shapes, and would compare each with all: Using a target size"
+        " (torch.Size([4])) that is different to the input size (torch.Size([4, 1])); bring them to one shape, such as"
+        " outputs[:, 0] for a single number per item"
+    )
+    run(graph=graph, data=data, loss=lambda outputs, targets: F.mse_loss(outputs[:, 0], targets))
+
+
 def test_images_with_a_metric_over_all_batches(tmp_path: Path) -> None:
     """Two images in, a label and a map out; torchmetrics get dicts, too."""
 

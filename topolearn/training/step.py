@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,9 @@ from topolearn.samples.seeds import mix
 from topolearn.tasks import Loss
 from topolearn.training.capture import CapturedStep
 from topolearn.training.optim import Rates, make_capturable
+
+_SHAPES_DIFFER = "Using a target size"
+"""How the warning of PyTorch's losses begins."""
 
 
 def autocast(precision: str, device: torch.device) -> Any:
@@ -61,6 +65,7 @@ class TrainingStep:
         own = set() if self.learner is None else {id(p) for p in self.learner.parameters()}
         self._held = held
         self._weights = [p for p in self.net.parameters() if id(p) not in own]
+        self._has_run = False
         self.rates = Rates(self.optimizers)
         self._run: Callable[[Any, Any], Tensor] = self.compute
         if self.captured:
@@ -80,7 +85,7 @@ class TrainingStep:
             The task loss over the whole batch, a float64 scalar on the device.
 
         Raises:
-            OptionError: The loss does not return one number with a gradient.
+            OptionError: The loss does not return one number with a gradient, or compares different shapes.
         """
         self.rates.set(factor)
         _seed(seed)
@@ -96,7 +101,10 @@ class TrainingStep:
         """Run the part of a step that is on the device and never waits for it; return the task loss."""
         first = listed(inputs)[0]
         with autocast(self.precision, first.device):
-            task = _checked(self.loss(self.net(inputs), targets))
+            outputs = self.net(inputs)
+            with nullcontext() if self._has_run else _without_broadcasting():
+                task = _checked(self.loss(outputs, targets))
+        self._has_run = True
         loss = task if self.learner is None else task + self.learner.penalty()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -119,6 +127,26 @@ def _seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
     torch.manual_seed(seed)
+
+
+@contextmanager
+def _without_broadcasting() -> Iterator[None]:
+    """Raise an OptionError if one of PyTorch's losses gets outputs and targets of different shapes.
+
+    PyTorch only warns, and compares (N, 1) outputs with (N,) targets in all N x N pairs.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", _SHAPES_DIFFER, UserWarning)
+        try:
+            yield
+        except UserWarning as warning:
+            what = str(warning).partition(". ")[0]
+            if not what.startswith(_SHAPES_DIFFER):
+                raise
+            raise OptionError(
+                f"the loss gets outputs and targets of different shapes, and would compare each with all: {what}; bring"
+                " them to one shape, such as outputs[:, 0] for a single number per item"
+            ) from None
 
 
 def _checked(task: Any) -> Tensor:
