@@ -23,6 +23,7 @@ def test_it_writes_a_graph_and_its_weights(run: Run, tmp_path: Path) -> None:
     assert (status, err) == (0, "")
     assert out == (
         f"{graph_file}, {weights}: 11,181,642 parameters, 37,016,576 MACs, 24 nodes, 32 edges (6 learnable)\n"
+        f"train it with: topolearn fit {graph_file} --weights {weights} --data DATA\n"
     )
     graph = topolearn.load_graph(graph_file)
     assert graph.input_size("image") == (3, 32, 32)

@@ -75,8 +75,11 @@ def test_a_file_for_a_name_brings_its_number_of_classes(file: Path) -> None:
         same(net, model)
 
 
-def test_a_file_for_another_number_of_classes_gets_a_new_last_layer(file: Path) -> None:
+def test_a_file_for_another_number_of_classes_gets_a_new_last_layer(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     net = topolearn.lift("resnet18", file, classes=3)
+    assert capsys.readouterr().err == "the last layer 'fc' starts at random: 5 classes in the weights, not 3\n"
     head = net.nodes["fc"].linear
     assert head.weight.shape == (3, 512)
     assert 0.005 < float(head.weight.detach().std()) < 0.02

@@ -209,6 +209,36 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
         assert "'topolearn lift MODEL --weights my.pt -o GRAPH.yaml'" in message
 
 
+def test_weights_beside_the_graph_that_are_not_used_are_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, beside = tmp_path / "net.yaml", tmp_path / "net.safetensors"
+    topolearn.dump_graph(graph(), file)
+    options: dict[str, Any] = {"learner": "fixed", "rule": "full", "epochs": 1, "graph": str(file)}
+    run(**options)
+    assert "lies beside" not in capsys.readouterr().err
+    save_file(topolearn.compile(graph()).state_dict(), beside)
+    run(**options)
+    assert (
+        f"{beside} lies beside the graph and is not used; to start from these weights, give --weights {beside}\n"
+        in (capsys.readouterr().err)
+    )
+    run(**options, weights=beside, training={"judge_given": False})
+    assert "lies beside" not in capsys.readouterr().err
+
+
+def test_images_of_another_size_than_the_graphs_are_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    options: dict[str, Any] = {"learner": "fixed", "rule": "full", "epochs": 1, "data": pair("datasets")}
+    (note,) = run(**options).notes
+    assert note == (
+        "the images are 4x4, but the graph's input is 8x6, for which costs and budgets are computed; change it to"
+        " 'image: [3, 4, 4]', or lift the network with that size"
+    )
+    assert note in capsys.readouterr().err
+    same_size = loads(graph().to_yaml().replace("[3, 8, 6]", "[3, 4, 4]"))
+    assert run(**options, graph=same_size).notes == ()
+
+
 def test_a_bad_start_leaves_no_run_behind(tmp_path: Path) -> None:
     for options in ({"weights": tmp_path / "nowhere"}, {"fan_in": 9}, {"training": {"phases": {"serch": 1}}}):
         with pytest.raises(TopolearnError):

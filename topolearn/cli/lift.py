@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -55,3 +56,4 @@ def lift(
         f"{output}, {tensors}: {known['params']:,} parameters, {known['macs']:,} MACs, {known['nodes']:,} nodes,"
         f" {known['edges']:,} edges ({known['learnable_edges']:,} learnable)"
     )
+    say(f"train it with: topolearn fit {quote(str(output))} --weights {quote(str(tensors))} --data DATA")

@@ -11,7 +11,7 @@ from torchvision import models
 from torchvision.models import WeightsEnum
 
 from topolearn.compiler.modules.backbone import hub_file
-from topolearn.errors import CheckpointError, LiftError, Location, OptionError, shown, suggest
+from topolearn.errors import CheckpointError, LiftError, Location, OptionError, shown, suggest, tell
 from topolearn.lifting.source import LIFTED, NO_GRAPH
 from topolearn.runs.tensor_files import load_tensors, plain_names, why_refused
 
@@ -64,6 +64,8 @@ def by_name(name: str, weights: Any, classes: int | None) -> tuple[nn.Module, di
         model = models.get_model(name, weights=None, num_classes=_classes(state))
         load_state(model, state, path)
     if classes is not None and _head(model).out_features != classes:
+        there = _head(model).out_features
+        tell(f"the last layer '{_head_path(model)}' starts at random: {there} classes in the weights, not {classes}")
         _renew_head(model, classes)
         about.pop("classes", None)
     return model, about

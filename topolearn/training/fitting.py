@@ -134,10 +134,10 @@ def fit(
                 _say(f"the run in {folder} is already finished", recipe, world)
                 return read_result(folder)
         with _surroundings(ready):
-            return _train(ready, world)
+            return _train(ready, world, graph)
 
 
-def _train(ready: Prepared, world: World) -> FitResult:
+def _train(ready: Prepared, world: World, given: object) -> FitResult:
     """Train a prepared run, from the start or from the checkpoint in its folder."""
     recipe, learner = ready.recipe, ready.learner
     writer = RunWriter(recipe.out if world.is_main else None)
@@ -159,7 +159,8 @@ def _train(ready: Prepared, world: World) -> FitResult:
         start=_weights_of(net) if checkpoint is None and _starts_over(ready) else None,
         known=ready.about if trained else None,
     )
-    for note in ready.data.notes if world.is_main else ():
+    unused = _unused_weights(recipe, given) if checkpoint is None else ()
+    for note in (*ready.data.notes, *unused) if world.is_main else ():
         Reporter(0).say(note)  # even if quiet: this is not progress. `say` removes control characters of file names
     folder = recipe.out
     if folder is None or not world.from_main(lambda: holds_run(folder)):
@@ -218,6 +219,17 @@ def _load_start(net: Network, recipe: Recipe) -> None:
         _load_weights(net, recipe.weights)
     elif recipe.start is None:
         load_pretrained(net)
+
+
+def _unused_weights(recipe: Recipe, given: object) -> tuple[str, ...]:
+    """Return a note if a file of weights, as ``lift`` writes it, lies unused beside the file of the graph."""
+    file = given.graph if isinstance(given, RecipeFile) else given
+    if recipe.weights is not None or not isinstance(file, str | Path) or not Path(file).is_file():
+        return ()
+    beside = Path(file).with_suffix(".safetensors")
+    if not beside.is_file():
+        return ()
+    return (f"{beside} lies beside the graph and is not used; to start from these weights, give --weights {beside}",)
 
 
 def _check_start(net: Network, recipe: Recipe) -> None:

@@ -19,7 +19,7 @@ from topolearn.recipes import Recipe, TrainOptions
 from topolearn.runs.folder import is_finished
 from topolearn.runs.same_data import data_settings
 from topolearn.runs.same_run import holds_this_run
-from topolearn.samples import Data
+from topolearn.samples import Data, DataInfo
 from topolearn.tasks import check_fits, task_of
 from topolearn.training.given import about_given, seen_by_given
 from topolearn.training.phases import Scheduled, schedule
@@ -92,6 +92,7 @@ def prepare(recipe: Recipe) -> Prepared:
     _check_node_lr(recipe.graph, recipe.training.node_lr)
     about = about_given(recipe)
     data = seen_by_given(_read(recipe), about, recipe.training)
+    data.notes = (*data.notes, *_other_size(recipe.graph, data.info))
     return Prepared(recipe, learner, data, plan, _config(recipe, learner, data), about)
 
 
@@ -111,6 +112,17 @@ def _read(recipe: Recipe) -> Data:
             f" {error.message})"
         ) from None
     return data
+
+
+def _other_size(graph: Graph, info: DataInfo) -> tuple[str, ...]:
+    """Return a note if the images that the data give whole have another size than the graph's input."""
+    if len(info.size) != 3 or info.inputs or info.kind.is_dense or info.size[1:] == graph.image:
+        return ()
+    theirs, ours = (f"{height}x{width}" for height, width in (info.size[1:], graph.image))
+    return (
+        f"the images are {theirs}, but the graph's input is {ours}, for which costs and budgets are computed; change it"
+        f" to '{graph.inputs[0]}: {list(info.size)}', or lift the network with that size",
+    )
 
 
 def _check_node_lr(graph: Graph, node_lr: Iterable[str]) -> None:
