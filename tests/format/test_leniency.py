@@ -66,6 +66,9 @@ def test_resizing_into_a_node_without_an_input_gets_a_hint() -> None:
         " smallest source; give it one, such as input: {channels: 16, stride: 1}"
     ]
     assert graph.shapes["up"].stride == 2
+    half = TEXT.replace("out_channels: 16}\n  down2", "out_channels: 24, stride: 2}\n  down2")
+    with pytest.warns(UserWarning, match="such as input: {channels: 24, stride: 2}"):  # the finest source
+        loads(half.replace(", input: {channels: 16, stride: 1}", ""))
 
 
 @pytest.mark.parametrize("size", ["[64, 64, 3]", "[28, 28, 1]"])

@@ -101,7 +101,8 @@ def test_valid_graphs_verify_and_return_themselves(graph: Graph) -> None:
         ),
         (
             graph([plain("out", aggregate="concat")], [Edge("image", "out", learnable=True)]),
-            "a learnable edge cannot end in a concat; use the edge op 'project' and 'aggregate: sum'",
+            "a learnable edge cannot end in a concat; use 'aggregate: sum' with the edge op 'project', or with"
+            " 'conv_resize' and an 'input' of the node if its sources differ in size",
         ),
         (
             graph([plain("out", channels=5, aggregate="concat")], IN_OUT),

@@ -9,7 +9,8 @@ from rich.console import Console
 
 import topolearn
 from tests.drawing.samples import keep_largest, modules, values_of
-from topolearn.report import Change, NumberText, Table, compare, facts, headline, node_table
+from topolearn.ops import Shape
+from topolearn.report import Change, NumberText, Table, compare, facts, headline, node_table, resolution
 from topolearn.report.tables import is_share, metric_heading, metric_number, metric_spec
 
 TABLE = Table(("name", "count", "share"), (("a|b", 12345, 0.5), ("c", None, 0.123456)), "Title", "a note")
@@ -104,6 +105,17 @@ def test_a_graph_in_numbers() -> None:
         "21 nodes, 156 edges (153 learnable, up to 17 into a node)",
         "567,220 parameters, 83,024,128 MACs",
     ]
+
+
+def test_the_size_of_a_dense_prediction_is_told() -> None:
+    graph = topolearn.load_graph("unet-mobilenetv2-voc")
+    shape = graph.shapes[graph.outputs[0]]
+    assert isinstance(shape, Shape)
+    high, wide = shape.size(graph.image)
+    size = f"{graph.outputs[0]} gives 21×{high}×{wide} for {graph.image[0]}×{graph.image[1]}"
+    assert resolution(graph) == size
+    assert headline(graph).endswith(f" MACs; {size}")
+    assert resolution(topolearn.load_graph("digits")) == ""
 
 
 def test_nodes_in_a_table() -> None:

@@ -124,19 +124,20 @@ def validate(
 ) -> None:
     """Check graph files: one line each, 'ok' or what is wrong; exit status 2 if any is wrong."""
     from topolearn.format import load_graph
-    from topolearn.report import facts
+    from topolearn.report import facts, resolution
 
     failed = False
     for file in files:
         try:
-            known = facts(load_graph(file))
+            graph = load_graph(file)
+            known, maps = facts(graph), resolution(graph)
         except TopolearnError as error:
             complain(str(error))
             failed = True
         else:
             say(
                 f"ok {file}: {known['nodes']:,} nodes, {known['edges']:,} edges"
-                f" ({known['learnable_edges']:,} learnable), {known['params']:,} parameters"
+                f" ({known['learnable_edges']:,} learnable), {known['params']:,} parameters{maps and f'; {maps}'}"
             )
     if failed:
         raise typer.Exit(FAILED)

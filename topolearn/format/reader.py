@@ -92,11 +92,14 @@ class _Reader:
                 resized.setdefault(edge.dst, edge)
         for node, edge in resized.items():
             shapes = [graph.shapes[graph.edges[i].src] for i in graph.in_edges(node)]
-            if all(isinstance(shape, Shape) and shape.is_map and shape.stride != "global" for shape in shapes):
+            maps = [(shape.stride, shape) for shape in shapes if isinstance(shape, Shape) and type(shape.stride) is int]
+            if len(maps) == len(shapes):
+                stride, finest = min(maps, key=lambda each: each[0])
                 self.hint(
                     places[edge.src, edge.dst],
                     f"'{edge.op}' enlarges nothing here, because node '{node}' has no 'input' and takes the size of"
-                    " its smallest source; give it one, such as input: {channels: 16, stride: 1}",
+                    " its smallest source; give it one, such as"
+                    f" input: {{channels: {finest.channels}, stride: {stride}}}",
                 )
 
     # -- nodes ---------------------------------------------------------------------------------

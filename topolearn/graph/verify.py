@@ -216,7 +216,10 @@ def _edge_fault(edge: Edge, source: Shape | Bundle, target: Node) -> str | None:
     if isinstance(source, Bundle):
         return f"the source is a backbone; read one of its features through a 'feature' node ({', '.join(source)})"
     if edge.learnable and target.aggregate == "concat":
-        return "a learnable edge cannot end in a concat; use the edge op 'project' and 'aggregate: sum'"
+        return (
+            "a learnable edge cannot end in a concat; use 'aggregate: sum' with the edge op 'project', or with"
+            " 'conv_resize' and an 'input' of the node if its sources differ in size"
+        )
     wanted = edge_target(source, target)
     try:
         arrives = edge.rule.output(source, wanted)

@@ -37,16 +37,29 @@ def facts(graph: Graph) -> dict[str, Any]:
     }
 
 
+def resolution(graph: Graph) -> str:
+    """Return the shapes of the outputs that are maps, such as ``head gives 2×8×8 for 32×32``; empty without any."""
+    shapes = {name: graph.shapes[name] for name in graph.outputs}
+    maps = [f"{name} gives {size_text(shape, graph.image)}" for name, shape in shapes.items() if _is_map(shape)]
+    height, width = graph.image
+    return f"{', '.join(maps)} for {height}×{width}" if maps else ""
+
+
+def _is_map(shape: Shape | Bundle) -> bool:
+    return isinstance(shape, Shape) and isinstance(shape.stride, int)
+
+
 def headline(graph: Graph) -> str:
     """Return name, task, counts and costs in three lines."""
     known = facts(graph)
     data = f", data {graph.data}" if graph.data else ""
     learnable = known["learnable_edges"]
+    maps = resolution(graph)
     candidates = f" ({learnable:,} learnable, up to {graph.largest_candidate_set:,} into a node)" if learnable else ""
     return (
         f"{graph.name}: {graph.task}{data}\n"
         f"{known['nodes']:,} nodes, {known['edges']:,} edges{candidates}\n"
-        f"{known['params']:,} parameters, {known['macs']:,} MACs"
+        f"{known['params']:,} parameters, {known['macs']:,} MACs{maps and f'; {maps}'}"
     )
 
 
