@@ -55,6 +55,13 @@ def finished(tmp_path: Path) -> Path:
     return folder
 
 
+def test_masks_need_a_folder(run: Run, tmp_path: Path, finished: Path) -> None:
+    random_images(tmp_path / "images", 1, size=(13, 9))
+    status, out, err = run("predict", str(finished), str(tmp_path / "images"))
+    assert (status, out) == (2, "")
+    assert err == f"error: '{finished}' predicts masks; name the folder to write them to (-o, 'out')\n"
+
+
 def test_a_run_and_its_file_say_the_same(run: Run, tmp_path: Path, finished: Path) -> None:
     images = random_images(tmp_path / "images", 2, size=(13, 9))
     said = {}

@@ -37,7 +37,12 @@ def predict(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="OUT", help="Folder to write to; for text a file, default: print it."),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="OUT",
+            help="Folder to write to, for text a file. Needed for masks; classes and text are only printed without it.",
+        ),
     ] = None,
     provider: Annotated[str, typer.Option(help="Where an ONNX file runs: cpu, cuda or tensorrt.")] = "cpu",
     device: Annotated[str, typer.Option(help="Where a run's network runs: auto, cpu, cuda, cuda:1 …")] = "auto",
@@ -66,7 +71,8 @@ def predict(
 
     Segmentation: OUT/masks/NAME.png (its values are the labels, its palette their colours),
     OUT/overlays/NAME.png and OUT/legend.svg. Saliency and edges: grey masks and overlays. Classification:
-    OUT/predictions.csv. Images that cannot be read are named, skipped and counted.
+    OUT/predictions.csv; without -o the classes are only printed. Images that cannot be read are named, skipped and
+    counted.
 
     Next token: the continuation is printed, without terminal control characters. With -o the prompt and its
     continuation go to the file OUT, byte for byte.
@@ -90,8 +96,6 @@ def predict(
         return
     if given:
         raise OptionError(f"--{next(iter(given))} is for text, but '{model}' is for {loaded.info.task}; leave it out")
-    if output is None:
-        raise OptionError("missing option '-o' / '--output'; name the folder to write to")
     if inputs:
         _print(run(loaded, inputs, output, on_image=_tell))
     elif model.is_dir():
@@ -108,7 +112,8 @@ def _print(result: Predictions) -> None:
     count = f"{number:,} image{'s' if number > 1 else ''}"
     if result.skipped:
         count += f", skipped {len(result.skipped):,} of {number + len(result.skipped):,}"
-    say(f"{result.task}, {count}: {', '.join([*written, *map(str, result.files)])}")
+    files = ", ".join([*written, *map(str, result.files)])
+    say(f"{result.task}, {count}{files and f': {files}'}")
 
 
 def _tell(done: Prediction | Skipped) -> None:

@@ -80,13 +80,13 @@ class Predictions:
 def predict(
     source: str | Path | Model,
     images: str | Path | Sequence[str | Path],
-    out: str | Path,
+    out: str | Path | None = None,
     *,
     device: str = "auto",
     provider: str = "cpu",
     on_image: Callable[[Prediction | Skipped], object] = lambda done: None,
 ) -> Predictions:
-    """Run a network on image files, and write what it predicts.
+    """Run a network on image files, and return what it predicts; with ``out``, write it too.
 
     For segmentation it writes ``masks/NAME.png`` (pixel values are the labels, the palette has their
     colours), ``overlays/NAME.png`` and ``legend.svg``. For saliency and edges it writes a grey picture of the
@@ -101,27 +101,26 @@ def predict(
     Args:
         source: The folder of a run, an ONNX file, or a :class:`Model` from :func:`load`.
         images: Image files, and folders of them.
-        out: Folder to write to.
+        out: Folder to write to; None writes nothing, which masks do not allow.
         device: See :func:`load`.
         provider: See :func:`load`.
         on_image: Function called with each image when it is done or skipped.
 
     Raises:
         DataError: A file is missing, a folder has no images, or no image can be used.
-        OptionError: Output files would replace one another, or the images.
+        OptionError: Output files would replace one another, or the images, or masks have no folder.
         TopolearnError: A file cannot be written; or see :func:`load`.
     """
-    target = Path(out)
-    _check_folder(target)
+    target = _folder(out)
     asked = [images] if isinstance(images, str | Path) else images
     files = find(asked)
     model = source if isinstance(source, Model) else load(source, device=device, provider=provider)
     if not isinstance(model, Model):
         raise DataError(f"'{model.info.name}' is for {model.info.task}, which takes a text; use continue_text() for it")
-    if model.info.kind.is_dense:
+    writer = _Writer(model, target)
+    if model.info.kind.is_dense and target is not None:
         _check_names(files, target)
     result = Predictions(model.info.task)
-    writer = _Writer(model, target)
     for path in files:
         try:
             done = writer.file(path)
@@ -141,7 +140,7 @@ def predict(
 
 def predict_validation(
     run_dir: str | Path,
-    out: str | Path,
+    out: str | Path | None = None,
     *,
     data: Any = None,
     data_root: str | Path | None = None,
@@ -154,7 +153,7 @@ def predict_validation(
 
     Args:
         run_dir: The folder of a finished run.
-        out: Folder to write to.
+        out: Folder to write to; None writes nothing, which masks do not allow.
         data: As for :func:`topolearn.fit`; default: the data of the run.
         data_root: Folder of data sets to look in.
         device: The device of the network; ``auto`` is CUDA if there is a GPU.
@@ -164,8 +163,7 @@ def predict_validation(
         DataError: The data cannot be found or differ from the run's, or the network takes text.
         TopolearnError: There is no such run, or a file cannot be written.
     """
-    folder, target = Path(run_dir), Path(out)
-    _check_folder(target)
+    folder, target = Path(run_dir), _folder(out)
     net = load_model(folder)
     if kind_of(net.graph.task).is_text:
         raise DataError(f"'{folder}' is for {net.graph.task}, which takes a text; use continue_text() for it")
@@ -184,9 +182,12 @@ def predict_validation(
     return result
 
 
-def _check_folder(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise OptionError(f"'{out}' is a file; name a folder to write to")
+def _folder(out: str | Path | None) -> Path | None:
+    """Return the folder to write to; raise an OptionError if it is a file."""
+    target = None if out is None else Path(out)
+    if target is not None and target.exists() and not target.is_dir():
+        raise OptionError(f"'{target}' is a file; name a folder to write to")
+    return target
 
 
 def _check_names(files: Sequence[Path], out: Path) -> None:
@@ -204,9 +205,11 @@ def _check_names(files: Sequence[Path], out: Path) -> None:
 
 
 class _Writer:
-    """Writes the predictions of single images, and the files for all images together."""
+    """Writes the predictions of single images, and the files for all images together; without a folder, nothing."""
 
-    def __init__(self, model: Model, out: Path) -> None:
+    def __init__(self, model: Model, out: Path | None) -> None:
+        if out is None and model.info.kind.is_dense:
+            raise OptionError(f"'{model.info.name}' predicts masks; name the folder to write them to (-o, 'out')")
         self.model, self.out = model, out
         self.classes = list(model.info.classes)
         self.colours = pictures.colours_of(self.classes)
@@ -240,6 +243,7 @@ class _Writer:
                 scores = found.numpy()
                 shares = ((name, float((scores >= _SURE).mean())),)
                 drawn = pictures.grey(scores), pictures.overlay_map(image, scores)
+        assert self.out is not None  # masks need it
         names = [self.out / folder / f"{path.stem}.png" for folder in (MASKS, OVERLAYS)]
         return Prediction(path, shares, tuple(map(pictures.save, drawn, names)))
 
@@ -271,6 +275,8 @@ class _Writer:
 
     def close(self, done: Sequence[Prediction]) -> list[Path]:
         """Write the files for all images together, and return their paths."""
+        if self.out is None:
+            return []
         self.out.mkdir(parents=True, exist_ok=True)
         match self.answer:
             case LabelMap():
