@@ -98,7 +98,7 @@ def load_masks(
     notes += conversions(modes, channels)
     if not files.is_known:
         classes_of = _all_classes(labels, kind)
-        _judge(labels, classes_of, _values(train), where)
+        _judge(labels, kind, classes_of, _values(train), where)
         counts = labels.counts(_values(val), len(classes_of))
         notes += not_validated(classes_of, counts, "no validation mask holds a pixel of")
     sizes = {look.size for look in (*train, *val)}
@@ -203,7 +203,7 @@ def _all_classes(labels: Labels, kind: TaskKind) -> tuple[str, ...]:
     return (f"not {kind.positive}", kind.positive) if kind.is_binary else labels.classes
 
 
-def _judge(labels: Labels, classes: Sequence[str], found: Mapping[int, int], where: str) -> None:
+def _judge(labels: Labels, kind: TaskKind, classes: Sequence[str], found: Mapping[int, int], where: str) -> None:
     """Raise unless each of the classes occurs in the training masks, which hold the values ``found``."""
     values = [value for value in found if value != IGNORE or len(found) < 3]
     names = ("background", "foreground") if len(values) == 2 else ("NAME",) * len(values)
