@@ -172,7 +172,7 @@ def test_a_range_has_an_end() -> None:
         ([LEARNED], {"settings": {"fan_in": 1}, "vary": {"fan_in": [1]}}, "'fan_in' is both set and varied"),
         ([LEARNED], {"settings": {"seed": 1}}, "'seed' cannot be set or varied; give the seeds with 'seeds'"),
         ([LEARNED], {"settings": {"phases.serch": 1}}, "learned: learner 'maskconnect' has no phase 'serch'"),
-        ([LEARNED], {"epochs": 1}, "learned: 1 epochs are too few for the phases search, fine_tune"),
+        ([LEARNED], {"epochs": 1}, "learned: 1 epoch is too few for the phases search, fine_tune"),
         ([PREV], {"settings": {"data": "nowhere"}}, "prev: there is no data set 'nowhere'"),
         ([PREV], {"settings": {"nodes.head.classes": 7}}, "prev: data 'digits' has 10 classes, but output 'head'"),
         ([PREV], {"settings": {"train_images": 9999}}, "prev: 'digits' has 1,437 training images, not 9,999"),
@@ -519,7 +519,7 @@ def test_clock(seconds: float, text: str) -> None:
         ("--vary fan_in", "--vary fan_in: write it as KEY=VALUE"),
         ("--vary fan_in=", "--vary fan_in=: has no values; write them as 1,2,4 or 1..8"),
         ("--set fan_in", "--set fan_in: write it as KEY=VALUE"),
-        ("--epochs 1", "learned: 1 epochs are too few"),
+        ("--epochs 1", "learned: 1 epoch is too few"),
     ],
 )
 def test_bad_arguments(
