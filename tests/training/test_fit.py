@@ -413,7 +413,7 @@ def test_a_graph_that_names_no_data_asks_for_some_where_digits_do_not_fit() -> N
         ({"epochs": 2.5}, OptionError, ["'epochs' of fit is 2.5"]),
         ({"epochs": 10**400}, OptionError, ["'epochs' of fit is 1000", "at most 1000000000"]),
         ({"batch_size": 10**10}, OptionError, ["'batch_size' of fit is 1000", "at most 1000000000"]),
-        ({"epochs": 1}, OptionError, ["1 epochs are too few for the phases search, fine_tune"]),
+        ({"epochs": 1}, OptionError, ["1 epoch is too few for the phases search, fine_tune"]),
         ({"batch_size": -1}, OptionError, ["'batch_size' of fit is -1"]),
         ({"lr": 0}, OptionError, ["'lr' of fit is 0"]),
         ({"lr": float("nan")}, OptionError, ["'lr' of fit is nan"]),
