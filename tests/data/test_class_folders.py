@@ -101,7 +101,7 @@ def test_a_list_orders_the_classes(tmp_path: Path, split: bool) -> None:
     for text, wrong in (
         ("b\na", "it lacks 'é'"),
         ("b\na\né\nc", "there is no folder 'c'"),
-        ("b\na\né\na", "it has a name twice"),
+        ("b\na\né\ne\N{COMBINING ACUTE ACCENT}", "it has a name twice"),
     ):
         (where / "classes.txt").write_text(text)
         fails(where, f"'{where / 'classes.txt'}' must name each class folder once, one per line, in the order of the")

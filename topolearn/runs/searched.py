@@ -165,8 +165,9 @@ def _where(data: Data) -> str:
 
 
 def train_options(config: Mapping[str, Any]) -> TrainOptions:
-    """Return the training options of a run."""
-    return validate(TrainOptions, config.get("training", {}), "the run's training")
+    """Return the training options of a run. Those at their defaults count as not given: the file holds all of them."""
+    options = validate(TrainOptions, config.get("training", {}), "the run's training")
+    return TrainOptions(**options.model_dump(exclude_defaults=True))
 
 
 def load_searched(run_dir: str | Path, settings: Mapping[str, str] | None = None) -> SearchedRun:
