@@ -139,7 +139,12 @@ def test_phase_options_in_their_shortest_form(given: Any, plain: Any) -> None:
         (10, {"finetune": 0.5}, "learner 'maskconnect' has no phase 'finetune'; did you mean 'fine_tune'?"),
         (10, {"retrain": 0.5}, "learner 'maskconnect' has no phase 'retrain'; known: fine_tune, search"),
         (10, {"search": 0, "fine_tune": 0}, "every phase is switched off; give one a share above 0"),
-        (1, {}, "1 epoch is too few for the phases search, fine_tune; give at least 2, or skip"),
+        (
+            1,
+            {},
+            "1 epoch is too few for the phases search, fine_tune; give at least 2, or skip a phase: set"
+            " 'phases.fine_tune' to 0",
+        ),
     ],
 )
 def test_impossible_plans(epochs: int, shares: dict[str, float], text: str) -> None:
