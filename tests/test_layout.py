@@ -27,7 +27,7 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
     (
         "topolearn",
         "the public names, each loaded on first use",
-        "studies training prediction lifting runs tasks data recipes onnx learners compiler format graph errors"
+        "studies training prediction lifting runs tasks data recipes onnx learners compiler tracing format graph errors"
         " _version",
     ),
     (
@@ -45,7 +45,7 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
         "images or text in; classes, masks, overlays or text out",
         "runs tasks data samples onnx compiler drawing ops device files task_kinds errors",
     ),
-    ("lifting", "networks people have -> Graph", "runs compiler graph ops frozen errors"),
+    ("lifting", "networks people have -> Graph", "runs compiler tracing graph ops frozen errors"),
     (
         "runs",
         "the folder of a run: write, read, resume, deliver",
@@ -78,7 +78,12 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
         "compiler format graph ops files task_kinds errors _version",
     ),
     ("learners", "one file per method, the rules, the protocol", "compiler graph options plugins errors"),
-    ("compiler", "Graph -> Network: plan, aggregation, the modules of each op, the reference", "graph ops errors"),
+    (
+        "compiler",
+        "Graph -> Network: plan, aggregation, the modules of each op, the reference",
+        "tracing graph ops errors",
+    ),
+    ("tracing", "what a network does, and modules of its parts", "graph errors"),
     ("format", "YAML <-> Graph", "graph ops files options plugins task_kinds errors frozen"),
     ("drawing", "pictures of graphs, matrices, curves, examples; never of runs", "graph ops files errors"),
     ("report", "tables and texts", "graph ops errors"),
@@ -240,7 +245,7 @@ def test_a_folder_hands_names_on_and_nothing_else() -> None:
 
 
 # An op and the module that computes it are in files of one name; `base` is where a room's protocol is.
-SAME_NAME = {"__init__", "base", "backbone", "edges", "tokens", "transformer"}
+SAME_NAME = {"__init__", "base", "backbone", "edges", "part", "tokens", "transformer"}
 
 
 def test_files_in_different_rooms_have_different_names() -> None:

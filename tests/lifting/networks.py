@@ -14,6 +14,21 @@ from torchvision import models
 INITIALISERS = ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_")
 
 
+FAMILIES = ("resnet", "resnext", "wide_resnet", "regnet_x", "regnet_y", "mobilenet_v2")
+"""What the names of torchvision's networks begin with that become graphs of ordinary nodes."""
+
+
+def torchvision_names() -> list[str]:
+    """Names of torchvision's classification networks."""
+    found: list[str] = models.list_models(module=models)
+    return found
+
+
+def in_families() -> list[str]:
+    """Names of the networks that become graphs of ordinary nodes."""
+    return [name for name in torchvision_names() if name.startswith(FAMILIES)]
+
+
 @contextmanager
 def no_initialisation() -> Iterator[None]:
     """Weights stay as the memory was: every one of them is to be overwritten, or none is to be read."""

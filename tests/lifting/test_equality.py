@@ -8,9 +8,8 @@ from torch import nn
 from torchvision import models
 
 import topolearn
-from tests.lifting.networks import images, network, no_initialisation, randomise, relative
+from tests.lifting.networks import images, in_families, network, no_initialisation, randomise, relative
 from topolearn.compiler import Network
-from topolearn.lifting import liftable
 from topolearn.lifting.convert import outline
 
 LARGE = {"wide_resnet101_2", "regnet_x_32gf", "regnet_y_32gf", "regnet_y_128gf"}
@@ -46,14 +45,14 @@ def agree(model: nn.Module, net: Network, x: torch.Tensor) -> None:
             assert name != "num_batches_tracked" or value == 8
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in liftable()])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in in_families()])
 def test_every_network(name: str) -> None:
     model = network(name)
     agree(model, lift(model), images())
 
 
 def test_the_families_are_all_there() -> None:
-    assert len(liftable()) == 26
+    assert len(in_families()) == 26
     assert {
         "resnet18",
         "resnext101_64x4d",
@@ -61,7 +60,7 @@ def test_the_families_are_all_there() -> None:
         "regnet_x_32gf",
         "regnet_y_128gf",
         "mobilenet_v2",
-    } <= set(liftable())
+    } <= set(in_families())
 
 
 def small_resnet(**options: object) -> nn.Module:

@@ -6,10 +6,9 @@ import pytest
 from torchvision import models
 
 import topolearn
-from tests.lifting.networks import network, no_initialisation
+from tests.lifting.networks import in_families, network, no_initialisation
 from topolearn.format import loads
 from topolearn.graph import Graph
-from topolearn.lifting import liftable
 from topolearn.lifting.convert import check_settings, outline
 from topolearn.ops import Shape
 
@@ -23,7 +22,7 @@ def edges(graph: Graph) -> dict[tuple[str, str], tuple[str, bool, float]]:
     return {(edge.src, edge.dst): (edge.op, edge.learnable, edge.weight) for edge in graph.edges}
 
 
-@pytest.mark.parametrize("name", liftable())
+@pytest.mark.parametrize("name", in_families())
 def test_every_network_costs_what_torchvision_says(name: str) -> None:
     graphs = {}
     for weights in models.get_model_weights(name):
@@ -36,7 +35,7 @@ def test_every_network_costs_what_torchvision_says(name: str) -> None:
         assert loads(graph.to_yaml()) == graph
 
 
-@pytest.mark.parametrize("name", liftable())
+@pytest.mark.parametrize("name", in_families())
 def test_every_module_has_its_place(name: str) -> None:
     with no_initialisation():
         model = models.get_model(name, weights=None)
@@ -50,7 +49,7 @@ def test_every_module_has_its_place(name: str) -> None:
     assert len(names) == len(model.state_dict())
 
 
-@pytest.mark.parametrize("name", [name for name in liftable() if name != "mobilenet_v2"])
+@pytest.mark.parametrize("name", [name for name in in_families() if name != "mobilenet_v2"])
 def test_a_block_is_a_branch_and_a_sum(name: str) -> None:
     """In a stage of n sums that longer edges may join, n (n + 1) / 2 edges are learnable, n of them at 1."""
     graph = graph_of(name)

@@ -82,8 +82,7 @@ def test_a_file_for_another_number_of_classes_gets_a_new_last_layer(
     assert capsys.readouterr().err == "the last layer 'fc' starts at random: 5 classes in the weights, not 3\n"
     head = net.nodes["fc"].linear
     assert head.weight.shape == (3, 512)
-    assert 0.005 < float(head.weight.detach().std()) < 0.02
-    assert not head.bias.any()
+    assert 0.02 < float(head.weight.detach().std()) < 0.03  # as nn.Linear starts
     backbone = topolearn.features(net, ["layer4"])
     wanted = topolearn.features(topolearn.lift(network("resnet18", num_classes=5)), ["layer4"])
     with torch.no_grad():

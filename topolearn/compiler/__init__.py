@@ -3,6 +3,7 @@
 from topolearn.compiler.dag import DAG
 from topolearn.compiler.feature_maps import Features, features
 from topolearn.compiler.modules import builds_edge, builds_node
+from topolearn.compiler.modules.part import with_networks
 from topolearn.compiler.network import Network, compile, load_pretrained, prune
 from topolearn.compiler.reference import ReferenceDAG
 
@@ -17,4 +18,5 @@ __all__ = [
     "features",
     "load_pretrained",
     "prune",
+    "with_networks",
 ]

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from topolearn.compiler.dag import DAG, Outputs
 from topolearn.compiler.modules import BatchNorm, ModuleTable, backbone, build_edge, build_node
+from topolearn.compiler.modules.part import Sources
 from topolearn.compiler.plan import edge_key, ends
 from topolearn.compiler.reference import ReferenceDAG
 from topolearn.errors import GraphError, OptionError, TopolearnError, shown
 from topolearn.graph import BindFanIn, Graph, KeepEdges, RemoveIdleRelus, Topology, apply_passes
 from topolearn.ops import Bundle, Shape
 from topolearn.ops.backbone import TorchvisionBackbone
+from topolearn.ops.part import NetworkPart
 
 
 class WeightSource(Protocol):
@@ -101,8 +103,11 @@ class Network(nn.Module):
         self.reference = reference
         self.shared = ModuleTable()
         self.nodes = ModuleTable()
+        sources = Sources(graph)
         for node in graph.nodes.values():
-            if node.op != "input":
+            if node.op == NetworkPart.op_name:
+                self.nodes[node.id] = sources.build(node)
+            elif node.op != "input":
                 self.nodes[node.id] = self._build_node(node.id)
         self.edges = ModuleTable()
         for edge in graph.edges:

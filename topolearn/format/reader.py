@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 from topolearn.errors import FormatError, GraphError, TopolearnError, shown, suggest
 from topolearn.format.patterns import PATTERNS, Pattern
 from topolearn.format.ranges import MAX_IDS, RangeError, expand, is_range
+from topolearn.format.source_fields import SourceFields
 from topolearn.format.tree import Document, Fields, Items, Scalar, Tree
 from topolearn.frozen import EMPTY, FrozenMap
-from topolearn.graph import Edge, Graph, Node, chain_edges
+from topolearn.graph import Edge, Graph, Node, Source, chain_edges
 from topolearn.ops import EDGE_OPS, NODE_OPS, Shape, edge_op
 from topolearn.ops.base import MAX_INT, WIDTHS, width_name
 from topolearn.options import InvalidOption, validate
@@ -25,9 +26,11 @@ VERSION = 1
 MAX_EDGES = 5_000_000
 """Maximum number of edges in a graph file."""
 
-_TOP = ("topolearn", "name", "task", "data", "inputs", "nodes", "edges", "outputs")
+_TOP = ("topolearn", "name", "task", "data", "inputs", "sources", "nodes", "edges", "outputs")
 _NODE_KEYS = ("op", "aggregate", "input", "share")
 _EDGE_KEYS = ("op", "learnable", "weight", "start")
+MAX_DIMS = 8
+"""Maximum number of dimensions of a tensor that is neither a map nor a sequence."""
 _COLOURS = (1, 3, 4)
 """Usual numbers of channels of an image."""
 STARTS = ("chain", "mean")
@@ -70,14 +73,16 @@ class _Reader:
         data = self.scalar(root.values["data"], str, "a data set's name") if "data" in root.values else None
         for key, value in self.fields(self.need(root, "inputs", "the file"), "inputs").items():
             self.add_node(key, value, Node(key.text, "input", self.input_params(value)))
+        sources = {}
+        for key, value in self.fields(root.values["sources"], "sources").items() if "sources" in root.values else ():
+            sources[key.text] = self.source(key, value)
         for key, value in self.fields(self.need(root, "nodes", "the file"), "nodes").items():
             self.read_nodes(key, value)
         for entry in self.items(self.need(root, "edges", "the file"), "edges"):
             self.read_edges(entry)
         outputs = self.ids(self.need(root, "outputs", "the file"))
-        graph = self.located(
-            lambda: Graph(name, self.nodes, tuple(self.edges), tuple(outputs), task, data).declare_inputs().verify()
-        )
+        made = (name, self.nodes, tuple(self.edges), tuple(outputs), task, data, sources)
+        graph = self.located(lambda: Graph(*made).declare_inputs().verify())
         self.hint_at_resizing(graph)
         if "task" not in root.values and [self.nodes[name].op for name in outputs] == ["segmentation_head"]:
             self.hint(self.node_places[outputs[0]], "a segmentation_head, but no task; add 'task: segmentation'")
@@ -101,6 +106,12 @@ class _Reader:
                     " its smallest source; give it one, such as"
                     f" input: {{channels: {finest.channels}, stride: {stride}}}",
                 )
+
+    def source(self, key: Scalar, value: Tree) -> Source:
+        """Read a network that parts come from; it is not built."""
+        spec = self.as_fields(value, f"source '{key.text}'", "{library: torchvision, model: vit_b_16, …}")
+        plain = {name: tree.plain() for name, tree in spec.values.items()}
+        return self.located(lambda: validate(SourceFields, plain, f"source '{key.text}'"), key, spec).source()
 
     # -- nodes ---------------------------------------------------------------------------------
 
@@ -191,7 +202,9 @@ class _Reader:
 
     def input_shape(self, tree: Tree) -> Shape:
         spec = self.as_fields(tree, "'input'", "{channels: 16, stride: 1}")
-        self.known_keys(spec, ("channels", "stride", "length", "vocabulary"), "'input'")
+        self.known_keys(spec, ("channels", "stride", "length", "vocabulary", "dims"), "'input'")
+        if "dims" in spec.values:
+            return self.other_shape(spec)
         if "length" in spec.values:
             return self.sequence_shape(spec)
         channels = self.count(spec, "channels", "'input'")
@@ -201,6 +214,15 @@ class _Reader:
         if not whole and stride not in ("global", None):
             raise self.fail(stride_tree, f"a stride is a positive number, 'global' or null, not {shown(stride)}")
         return Shape(channels, stride)
+
+    def other_shape(self, spec: Fields) -> Shape:
+        """Read the declared shape of any other tensor: ``{dims: [56, 56, 96]}``."""
+        self.known_keys(spec, ("dims",), "'input' with 'dims'")
+        dims = spec.values["dims"].plain()
+        counts = isinstance(dims, list) and all(type(n) is int and 0 < n <= MAX_INT for n in dims)
+        if not counts or not 0 < len(dims) <= MAX_DIMS:
+            raise self.fail(spec.values["dims"], f"dims are 1 to {MAX_DIMS} positive numbers, such as [56, 56, 96]")
+        return Shape(dims[-1], dims=tuple(dims))
 
     def sequence_shape(self, spec: Fields) -> Shape:
         """Read the declared shape of a sequence: ``{channels, length}``, or ``{length, vocabulary}`` for ids."""

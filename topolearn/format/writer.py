@@ -11,7 +11,7 @@ from typing import Any
 
 from topolearn.format.reader import VERSION
 from topolearn.format.tree import resolve
-from topolearn.graph import Edge, Graph, Node
+from topolearn.graph import Edge, Graph, Node, Source
 from topolearn.ops import Shape
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*\Z")
@@ -24,7 +24,11 @@ def dumps(graph: Graph) -> str:
     lines = [f"topolearn: {VERSION}", f"name: {scalar(graph.name)}", f"task: {scalar(graph.task)}"]
     if graph.data is not None:
         lines.append(f"data: {scalar(graph.data)}")
-    lines += [f"inputs: {{{inputs}}}", "nodes:"]
+    lines.append(f"inputs: {{{inputs}}}")
+    if graph.sources:
+        lines.append("sources:")
+        lines += [f"  {name}: {scalar(_source(source))}" for name, source in graph.sources.items()]
+    lines.append("nodes:")
     lines += [_node(node) for node in graph.nodes.values() if node.op != "input"]
     lines.append("edges:")
     lines += _edges(graph)
@@ -43,12 +47,24 @@ def _node(node: Node) -> str:
     return f"  {node.id}: {scalar(fields)}"
 
 
+def _source(source: Source) -> dict[str, Any]:
+    """Return where the parts of a lifted network come from, as written in a file."""
+    fields: dict[str, Any] = {"library": source.library, "model": source.model}
+    if source.options:
+        fields["options"] = source.options
+    if source.version:
+        fields["version"] = source.version
+    return {**fields, "params": source.params, "fingerprint": source.fingerprint}
+
+
 def _shape(shape: Shape) -> dict[str, Any]:
     """Return a node's declared input, as written in a file."""
     if shape.is_ids:
         return {"length": shape.length, "vocabulary": shape.vocabulary}
     if shape.is_tokens:
         return {"channels": shape.channels, "length": shape.length}
+    if shape.dims is not None:
+        return {"dims": shape.dims}
     return {"channels": shape.channels, "stride": shape.stride}
 
 

@@ -16,6 +16,7 @@ from topolearn.graph.passes import (
 )
 from topolearn.graph.price import one_level_params
 from topolearn.graph.removal import removal_order, without
+from topolearn.graph.source import Source
 from topolearn.graph.topology import Topology
 from topolearn.graph.wiring import AGGREGATES, Edge, Node
 
@@ -34,6 +35,7 @@ __all__ = [
     "Node",
     "Pass",
     "RemoveIdleRelus",
+    "Source",
     "Topology",
     "UnitWeights",
     "apply_passes",

@@ -13,6 +13,7 @@ from topolearn.graph.wiring import AGGREGATES, Edge, Node, Wiring, edge_target, 
 from topolearn.ops import Bundle, Shape, ShapeError
 from topolearn.ops.base import NodeOp
 from topolearn.ops.basic import Input
+from topolearn.ops.part import NetworkPart
 from topolearn.ops.shape import Stride
 
 WiringT = TypeVar("WiringT", bound=Wiring)
@@ -88,11 +89,16 @@ def _check_nodes(graph: Wiring) -> None:
                 raise GraphError(f"edge {source} -> {node.id}: an input takes no edges", edge=(source, node.id))
         elif not incoming:
             raise GraphError(f"node '{node.id}' has no in-edge; connect it or remove it", node=node.id)
+        elif isinstance(rule, NetworkPart) and rule.source not in graph.sources:
+            raise GraphError(
+                f"node '{node.id}': the graph has no source '{rule.source}'{suggest(rule.source, graph.sources)}",
+                node=node.id,
+            )
         elif rule.takes_bundle:
             _check_feature(graph, node, incoming)
         elif node.input is None:
             raise GraphError(f"node '{node.id}' declares no input; call declare_inputs() first", node=node.id)
-        elif node.aggregate == "normalised" and node.input.is_tokens:
+        elif node.aggregate == "normalised" and (node.input.is_tokens or node.input.dims is not None):
             raise GraphError(
                 f"node '{node.id}': 'aggregate: normalised' is for feature maps, because batch statistics over tokens"
                 " would let each see later ones; use 'sum' or 'mean'",

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from topolearn.errors import GraphError, OptionError
 from topolearn.frozen import EMPTY, FrozenMap
+from topolearn.graph.source import Source
 from topolearn.ops import EdgeOp, NodeOp, Shape, ShapeError, Size, edge_op, node_op
 from topolearn.ops.basic import Input
 from topolearn.ops.shape import Bundle, Stride
@@ -103,6 +104,7 @@ class Wiring:
         outputs: Ids of the nodes whose outputs the network returns.
         task: ``classification``, ``segmentation`` …
         data: Name of the default data set.
+        sources: Name -> network that the parts of nodes with op ``part`` are from.
     """
 
     name: str
@@ -111,8 +113,10 @@ class Wiring:
     outputs: tuple[str, ...]
     task: str = DEFAULT_TASK
     data: str | None = None
+    sources: Mapping[str, Source] = EMPTY
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "sources", FrozenMap(self.sources))
         given: Iterable[Node] = self.nodes.values() if isinstance(self.nodes, Mapping) else self.nodes
         nodes: dict[str, Node] = {}
         for node in given:
@@ -130,7 +134,8 @@ class Wiring:
         if not isinstance(other, Wiring):
             return NotImplemented
         return self is other or (
-            (self.name, self.outputs, self.task, self.data) == (other.name, other.outputs, other.task, other.data)
+            (self.name, self.outputs, self.task, self.data, self.sources)
+            == (other.name, other.outputs, other.task, other.data, other.sources)
             and tuple(self.nodes.values()) == tuple(other.nodes.values())
             and self.edges == other.edges
         )
@@ -140,7 +145,8 @@ class Wiring:
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.name, tuple(self.nodes.values()), self.edges, self.outputs, self.task, self.data))
+        named = (self.name, self.outputs, self.task, self.data, self.sources)
+        return hash((*named, tuple(self.nodes.values()), self.edges))
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:

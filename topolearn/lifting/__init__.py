@@ -1,6 +1,5 @@
-"""Lifting: turns torchvision networks into graphs, with their weights."""
+"""Lifting: turns networks that people have into graphs, with their weights."""
 
 from topolearn.lifting.convert import lift
-from topolearn.lifting.pretrained import liftable
 
-__all__ = ["lift", "liftable"]
+__all__ = ["lift"]

@@ -12,7 +12,7 @@ from torch import nn
 from topolearn.errors import GraphError, LiftError, OptionError
 from topolearn.frozen import FrozenMap
 from topolearn.graph import Edge, Graph, Node
-from topolearn.lifting.source import Source, refusal
+from topolearn.lifting.module_reader import ModuleReader, refusal
 from topolearn.ops import NODE_OPS, Shape, ShapeError
 from topolearn.ops.shape import Size
 
@@ -50,7 +50,7 @@ class Draft:
         shapes: Id of a node -> shape of its output.
     """
 
-    source: Source
+    source: ModuleReader
     name: str
     image: Size
     nodes: dict[str, Node] = field(default_factory=dict)

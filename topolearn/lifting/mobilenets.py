@@ -8,8 +8,8 @@ from torchvision.ops.misc import Conv2dNormActivation
 
 from topolearn.graph import Edge
 from topolearn.lifting.draft import IMAGE, Draft, node_id
+from topolearn.lifting.module_reader import refusal
 from topolearn.lifting.regnets import read_unit, unit_parts
-from topolearn.lifting.source import refusal
 
 
 def read_mobilenetv2(draft: Draft) -> None:

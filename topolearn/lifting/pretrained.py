@@ -1,9 +1,10 @@
-"""torchvision networks by name, and their weights: torchvision's own, or from a file."""
+"""Networks of torchvision and timm by name, and their weights: torchvision's own, or from a file."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,63 +13,93 @@ from torchvision.models import WeightsEnum
 
 from topolearn.compiler.modules.backbone import hub_file
 from topolearn.errors import CheckpointError, LiftError, Location, OptionError, shown, suggest, tell
-from topolearn.lifting.source import LIFTED, NO_GRAPH
+from topolearn.frozen import FrozenMap
+from topolearn.graph import Source
 from topolearn.runs.tensor_files import load_tensors, plain_names, why_refused
+from topolearn.tracing.builders import builder, names, outline_of, version
 
-CLASSES = 1000
-"""Default number of classes of a network by name: ImageNet's."""
-
-_PREFIXES = ("resnet", "resnext", "wide_resnet", "regnet_x", "regnet_y", "mobilenet_v2")
-_NAMES = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
+_NAMES = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "ema", "state_dict_ema")
 """Keys that training programs use for the weights in a checkpoint."""
-_HEADS = ("fc", "classifier.1")
-"""Paths of the last layer in torchvision's networks."""
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+"""Second heads of GoogLeNet and Inception, which only help to train them."""
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "googlenet": {"aux_logits": False, "init_weights": False},
+    "inception_v3": {"aux_logits": False, "init_weights": False},
+}
+"""Options for torchvision's builders without which a network returns more than one tensor, or warns."""
 
 
-def liftable() -> list[str]:
-    """Return the names of the torchvision networks that can be lifted."""
-    return [name for name in models.list_models(module=models) if name.startswith(_PREFIXES)]
-
-
-def by_name(name: str, weights: Any, classes: int | None) -> tuple[nn.Module, dict[str, Any]]:
-    """Make a torchvision network by its name, in training mode.
+def by_name(name: str, weights: Any, classes: int | None) -> tuple[nn.Module, dict[str, Any], Source]:
+    """Make a network by its name, in training mode.
 
     Args:
-        name: Name in torchvision.
+        name: Name in torchvision, or ``timm:`` and the name in timm.
         weights: None for random ones, torchvision's name of pretrained ones, or a file.
         classes: Number of classes. If the weights have another number, the last layer starts from random weights.
 
     Returns:
-        The network, and what is known about the data that it was trained on.
+        The network; what is known about the data that it was trained on; and the source that builds it.
 
     Raises:
         LiftError: No such network, or no such weights.
         CheckpointError: The file cannot be read, or does not fit.
     """
-    known = liftable()
-    if name not in known:
-        if name in models.list_models(module=models):
-            kind = get_type_hints(models.get_model_builder(name))["return"].__name__
-            raise LiftError(f"cannot lift '{name}' ({kind}): {NO_GRAPH}; {LIFTED}", module="")
-        raise LiftError(f"torchvision has no network '{name}'{suggest(name, known)}")
+    library, _, model = name.rpartition(":")
+    library = library or "torchvision"
+    if library not in ("torchvision", "timm"):
+        raise LiftError(f"there is no library '{library}'; write a name of torchvision's, or timm:{model}")
     if classes is not None and (type(classes) is not int or classes < 1):
         raise OptionError(f"'classes' is {shown(classes)}, but it should be a number of classes")
+    known = names(library)
+    if model not in known:
+        raise LiftError(f"{library} has no network '{model}'{suggest(model, known)}")
     about: dict[str, Any] = {}
-    if weights is None:
-        return models.get_model(name, weights=None, num_classes=classes or CLASSES), about
-    path = _file(weights)
-    if path is None:
-        model, about = _pretrained(name, weights)
-    else:
+    state: dict[str, Tensor] | None = None
+    path = None if weights is None else _file(weights)
+    options = dict(_OPTIONS.get(model, {})) if library == "torchvision" else {}
+    if path is not None:
         state = read_state(path)
-        model = models.get_model(name, weights=None, num_classes=_classes(state))
-        load_state(model, state, path)
-    if classes is not None and _head(model).out_features != classes:
-        there = _head(model).out_features
-        tell(f"the last layer '{_head_path(model)}' starts at random: {there} classes in the weights, not {classes}")
-        _renew_head(model, classes)
-        about.pop("classes", None)
-    return model, about
+    elif weights is not None:
+        state, about = _pretrained(library, model, weights)
+        options |= {"transform_input": True} if about.pop("transform_input", False) else {}
+    if state is not None and model in _OPTIONS:
+        state = {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}
+    trained = None if state is None else _classes(library, model, options, state)
+    wanted = classes or trained
+    options |= {} if wanted is None else {"num_classes": wanted}
+    source = Source(library, model, FrozenMap(options), version(library))
+    net = builder(source)()
+    if state is not None:
+        own = net.state_dict()
+        if wanted != trained:
+            head = [key for key, value in state.items() if key in own and value.shape != own[key].shape]
+            if head:
+                place, there = head[0].rpartition(".")[0], state[head[0]].shape[0]
+                tell(f"the last layer '{place}' starts at random: {there} classes in the weights, not {wanted}")
+                about.pop("classes", None)
+            state |= {key: own[key] for key in head}
+        load_state(net, state, path or Path(f"the weights of {model}"))
+    return net, about, source
+
+
+def _shapes(library: str, model: str, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors of a library's network by name."""
+    net = outline_of(builder(Source(library, model, FrozenMap(options))))
+    return {key: tuple(value.shape) for key, value in net.state_dict().items()}
+
+
+def _classes(library: str, model: str, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> int | None:
+    """Return the number of classes that weights were made for; None if it is the library's default.
+
+    The last layer is what changes its shape with the number of classes.
+    """
+    shapes = _shapes(library, model, options)
+    if all(key not in state or tuple(state[key].shape) == shape for key, shape in shapes.items()):
+        return None
+    other = _shapes(library, model, {**options, "num_classes": 7})
+    head = [key for key, shape in shapes.items() if other.get(key, shape) != shape and other[key][0] == 7]
+    sizes = {state[key].shape[0] for key in head if key in state and state[key].dim()}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def load_file(model: nn.Module, weights: Any) -> None:
@@ -160,7 +191,10 @@ def _file(weights: Any) -> Path | None:
     return path if isinstance(weights, Path) or path.suffix or path.is_file() else None
 
 
-def _pretrained(name: str, weights: str | WeightsEnum) -> tuple[nn.Module, dict[str, Any]]:
+def _pretrained(library: str, name: str, weights: str | WeightsEnum) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return pretrained weights of torchvision, and what is known about the data that they were trained on."""
+    if library != "torchvision":
+        raise LiftError(f"weights by name are torchvision's; for '{library}:{name}', give a file")
     kinds = models.get_model_weights(name)
     wanted = weights.name if isinstance(weights, WeightsEnum) else weights
     chosen = kinds.__members__.get(wanted)
@@ -174,28 +208,7 @@ def _pretrained(name: str, weights: str | WeightsEnum) -> tuple[nn.Module, dict[
             f" '{hub_file(name, chosen.name)}'"
         ) from None
     preset = chosen.transforms()
-    return model, {"mean": preset.mean, "std": preset.std, "classes": list(chosen.meta["categories"])}
-
-
-def _classes(state: dict[str, Tensor]) -> int:
-    """Return the number of classes that a state dict was made for."""
-    biases = [state[f"{head}.bias"] for head in _HEADS if f"{head}.bias" in state]
-    return biases[0].numel() if biases else CLASSES
-
-
-def _head_path(model: nn.Module) -> str:
-    return next(path for path in _HEADS if hasattr(model, path.partition(".")[0]))
-
-
-def _head(model: nn.Module) -> nn.Linear:
-    head = model.get_submodule(_head_path(model))
-    assert isinstance(head, nn.Linear)
-    return head
-
-
-def _renew_head(model: nn.Module, classes: int) -> None:
-    """Give the network a new last layer for other classes, initialised as torchvision does."""
-    linear = nn.Linear(_head(model).in_features, classes)
-    nn.init.normal_(linear.weight, 0.0, 0.01)
-    nn.init.zeros_(linear.bias)
-    model.set_submodule(_head_path(model), linear)
+    about = {"mean": preset.mean, "std": preset.std, "classes": list(chosen.meta["categories"])}
+    if getattr(model, "transform_input", False):
+        about["transform_input"] = True
+    return model.state_dict(), about

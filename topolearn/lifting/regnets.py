@@ -7,8 +7,8 @@ from torchvision.models.regnet import AnyStage, BottleneckTransform, RegNet, Res
 from torchvision.ops.misc import Conv2dNormActivation, SqueezeExcitation
 
 from topolearn.lifting.draft import IMAGE, Block, Draft, node_id
+from topolearn.lifting.module_reader import ModuleReader, refusal
 from topolearn.lifting.resnets import read_global_pool, read_head
-from topolearn.lifting.source import Source, refusal
 
 TRUNK = "trunk_output"
 
@@ -32,7 +32,9 @@ def read_regnet(draft: Draft) -> None:
     read_head(draft, x)
 
 
-def read_unit(source: Source, path: str, activation: type[nn.Module] | None = None) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+def read_unit(
+    source: ModuleReader, path: str, activation: type[nn.Module] | None = None
+) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
     """Take the parts of a ``Conv2dNormActivation``, which itself is taken already."""
     rest = () if activation is None else (activation,)
     conv, norm, *_ = source.take_children(path, nn.Conv2d, nn.BatchNorm2d, *rest)
@@ -41,7 +43,7 @@ def read_unit(source: Source, path: str, activation: type[nn.Module] | None = No
     return conv, norm
 
 
-def unit_parts(source: Source, path: str) -> dict[str, str]:
+def unit_parts(source: ModuleReader, path: str) -> dict[str, str]:
     """Return the names of a unit's convolution and batch normalisation."""
     conv, norm, *_ = source.children(path)
     return {"conv": conv, "bn": norm}
@@ -77,7 +79,7 @@ def _block(draft: Draft, path: str, name: str) -> Block:
     return Block(name, "resnet.bottleneck_branch", params, shortcut)
 
 
-def _squeeze(source: Source, path: str) -> int:
+def _squeeze(source: ModuleReader, path: str) -> int:
     """Take a squeeze-and-excitation and return its inner channels."""
     source.take(path, SqueezeExcitation)
     read_global_pool(source, f"{path}.avgpool")

@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from topolearn.lifting.draft import IMAGE, Block, Draft, node_id
-from topolearn.lifting.source import Source, refusal
+from topolearn.lifting.module_reader import ModuleReader, refusal
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
@@ -47,7 +47,7 @@ def read_head(draft: Draft, x: str) -> None:
     draft.places["fc"] = "nodes.fc.linear"
 
 
-def read_global_pool(source: Source, path: str) -> None:
+def read_global_pool(source: ModuleReader, path: str) -> None:
     """Take an average over all positions; it gets no node, because the op that uses it computes it."""
     pool = source.take(path, nn.AdaptiveAvgPool2d)
     if pool.output_size not in (1, (1, 1)):

@@ -1,6 +1,19 @@
 """The ops that graphs are made of: node ops and edge ops, registered by name."""
 
-from topolearn.ops import backbone, basic, conv, edges, head, mobilenet, pool, resnet, resnext, tokens, transformer
+from topolearn.ops import (
+    backbone,
+    basic,
+    conv,
+    edges,
+    head,
+    mobilenet,
+    part,
+    pool,
+    resnet,
+    resnext,
+    tokens,
+    transformer,
+)
 from topolearn.ops.base import (
     EDGE_OPS,
     NODE_OPS,
@@ -33,6 +46,7 @@ __all__ = [
     "head",
     "mobilenet",
     "node_op",
+    "part",
     "pool",
     "register_edge_op",
     "register_node_op",

@@ -227,6 +227,8 @@ def _to_tokens(x: Shape) -> str:
 
 def need_vector_or_map(x: Shape, what: str) -> None:
     """Raise a ShapeError if ``x`` is a sequence."""
+    if x.dims is not None:
+        raise ShapeError(f"{what} needs a feature map or a vector, but its input is {x}")
     if x.is_tokens:
         raise ShapeError(
             f"{what} needs a feature map or a vector, but its input is {x}; put a node 'token_pool' before it, or use"

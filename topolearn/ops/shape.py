@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -17,22 +18,42 @@ Size = tuple[int, int]
 class Shape:
     """The shape of one tensor: channels on a grid. The grid is an image's, a sequence of tokens, or one position.
 
+    A tensor inside a lifted network can also have any other axes (``dims``). Ops can add and pass on such a tensor.
+
     Attributes:
         channels: Number of channels; 1 for token ids.
         stride: An integer s: (N, channels, ceil(H/s), ceil(W/s)) for an image of H x W pixels; ``"global"``:
             (N, channels, 1, 1); None: (N, channels), or tokens if ``length`` is given.
         length: Number of tokens T: (N, T, channels); sets ``stride`` to None.
         vocabulary: The tensor holds token ids, (N, T) int64, each below this number.
+        dims: Any other tensor: its dimensions behind the batch, for the declared size of the graph's input. Then
+            ``channels`` is the last of them, and ``stride`` is None.
     """
 
     channels: int
     stride: Stride = 1
     length: int | None = None
     vocabulary: int | None = None
+    dims: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.length is not None:
+        if self.length is not None or self.dims is not None:
             object.__setattr__(self, "stride", None)
+
+    @classmethod
+    def of_dims(cls, dims: tuple[int, ...], image: Size) -> Shape:
+        """Return the shape of a tensor with these dimensions behind the batch, for an input of ``image`` pixels."""
+        if len(dims) == 1:
+            return cls(dims[0], None)
+        if len(dims) == 2:
+            return cls(dims[1], length=dims[0])
+        if len(dims) == 3 and dims[1:] == (1, 1):
+            return cls(dims[0], "global")
+        if len(dims) == 3 and dims[1] > 0:
+            on_grid = cls(dims[0], max(1, round(image[0] / dims[1])))
+            if on_grid.size(image) == dims[1:]:
+                return on_grid
+        return cls(dims[-1] if dims else 1, dims=dims)
 
     @property
     def is_map(self) -> bool:
@@ -52,12 +73,12 @@ class Shape:
     @property
     def is_vector(self) -> bool:
         """Whether the tensor is (N, channels): one position, without axes for it."""
-        return not self.is_map and not self.is_tokens
+        return not self.is_map and not self.is_tokens and self.dims is None
 
     @property
-    def grid(self) -> tuple[Stride, int | None, int | None]:
+    def grid(self) -> tuple[Stride | tuple[int, ...], int | None, int | None]:
         """Everything except the channels: tensors on equal grids can be added if their channels agree."""
-        return (self.stride, self.length, self.vocabulary)
+        return (self.dims or self.stride, self.length, self.vocabulary)
 
     @property
     def channel_axis(self) -> int:
@@ -78,6 +99,8 @@ class Shape:
         """Return the number of positions of this tensor for an input of ``image`` pixels."""
         if self.length is not None:
             return self.length
+        if self.dims is not None:
+            return math.prod(self.dims[:-1])
         height, width = self.size(image)
         return height * width
 
@@ -90,6 +113,8 @@ class Shape:
             return f"{self.length} ids of a vocabulary of {self.vocabulary}"
         if self.length is not None:
             return f"{self.length} tokens of {self.channels} channels"
+        if self.dims is not None:
+            return f"a tensor of {' x '.join(map(str, self.dims))}"
         if self.stride is None:
             return f"a vector of {self.channels}"
         where = "1 x 1" if self.stride == "global" else f"stride {self.stride}"

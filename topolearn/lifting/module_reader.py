@@ -40,7 +40,7 @@ _METHODS = ("forward", "_forward_impl", "_call_impl")
 _ModuleT = TypeVar("_ModuleT", bound=nn.Module)
 
 
-class Source:
+class ModuleReader:
     """A torchvision network that is being read.
 
     A module is taken by its path, and only if it is exactly of a class that the graph has an op for: a subclass, a

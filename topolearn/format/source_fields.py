@@ -1,0 +1,79 @@
+"""The fields of a network under ``sources`` in a graph file. A file asks for nothing outside of these lists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
+
+from topolearn.frozen import FrozenMap
+from topolearn.graph import Source
+
+MAX_PARAMS = 10**9
+"""Most parameters that a file may declare for a network."""
+
+Rate = Annotated[float, Field(ge=0, lt=1)]
+WholeNumber = Annotated[int, Field(ge=1, le=100_000)]
+
+
+class BuilderOptions(BaseModel):
+    """BuilderOptions for the builders of all libraries."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    num_classes: Annotated[int, Field(ge=0, le=100_000)] = 1000
+
+
+class TorchvisionOptions(BuilderOptions):
+    """BuilderOptions for torchvision's builders."""
+
+    dropout: Rate = 0.0
+    stochastic_depth_prob: Rate = 0.0
+    aux_logits: Literal[False] = False
+    image_size: WholeNumber = 224
+    init_weights: Literal[False] = False
+    transform_input: bool = False
+
+
+class TimmOptions(BuilderOptions):
+    """BuilderOptions for timm's builders."""
+
+    in_chans: Annotated[int, Field(ge=1, le=1024)] = 3
+    img_size: Annotated[int, Field(ge=1, le=8192)] | list[Annotated[int, Field(ge=1, le=8192)]] = 224
+    drop_rate: Rate = 0.0
+    drop_path_rate: Rate = 0.0
+    proj_drop_rate: Rate = 0.0
+    attn_drop_rate: Rate = 0.0
+
+
+OPTIONS: dict[str, type[BaseModel] | None] = {"torchvision": TorchvisionOptions, "timm": TimmOptions, "own": None}
+"""Library -> the options that its builders take from a file."""
+
+
+class SourceFields(BaseModel):
+    """A network that parts come from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    library: Literal["torchvision", "timm", "own"]
+    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,120}$")]
+    options: dict[str, Any] = Field(default_factory=dict)
+    version: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{0,40}$")] = ""
+    params: Annotated[NonNegativeInt, Field(le=MAX_PARAMS)]
+    fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+
+    @model_validator(mode="after")
+    def _known_options(self) -> Self:
+        known = OPTIONS[self.library]
+        if known is None:
+            if self.options:
+                raise ValueError("a network of your own takes no options")
+            return self
+        known.model_validate(self.options)
+        return self
+
+    def source(self) -> Source:
+        """Return the checked source."""
+        fields: Mapping[str, Any] = self.model_dump()
+        return Source(**{**fields, "options": FrozenMap(self.options)})

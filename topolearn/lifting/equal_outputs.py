@@ -1,0 +1,105 @@
+"""Compares a lifted network with the network that it was lifted from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from topolearn.compiler import Network
+from topolearn.compiler.finite import not_finite
+from topolearn.errors import LiftError
+
+TOLERANCE = 1e-5
+"""Largest difference between the outputs of the two networks, divided by the largest output."""
+
+
+def compare(model: nn.Module, net: Network, size: Sequence[int]) -> None:
+    """Check that two networks compute the same in eval mode, for two random inputs.
+
+    Args:
+        model: The network that was lifted.
+        net: The lifted network.
+        size: Shape of the inputs, without the batch.
+
+    Raises:
+        LiftError: The outputs differ, or are not finite.
+    """
+    first = next(model.parameters())
+    theirs, ours = outputs(model, size).double(), outputs(net, size).double()
+    largest, difference = float(theirs.abs().max()), float((ours - theirs).abs().max())
+    if not largest < float("inf"):
+        name = not_finite(model)
+        if name is None:
+            raise LiftError(
+                "cannot lift this network: its weights are finite, but its outputs for random images are not; train it"
+                " first"
+            )
+        raise LiftError(
+            f"cannot lift this network: its outputs hold values that are not finite, and so does '{name}'; give it"
+            " trained weights"
+        )
+    tolerance = max(TOLERANCE, 4 * torch.finfo(first.dtype).eps)
+    if not difference <= tolerance * largest:
+        raise LiftError(
+            f"cannot lift this network: what it computes differs from its graph by {difference / (largest or 1.0):.2g}"
+            " of the largest output; does its forward pass change a tensor that it still reads, or draw numbers?",
+            module="",
+        )
+
+
+def outputs(model: nn.Module, size: Sequence[int]) -> Tensor:
+    """Return a network's outputs in eval mode for two random inputs.
+
+    Raises:
+        LiftError: The network does not run.
+    """
+    first = next(model.parameters())
+    numbers = torch.Generator().manual_seed(0)
+    images = torch.randn(2, *size, generator=numbers).to(device=first.device, dtype=first.dtype)
+    entered: list[str] = []
+
+    def leave(*_: object) -> None:
+        entered.pop()
+
+    handles = [
+        module.register_forward_pre_hook(lambda _, args, path=path: entered.append(path))
+        for path, module in model.named_modules()
+    ]
+    handles += [module.register_forward_hook(leave) for module in model.modules()]
+    try:
+        with torch.no_grad(), evaluating(model):
+            out = model(images)
+    except Exception as error:  # whatever a network's code raises
+        path = entered[-1] if entered else ""
+        where = f"'{path}' ({type(model.get_submodule(path)).__name__})" if path else "it"
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LiftError(
+            f"cannot lift this {type(model).__name__}: {where} does not run on an input of"
+            f" {' x '.join(map(str, size))}: {why}",
+            module=path,
+        ) from None
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not isinstance(out, Tensor):
+        raise LiftError(
+            f"cannot lift this {type(model).__name__}: it returns a {type(out).__name__}, but only networks that return"
+            " one tensor can be lifted",
+            module="",
+        )
+    return out
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch to eval mode while entered, then restore every module's mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

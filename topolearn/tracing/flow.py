@@ -1,0 +1,237 @@
+"""The data flow of a network: what does not depend on the batch and the mode of the run that it was read from."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from topolearn.tracing.record import Call, Operation, Trace
+from topolearn.tracing.values import Attribute, BatchMultiple, ByMode, InputType, Ref, leaves, mapped, refs
+
+
+class Differs(Exception):
+    """Raised where two runs did different things."""
+
+
+def for_any_batch(first: Trace, second: Trace) -> Trace:
+    """Replace the numbers that grow with the batch, given two runs with different batches.
+
+    Raises:
+        Differs: The runs differ otherwise; holds the path of the module.
+    """
+
+    def settle(one: Any, other: Any) -> Any:
+        whole = type(one) is type(other) is int and one % first.batch == 0
+        if whole and one * second.batch == other * first.batch:
+            return BatchMultiple(one // first.batch)
+        raise Differs
+
+    if len(first.ops) != len(second.ops) or len(first.calls) != len(second.calls):
+        raise Differs("")
+    ops, calls = list(first.ops), list(first.calls)
+    for number, (one, other) in enumerate(zip(first.ops, second.ops, strict=True)):
+        path = first.calls[one.call].path
+        if one.name != other.name or one.function is not other.function:
+            raise Differs(path)
+        try:
+            ops[number] = _settled(one, other, settle)
+        except Differs:
+            raise Differs(path) from None
+    for number, (call, same_call) in enumerate(zip(first.calls, second.calls, strict=True)):
+        try:
+            calls[number] = _settled(call, same_call, settle)
+        except Differs:
+            raise Differs(call.path) from None
+    return replace(first, ops=tuple(ops), calls=tuple(calls))
+
+
+def for_any_mode(evaluating: Trace, training: Trace) -> tuple[Trace, frozenset[int]]:
+    """Replace the constants that depend on the mode or the precision.
+
+    Args:
+        evaluating: A run in eval mode and float32.
+        training: A run in training mode, in float64 if the network takes that.
+
+    Returns:
+        The run in eval mode, with its constants replaced. And the calls of modules whose own forward pass does other
+        things in training.
+    """
+
+    def settle(one: Any, other: Any) -> Any:
+        if isinstance(one, BatchMultiple) and other == one.factor * training.batch:
+            return one
+        if isinstance(one, Ref) and isinstance(other, Ref):
+            return one  # operations in the same order; a module between them may do more in training
+        if any(isinstance(leaf, Ref | Attribute | Tensor) for leaf in (one, other)):
+            raise Differs
+        return InputType() if (one, other) == (torch.float32, torch.float64) else ByMode(other, one)
+
+    theirs = _by_key(training)
+    ops, calls, closed = list(evaluating.ops), list(evaluating.calls), set()
+    bodies, other_bodies = _bodies(evaluating), _bodies(training)
+    for key, index in _by_key(evaluating).items():
+        body, other_body = bodies[index], other_bodies[theirs[key]] if key in theirs else []
+        try:
+            if [_what(evaluating, entry) for entry in body] != [_what(training, entry) for entry in other_body]:
+                raise Differs
+            for (is_op, number), (_, other) in zip(body, other_body, strict=True):
+                if is_op:
+                    ops[number] = _settled(ops[number], training.ops[other], settle)
+                else:
+                    calls[number] = _settled(calls[number], training.calls[other], settle)
+        except Differs:
+            closed.add(index)
+    return replace(evaluating, ops=tuple(ops), calls=tuple(calls), changed=training.changed), frozenset(closed)
+
+
+CalledT = TypeVar("CalledT", Operation, Call)
+
+
+def _settled(one: CalledT, other: CalledT, settle: Callable[[Any, Any], Any]) -> CalledT:
+    """Return a call whose arguments hold what ``settle`` makes of two leaves that differ.
+
+    Raises:
+        Differs: The arguments differ in more than their leaves.
+    """
+    given, others = ((each.args, dict(each.kwargs)) for each in (one, other))
+    found = dict(leaves(others))
+    places = [place for place, _ in leaves(given)]
+    if places != list(found):
+        raise Differs
+    order = iter(places)
+
+    def change(leaf: Any) -> Any:
+        twin = found[next(order)]
+        return leaf if _equal(leaf, twin) else settle(leaf, twin)
+
+    args, kwargs = mapped(change, given)
+    return replace(one, args=args, kwargs=kwargs)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return one is other or (type(one) is type(other) and one.device == other.device and torch.equal(one, other))
+    return one is other or (type(one) is type(other) and bool(one == other))
+
+
+Entry = tuple[bool, int]
+"""Whether something in a module's forward pass is an operation, else a call of another module; its number."""
+
+
+def _what(trace: Trace, entry: Entry) -> Any:
+    is_op, number = entry
+    return trace.ops[number].function if is_op else trace.calls[number].path
+
+
+def _by_key(trace: Trace) -> dict[tuple[Any, ...], int]:
+    """Number of each call by its path, its place among calls of this path, and the same of the calls around it."""
+    counts: dict[Any, int] = defaultdict(int)
+    keys: list[tuple[Any, ...]] = []
+    for call in trace.calls:
+        around = keys[call.parent] if call.parent is not None else ()
+        count = counts[around, call.path]
+        counts[around, call.path] += 1
+        keys.append((*around, (call.path, count)))
+    return {key: index for index, key in enumerate(keys)}
+
+
+def _bodies(trace: Trace) -> list[list[Entry]]:
+    """What the forward pass of each call does itself, in order."""
+    bodies: list[list[tuple[int, bool, int]]] = [[] for _ in trace.calls]
+    for number, op in enumerate(trace.ops[1:], start=1):
+        bodies[op.call].append((number, True, number))
+    for index, call in enumerate(trace.calls):
+        if call.parent is not None:
+            bodies[call.parent].append((call.start, False, index))
+    return [[(is_op, number) for _, is_op, number in sorted(body)] for body in bodies]
+
+
+class Flow:
+    """What reads what in a network, between its operations; a module that must stay whole counts as one.
+
+    Attributes:
+        trace: What the network does.
+        head: Operation -> the last operation of the module that must stay whole, or itself.
+        sources: Operation -> the operations that it reads.
+        readers: Operation -> the operations that read it.
+    """
+
+    def __init__(self, trace: Trace, closed: Iterable[int] = ()) -> None:
+        self.trace = trace
+        count = len(trace.ops)
+        self.head = list(range(count))
+        for call in sorted(closed, key=lambda index: trace.calls[index].start - trace.calls[index].stop):
+            outer = trace.calls[call]
+            for number in range(outer.start, outer.stop):
+                if self.head[number] == number:
+                    self.head[number] = self.head[outer.stop - 1] if outer.stop - 1 != number else number
+        self.members: dict[int, list[int]] = defaultdict(list)
+        for number, head in enumerate(self.head):
+            self.members[head].append(number)
+        reads: list[set[int]] = [set() for _ in range(count)]
+        places: dict[int, set[Ref]] = defaultdict(set)
+        for number, op in enumerate(trace.ops):
+            for ref in refs((op.args, dict(op.kwargs))):
+                if self.head[ref.op] != self.head[number]:
+                    reads[self.head[number]].add(self.head[ref.op])
+                    places[self.head[ref.op]].add(ref)
+        self._places = places
+        moving = {0}
+        for number in range(1, count):
+            if reads[number] & moving:
+                moving.add(number)
+        self.sources = [sorted(found & moving) if number in moving else [] for number, found in enumerate(reads)]
+        self._fixed = [found - moving if number in moving else found for number, found in enumerate(reads)]
+        self.readers: list[list[int]] = [[] for _ in range(count)]
+        for number, found in enumerate(self.sources):
+            for source in found:
+                self.readers[source].append(number)
+
+    def is_tensor(self, number: int) -> bool:
+        """Whether everything that reads an operation reads it as one tensor: its whole output."""
+        return self.trace.ops[number].shape is not None and self._places[number] <= {Ref(number)}
+
+    def between(self, entry: int, exit: int) -> set[int]:
+        """Return the operations on a path from ``entry`` to ``exit``, with ``exit`` and without ``entry``."""
+        found, waiting = {exit}, [exit]
+        while waiting:
+            for source in self.sources[waiting.pop()]:
+                if source != entry and source not in found:
+                    found.add(source)
+                    waiting.append(source)
+        return found
+
+    def inside(self, entry: int, exit: int) -> set[int]:
+        """Return all operations that it takes to compute ``exit`` from ``entry``, those without an input too."""
+        found = self.between(entry, exit)
+        waiting = list(found)
+        while waiting:
+            for source in self._fixed[waiting.pop()]:
+                if source not in found:
+                    found.add(source)
+                    waiting.append(source)
+        return {member for number in found for member in self.members[number]}
+
+    def added(self, number: int) -> tuple[int, ...]:
+        """Return the two operations of equal shape that an addition adds; () for any other operation."""
+        op = self.trace.ops[number]
+        given = (*op.args, *op.kwargs.values())
+        if self.head[number] != number or len(self.members[number]) > 1 or not _adds(op):
+            return ()
+        if len(given) != 2 or not all(isinstance(leaf, Ref) and not leaf.place for leaf in given):
+            return ()
+        terms = tuple(self.head[leaf.op] for leaf in given)
+        if any(self.trace.ops[term].shape != op.shape for term in terms) or any(
+            term and not self.sources[term] for term in terms
+        ):
+            return ()
+        return terms
+
+
+def _adds(op: Operation) -> bool:
+    return op.name.rpartition(".")[2].partition("_")[0] in ("add", "radd", "iadd")

@@ -1,0 +1,235 @@
+"""A network that has been read: its data flow, and modules for any part of it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from topolearn.errors import LiftError
+from topolearn.tracing.flow import Differs, Flow, for_any_batch, for_any_mode
+from topolearn.tracing.record import Stopped, Trace, record
+from topolearn.tracing.region import Action, Index, Region, Unresolved, build_region
+from topolearn.tracing.values import Attribute, Ref, leaves
+
+_BATCHES = (2, 3)
+"""Batches of the runs that are compared to see which numbers grow with the batch."""
+
+
+_ALIVE: weakref.WeakValueDictionary[str, Opened] = weakref.WeakValueDictionary()
+"""The networks that are open in this process, by fingerprint: a graph that is read back finds its network here."""
+
+
+class Opened:
+    """A network and its data flow.
+
+    Attributes:
+        make: Returns the network; it is not changed. A library's builder returns a new one, with random weights.
+        flow: What reads what.
+        output: Number of the operation whose output the network returns.
+        fingerprint: Hash of the operations, in order, with the shapes of the network's tensors.
+    """
+
+    def __init__(self, make: Callable[[], nn.Module], model: nn.Module, size: Sequence[int]) -> None:
+        self.make = make
+        self.flow, self.output = read(model, size)
+        self.fingerprint = _fingerprint(self.flow.trace, model)
+        self._sizes = {name: (tensor.numel(), id(tensor)) for name, tensor in _named(model)}
+        self._trainable = {id(tensor) for tensor in model.parameters()}
+        self._index = Index(self.flow.trace)
+        self._steps: dict[tuple[int, int], list[Action]] = {}
+        self._numbers = {op.name: number for number, op in enumerate(self.flow.trace.ops)}
+
+    def made_by(self, make: Callable[[], nn.Module]) -> Self:
+        """Return the same data flow for a network that another function returns."""
+        other = copy.copy(self)
+        other.make = make
+        _ALIVE[self.fingerprint] = other
+        return other
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
+
+    def number(self, name: str) -> int:
+        """Return the number of an operation.
+
+        Raises:
+            LiftError: There is no such operation.
+        """
+        if name not in self._numbers:
+            raise LiftError(f"the network has no operation '{name}'")
+        return self._numbers[name]
+
+    def name(self, number: int) -> str:
+        """Return the name of an operation."""
+        return self.flow.trace.ops[number].name
+
+    def dims(self, number: int) -> tuple[int, ...]:
+        """Return the dimensions of an operation's output, without the batch."""
+        shape = self.flow.trace.ops[number].shape
+        assert shape is not None
+        return shape[1:]
+
+    def steps(self, entry: int, exit: int) -> list[Action]:
+        """Return the steps from one operation to another: modules where they are whole, else single operations."""
+        if (entry, exit) not in self._steps:
+            inside = self.flow.inside(entry, exit)
+            self._steps[entry, exit] = self._index.steps(inside, Ref(entry), Ref(exit))
+        return self._steps[entry, exit]
+
+    def tensors(self, entry: int, exit: int) -> set[str]:
+        """Return the names of the tensors that it takes to get from one operation to another."""
+        found: set[str] = set()
+        for step in self.steps(entry, exit):
+            if isinstance(step.target, str):
+                found |= {name for name in self._sizes if name.startswith(f"{step.target}.")}
+            found |= {leaf.path for _, leaf in leaves((step.args, dict(step.kwargs))) if isinstance(leaf, Attribute)}
+        return found
+
+    def changes(self, name: str) -> bool:
+        """Whether training changes a tensor: a parameter, or a buffer such as running statistics."""
+        return self._sizes[name][1] in self._trainable or name in self.flow.trace.changed
+
+    def params(self, entry: int, exit: int) -> int:
+        """Return the number of parameters between two operations."""
+        found = dict(self._sizes[name][::-1] for name in self.tensors(entry, exit) if name in self._sizes)
+        return sum(count for tensor, count in found.items() if tensor in self._trainable)
+
+    def macs(self, entry: int, exit: int) -> int:
+        """Return the multiply-accumulates between two operations, for one input."""
+        trace = self.flow.trace
+        return sum(trace.ops[number].macs for number in self.flow.inside(entry, exit)) // trace.batch
+
+    def largest(self, entry: int, exit: int) -> str | None:
+        """Return the path of the module between two operations that computes the most; None if there is none."""
+        trace = self.flow.trace
+        inside = self.flow.inside(entry, exit)
+        costs: dict[str, int] = {}
+        for step in self.steps(entry, exit):
+            if isinstance(step.target, str):
+                prefix = f"{step.target}."
+                costs[step.target] = sum(
+                    trace.ops[number].macs
+                    for number in inside
+                    if f"{trace.calls[trace.ops[number].call].path}.".startswith(prefix)
+                )
+        return max(costs, key=costs.__getitem__) if costs else None
+
+    def region(self, model: nn.Module, after: str, until: str) -> Region:
+        """Return the operations from one tensor to another as a module, with copies of the network's modules.
+
+        Args:
+            model: The network, as :attr:`make` returned it.
+            after: Name of the operation whose output the region takes.
+            until: Name of the operation whose output it gives.
+
+        Raises:
+            LiftError: There is no such operation, or the region needs more than its input.
+        """
+        entry, exit = self.number(after), self.number(until)
+        try:
+            steps = self.steps(entry, exit)
+        except Unresolved as error:
+            raise LiftError(f"what leads from '{after}' to '{until}' also needs '{error}'") from None
+        shape = self.flow.trace.ops[entry].shape
+        factor = max(shape[0] // self.flow.trace.batch, 1) if shape else 1
+        return build_region(model, steps, Ref(entry), Ref(exit), factor)
+
+
+def _named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Return every parameter and buffer under each of its names."""
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def alive(fingerprint: str) -> Opened | None:
+    """Return the open network of this process with a fingerprint, if there is one."""
+    return _ALIVE.get(fingerprint)
+
+
+def read(model: nn.Module, size: Sequence[int]) -> tuple[Flow, int]:
+    """Read the data flow of a network, without computing any values.
+
+    Args:
+        model: The network; it is not changed.
+        size: Shape of its input, without the batch.
+
+    Returns:
+        The data flow, and the number of the operation that gives the output.
+
+    Raises:
+        LiftError: The network does not run without values, or not with every batch, or it returns something other than
+            one tensor.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a network warns about is for those who run it
+        first, second = (_recorded(model, (batch, *size)) for batch in _BATCHES)
+        try:
+            training = record(model, (_BATCHES[0], *size), training=True, dtype=torch.float64)
+        except Stopped:  # it has a precision of its own
+            training = _recorded(model, (_BATCHES[0], *size), training=True)
+    try:
+        trace = for_any_batch(first, second)
+    except Differs as error:
+        raise LiftError(
+            f"cannot lift this {type(model).__name__}: {_where(model, str(error))} does other things with other batch"
+            " sizes",
+            module=str(error),
+        ) from None
+    trace, closed = for_any_mode(trace, training)
+    flow = Flow(trace, closed - {0})
+    given = [leaf for _, leaf in leaves(trace.calls[0].output) if isinstance(leaf, Ref)]
+    if len(given) != 1:
+        raise LiftError(
+            f"cannot lift this {type(model).__name__}: in eval mode it returns {len(given)} tensors, but only networks"
+            " that return one can be lifted",
+            module="",
+        )
+    trained = [leaf for _, leaf in leaves(training.calls[0].output) if isinstance(leaf, Ref)]
+    if len(trained) != 1:
+        raise LiftError(
+            f"cannot lift this {type(model).__name__}: in training mode it returns {len(trained)} tensors, but only"
+            " networks that return one can be lifted; switch off its second heads (aux_logits=False)",
+            module="",
+        )
+    return flow, flow.head[given[0].op]
+
+
+def _recorded(model: nn.Module, shape: Sequence[int], *, training: bool = False) -> Trace:
+    try:
+        return record(model, shape, training=training)
+    except Stopped as stopped:
+        why = str(stopped.__cause__).splitlines()[0] if str(stopped.__cause__) else type(stopped.__cause__).__name__
+        raise LiftError(
+            f"cannot lift this {type(model).__name__}: {_where(model, stopped.path)} depends on the values of its"
+            f" input, or does not run without values: {why}",
+            module=stopped.path,
+        ) from None
+
+
+def _where(model: nn.Module, path: str) -> str:
+    return f"'{path}' ({type(model.get_submodule(path)).__name__})" if path else "its forward pass"
+
+
+def _fingerprint(trace: Trace, model: nn.Module) -> str:
+    def told(value: Any) -> str:
+        if isinstance(value, Tensor):
+            return f"tensor{tuple(value.shape)}"
+        if callable(value):
+            return str(getattr(value, "__qualname__", None) or getattr(value, "__name__", type(value).__name__))
+        return repr(value)
+
+    digest = hashlib.sha256()
+    for op in trace.ops:
+        parts = [op.name, told(op.function), repr(op.shape and op.shape[1:])]
+        parts += [f"{place}={told(leaf)}" for place, leaf in leaves((op.args, dict(op.kwargs)))]
+        digest.update("\n".join(parts).encode() + b"\0")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode() + b"\0")
+    return digest.hexdigest()[:16]

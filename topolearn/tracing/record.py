@@ -1,0 +1,311 @@
+"""Records what a network does in one run: its operations, and which module each of them belongs to."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from topolearn.tracing.values import Attribute, Device, Ref, leaves, mapped
+
+META = torch.device("meta")
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One call of a torch function.
+
+    Attributes:
+        name: The path of the module in whose forward pass it is, and the function's name: ``layer1.0.add``.
+        function: What was called; None for the input, and for a module that returns its input as it is.
+        args: Positional arguments, with :class:`Ref` and other leaves for tensors.
+        kwargs: Keyword arguments.
+        call: Number of the innermost module call that it is in.
+        shape: Shape of its output, or None if that is not one tensor.
+        macs: Multiply-accumulates.
+    """
+
+    name: str
+    function: Callable[..., Any] | None
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    call: int
+    shape: tuple[int, ...] | None
+    macs: int = 0
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of a module.
+
+    Attributes:
+        path: The module's path; "" for the network.
+        parent: Number of the call that it is in; None for the network.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        start: Number of the first operation in it.
+        stop: Number after its last operation.
+        output: What it returned, with a :class:`Ref` for each tensor.
+    """
+
+    path: str
+    parent: int | None
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    start: int
+    stop: int = -1
+    output: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What one run did.
+
+    Attributes:
+        ops: The operations, in order. Operation 0 is the input.
+        calls: The module calls, in order. Call 0 is that of the network.
+        batch: The batch size.
+        changed: Paths of tensors that the run changed, such as the number of batches of a batch normalisation.
+    """
+
+    ops: tuple[Operation, ...]
+    calls: tuple[Call, ...]
+    batch: int
+    changed: frozenset[str]
+
+
+def meta_copy(model: nn.Module, dtype: torch.dtype) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Copy a network to the meta device, without copying the values of its tensors.
+
+    Args:
+        model: The network; it is not changed.
+        dtype: InputType of the copy's floating-point tensors.
+
+    Returns:
+        The copy, and each tensor that it holds by its path.
+    """
+    memo: dict[int, Any] = {}
+    paths: dict[str, Tensor] = {}
+    for prefix, module in model.named_modules():
+        held = {**module._parameters, **module._buffers}
+        held |= {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
+        for name, tensor in held.items():
+            if tensor is None:
+                continue
+            if id(tensor) not in memo:
+                kind = dtype if tensor.is_floating_point() else tensor.dtype
+                empty = torch.empty_like(tensor, device=META, dtype=kind)
+                memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if _is_parameter(tensor) else empty
+                paths[f"{prefix}.{name}" if prefix else name] = memo[id(tensor)]
+    copied = copy.deepcopy(model, memo)
+    never_in_place(copied)
+    return copied, paths
+
+
+def never_in_place(model: nn.Module) -> None:
+    """Make activations leave their input as it is, because another operation may still read it."""
+    for module in model.modules():
+        if isinstance(getattr(module, "inplace", None), bool):
+            module.__dict__["inplace"] = False
+
+
+def _is_parameter(tensor: Tensor) -> bool:
+    return isinstance(tensor, nn.Parameter)
+
+
+class Stopped(Exception):
+    """Raised if a network does not run without values.
+
+    Attributes:
+        path: The module in whose forward pass it stopped.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+
+class _Macs(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts multiply-accumulates."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=out) // 2
+        return out
+
+
+class _Recorder(TorchFunctionMode):
+    def __init__(self, paths: Mapping[int, str]) -> None:
+        super().__init__()
+        self.paths = paths
+        self.ops: list[Operation] = []
+        self.calls: list[Call] = []
+        self.open: list[int] = []
+        self.made: dict[int, Ref] = {}
+        self.kept: list[Any] = []  # an id is unique only while its tensor lives
+        self.names: dict[str, int] = {}
+        self.counter = _Macs()
+
+    # -- modules -------------------------------------------------------------------------------
+
+    def enter(self, path: str, args: Any, kwargs: Any) -> None:
+        parent = self.open[-1] if self.open else None
+        self.calls.append(Call(path, parent, self.told(args), self.told(kwargs), len(self.ops)))
+        self.open.append(len(self.calls) - 1)
+
+    def leave(self, args: Any, kwargs: Any, output: Any) -> Any:
+        call = self.calls[self.open[-1]]
+        given = {id(leaf) for _, leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        output = mapped(lambda leaf: self.passed(leaf) if id(leaf) in given else leaf, output)
+        call.stop, call.output = len(self.ops), self.told(output)
+        self.open.pop()
+        return output
+
+    def passed(self, tensor: Tensor) -> Tensor:
+        """Note that a module returns a tensor that it was given, so that what reads it reads the module's output."""
+        out = _alias(tensor)
+        self.note("pass", None, (self.told(tensor),), {}, out)
+        return out
+
+    # -- operations ----------------------------------------------------------------------------
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        before = self.counter.total
+        told_args, told_kwargs = self.told(tuple(args)), self.told(kwargs)
+        name = getattr(func, "__name__", type(func).__name__)
+        if name == "__get__":
+            name = getattr(func.__self__, "__name__", name)
+        if name == "__setitem__":
+            func(*args, **kwargs)
+            self.note("set_item", with_item, told_args, told_kwargs, args[0], before)
+            return None
+        out = func(*args, **kwargs)
+        if not any(isinstance(leaf, Tensor) for _, leaf in leaves(out)):
+            return out
+        in_place = _out_of_place(func, name, told_kwargs)
+        if in_place is not None:
+            func = in_place
+            told_kwargs = {key: value for key, value in told_kwargs.items() if key != "inplace"}
+        else:
+            given = {id(leaf) for _, leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+            out = mapped(lambda leaf: _alias(leaf) if id(leaf) in given else leaf, out)
+        self.note(name.strip("_"), func, told_args, told_kwargs, out, before)
+        return out
+
+    def note(
+        self,
+        name: str,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        out: Any,
+        before: int | None = None,
+    ) -> None:
+        where = self.calls[self.open[-1]].path
+        number = len(self.ops)
+        full = f"{where}.{name}" if where else name
+        count = self.names[full] = self.names.get(full, -1) + 1
+        shape = tuple(out.shape) if isinstance(out, Tensor) else None
+        macs = 0 if before is None else self.counter.total - before
+        self.ops.append(Operation(f"{full}_{count}" if count else full, func, args, kwargs, self.open[-1], shape, macs))
+        for place, leaf in leaves(out):
+            if isinstance(leaf, Tensor):
+                self.made[id(leaf)] = Ref(number, place)
+                self.kept.append(leaf)
+
+    def told(self, value: Any) -> Any:
+        return mapped(self.leaf, value)
+
+    def leaf(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if id(value) in self.made:
+                return self.made[id(value)]
+            if id(value) in self.paths:
+                return Attribute(self.paths[id(value)])
+            self.kept.append(value)
+            return value
+        if isinstance(value, torch.device) and value == META:
+            return Device()
+        return value
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    with torch._C.DisableTorchFunction():
+        return tensor.view(tensor.shape) if tensor.layout == torch.strided else tensor.clone()
+
+
+def with_item(tensor: Tensor, index: Any, value: Any) -> Tensor:
+    """Return a copy of a tensor with other values at an index."""
+    changed = tensor.clone()
+    changed[index] = value
+    return changed
+
+
+def _out_of_place(func: Any, name: str, kwargs: Mapping[str, Any]) -> Any:
+    """Return the function that computes the same without changing its first argument; None if ``func`` changes none."""
+    if kwargs.get("inplace") is True:
+        return func
+    if name.startswith("__i") and name.endswith("__"):
+        return getattr(operator, f"__{name[3:-2]}__", None)
+    if name.endswith("_") and not name.endswith("__"):
+        return getattr(Tensor, name[:-1], None) or getattr(torch, name[:-1], None)
+    return None
+
+
+def record(model: nn.Module, shape: Sequence[int], *, training: bool, dtype: torch.dtype = torch.float32) -> Trace:
+    """Run a copy of a network on the meta device, where nothing is computed, and record what it does.
+
+    Args:
+        model: The network; it is not changed.
+        shape: Shape of the input.
+        training: Whether the network trains or is evaluated.
+        dtype: InputType of the run.
+
+    Raises:
+        Stopped: The network does not run.
+    """
+    # Each run has its own copy: some networks keep what they have computed once.
+    model, tensors = meta_copy(model, dtype)
+    model.train(training)
+    versions = {path: tensor._version for path, tensor in tensors.items()}
+    example = torch.empty(*shape, device=META, dtype=dtype)
+    recorder = _Recorder({id(tensor): path for path, tensor in tensors.items()})
+    handles = []
+    for path, module in model.named_modules():
+        handles.append(
+            module.register_forward_pre_hook(
+                lambda _, args, kwargs, path=path: recorder.enter(path, args, kwargs), with_kwargs=True
+            )
+        )
+        handles.append(
+            module.register_forward_hook(
+                lambda _, args, kwargs, out: recorder.leave(args, kwargs, out), with_kwargs=True
+            )
+        )
+    recorder.ops.append(Operation("", None, (), {}, 0, tuple(example.shape)))
+    recorder.made[id(example)] = Ref(0)
+    try:
+        with torch.no_grad(), recorder.counter, recorder:
+            model(example)
+    except Exception as error:  # whatever a network's code raises
+        raise Stopped(recorder.calls[recorder.open[-1]].path if recorder.open else "") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    changed = frozenset(path for path, tensor in tensors.items() if tensor._version != versions[path])
+    return Trace(tuple(recorder.ops), tuple(recorder.calls), example.shape[0], changed)
