@@ -1,4 +1,4 @@
-"""``topolearn lift``: turn a torchvision network into a graph file and a weights file."""
+"""``topolearn lift``: turn a network of torchvision or timm into a graph file and a weights file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ _YAML = (".yaml", ".yml")
 
 
 def lift(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A torchvision network: resnet50, regnet_y_400mf …")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A torchvision network (resnet50, vit_b_16 …), or timm:NAME.")
+    ],
     output: Annotated[
         Path,
         typer.Option("-o", "--output", metavar="FILE", help="A YAML file for the graph; the weights go beside it."),
@@ -32,9 +34,9 @@ def lift(
         int | None, typer.Option(min=1, help="Number of classes; if it changes, the last layer starts at random.")
     ] = None,
 ) -> None:
-    """Turn a torchvision network into a graph that computes the same, with its residual branches as learnable edges.
+    """Turn a network into a graph that computes the same, with its residual branches as learnable edges.
 
-    You can lift ResNet, ResNeXt, Wide-ResNet, RegNet and MobileNetV2. Then train with
+    You can lift every classification network of torchvision and most of timm. Then train with
     `topolearn fit FILE.yaml --weights FILE.safetensors`.
     """
     if output.suffix not in _YAML:

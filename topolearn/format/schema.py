@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from topolearn.format.patterns import PATTERNS
-from topolearn.format.reader import STARTS, VERSION
+from topolearn.format.reader import MAX_DIMS, STARTS, VERSION
+from topolearn.format.source_fields import SourceFields
 from topolearn.graph import AGGREGATES
 from topolearn.ops import EDGE_OPS, NODE_OPS
 from topolearn.ops.base import WIDTHS, NodeOp, Op, width_name
@@ -44,6 +45,11 @@ def schema() -> dict[str, Any]:
                 "minProperties": 1,
                 "propertyNames": {"pattern": _ID},
                 "additionalProperties": {"anyOf": [{"type": "array", "items": _COUNT}, *_sequences()]},
+            },
+            "sources": {
+                "description": "Name -> network that nodes with op 'part' are from; 'topolearn lift' writes it.",
+                "type": "object",
+                "additionalProperties": SourceFields.model_json_schema(),
             },
             "nodes": {
                 "description": "Id, or a range of ids such as block[1..4] -> op and its options.",
@@ -104,7 +110,21 @@ def _node(name: str, op: type[NodeOp], definitions: dict[str, Any]) -> dict[str,
             "stride": _told(stride, "Relative to the image: 2 is half its height and width."),
         },
     }
-    declared: dict[str, Any] = {"anyOf": [on_image, *_sequences()]}
+    other = {
+        "type": "object",
+        "required": ["dims"],
+        "additionalProperties": False,
+        "properties": {
+            "dims": {
+                "type": "array",
+                "items": _COUNT,
+                "minItems": 1,
+                "maxItems": MAX_DIMS,
+                "description": "Any other tensor, inside a lifted network: its dimensions behind the batch.",
+            }
+        },
+    }
+    declared: dict[str, Any] = {"anyOf": [on_image, *_sequences(), other]}
     values = {
         **properties,
         "aggregate": {"enum": list(AGGREGATES), "description": "How in-edges are combined; default: the op's, or sum."},
