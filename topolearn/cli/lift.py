@@ -16,9 +16,7 @@ _YAML = (".yaml", ".yml")
 
 
 def lift(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A torchvision network (resnet50, vit_b_16 …), or timm:NAME.")
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A network of torchvision (resnet50 …), or timm:NAME.")],
     output: Annotated[
         Path,
         typer.Option("-o", "--output", metavar="FILE", help="A YAML file for the graph; the weights go beside it."),

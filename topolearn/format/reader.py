@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from topolearn.errors import FormatError, GraphError, TopolearnError, shown, suggest
 from topolearn.format.patterns import PATTERNS, Pattern
 from topolearn.format.ranges import MAX_IDS, RangeError, expand, is_range
-from topolearn.format.source_fields import SourceFields
+from topolearn.format.source_fields import OPTIONS, SourceFields
 from topolearn.format.tree import Document, Fields, Items, Scalar, Tree
 from topolearn.frozen import EMPTY, FrozenMap
 from topolearn.graph import Edge, Graph, Node, Source, chain_edges
@@ -111,7 +111,11 @@ class _Reader:
         """Read a network that parts come from; it is not built."""
         spec = self.as_fields(value, f"source '{key.text}'", "{library: torchvision, model: vit_b_16, …}")
         plain = {name: tree.plain() for name, tree in spec.values.items()}
-        return self.located(lambda: validate(SourceFields, plain, f"source '{key.text}'"), key, spec).source()
+        source = self.located(lambda: validate(SourceFields, plain, f"source '{key.text}'"), key, spec)
+        if source.options:
+            place, what = spec.values["options"], f"the options of source '{key.text}'"
+            self.located(lambda: validate(OPTIONS[source.library], source.options, what), place, place)
+        return source.source()
 
     # -- nodes ---------------------------------------------------------------------------------
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 from topolearn.frozen import FrozenMap
 from topolearn.graph import Source
@@ -47,7 +47,13 @@ class TimmOptions(BuilderOptions):
     attn_drop_rate: Rate = 0.0
 
 
-OPTIONS: dict[str, type[BaseModel] | None] = {"torchvision": TorchvisionOptions, "timm": TimmOptions, "own": None}
+class NoOptions(BaseModel):
+    """A network of the user's own has no options."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+OPTIONS: dict[str, type[BaseModel]] = {"torchvision": TorchvisionOptions, "timm": TimmOptions, "own": NoOptions}
 """Library -> the options that its builders take from a file."""
 
 
@@ -62,16 +68,6 @@ class SourceFields(BaseModel):
     version: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{0,40}$")] = ""
     params: Annotated[NonNegativeInt, Field(le=MAX_PARAMS)]
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-
-    @model_validator(mode="after")
-    def _known_options(self) -> Self:
-        known = OPTIONS[self.library]
-        if known is None:
-            if self.options:
-                raise ValueError("a network of your own takes no options")
-            return self
-        known.model_validate(self.options)
-        return self
 
     def source(self) -> Source:
         """Return the checked source."""

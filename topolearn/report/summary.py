@@ -118,6 +118,8 @@ def size_text(shape: Shape | Bundle, image: Size) -> str:
         return f"{shape.length} ids"
     if shape.is_tokens:
         return f"{shape.length}×{shape.channels}"
+    if shape.dims is not None:
+        return "×".join(map(str, shape.dims))
     if not shape.is_map:
         return str(shape.channels)
     height, width = shape.size(image)
