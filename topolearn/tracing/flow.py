@@ -165,11 +165,13 @@ class Flow:
         self.trace = trace
         count = len(trace.ops)
         self.head = list(range(count))
-        for call in sorted(closed, key=lambda index: trace.calls[index].start - trace.calls[index].stop):
-            outer = trace.calls[call]
-            for number in range(outer.start, outer.stop):
-                if self.head[number] == number:
-                    self.head[number] = self.head[outer.stop - 1] if outer.stop - 1 != number else number
+        covered: set[int] = set()
+        bodies = [range(trace.calls[call].start, trace.calls[call].stop) for call in closed]
+        for body in sorted(bodies, key=len, reverse=True):  # a module inside of another one is part of that
+            if covered.isdisjoint(body):
+                covered.update(body)
+                for number in body:
+                    self.head[number] = body[-1]
         self.members: dict[int, list[int]] = defaultdict(list)
         for number, head in enumerate(self.head):
             self.members[head].append(number)

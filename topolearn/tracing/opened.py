@@ -94,7 +94,8 @@ class Opened:
 
     def changes(self, name: str) -> bool:
         """Whether training changes a tensor: a parameter, or a buffer such as running statistics."""
-        return self._sizes[name][1] in self._trainable or name in self.flow.trace.changed
+        trainable = name in self._sizes and self._sizes[name][1] in self._trainable
+        return trainable or name in self.flow.trace.changed
 
     def params(self, entry: int, exit: int) -> int:
         """Return the number of parameters between two operations."""
