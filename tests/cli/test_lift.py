@@ -65,8 +65,8 @@ def test_the_two_files_are_the_network_and_can_be_fitted(run: Run, tmp_path: Pat
     [
         (["resnet51", "-o", "net.yaml"], "error: torchvision has no network 'resnet51'; did you mean 'resnet50'?\n"),
         (
-            ["vgg16", "-o", "net.yaml"],
-            "error: cannot lift 'vgg16' (VGG): there is no graph for networks of this class; ",
+            ["keras:vgg16", "-o", "net.yaml"],
+            "error: there is no library 'keras'; write a name of torchvision's, or timm:vgg16\n",
         ),
         (["resnet18", "-o", "net.txt"], "error: -o net.txt: the graph goes into a YAML file, such as net.yaml\n"),
         (["resnet18", "-o", "net.safetensors"], "error: -o net.safetensors: the graph goes into a YAML file"),

@@ -58,16 +58,22 @@ OPTIONS: dict[str, type[BaseModel]] = {"torchvision": TorchvisionOptions, "timm"
 
 
 class SourceFields(BaseModel):
-    """A network that parts come from."""
+    """A network that parts come from. The string below each field says what it means."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     library: Literal["torchvision", "timm", "own"]
+    """Who builds the network; ``own`` for a class of yours."""
     model: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,120}$")]
+    """The model's name in the library; for ``own``, the name of the class or the one it is registered under."""
     options: dict[str, Any] = Field(default_factory=dict)
+    """Options for the builder, such as num_classes."""
     version: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{0,40}$")] = ""
+    """The library's version when the network was lifted."""
     params: Annotated[NonNegativeInt, Field(le=MAX_PARAMS)]
+    """Number of parameters of the network."""
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    """Hash of what the network computes; the network that is built must have the same."""
 
     def source(self) -> Source:
         """Return the checked source."""

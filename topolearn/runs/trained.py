@@ -9,6 +9,7 @@ from torch import nn
 
 from topolearn.compiler import Network, with_networks
 from topolearn.compiler import compile as build
+from topolearn.compiler.network import unwrapped
 from topolearn.errors import CheckpointError
 from topolearn.format import load_graph
 from topolearn.runs.config import about_data, read_config
@@ -36,7 +37,7 @@ def load_model(run_dir: str | Path, sources: Mapping[str, nn.Module] | None = No
             raise CheckpointError(f"there is no folder {folder}; name the folder of a finished run")
         state = "is not finished; go on with --resume" if (folder / CONFIG).is_file() else "holds no run"
         raise CheckpointError(f"{folder} {state}")
-    graph = with_networks(load_graph(folder / GRAPH), sources or {})
+    graph = with_networks(load_graph(folder / GRAPH), {name: unwrapped(net) for name, net in (sources or {}).items()})
     net = build(graph)
     load_into(net, load_tensors(folder / WEIGHTS), folder / WEIGHTS)
     if (folder / CONFIG).is_file():
