@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,6 +36,25 @@ def no_initialisation() -> Iterator[None]:
         for name in INITIALISERS:
             patch.setattr(nn.init, name, lambda tensor, *args, **options: tensor)
         yield
+
+
+def resnet(**options: Any) -> nn.Module:
+    return models.ResNet(models.resnet.BasicBlock, [1, 2, 1, 1], num_classes=5, **options)
+
+
+def regnet() -> nn.Module:
+    return models.regnet_y_400mf(num_classes=5)
+
+
+def mobilenet() -> nn.Module:
+    return models.mobilenet_v2(width_mult=0.25, num_classes=5)
+
+
+def changed(make: Callable[[], nn.Module], path: str, part: Any) -> nn.Module:
+    """A network with the module at ``path`` replaced."""
+    model = make()
+    model.set_submodule(path, part)
+    return model
 
 
 def network(name: str, **options: Any) -> nn.Module:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,7 +16,7 @@ from torchvision import models
 from torchvision.ops import FrozenBatchNorm2d
 
 import topolearn
-from tests.lifting.networks import randomise, torchvision_names
+from tests.lifting.networks import changed, mobilenet, randomise, regnet, resnet, torchvision_names
 from topolearn.compiler import Network
 from topolearn.errors import GraphError, LiftError
 from topolearn.format import dumps, loads
@@ -28,25 +27,6 @@ TOLERANCE = 1e-5
 
 class Subclass(models.ResNet):
     """A class of your own."""
-
-
-def resnet(**options: Any) -> nn.Module:
-    return models.ResNet(models.resnet.BasicBlock, [1, 2, 1, 1], num_classes=5, **options)
-
-
-def regnet() -> nn.Module:
-    return models.regnet_y_400mf(num_classes=5)
-
-
-def mobilenet() -> nn.Module:
-    return models.mobilenet_v2(width_mult=0.25, num_classes=5)
-
-
-def changed(make: Callable[[], nn.Module], path: str, part: Any) -> nn.Module:
-    """A network with the module at ``path`` replaced."""
-    model = make()
-    model.set_submodule(path, part)
-    return model
 
 
 def parametrised(model: nn.Module) -> nn.Module:

@@ -12,7 +12,7 @@ from torch.nn.utils import prune
 from torchvision import models
 
 import topolearn
-from tests.lifting.networks import no_initialisation
+from tests.lifting.networks import changed, mobilenet, no_initialisation, resnet
 from topolearn.errors import LiftError, OptionError
 
 
@@ -38,25 +38,6 @@ class Sly(nn.Module):
         y = self.conv(x)
         y[:, :1].add_(1.0)
         return y
-
-
-def resnet(**options: Any) -> nn.Module:
-    return models.ResNet(models.resnet.BasicBlock, [1, 2, 1, 1], num_classes=5, **options)
-
-
-def regnet() -> nn.Module:
-    return models.regnet_y_400mf(num_classes=5)
-
-
-def mobilenet() -> nn.Module:
-    return models.mobilenet_v2(width_mult=0.25, num_classes=5)
-
-
-def changed(make: Callable[[], nn.Module], path: str, part: Any) -> nn.Module:
-    """A network with the module at ``path`` replaced."""
-    model = make()
-    model.set_submodule(path, part)
-    return model
 
 
 def with_forward(model: nn.Module) -> nn.Module:

@@ -84,7 +84,6 @@ def graph_of(opened: Opened, name: str, source: Source, size: Sequence[int]) -> 
     sketch = _Sketch(opened, (size[1], size[2]) if len(size) == 3 else (1, 1), _claims(opened, chain))
     given = {"length": size[0], "channels": size[1]} if len(size) == 2 else {"size": tuple(size)}
     sketch.nodes[IMAGE] = Node(IMAGE, "input", FrozenMap(given))
-    sketch.ids[0] = IMAGE
     output = sketch.walk(chain, IMAGE, outermost=True)
     return Graph(name, sketch.nodes, tuple(sketch.edges), (output,), sources={SOURCE: source}).verify()
 
@@ -151,7 +150,6 @@ class _Sketch:
     claims: Counter[str]
     nodes: dict[str, Node] = field(default_factory=dict)
     edges: list[Edge] = field(default_factory=list)
-    ids: dict[int, str] = field(default_factory=dict)  # operation -> the node that gives its output
 
     def walk(self, chain: Pieces, x: str, *, outermost: bool = False) -> str:
         """Add the nodes of a chain that starts at node ``x``, and return the last one."""
