@@ -124,6 +124,29 @@ class SmallResNet(nn.Module):
         return self.fc(x.mean(dim=(2, 3)))
 
 
+class NormAct(nn.BatchNorm2d):
+    """A normalisation with an activation in it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(super().forward(x))
+
+
+class PreAct(nn.Module):
+    """A network with normalisation and activation in front of each branch, and after the last addition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.norms = nn.ModuleList(NormAct(6) for _ in range(4))
+        self.convs = nn.ModuleList(nn.Conv2d(6, 6, 3, padding=1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for norm, conv in zip(self.norms, self.convs, strict=False):
+            x = x + conv(norm(x))
+        return self.norms[3](x).mean((2, 3))
+
+
 class Twice(nn.Module):
     """A network that calls one block twice, and another one once."""
 
@@ -179,6 +202,7 @@ class Windows(nn.Module):
 
 OWN: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "a ResNet": (SmallResNet, 16),
+    "activations inside of normalisations": (PreAct, 8),
     "a block called twice": (Twice, 8),
     "a transformer": (Tokens, 8),
     "windows": (Windows, 8),

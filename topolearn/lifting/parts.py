@@ -85,6 +85,9 @@ def graph_of(opened: Opened, name: str, source: Source, size: Sequence[int]) -> 
     given = {"length": size[0], "channels": size[1]} if len(size) == 2 else {"size": tuple(size)}
     sketch.nodes[IMAGE] = Node(IMAGE, "input", FrozenMap(given))
     output = sketch.walk(chain, IMAGE, outermost=True)
+    # Outputs alone would not show it: in eval mode, a normalisation that has not been trained changes next to nothing.
+    lost = opened.flow.inside(0, opened.output) - sketch.done
+    assert not lost, f"no node computes '{opened.name(min(lost))}'"
     return Graph(name, sketch.nodes, tuple(sketch.edges), (output,), sources={SOURCE: source}).verify()
 
 
@@ -94,7 +97,7 @@ def merged(opened: Opened, chain: Pieces) -> Pieces:
     parts: list[Piece | Sum] = []
     for part in chain:
         if isinstance(part, Sum):
-            part = Sum(part.entry, part.exit, tuple(merged(opened, term) for term in part.terms))
+            part = replace(part, terms=tuple(merged(opened, term) for term in part.terms))
             terms = [set().union(*(_held(opened, each) for each in term)) for term in part.terms]
             if sum(map(len, terms)) > len(set().union(*terms)):
                 part = Piece(part.entry, part.exit)
@@ -150,6 +153,7 @@ class _Sketch:
     claims: Counter[str]
     nodes: dict[str, Node] = field(default_factory=dict)
     edges: list[Edge] = field(default_factory=list)
+    done: set[int] = field(default_factory=set)  # operations that the nodes compute
 
     def walk(self, chain: Pieces, x: str, *, outermost: bool = False) -> str:
         """Add the nodes of a chain that starts at node ``x``, and return the last one."""
@@ -195,6 +199,7 @@ class _Sketch:
         params |= {"params": opened.params(unit.entry, unit.exit), "macs": opened.macs(unit.entry, unit.exit)}
         name = self.put(Node(self.title(unit), "part", FrozenMap(params), input=self.shape(unit.entry)))
         self.edges.append(Edge(x, name))
+        self.done |= opened.flow.inside(unit.entry, unit.exit)
         return name
 
     def title(self, unit: Stretch) -> str:
@@ -217,15 +222,19 @@ class _Sketch:
             earlier.clear()
         self.edges += [Edge(end, name, learnable=index != stays) for index, end in enumerate(ends)]
         earlier.append(name)
+        self.done |= set(part.additions)
         return name
 
     def activate(self, x: str, unit: Stretch) -> Stretch | None:
         """Let the sum ``x`` compute the relu that a unit starts with, and return the rest; None if it does not."""
         flow = self.opened.flow
         readers = flow.readers[unit.entry]
-        if len(readers) != 1 or flow.trace.ops[readers[0]].function not in _RELUS:
+        if len(readers) != 1 or flow.members[readers[0]] != readers:  # a module may end in a relu, and do more
+            return None
+        if flow.trace.ops[readers[0]].function not in _RELUS:
             return None
         self.nodes[x] = Node(x, "relu", input=self.nodes[x].input)
+        self.done.add(readers[0])
         return Stretch(readers[0], unit.exit)
 
     def bypass(self, unit: Stretch, before: str, after: str) -> str:

@@ -35,11 +35,13 @@ class Sum:
         entry: Number of the operation that all parts start from.
         exit: Number of the addition.
         terms: The parts; an empty one is the tensor itself.
+        additions: Numbers of the additions: more than one for three or more parts.
     """
 
     entry: int
     exit: int
     terms: tuple[tuple[Piece | Sum, ...], ...]
+    additions: frozenset[int]
 
 
 Pieces = tuple[Piece | Sum, ...]
@@ -66,8 +68,10 @@ def _segment(flow: Flow, entry: int, exit: int) -> Piece | Sum:
     terms = list(_terms(flow, exit, entry))
     if len(terms) > 1:
         bodies = [flow.between(entry, term) if term != entry else set() for term in terms]
-        if sum(map(len, bodies)) == len(set().union(*bodies)) and sum(not body for body in bodies) <= 1:
-            return Sum(entry, exit, tuple(find_chain(flow, entry, term) if term != entry else () for term in terms))
+        together = set().union(*bodies)
+        if sum(map(len, bodies)) == len(together) and sum(not body for body in bodies) <= 1:
+            parts = tuple(find_chain(flow, entry, term) if term != entry else () for term in terms)
+            return Sum(entry, exit, parts, frozenset(flow.between(entry, exit) - together))
     return Piece(entry, exit)
 
 
@@ -79,12 +83,3 @@ def _terms(flow: Flow, number: int, entry: int) -> Iterator[int]:
             yield from _terms(flow, term, entry)
         else:
             yield term
-
-
-def sums(chain: Pieces) -> Iterator[Sum]:
-    """Return the sums of a chain, inner ones too."""
-    for part in chain:
-        if isinstance(part, Sum):
-            yield part
-            for term in part.terms:
-                yield from sums(term)

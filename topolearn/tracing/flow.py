@@ -159,6 +159,7 @@ class Flow:
         head: Operation -> the last operation of the module that must stay whole, or itself.
         sources: Operation -> the operations that it reads.
         readers: Operation -> the operations that read it.
+        members: The last operation of a module that must stay whole -> its operations; any other one -> itself.
     """
 
     def __init__(self, trace: Trace, closed: Iterable[int] = ()) -> None:
