@@ -97,7 +97,7 @@ EDGES: list[tuple[str, dict[str, Any], Shape, Shape]] = [
 ]
 
 # Covered by graphs of their own: every graph has inputs, and tests/compiler/test_backbone.py has the rest.
-ELSEWHERE = {"input", "feature", "torchvision.backbone"}
+ELSEWHERE = {"input", "feature", "torchvision.backbone", "part"}
 
 NODE_IDS = [f"{op}-{i}" for i, (op, *_) in enumerate(NODES)]
 EDGE_IDS = [f"{op}-{i}" for i, (op, *_) in enumerate(EDGES)]
