@@ -54,9 +54,9 @@ def builder(source: Source) -> Callable[[], nn.Module]:
     if source.library == "own":
         if source.model not in _REGISTERED:
             raise LiftError(
-                f"the graph has parts of '{source.model}', which is a network of your own; give it:"
-                f" load_model(run, sources={{…: {source.model}()}}), or register_source('{source.model}',"
-                f" {source.model})"
+                f"it is a part of '{source.model}', a network of your own; in Python call"
+                f" register_source('{source.model}', {source.model}) first, or give load_model a {source.model} with"
+                " 'sources'; the command line can use the run's ONNX file"
             )
         return _REGISTERED[source.model]
     known = names(source.library)
