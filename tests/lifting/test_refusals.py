@@ -50,23 +50,8 @@ def with_hook(model: nn.Module, kind: str) -> nn.Module:
     return model
 
 
-def parametrised(model: nn.Module) -> nn.Module:
-    torch.nn.utils.parametrizations.weight_norm(model.get_submodule("layer1.0.conv1"))
-    return model
-
-
 def pruned(model: nn.Module) -> nn.Module:
     prune.l1_unstructured(model.get_submodule("layer1.0.conv1"), "weight", 0.5)
-    return model
-
-
-def with_parameter(model: nn.Module) -> nn.Module:
-    model.get_submodule("layer1.0").gamma = nn.Parameter(torch.ones(1))
-    return model
-
-
-def shared(model: nn.Module) -> nn.Module:
-    model.layer2[1].relu = model.layer2[0].relu
     return model
 
 
