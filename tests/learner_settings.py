@@ -49,4 +49,8 @@ SETTINGS = {
     "fixed-prev": Setting("fixed", {"rule": "prev"}, learns=False, binary=True),
     "fixed-full": Setting("fixed", {"rule": "full"}, learns=False, binary=True),
     "fixed-random": Setting("fixed", {"rule": "random", "seed": 3}, learns=False, binary=True),
+    "ablation": Setting("ablation", {"budget": {"macs": 1.0}}, learns=False),
+    "taylor": Setting("taylor", {"budget": {"params": 1.0}}, learns=False),
+    "similarity": Setting("similarity", {"batches": 2}, learns=False),
+    "random_blocks": Setting("random_blocks", {"seed": 3}, learns=False),
 }

@@ -33,7 +33,8 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
     (
         "studies",
         "many runs: compare, sweep, prune again",
-        "training runs data samples recipes learners compiler format drawing report graph device files errors",
+        "lifting training runs data samples recipes learners compiler format drawing report graph ops options device"
+        " files errors",
     ),
     (
         "training",

@@ -27,6 +27,7 @@ from .runs import FitResult as FitResult
 from .runs import load_model as load_model
 from .studies import Comparison as Comparison
 from .studies.compare import compare as compare
+from .studies.shrink import shrink as shrink
 from .tracing import register_source as register_source
 from .training import fit as fit
 from .training import kept_memory as kept_memory

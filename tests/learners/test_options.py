@@ -40,7 +40,16 @@ def fails(name: str, options: dict[str, Any], text: str, searched: Graph | None 
 def test_every_learner_has_a_setting_here() -> None:
     ours = {name for name, cls in LEARNERS.items() if cls.__module__.startswith("topolearn.")}
     assert {setting.learner for setting in SETTINGS.values()} == ours
-    assert ours == {"maskconnect", "continuous", "sparsemask", "fixed"}
+    assert ours == {
+        "maskconnect",
+        "continuous",
+        "sparsemask",
+        "fixed",
+        "ablation",
+        "taylor",
+        "similarity",
+        "random_blocks",
+    }
 
 
 def test_names_and_aliases() -> None:

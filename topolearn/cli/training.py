@@ -1,4 +1,4 @@
-"""The commands that need torch: fit, compare, prune, export, bench. They import it when they run."""
+"""The commands that need torch: fit, shrink, compare, prune, export, bench. They import it when they run."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ Provider = Annotated[str, typer.Option(help="Execution provider of ONNX Runtime:
 
 def add_commands(app: typer.Typer) -> None:
     """Add this file's commands to ``app``."""
-    for command in (fit, compare, prune, export, bench):
+    for command in (fit, shrink, compare, prune, export, bench):
         app.command()(command)
 
 
 def fit(
     graph: Annotated[str, typer.Argument(metavar="GRAPH|RECIPE", help="A graph or a recipe: its name or YAML file.")],
-    learner: Annotated[str | None, typer.Option(help="maskconnect, continuous, sparsemask or fixed.")] = None,
+    learner: Annotated[
+        str | None, typer.Option(help="maskconnect, continuous, ablation … (`topolearn list learners`).")
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="Name of a data set, a folder of images, a text file, or a folder of .txt files.")
     ] = None,
@@ -104,6 +106,90 @@ def fit(
     )
     if is_main():  # only one of several processes prints
         _close(result, folder)
+
+
+def shrink(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A network of torchvision (resnet50 …), or timm:NAME.")],
+    weights: Annotated[
+        str, typer.Option(help="Its trained weights: a file, or the name of torchvision's (DEFAULT, IMAGENET1K_V2 …).")
+    ],
+    data: Annotated[str, typer.Option(help="Name of a data set, or a folder of images.")],
+    budget: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND=SHARE",
+            help="What the result may cost, as a share of the network's: macs=0.6, params=0.6 or milliseconds=0.6.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    learner: Annotated[
+        str, typer.Option(help="What decides which blocks go: ablation, taylor, similarity, continuous, random_blocks.")
+    ] = "ablation",
+    epochs: Annotated[int, typer.Option(min=1, help="Number of epochs, over all phases.")] = 10,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 0.01,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="N|H,W", help="Height and width of the images; default: a built-in set's own, else 224."),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(metavar="M,M,M", help="Mean of each channel in the network's training, for pixels 0 to 1."),
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(metavar="S,S,S", help="Standard deviation of each channel, like --mean.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed for everything random.")] = None,
+    device: Annotated[str, typer.Option(help="Where to train: auto, cpu, cuda, cuda:1 …")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    data_root: Annotated[
+        Path | None, typer.Option(envvar="TOPOLEARN_DATA", help="Folder in which data sets are looked for.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in the folder of --out.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="An option of the learner (batches=20) or of training (schedule=step)."
+        ),
+    ] = None,
+    no_export: Annotated[bool, typer.Option("--no-export", help="Write no ONNX file and no pictures.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Make a trained network smaller: remove the blocks that it misses least, fine-tune, export to ONNX.
+
+    If the data have another number of classes than the weights, half of the epochs first train a new last layer.
+    """
+    from topolearn import shrink as run
+    from topolearn.cli.common import overrides, sides
+    from topolearn.distributed import is_main
+    from topolearn.recipes.recipe_file import settings_of
+
+    changes = overrides(settings)
+    changes |= {f"budget.{kind}": share for kind, share in overrides([budget], "--budget").items()}
+    changes |= {key: f"[{text}]" for key, text in (("mean", mean), ("std", std)) if text is not None}
+    options, training = settings_of(learner, changes)
+    result = run(
+        model,
+        data,
+        weights=weights,
+        learner=learner,
+        size=None if size is None else sides(size),
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        training=training,
+        seed=seed,
+        device=device,
+        precision=precision,
+        data_root=data_root,
+        out=out,
+        resume=resume,
+        export=not no_export,
+        quiet=quiet,
+        **options,
+    )
+    if is_main():  # only one of several processes prints
+        _close(result, out)
 
 
 def compare(

@@ -188,6 +188,10 @@ class Network(nn.Module):
         assert self.learner is not None
         return self._divide(self.learner.edge_weights(), self.learner.active())  # type: ignore[no-any-return]
 
+    def divided(self, weights: Tensor) -> Tensor:
+        """Return given (E,) edge weights divided as in a network frozen at them: by the in-edges that are not 0."""
+        return self._divide(weights, weights != 0)  # type: ignore[no-any-return]
+
     def forward(self, *inputs: Tensor | Mapping[str, Tensor], **named: Tensor) -> Outputs:
         """Run the network.
 

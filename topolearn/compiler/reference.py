@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,10 +16,16 @@ from topolearn.graph import Graph
 
 
 class ReferenceDAG(nn.Module):
-    """A simple, slow interpreter with the same contract as :class:`topolearn.compiler.dag.DAG`."""
+    """A simple, slow interpreter with the same contract as :class:`topolearn.compiler.dag.DAG`.
+
+    Attributes:
+        see: If set, called for each node that adds up its in-edges: its id, and index of each in-edge -> the tensor
+            that the edge brings, before weighting.
+    """
 
     def __init__(self, graph: Graph, nodes: Modules, edges: Modules, shared: Modules) -> None:
         super().__init__()
+        self.see: Callable[[str, Mapping[int, Tensor]], None] | None = None
         self.graph = graph
         self.nodes = nodes
         self.edges = edges
@@ -49,7 +56,25 @@ class ReferenceDAG(nn.Module):
             return y[graph.edges[graph.in_edges(node_id)[0]].src][node.params["name"]]
         if node.rule.takes_ids:
             return y[graph.edges[graph.in_edges(node_id)[0]].src]
+        brought = self.brought(node_id, y, image)
+        if self.see is not None:
+            self.see(node_id, brought)
         terms = []
+        for i, term in brought.items():
+            weight = weights[i]
+            if isinstance(weight, Tensor):
+                weight = (weight if graph.edges[i].learnable else weight.detach()).to(term.dtype)
+            terms.append(weight * term)
+        if node.aggregate == "concat":
+            assert node.input is not None
+            return torch.cat(terms, node.input.channel_axis)
+        total = sum(terms[1:], start=terms[0])
+        return self.nodes[node_id].aggregate(total) if node.aggregate == "normalised" else total  # type: ignore[operator]
+
+    def brought(self, node_id: str, y: dict[str, Any], image: tuple[int, int]) -> dict[int, Tensor]:
+        """Return what each in-edge of a node brings, before weighting, by the edge's index."""
+        graph = self.graph
+        terms: dict[int, Tensor] = {}
         for i in graph.in_edges(node_id):
             edge = graph.edges[i]
             source, target = ends(graph, edge)
@@ -59,15 +84,8 @@ class ReferenceDAG(nn.Module):
                     self.edges[edge_key(edge)] if edge.rule.has_parameters else build_edge(edge.rule, source, target)
                 )
                 brought = carry(brought, target.size(image))
-            weight = weights[i]
-            if isinstance(weight, Tensor):
-                weight = (weight if edge.learnable else weight.detach()).to(brought.dtype)
-            terms.append(weight * brought)
-        if node.aggregate == "concat":
-            assert node.input is not None
-            return torch.cat(terms, node.input.channel_axis)
-        total = sum(terms[1:], start=terms[0])
-        return self.nodes[node_id].aggregate(total) if node.aggregate == "normalised" else total  # type: ignore[operator]
+            terms[i] = brought
+        return terms
 
     def shared_parts(self, x: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
         """Run the shared parts for the nodes of one depth: one call per group, over the stacked batch."""

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from topolearn.compiler.modules import build_edge, build_node
+from topolearn.compiler.modules.part import Sources
 from topolearn.graph import BindFanIn, Edge, Graph, Node
 from topolearn.graph.price import Prices
 from topolearn.graph.wiring import edge_target
 from topolearn.ops import Shape
+from topolearn.ops.part import NetworkPart
+from topolearn.tracing.region import Region
 
 WARM, RUNS = 3, 15
 """Number of untimed and timed calls; the median of the timed ones counts."""
@@ -30,6 +33,9 @@ def measure(graph: Graph, device: torch.device | str = "cpu", *, batch: int = 1)
         graph: A verified graph.
         device: Device to measure on.
         batch: Inputs per call.
+
+    Raises:
+        GraphError: It has parts of a network that cannot be built.
     """
     return _Stopwatch(BindFanIn()(graph), torch.device(device), batch).prices()
 
@@ -38,6 +44,7 @@ class _Stopwatch:
     def __init__(self, graph: Graph, device: torch.device, batch: int) -> None:
         self.graph, self.device, self.batch = graph, device, batch
         self.known: dict[Hashable, float] = {}
+        self.sources = Sources(graph)
 
     def prices(self) -> Prices:
         """Measure all nodes and edges."""
@@ -51,8 +58,12 @@ class _Stopwatch:
             return 0.0
         key = (node.op, node.params, node.input)
         if key not in self.known:
-            module = build_node(node.rule, node.input).to(self.device).eval()
+            is_part = node.op == NetworkPart.op_name
+            built = self.sources.build(node) if is_part else build_node(node.rule, node.input)
+            module = built.to(self.device).float().eval()
             x = self.tensor(node.input)
+            if isinstance(module, Region):  # windows of an image may stand in its batch
+                x = x.repeat(module.factor, *(1 for _ in x.shape[1:]))
             self.known[key] = self.median(lambda: module(x))
         return self.known[key]
 
@@ -78,6 +89,8 @@ class _Stopwatch:
         """Make a random tensor of a shape."""
         if shape.vocabulary is not None:
             return torch.randint(shape.vocabulary, (self.batch, shape.area(self.graph.image)), device=self.device)
+        if shape.dims is not None:
+            return torch.randn(self.batch, *shape.dims, device=self.device)
         if shape.is_tokens:
             return torch.randn(self.batch, shape.area(self.graph.image), shape.channels, device=self.device)
         spatial = shape.size(self.graph.image) if shape.is_map else ()

@@ -16,7 +16,7 @@ class Prices:
     """Prices of the nodes and edges of one graph.
 
     Attributes:
-        kind: Unit, ``macs`` or ``milliseconds``.
+        kind: Unit: ``macs``, ``params`` or ``milliseconds``.
         nodes: Id -> price of the node.
         edges: (E,) price of what each edge computes.
     """
@@ -31,7 +31,7 @@ class Spent:
     """What a budget allowed and what the result costs.
 
     Attributes:
-        kind: Unit, ``macs`` or ``milliseconds``.
+        kind: Unit: ``macs``, ``params`` or ``milliseconds``.
         full: Cost of the searched graph.
         allowed: Maximum cost of what is kept.
         reached: Cost of what is kept.
@@ -48,6 +48,24 @@ def mac_prices(graph: Graph) -> Prices:
     cost = graph.cost
     nodes = {name: float(price.macs) for name, price in cost.nodes.items()}
     return Prices("macs", nodes, tuple(float(price.macs) for price in cost.edges))
+
+
+def param_prices(graph: Graph) -> Prices:
+    """Return prices in parameters, as ``graph.cost`` counts them.
+
+    A shared part counts as a part of the first output. So the price of a choice is what it has, or more if all nodes
+    that share a part are removed.
+    """
+    cost = graph.cost
+    nodes = {name: float(price.params) for name, price in cost.nodes.items()}
+    groups: dict[str, float] = {}
+    for node in graph.nodes.values():
+        for part, group in node.share.items():
+            assert isinstance(node.input, Shape)
+            groups[group] = float(node.rule.part_cost(part, node.input, graph.image).params)
+            nodes[node.id] -= groups[group]
+    nodes[graph.outputs[0]] += sum(groups.values())
+    return Prices("params", nodes, tuple(float(price.params) for price in cost.edges))
 
 
 def added_elements(graph: Graph) -> tuple[float, ...]:

@@ -1,5 +1,6 @@
 """Edge learners: MaskConnect, continuous weights (TopoNet), SparseMask, and rule-based baselines."""
 
+from topolearn.learners.ablation import Ablation
 from topolearn.learners.base import (
     ALIASES,
     LEARNERS,
@@ -15,11 +16,16 @@ from topolearn.learners.base import (
 from topolearn.learners.continuous import Continuous
 from topolearn.learners.fixed import Fixed
 from topolearn.learners.maskconnect import MaskConnect
+from topolearn.learners.random_blocks import RandomBlocks
+from topolearn.learners.similarity import Similarity
 from topolearn.learners.sparsemask import SparseMask
+from topolearn.learners.taylor import Taylor
+from topolearn.learners.trial import Trial
 
 __all__ = [
     "ALIASES",
     "LEARNERS",
+    "Ablation",
     "Candidates",
     "Continuous",
     "EdgeLearner",
@@ -27,8 +33,12 @@ __all__ = [
     "MaskConnect",
     "Options",
     "Phase",
+    "RandomBlocks",
     "SearchSchedule",
+    "Similarity",
     "SparseMask",
+    "Taylor",
+    "Trial",
     "learner_class",
     "make_learner",
     "register_learner",

@@ -17,6 +17,7 @@ from topolearn.errors import OptionError, suggest
 from topolearn.graph import Graph, Pass, Topology, removal
 from topolearn.graph.price import Spent
 from topolearn.learners.step_watch import StepWatch, inside_a_step, once_per_step
+from topolearn.learners.trial import Trial
 from topolearn.options import docstring_section, parameters, validate
 from topolearn.plugins import load_plugins
 
@@ -100,6 +101,7 @@ class EdgeLearner(nn.Module, ABC):
             ended and the network is pruned.
         prunes_by: Options that decide what is kept after a search; the others act in training only. None: all
             options may decide.
+        scores_blocks: Whether the learner decides by :meth:`score`, on a trained network, instead of by a search.
         capturable: Whether a CUDA graph can hold the learner's step. It can if :meth:`draw` makes all random numbers
             and nothing else reads from the device or depends on the step's number. An instance may set its own value,
             depending on its options.
@@ -120,6 +122,7 @@ class EdgeLearner(nn.Module, ABC):
     shares_optimizer: ClassVar[bool] = False
     recalibrates: ClassVar[bool] = False
     prunes_by: ClassVar[frozenset[str] | None] = None
+    scores_blocks: ClassVar[bool] = False
     capturable: bool = False
 
     graph: Graph
@@ -254,6 +257,15 @@ class EdgeLearner(nn.Module, ABC):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self.step_watch = StepWatch()  # parameters have changed, but not by a step
+
+    def score(self, trial: Trial) -> None:
+        """Score the edges of a trained network, before it is pruned; called if ``scores_blocks`` is true.
+
+        No weight is trained. What is measured is kept in buffers, so that a run can go on between two evaluations.
+
+        Args:
+            trial: The network on some training batches.
+        """
 
     @abstractmethod
     def topology(self) -> Topology:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
-from torch import Tensor, nn
+from pydantic import model_validator
+from torch import Tensor
 
-from topolearn.errors import OptionError
 from topolearn.graph import Graph, Topology
 from topolearn.graph.budget import TOLERANCE, affordable, cut
-from topolearn.graph.price import Alive, Prices, Spent, added_elements, edge_shares, mac_prices
+from topolearn.graph.price import Alive, added_elements, edge_shares
 from topolearn.graph.removal import strengths
 from topolearn.learners.base import Candidates, Options
-
-CostKind = Literal["macs", "milliseconds"]
+from topolearn.learners.costs import COUNTED, Budget, CostKind, Costs
 
 STEERINGS = 100
 """Number of updates of prices and pressure during a search."""
@@ -30,53 +27,18 @@ nothing pulls it back."""
 ESCALATION, MOST = 1.2, 10.0
 """Factor by which the pressure on an edge without a place grows at each update, and the largest total factor."""
 
-MARGIN = 1.1
-"""Factor on the least budget that an error names, if it was measured: the next measurement may be slower."""
-
-
-class Budget(Options):
-    """Largest cost of the learned graph, as a share of the searched graph's cost."""
-
-    macs: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of the searched graph's multiply-accumulates."""
-    milliseconds: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of the searched graph's measured time."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _mapping(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping | Budget):
-            raise ValueError("should name the cost that it limits, as {macs: 0.5}")
-        return given
-
-    @model_validator(mode="after")
-    def _one(self) -> Budget:
-        if (self.macs is None) == (self.milliseconds is None):
-            raise ValueError("needs one of 'macs' and 'milliseconds', as {macs: 0.5}")
-        return self
-
-    @property
-    def kind(self) -> CostKind:
-        """The kind of cost: ``macs`` or ``milliseconds``."""
-        return "macs" if self.macs is not None else "milliseconds"
-
-    @property
-    def share(self) -> float:
-        """The share of that cost."""
-        share = self.macs if self.macs is not None else self.milliseconds
-        assert share is not None
-        return share
-
 
 class CostOptions(Options):
     """Options of learners that can weigh their penalty by cost; a search with either cannot be a CUDA graph."""
 
-    cost: Literal["none", "macs", "milliseconds"] = "none"
-    """Cost that weighs each edge's penalty: ``none``; ``macs``; ``milliseconds``, measured on the search's device."""
+    cost: Literal["none", "macs", "params", "milliseconds"] = "none"
+    """Cost that weighs each edge's penalty: ``none``; ``macs``; ``params``, the parameters; ``milliseconds``, measured
+    on the search's device.
+    """
     budget: Budget | None = None
-    """Largest cost of the learned graph, as a share of the searched graph's: ``{macs: 0.5}`` or ``{milliseconds:
-    0.5}``. The penalty is weighed by that cost. During the search, growing pressure drives out the weakest edges that
-    do not fit. At the end, the strongest edges that fit together are kept.
+    """Largest cost of the learned graph, as a share of the searched graph's: ``{macs: 0.5}``, ``{params: 0.5}``
+    or ``{milliseconds: 0.5}``. The penalty is weighed by that cost. During the search, growing pressure drives out the
+    weakest edges that do not fit. At the end, the strongest edges that fit together are kept.
     """
 
     @model_validator(mode="after")
@@ -93,7 +55,7 @@ class CostOptions(Options):
         return None if self.cost == "none" else self.cost
 
 
-class Pricing(nn.Module):
+class Pricing(Costs):
     """Prices of the learnable edges, and the steering towards a budget.
 
     The price of an edge is its share (:func:`~topolearn.graph.price.edge_shares`) of the cost of all edges that are
@@ -113,86 +75,33 @@ class Pricing(nn.Module):
     any choice of edges can.
 
     Attributes:
-        graph: The searched graph.
-        kind: ``macs`` or ``milliseconds``.
-        budget: The budget; None for a penalty by cost alone.
         weight: (L,) price of each learnable edge divided by the highest price.
         shrinkage: (L,) amount that each step takes from the magnitude of each learnable edge.
         held: (L,) last value of each learnable edge that was not 0 and not under such pressure.
         steps: Number of steps taken.
-        measured: (V + E,) milliseconds of nodes and edges. They are measured once and saved in checkpoints. Empty
-            if MACs are counted.
     """
 
     weight: Tensor
     shrinkage: Tensor
     held: Tensor
     steps: Tensor
-    measured: Tensor
 
     def __init__(self, graph: Graph, candidates: Candidates, options: CostOptions, threshold: float) -> None:
-        super().__init__()
         assert options.kind is not None
-        self.graph = graph
-        self.kind: CostKind = options.kind
-        self.budget = options.budget
+        super().__init__(graph, candidates, options.kind, options.budget)
         self.threshold = threshold
-        self.places = candidates.index.tolist()
         self.register_buffer("weight", torch.ones(len(candidates)))
         self.register_buffer("shrinkage", torch.zeros(len(candidates)))
         self.register_buffer("held", candidates.initial())
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
-        measured = 0 if self.kind == "macs" else len(graph.nodes) + len(graph.edges)
-        self.register_buffer("measured", torch.zeros(measured, dtype=torch.float64))
-        self._macs = mac_prices(graph) if self.kind == "macs" else None
         self._total, self._count = 1, 0
-        if self.kind == "macs":
+        if self.kind in COUNTED:
             self.check()
 
     @classmethod
     def of(cls, graph: Graph, candidates: Candidates, options: CostOptions, threshold: float) -> Pricing | None:
         """Make the pricing that the options ask for; None if they ask for no pricing."""
         return None if options.kind is None else cls(graph, candidates, options, threshold)
-
-    @property
-    def prices(self) -> Prices:
-        """Cost of nodes and edges; milliseconds are measured on first use.
-
-        They are read from the buffer each time, so that all processes use what the first one measured.
-        """
-        if self._macs is not None:
-            return self._macs
-        from topolearn.compiler.timing import measure
-
-        nodes = len(self.graph.nodes)
-        if not bool(self.measured.any()):
-            prices = measure(self.graph, self.measured.device)
-            self.measured.copy_(torch.tensor([*prices.nodes.values(), *prices.edges], dtype=torch.float64))
-        values = self.measured.tolist()
-        return Prices("milliseconds", dict(zip(self.graph.nodes, values, strict=False)), tuple(values[nodes:]))
-
-    @property
-    def full(self) -> float:
-        """Cost of the searched graph."""
-        return Alive.of(self.graph, [True] * len(self.graph.edges)).price(self.prices)
-
-    @property
-    def allowed(self) -> float:
-        """Largest cost that the kept graph may have; infinite without a budget."""
-        return math.inf if self.budget is None else self.budget.share * self.full
-
-    def check(self) -> None:
-        """Raise an OptionError if the budget is too small for any path; measure costs that are not measured yet."""
-        prices = self.prices
-        if self.budget is None:
-            return
-        least = Alive.of(self.graph, affordable(self.graph, self.places, prices, self.allowed, 1.0)).price(prices)
-        if least > self.allowed and not math.isclose(least, self.allowed):
-            share = least / self.full * (1.0 if self.kind == "macs" else MARGIN)
-            raise OptionError(
-                f"budget {{{self.kind}: {self.budget.share:g}}} is less than the cheapest path through graph"
-                f" '{self.graph.name}' costs; give at least {min(1.0, math.ceil(1000 * share) / 1000):g}"
-            )
 
     def begin(self, steps: int) -> None:
         """Prepare for a search of ``steps`` steps; called before its first step and after a resume."""
@@ -305,16 +214,6 @@ class Pricing(nn.Module):
             if pressure > 0.0:
                 values[i] = before
         return cut(self.graph, values, self._order(edge_weights), self.prices, self.allowed, self.threshold)
-
-    def reached(self, topology: Topology) -> float:
-        """Return the cost of a topology."""
-        return Alive.of(self.graph, topology.keep).price(self.prices)
-
-    def spent(self, topology: Topology) -> Spent | None:
-        """Return the cost that the budget allows and the cost of a topology; None without a budget."""
-        if self.budget is None:
-            return None
-        return Spent(self.kind, self.full, self.allowed, self.reached(topology))
 
     def summary(self, topology: Topology) -> dict[str, float]:
         """Return a topology's share of the whole cost, and the number of edges that have no place."""

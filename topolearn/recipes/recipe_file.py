@@ -193,6 +193,23 @@ def apply_settings(recipe: RecipeFile, settings: Mapping[str, str]) -> RecipeFil
     return validate(RecipeFile, values, "--set")
 
 
+def settings_of(learner: str, settings: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return ``--set`` settings as options of a learner and of training, for a command that reads no graph file.
+
+    Raises:
+        OptionError: Any other key.
+    """
+    asked = apply_settings(RecipeFile(graph="", learner=LearnerSpec(name=learner)), settings)
+    for key in settings:
+        if key in _RUN_KEYS:
+            raise OptionError(f"--set {key}: this command has its own option for it: --{key.replace('_', '-')}")
+        if key in asked.graph_set:
+            raise OptionError(
+                f"--set {key}: this command reads no graph file; give an option of training or of '{learner}'"
+            )
+    return asked.learner.options, dict(asked.training)
+
+
 def is_learner_option(key: str, learner: str) -> bool:
     """Whether a ``--set`` key is an option of this learner, or an entry of one, such as ``budget.macs``."""
     option = key.removeprefix("learner.").partition(".")[0]

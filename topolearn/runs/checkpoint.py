@@ -19,7 +19,7 @@ from topolearn.runs.tensor_files import why_refused
 
 FORMAT = 1
 """Version of the checkpoint's layout."""
-_ADDED = ("start", "given_metrics")
+_ADDED = ("start", "given_metrics", "removed_metrics")
 """Attributes that checkpoints of earlier versions lack."""
 
 
@@ -61,6 +61,7 @@ class Checkpoint:
         searched_metrics: Metrics at the end of the search; empty before it.
         start: The weights that the run was given, if a later phase starts from them; else None.
         given_metrics: Metrics of the network that the run was given; empty if it was not trained.
+        removed_metrics: Metrics right after blocks were removed by their scores; empty before it.
     """
 
     position: Position
@@ -73,6 +74,7 @@ class Checkpoint:
     searched_metrics: dict[str, float]
     start: Mapping[str, Tensor] | None = None
     given_metrics: dict[str, float] = field(default_factory=dict)
+    removed_metrics: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Checkpoint | None:

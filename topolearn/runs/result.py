@@ -41,6 +41,8 @@ class FitResult:
         given_metrics: Metrics of the trained network that the run was given, before any training; empty if the run
             began with random weights or a new last layer.
         searched_metrics: Metrics of the network at the end of the search, before fine-tuning; empty without a search.
+        removed_metrics: Metrics right after blocks were removed by their scores, before fine-tuning; empty for learners
+            that do not score.
         per_class: For segmentation: one row per class for the final network, with ``class``, ``iou``, ``accuracy``
             and ``pixels`` (None for values without a pixel to measure), as in classes.csv. Otherwise empty.
         one_level_params: Parameters that pruning by "no outgoing edge" alone would leave; see
@@ -63,6 +65,7 @@ class FitResult:
     one_level_params: int
     info: DataInfo
     given_metrics: dict[str, float] = field(default_factory=dict)
+    removed_metrics: dict[str, float] = field(default_factory=dict)
     spent: Spent | None = None
     per_class: list[dict[str, Any]] = field(default_factory=list)
     notes: tuple[str, ...] = ()
@@ -79,6 +82,7 @@ class FitResult:
         Args:
             times: Latency in ONNX Runtime of the searched graph with all its edges, and of the learned network.
         """
+        on_the_way = self.removed_metrics or self.searched_metrics
         was, now, one_level = self.searched.cost, self.graph.cost, self.one_level_params
         changes = [
             Change(
@@ -86,7 +90,7 @@ class FitResult:
                 self.given_metrics.get(name),
                 value,
                 metric_spec(name) if abs(value) <= 1 else ".4f",  # above 1, it is no share
-                between=self.searched_metrics.get(name),
+                between=on_the_way.get(name),
             )
             for name, value in self.metrics.items()
             if name != "loss" or len(self.metrics) == 1
@@ -106,14 +110,19 @@ class FitResult:
             quartiles = before.quartiles, after.quartiles
             changes.append(Change(name, before.p50, after.p50, ".3f", " ms", quartiles=quartiles))
         title = f"{self.searched.name}: {self.config['learner']}" if self.config else self.searched.name
-        return compare(changes, title=title, note=self._unchanged())
+        between = "as removed" if self.removed_metrics else "end of search"
+        return compare(changes, title=title, note=self._unchanged(), between=between)
 
     def _unchanged(self) -> str | None:
         """Return what to do if the search removed nothing; None if it removed something."""
-        if not self.searched_metrics or len(self.graph.edges) < len(self.searched.edges):
+        if not (self.removed_metrics or self.searched_metrics) or len(self.graph.edges) < len(self.searched.edges):
             return None
         known = self.config.get("learner_options", {})
-        hints = {"budget": "a budget", "threshold": "a threshold", "fan_in": "a smaller fan_in"}
+        hints = {
+            "budget": "a smaller budget" if self.spent else "a budget",
+            "threshold": "a threshold",
+            "fan_in": "a smaller fan_in",
+        }
         given = " or ".join(text for name, text in hints.items() if name in known)
         return f"nothing was removed{given and f': give {given}'}"
 
@@ -157,8 +166,9 @@ class FitResult:
 
 def _budget(spent: Spent) -> list[Change]:
     """Return the rows of a budget: what it allowed, and what was reached unless the table has it already."""
-    if spent.kind == "macs":
-        return [Change("MACs, budget", round(spent.full), round(spent.allowed))]
+    counted = {"macs": "MACs", "params": "parameters"}
+    if spent.kind in counted:
+        return [Change(f"{counted[spent.kind]}, budget", round(spent.full), round(spent.allowed))]
     return [
         Change("measured node by node", spent.full, spent.reached, ".3f", " ms"),
         Change("measured node by node, budget", spent.full, spent.allowed, ".3f", " ms"),
@@ -172,6 +182,7 @@ def closing_record(result: FitResult) -> dict[str, Any]:
         "metrics": result.metrics,
         "searched_metrics": result.searched_metrics,
         **({"given_metrics": result.given_metrics} if result.given_metrics else {}),
+        **({"removed_metrics": result.removed_metrics} if result.removed_metrics else {}),
         "one_level_params": result.one_level_params,
         **({} if result.spent is None else {"spent": asdict(result.spent)}),
         **({"per_class": result.per_class} if result.per_class else {}),
@@ -198,6 +209,7 @@ def read_result(folder: str | Path) -> FitResult:
         metrics=closing["metrics"],
         searched_metrics=closing["searched_metrics"],
         given_metrics=closing.get("given_metrics", {}),
+        removed_metrics=closing.get("removed_metrics", {}),
         one_level_params=closing["one_level_params"],
         info=describe_data(config),
         spent=Spent(**closing["spent"]) if "spent" in closing else None,

@@ -150,6 +150,12 @@ def _train(ready: Prepared, world: World, given: object) -> FitResult:
         _check_start(net, recipe)
     world.share_state(net)
     trained = checkpoint is None and is_trained(net, ready.about, recipe, ready.data.info)
+    if learner.scores_blocks and checkpoint is None and not trained and not ready.searches:
+        warnings.warn(
+            "the network that is scored is not trained for these data, so the scores say little; give trained weights,"
+            " or train it first: set 'phases.adapt' to 0.5",
+            stacklevel=4,
+        )
     trainer = Trainer(
         ready=ready,
         net=net,
@@ -184,6 +190,7 @@ def _train(ready: Prepared, world: World, given: object) -> FitResult:
         notes=tuple(ready.data.notes),
         searched_metrics=trainer.searched_metrics,
         given_metrics=trainer.given_metrics,
+        removed_metrics=trainer.removed_metrics,
         one_level_params=one_level_params(ready.graph, learner.topology()),
         info=ready.data.info,
         spent=learner.spent(),

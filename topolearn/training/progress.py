@@ -12,6 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from topolearn.errors import printable
 
+_EVERY = 15.0
+"""Seconds between lines that show progress within a step, where there is no terminal."""
+
 
 class _Stderr(Console):
     """Stderr for lines and the bar; a broken pipe does not end the run."""
@@ -51,6 +54,7 @@ class Reporter:
         self._first = done
         self._start = time.perf_counter()
         self._seen = 0
+        self._said = self._start
 
     def __enter__(self) -> Reporter:
         if self.live is not None:
@@ -69,6 +73,13 @@ class Reporter:
         self._seen += count
         if self.live is not None and self.task is not None:
             self.live.update(self.task, completed=self._done, description=phase, rate=self._speed())
+
+    def scoring(self, done: str) -> None:
+        """Show how far scoring is: on a terminal each time, elsewhere at most every 15 seconds."""
+        if self.live is not None and self.task is not None:
+            self.live.update(self.task, description=done, rate="")
+        elif time.perf_counter() - self._said > _EVERY:
+            self.say(done)
 
     def rate(self) -> float:
         """Return the images or contexts per second since the start, evaluation included."""
@@ -98,4 +109,5 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Print a line, without the control characters of names in it."""
+        self._said = time.perf_counter()
         self.console.print(printable(text), markup=False, highlight=False)

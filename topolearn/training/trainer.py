@@ -37,6 +37,7 @@ from topolearn.training.optim import load_saved_state, optimizers, saved_state
 from topolearn.training.phases import Scheduled, begin_phase, freeze_affine, recalibrate
 from topolearn.training.prepare import Prepared
 from topolearn.training.progress import Reporter
+from topolearn.training.scoring_batches import ScoringBatches
 from topolearn.training.step import TrainingStep, autocast
 
 Callback = Callable[[Mapping[str, Any]], None]
@@ -47,6 +48,8 @@ _LOOKED_AT = 1_000_000
 """Largest number of steps, evenly spaced, that are sampled to sum the learning rates of a phase beforehand."""
 _USUAL = 100.0
 """Images rarely have larger absolute values: data sets are normalised to about 1."""
+_SAVE_SCORES = 60.0
+"""Seconds between checkpoints while blocks are scored."""
 _ADVICE = "lower 'lr', or set 'clip_grad_norm' or 'warmup_epochs'"
 
 
@@ -64,7 +67,8 @@ class Trainer:
         callbacks: Functions called with each record of the history.
         known: What is known of the training data of the given network. None: the run was given no trained network.
         history: Records so far.
-        given_metrics: Metrics of the network that the run was given.
+        given_metrics: Metrics of the network that the run was given, or that a learner that scores was given.
+        removed_metrics: Metrics right after blocks were removed by their scores.
         searched_metrics: Metrics of the network at the end of the search.
         per_class: One row per class from the last evaluation; empty if no metric has them.
         at: The position in the run.
@@ -80,6 +84,7 @@ class Trainer:
     known: Mapping[str, Any] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     given_metrics: dict[str, float] = field(default_factory=dict)
+    removed_metrics: dict[str, float] = field(default_factory=dict)
     searched_metrics: dict[str, float] = field(default_factory=dict)
     per_class: list[dict[str, Any]] = field(default_factory=list)
     at: Position = field(default_factory=Position)
@@ -99,6 +104,7 @@ class Trainer:
         self.measured: dict[str, float] | None = None  # metrics of the current network; None: not measured yet
         self.steps = self.data.steps(recipe.batch_size)
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.scores_saved = time.monotonic()
         # Tensor cores prefer channels last; on a CPU it depends on the network.
         asked = self.options.channels_last
         self.channels_last = self.device.type == "cuda" if asked is None else asked
@@ -121,6 +127,7 @@ class Trainer:
         quiet = self.recipe.quiet or not self.world.is_main
         self.reporter = Reporter(total, done, items=self.data.info.items, quiet=quiet)
         with Interrupt() as interrupt, self.reporter:
+            self.interrupt = interrupt
             if self.known is not None and self.at == Position():
                 self.judge_given(self.known)
             while self.at.phase < len(self.plan):
@@ -300,19 +307,52 @@ class Trainer:
     def end_search(self) -> None:
         """End the search: keep its metrics and network, freeze the topology, and prune."""
         before = self.net.graph
-        if any(item.phase.search for item in self.plan[: self.at.phase + 1]):
+        trained = any(item.phase.search for item in self.plan[: self.at.phase + 1])
+        if self.learner.scores_blocks:
+            if trained:
+                self.given_metrics = self.evaluate()
+            self.score()
+        elif trained:
             self.searched_metrics = self.evaluate()
+        if trained or self.learner.scores_blocks:
             self.writer.search_ended(self.net)
         self.net = prune(self.net)
         self.measured = None
         if self.learner.recalibrates:
             recalibrate(self.net, self.data, self.recipe.batch_size, mix("recalibrate", self.recipe.seed))
+        if self.learner.scores_blocks:
+            self.removed_metrics = self.evaluate()
         self.at.settled = True
         graph = self.net.graph
         self.reporter.say(
             f"kept {len(graph.edges)} of {len(before.edges)} edges and {len(graph.nodes)} of"
             f" {len(before.nodes)} nodes; {graph.cost.params:,} of {before.cost.params:,} parameters"
         )
+
+    def score(self) -> None:
+        """Let the learner score the blocks of the trained network, in process 0."""
+        batches = ScoringBatches(
+            net=self.net,
+            data=self.data,
+            loss_function=self.loss,
+            batch_size=self.recipe.batch_size,
+            seed=mix("score", self.recipe.seed),
+            device=self.device,
+            precision=self.recipe.precision,
+            paused=self.between_scores,
+        )
+        self.world.from_main(lambda: self.learner.score(batches))
+        self.world.share(self.learner.buffers())
+
+    def between_scores(self, done: str) -> None:
+        """Show what is scored, write a checkpoint if the last one is old, and stop if someone asked for that."""
+        self.reporter.scoring(done)
+        asked = self.interrupt.asked and self.world.size == 1  # several processes stop together, after a step
+        if asked or time.monotonic() - self.scores_saved > _SAVE_SCORES:
+            self.save()
+            self.scores_saved = time.monotonic()
+        if asked:
+            self.stop()
 
     def judge_given(self, known: Mapping[str, Any]) -> None:
         """Measure the given network, with its own edge weights, before training.
@@ -385,6 +425,7 @@ class Trainer:
                 history=self.history,
                 searched_metrics=self.searched_metrics,
                 given_metrics=self.given_metrics,
+                removed_metrics=self.removed_metrics,
                 start=self.start if starts_over else None,
             )
         )
@@ -436,10 +477,10 @@ class Trainer:
             raise self.foreign() from None
         self.start = self.start if checkpoint.start is None else checkpoint.start
         self.history, self.searched_metrics = checkpoint.history, checkpoint.searched_metrics
-        self.given_metrics = checkpoint.given_metrics
+        self.given_metrics, self.removed_metrics = checkpoint.given_metrics, checkpoint.removed_metrics
         if self.at.epoch >= epochs:
             self.at = self.at.next_phase()
-        else:
+        elif self.at.settled or self.plan[self.at.phase].phase.search:  # else it was written while scoring
             self.resumed = checkpoint
         self.writer.resumed(self.history)
 

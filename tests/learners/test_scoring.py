@@ -1,0 +1,200 @@
+"""Learners that score: planted losses give the right scores, order and choice, also after a break between two looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.learners.samples import batch
+from topolearn import Network, compile, prune
+from topolearn.errors import OptionError
+from topolearn.format import loads
+from topolearn.graph import Graph
+from topolearn.learners import make_learner
+from topolearn.learners.scoring import Ranking
+
+BLOCKS = 5
+
+
+def residual(widths: str = "1, 1, 1, 1, 1") -> Graph:
+    """Five branches beside shortcuts: ``f1`` … ``f5``; branch i has ``widths[i]`` times the multiply-accumulates."""
+    nodes, edges = [], []
+    for i, width in enumerate(map(int, widths.split(",")), 1):
+        last = "image" if i == 1 else f"s{i - 1}"
+        nodes += [f"  g{i}: {{op: conv_bn_relu, out_channels: {4 * width}}}"]
+        nodes += [f"  f{i}: {{op: conv_bn_relu, out_channels: 4}}", f"  s{i}: {{op: relu}}"]
+        edges += [f"  - {{from: {last}, to: g{i}}}", f"  - {{from: g{i}, to: f{i}}}"]
+        edges += [f"  - {{from: {last}, to: s{i}}}", f"  - {{from: f{i}, to: s{i}, learnable: true}}"]
+    return loads(
+        "topolearn: 1\nname: residual\ninputs: {image: [4, 6, 6]}\nnodes:\n"
+        + "\n".join([*nodes, "  head: {op: classifier, classes: 3}"])
+        + "\nedges:\n"
+        + "\n".join([*edges, f"  - {{from: s{BLOCKS}, to: head}}"])
+        + "\noutputs: [head]\n"
+    )
+
+
+class Planted:
+    """A trial with a loss that is known; counts the evaluations, and can end after some."""
+
+    def __init__(self, loss: Callable[[Tensor], Tensor], stop: int | None = None) -> None:
+        self.function, self.stop = loss, stop
+        self.losses = self.pauses = 0
+
+    def loss(self, edge_weights: Tensor, batch: int) -> Tensor:
+        self.losses += 1
+        return self.function(edge_weights) * (1 + batch)
+
+    def watch(self, batch: int, see: Callable[[str, Mapping[int, Tensor]], None]) -> None:
+        raise NotImplementedError
+
+    def pause(self, done: str) -> None:
+        self.pauses += 1
+        if self.pauses == self.stop:
+            raise KeyboardInterrupt
+
+
+def branches(graph: Graph) -> list[int]:
+    return [i for i, edge in enumerate(graph.edges) if edge.learnable]
+
+
+def missing(values: list[float], graph: Graph) -> Callable[[Tensor], Tensor]:
+    """A loss of ``values[i]`` for each branch i that is gone."""
+    return lambda weights: (torch.tensor(values) * (weights[branches(graph)] == 0)).sum()
+
+
+def learner(name: str, graph: Graph, **options: Any) -> Ranking:
+    made = make_learner(name, graph, options)
+    assert isinstance(made, Ranking)
+    return made
+
+
+def removed(learner: Ranking) -> set[str]:
+    keep = learner.topology().keep
+    return {learner.graph.edges[i].src for i in branches(learner.graph) if not keep[i]}
+
+
+def test_taylor_is_weight_times_gradient() -> None:
+    graph = residual()
+    slopes = torch.tensor([0.3, -0.1, 0.2, -0.5, 0.4])
+    ranking = learner("taylor", graph, budget={"macs": 0.65}, batches=3)
+    ranking.score(Planted(lambda weights: (slopes * weights[branches(graph)]).sum()))
+    assert torch.allclose(ranking.scores.float(), 2 * slopes.abs())  # the mean of batches worth 1, 2 and 3
+    assert removed(ranking) == {"f2", "f3"}
+
+
+def test_similarity_compares_a_sum_with_and_without_the_branch() -> None:
+    graph = residual()
+    shortcut, f = torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])
+    factors = dict(zip(branches(graph), (0.0, 1.0, 0.5, 3.0, 2.0), strict=True))
+
+    class Terms(Planted):
+        def watch(self, batch: int, see: Callable[[str, Mapping[int, Tensor]], None]) -> None:
+            for i, factor in factors.items():
+                first, second = graph.in_edges(graph.edges[i].dst)
+                other = first if i == second else second
+                terms = {other: shortcut, i: factor * f}
+                see(
+                    graph.edges[i].dst, {key: value.view(1, 2, 1, 1).expand(2, 2, 3, 3) for key, value in terms.items()}
+                )
+
+    ranking = learner("similarity", graph, budget={"macs": 0.65}, batches=2)
+    ranking.score(Terms(lambda weights: weights.sum()))
+    for score, factor in zip(ranking.scores.tolist(), factors.values(), strict=True):
+        whole = shortcut + factor * f
+        assert score == pytest.approx(1 - float(whole[0] / whole.norm()), abs=1e-6)
+    assert removed(ranking) == {"f1", "f3"}
+
+
+def test_ablation_removes_what_the_loss_misses_least_and_looks_again() -> None:
+    graph = residual()
+
+    def loss(weights: Tensor) -> Tensor:
+        gone = weights[branches(graph)] == 0
+        costs = (torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]) * gone).sum()
+        return costs + 2.0 * (gone[0] & gone[1])  # the second is needed once the first is gone
+
+    ranking = learner("ablation", graph, budget={"macs": 0.65}, batches=1)
+    trial = Planted(loss)
+    ranking.score(trial)
+    assert removed(ranking) == {"f1", "f3"}
+    assert trial.losses == 1 + 5 + 4
+    assert ranking.removed.tolist()[:3] == [branches(graph)[0], branches(graph)[2], -1]
+
+
+def test_a_score_is_divided_by_what_it_saves() -> None:
+    graph = residual("4, 1, 1, 1, 1")
+    for name in ("ablation", "taylor"):
+        costs = [0.3, 0.1, 0.2, 0.2, 0.2]  # f1 costs three times f2 and saves four times as much
+
+        def loss(weights: Tensor, costs: list[float] = costs) -> Tensor:
+            return (torch.tensor(costs) * (1 - weights[branches(graph)])).sum()
+
+        ranking = learner(name, graph, budget={"macs": 0.55}, batches=1)
+        ranking.score(Planted(loss))
+        assert removed(ranking) == {"f1"}
+
+
+@pytest.mark.parametrize("kind", ["macs", "params"])
+@pytest.mark.parametrize("name", ["ablation", "taylor", "random_blocks"])
+def test_the_budget_is_met(name: str, kind: str) -> None:
+    graph = residual("3, 1, 2, 1, 2")
+    ranking = learner(name, graph, budget={kind: 0.5})
+    ranking.score(Planted(lambda weights: (torch.arange(1.0, 6.0) * weights[branches(graph)]).square().sum()))
+    spent = ranking.spent()
+    assert spent is not None
+    whole = graph.cost.macs if kind == "macs" else graph.cost.params
+    small = prune(compile(graph), ranking.topology()).graph.cost
+    assert (spent.kind, spent.full, spent.allowed) == (kind, whole, whole / 2)
+    assert spent.reached == (small.macs if kind == "macs" else small.params) <= spent.allowed
+
+
+def test_ablation_goes_on_where_it_was_stopped() -> None:
+    graph = residual()
+    loss = missing([0.2, 0.1, 0.4, 0.3, 0.5], graph)
+    whole = learner("ablation", graph, budget={"macs": 0.45}, batches=2)
+    undisturbed = Planted(loss)
+    whole.score(undisturbed)
+    for stop in range(1, undisturbed.pauses + 1):
+        first = learner("ablation", graph, budget={"macs": 0.45}, batches=2)
+        before = Planted(loss, stop)
+        with pytest.raises(KeyboardInterrupt):
+            first.score(before)
+        second = learner("ablation", graph, budget={"macs": 0.45}, batches=2)
+        second.load_state_dict(first.state_dict())
+        after = Planted(loss)
+        second.score(after)
+        assert before.losses + after.losses == undisturbed.losses
+        assert all(torch.equal(one, other) for one, other in zip(second.buffers(), whole.buffers(), strict=True))
+
+
+def test_random_blocks_are_drawn_by_seed() -> None:
+    graph = residual()
+    drawn = set()
+    for seed in range(30):
+        ranking = learner("random_blocks", graph, budget={"macs": 0.65}, seed=seed)
+        ranking.score(Planted(lambda weights: weights.sum()))
+        drawn.add(frozenset(removed(ranking)))
+    assert len(drawn) == 10  # all pairs of five
+    assert all(len(pair) == 2 for pair in drawn)
+
+
+@pytest.mark.parametrize("name", ["ablation", "taylor", "similarity", "random_blocks"])
+def test_a_run_needs_a_budget(name: str) -> None:
+    with pytest.raises(OptionError, match=f"learner '{name}' needs a budget, such as budget.macs=0.6"):
+        learner(name, residual()).check()
+
+
+def test_nothing_but_blocks_changes_before_pruning() -> None:
+    graph = residual()
+    ranking = learner("taylor", graph, budget={"macs": 0.5})
+    torch.manual_seed(0)
+    plain = compile(graph).eval()
+    searched = Network(graph, ranking).eval()
+    searched.load_state_dict(plain.state_dict(), strict=False)
+    x = batch(graph)["image"]
+    assert torch.equal(searched(x), plain(x))

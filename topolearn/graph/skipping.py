@@ -1,0 +1,95 @@
+"""Removes blocks of a graph one after another, and lets shortcuts around them step in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from topolearn.graph.ir import Graph
+from topolearn.graph.price import Alive, Prices
+from topolearn.graph.topology import Topology
+
+
+@dataclass(frozen=True)
+class InUse:
+    """A graph after some learnable edges were removed: the edges in use, with their weights.
+
+    Edges of weight 0 are not in use. They are spare: if a node loses its last in-edge, the latest spare one from a
+    living node steps in, at weight 1. So a block between equal shapes can be skipped. A node that nothing reads or
+    feeds any more dies with its edges and never comes back.
+
+    Attributes:
+        graph: The graph.
+        weights: (E,) weight of each edge; 0 for edges that are not in use.
+        spare: Indices of the learnable edges that can step in.
+    """
+
+    graph: Graph
+    weights: tuple[float, ...]
+    spare: frozenset[int]
+
+    @classmethod
+    def of(cls, graph: Graph) -> InUse:
+        """Return a graph from which nothing was removed."""
+        weights = tuple(edge.weight for edge in graph.edges)
+        return cls(
+            graph, weights, frozenset(i for i, edge in enumerate(graph.edges) if edge.learnable and not weights[i])
+        )
+
+    @classmethod
+    def only(cls, graph: Graph, keep: Sequence[bool]) -> InUse:
+        """Return a graph that uses some edges only; of the spare ones among them, those that must step in.
+
+        Args:
+            graph: The graph.
+            keep: (E,) the edges that may be used; they have a path to every output.
+        """
+        whole = cls.of(graph)
+        weights = tuple(weight if kept else 0.0 for weight, kept in zip(whole.weights, keep, strict=True))
+        left = whole._settled(list(weights), {i for i in whole.spare if keep[i]}, set(graph.nodes))
+        assert left is not None
+        return left
+
+    def candidates(self) -> tuple[int, ...]:
+        """Return the learnable edges in use, in the graph's order."""
+        return tuple(i for i, edge in enumerate(self.graph.edges) if edge.learnable and self.weights[i])
+
+    def less(self, edge: int) -> InUse | None:
+        """Return what is in use without an edge; None if an output would be cut off."""
+        weights = list(self.weights)
+        weights[edge] = 0.0
+        living = {end for i, value in enumerate(self.weights) if value for end in self._ends(i)}
+        return self._settled(weights, set(self.spare) - {edge}, living | set(self.graph.inputs))
+
+    def price(self, prices: Prices) -> float:
+        """Return the price of the nodes and edges in use."""
+        return Alive.of(self.graph, [value != 0.0 for value in self.weights]).price(prices)
+
+    def topology(self) -> Topology:
+        """Return the edges in use as a topology."""
+        return Topology(tuple(value != 0.0 for value in self.weights), self.weights)
+
+    def _ends(self, i: int) -> tuple[str, str]:
+        return self.graph.edges[i].src, self.graph.edges[i].dst
+
+    def _settled(self, weights: list[float], spare: set[int], living: set[str]) -> InUse | None:
+        """Let spare edges step in where nodes have lost their last in-edge; drop what is dead then."""
+        graph = self.graph
+        fed = set(graph.inputs)
+        for node in graph.nodes:  # in topological order: a node's sources come first
+            if node in fed or node not in living:
+                continue
+            indices = [i for i in graph.in_edges(node) if graph.edges[i].src in fed]
+            if not any(weights[i] for i in indices):
+                able = [i for i in indices if i in spare]
+                if not able:
+                    continue
+                weights[able[-1]] = 1.0
+            fed.add(node)
+        alive = Alive.of(graph, [value != 0.0 for value in weights])
+        if not alive.nodes.issuperset(graph.outputs):
+            return None
+        used = set(alive.edges)
+        left = tuple(value if i in used else 0.0 for i, value in enumerate(weights))
+        ready = frozenset(i for i in spare if i not in used and alive.nodes.issuperset(self._ends(i)))
+        return InUse(graph, left, ready)

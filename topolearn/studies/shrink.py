@@ -1,0 +1,107 @@
+"""``shrink``: from a trained network to a smaller one, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from topolearn.compiler import Network
+from topolearn.data.for_graph import read_data
+from topolearn.data.load import load_data
+from topolearn.data.named_images import IMAGE_SETS
+from topolearn.errors import OptionError
+from topolearn.learners import learner_class
+from topolearn.lifting import lift
+from topolearn.ops import Shape
+from topolearn.options import validate
+from topolearn.recipes.train_options import TrainOptions
+from topolearn.runs import FitResult
+from topolearn.training import fit
+
+EPOCHS, LR = 10, 0.01
+"""Defaults for training a network that is trained already."""
+
+ADAPT = 0.5
+"""Share of the epochs in which a network with a new last layer is trained before it is shrunk."""
+
+
+def shrink(
+    model: nn.Module | str,
+    data: Any,
+    budget: Mapping[str, float],
+    *,
+    weights: str | Path | None = None,
+    learner: str = "ablation",
+    size: int | tuple[int, int] | None = None,
+    epochs: int = EPOCHS,
+    lr: float = LR,
+    training: Mapping[str, Any] | None = None,
+    data_root: str | Path | None = None,
+    **options: Any,
+) -> FitResult:
+    """Make a trained network smaller: lift it, remove the blocks that it misses least, fine-tune what is left.
+
+    If the data have another number of classes than the weights, the network gets a new last layer, and half of the
+    epochs train it before blocks are scored.
+
+    Args:
+        model: A trained network, which is not changed; or the name of one: torchvision's (``resnet50``) or timm's
+            (``timm:convnext_tiny``).
+        data: As in :func:`topolearn.fit`.
+        budget: Largest cost of the result, as a share of the network's: ``{"macs": 0.6}``, ``{"params": 0.6}`` or
+            ``{"milliseconds": 0.6}``.
+        weights: As in :func:`topolearn.lift`; needed for a network by name.
+        learner: What decides which blocks go: ``ablation``, ``taylor``, ``similarity``, ``random_blocks``, or a learner
+            that searches, such as ``continuous``.
+        size: Height and width of the images, for which costs are computed. Default: those of a built-in data set, else
+            224.
+        epochs: Epochs of training in all phases.
+        lr: Peak learning rate.
+        training: Options of :class:`topolearn.recipes.TrainOptions`.
+        data_root: Folder that is searched first for data sets.
+        options: Other arguments of :func:`topolearn.fit` (``out``, ``batch_size``, ``seed`` …), and options of the
+            learner.
+
+    Returns:
+        The result of ``fit``: given, as removed, and final.
+
+    Raises:
+        TopolearnError: One of its subclasses, for input that cannot be used.
+    """
+    if isinstance(model, str) and weights is None:
+        raise OptionError(
+            f"shrink needs a trained network: give the weights of '{model}', a file or DEFAULT for torchvision's own"
+        )
+    asked = dict(training or {})
+    if size is None:
+        size = _usual_size(data, data_root)
+    net = lift(model, weights, size=size)
+    found = read_data(net.graph, data, data_root, validate(TrainOptions, asked, "training"))
+    classes = len(found.info.classes)
+    if found.info.kind.target == "label" and classes != _outputs(net):
+        if not isinstance(model, str):
+            raise OptionError(
+                f"the network has {_outputs(net)} outputs, but data '{found.info.name}' have {classes} classes; give it"
+                " another last layer and train it, then shrink it"
+            )
+        net = lift(model, weights, size=size, classes=classes)
+        if learner_class(learner).scores_blocks:
+            asked.setdefault("phases", {"adapt": ADAPT, "fine_tune": 1 - ADAPT})
+    return fit(net, learner, found, epochs=epochs, lr=lr, training=asked, budget=dict(budget), **options)
+
+
+def _usual_size(data: Any, root: str | Path | None) -> tuple[int, int] | None:
+    """Return the height and width of a built-in set's images; None for other data."""
+    if not isinstance(data, str) or data not in IMAGE_SETS:
+        return None
+    _, height, width = load_data(data, root=root).info.size
+    return height, width
+
+
+def _outputs(net: Network) -> int:
+    shape = net.graph.shapes[net.graph.outputs[0]]
+    assert isinstance(shape, Shape)
+    return shape.channels
