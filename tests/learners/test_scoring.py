@@ -20,18 +20,18 @@ from topolearn.learners.scoring import Ranking
 BLOCKS = 5
 
 
-def residual(widths: str = "1, 1, 1, 1, 1") -> Graph:
+def residual(widths: str = "1, 1, 1, 1, 1", channels: int = 4, size: str = "6, 6", classes: int = 3) -> Graph:
     """Five branches beside shortcuts: ``f1`` … ``f5``; branch i has ``widths[i]`` times the multiply-accumulates."""
     nodes, edges = [], []
     for i, width in enumerate(map(int, widths.split(",")), 1):
         last = "image" if i == 1 else f"s{i - 1}"
-        nodes += [f"  g{i}: {{op: conv_bn_relu, out_channels: {4 * width}}}"]
-        nodes += [f"  f{i}: {{op: conv_bn_relu, out_channels: 4}}", f"  s{i}: {{op: relu}}"]
+        nodes += [f"  g{i}: {{op: conv_bn_relu, out_channels: {channels * width}}}"]
+        nodes += [f"  f{i}: {{op: conv_bn_relu, out_channels: {channels}}}", f"  s{i}: {{op: relu}}"]
         edges += [f"  - {{from: {last}, to: g{i}}}", f"  - {{from: g{i}, to: f{i}}}"]
         edges += [f"  - {{from: {last}, to: s{i}}}", f"  - {{from: f{i}, to: s{i}, learnable: true}}"]
     return loads(
-        "topolearn: 1\nname: residual\ninputs: {image: [4, 6, 6]}\nnodes:\n"
-        + "\n".join([*nodes, "  head: {op: classifier, classes: 3}"])
+        f"topolearn: 1\nname: residual\ninputs: {{image: [{channels}, {size}]}}\nnodes:\n"
+        + "\n".join([*nodes, f"  head: {{op: classifier, classes: {classes}}}"])
         + "\nedges:\n"
         + "\n".join([*edges, f"  - {{from: s{BLOCKS}, to: head}}"])
         + "\noutputs: [head]\n"
