@@ -37,7 +37,9 @@ from benchmarks.results import Results
 from topolearn.errors import TopolearnError
 from topolearn.files import write_atomically
 from topolearn.format import load_graph
+from topolearn.options import in_file
 from topolearn.recipes.recipe import DEFAULTS, OTHER_DEFAULTS, TEXT_DEFAULTS
+from topolearn.recipes.train_options import TrainOptions
 from topolearn.report.tables import NumberText, Table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,7 +79,7 @@ class GraphTable:
 
 @dataclass(frozen=True)
 class DefaultsTable:
-    """The table of default epochs, batch size and learning rate by data set."""
+    """The table of default epochs, batch size, learning rate and training options by data set."""
 
     name: str
 
@@ -85,10 +87,16 @@ class DefaultsTable:
         """Return the table as Markdown."""
         named = {f"`{name}`": found for name, found in DEFAULTS.items()}
         rows = [
-            (data, found.epochs, found.batch_size, NumberText(f"{found.lr:g}"))
+            (data, found.epochs, found.batch_size, NumberText(f"{found.lr:g}"), _options(found.training))
             for data, found in {**named, "text": TEXT_DEFAULTS, "anything else": OTHER_DEFAULTS}.items()
         ]
-        return Table(("data", "epochs", "batch size", "learning rate"), tuple(rows)).markdown()
+        return Table(("data", "epochs", "batch size", "learning rate", "training options"), tuple(rows)).markdown()
+
+
+def _options(given: Mapping[str, object]) -> str:
+    """Return the training options that differ from their defaults, or the optimiser if none does."""
+    changed = given or {"optimizer": TrainOptions().optimizer}
+    return ", ".join(f"`{name}: {in_file(value)}`" for name, value in changed.items())
 
 
 # -- the tables ----------------------------------------------------------------------------------

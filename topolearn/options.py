@@ -86,7 +86,7 @@ def fields(model: type[BaseModel]) -> list[Described]:
     return [
         Described(
             field.name,
-            None if field.default is field.empty else _in_file(field.default),
+            None if field.default is field.empty else in_file(field.default),
             _plain(_meaning(model, field.name)),
         )
         for field in parameters(model)
@@ -134,12 +134,12 @@ def _unlimited(kind: Any) -> Any:
     return kind
 
 
-def _in_file(value: Any) -> str:
+def in_file(value: Any) -> str:
     """Return a default as YAML, on one line."""
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}: {_in_file(each)}' for key, each in value.items())}}}"
+        return f"{{{', '.join(f'{key}: {in_file(each)}' for key, each in value.items())}}}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_in_file, value))}]"
+        return f"[{', '.join(map(in_file, value))}]"
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     return str(value)

@@ -182,6 +182,41 @@ class TestValidate:
             f"error: {tmp_path / 'missing.yaml'}: no such file; check the path",
         ]
 
+    WORDS = (
+        "topolearn: 1\nname: words\ntask: next_token\ninputs: {tokens: {length: 8, vocabulary: 9}}\nnodes:\n"
+        "  embed: {op: embedding, channels: 4}\n  block: {op: transformer.block, heads: 2, causal: true}\n"
+        "  head: {op: token_head, classes: 9}\nedges:\n"
+        "  - {connect: chain, nodes: [tokens, embed, block, head]}\noutputs: [head]\n"
+    )
+
+    @pytest.mark.parametrize(
+        ("old", "new", "place", "message"),
+        [
+            ("causal: true", "causal: false", "7:3", "node 'block' of graph 'words' sees later tokens"),
+            ("classes: 9", "classes: 7", "8:3", "input 'tokens' of graph 'words' has a vocabulary of 9, but output"),
+            ("channels: 4", "channels: 4, positions: rotary", "6:3", "node 'embed' of graph 'words' leaves positions"),
+        ],
+    )
+    def test_what_training_would_refuse(
+        self, run: Run, tmp_path: Path, old: str, new: str, place: str, message: str
+    ) -> None:
+        file = tmp_path / "words.yaml"
+        file.write_text(self.WORDS)
+        assert run("validate", str(file))[0::2] == (0, "")
+        file.write_text(self.WORDS.replace(old, new))
+        status, out, err = run("validate", str(file))
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith(f"error: {file}:{place}: {message}")
+        assert run("show", str(file))[0::2] == (0, "")  # it can still be looked at
+
+    def test_what_is_seldom_meant_is_valid(self, run: Run, tmp_path: Path) -> None:
+        file = tmp_path / "words.yaml"
+        file.write_text(self.WORDS.replace("causal: true", "causal: true, positions: rotary"))
+        with pytest.warns(UserWarning, match=r"words.yaml:6:3: node 'embed' learns positions, and"):
+            status, out, _ = run("validate", str(file))
+        assert (status, out.startswith(f"ok {file}: 4 nodes")) == (0, True)
+        assert run("show", str(file))[0::2] == (0, "")
+
 
 class TestOthers:
     def test_schema(self, run: Run) -> None:
@@ -228,6 +263,17 @@ class TestOthers:
             "milestones = [0.5, 0.75]  For schedule 'step': where the learning rate drops, as shares of the phase\n"
             in out
         )
+
+    def test_training_options_have_other_defaults_for_text(self, run: Run) -> None:
+        _, out, _ = run("list", "training")
+        for line in (
+            "optimizer = sgd (text: adamw)  ",
+            "betas = [0.9, 0.999] (text: [0.9, 0.95])  ",
+            "weight_decay = 0.0001 (text: 0.1)  ",
+            "schedule = cosine  ",
+        ):
+            assert f"\n{line}" in f"\n{out}"
+        assert "\n  decay = all (text: matrices)\n" in run("list", "training", "decay")[1]
 
     def test_version(self, run: Run) -> None:
         assert run("--version") == (0, f"topolearn {topolearn.__version__}\n", "")

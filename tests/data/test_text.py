@@ -125,6 +125,16 @@ class TestBatches:
         assert (data.val_size, starts) == (4, [0, 200, 400, 600])
         assert counting(val=33).val_size == 4
 
+    def test_fewer_tokens_are_validated_if_you_say_so(self) -> None:
+        data = text_of_ids(torch.arange(50), torch.arange(801), TextFormat(8, validated=39))
+        assert [int(row[0]) for ids, _ in data.val_batches(3) for row in ids] == [0, 200, 400, 600]
+        assert text_of_ids(torch.arange(50), torch.arange(801), TextFormat(8, validated=1)).val_size == 1
+
+    @pytest.mark.parametrize(("length", "trained", "judged"), [(64, 2, 32), (64, 32, 32), (64, 50, 50), (4096, 2, 2)])
+    def test_an_evaluation_has_batches_of_2048_tokens_or_more(self, length: int, trained: int, judged: int) -> None:
+        data = text_of_ids(torch.arange(5000), torch.arange(5000), TextFormat(length))
+        assert data.val_batch_size(trained) == judged
+
     def test_what_the_data_say_of_themselves(self) -> None:
         info = counting().info
         assert (info.task, info.vocabulary, info.size) == ("next_token", 200, (8,))

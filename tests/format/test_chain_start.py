@@ -164,3 +164,47 @@ def test_the_network_computes_what_the_chain_computes_and_every_weight_learns() 
     assert learner is not None
     assert learner.alpha.grad is not None
     assert bool((learner.alpha.grad != 0).all())  # at 0, too
+
+
+BRANCHES = """\
+topolearn: 1
+name: g
+inputs: {signal: {length: 8, channels: 4}}
+nodes:
+  attend[1..2]: {op: transformer.attention, heads: 2, positions: rotary}
+  think[1..2]: {op: OP}
+  pool: {op: token_pool}
+edges:
+  - {connect: complete, nodes: [signal, attend1, think1, attend2, think2, pool], learnable: true START}
+MORE
+outputs: [pool]
+"""
+
+
+def branches(start: str, op: str = "transformer.mlp", more: str = "") -> str:
+    return BRANCHES.replace("OP", op).replace(" START", start).replace("MORE", more)
+
+
+@pytest.mark.parametrize("op", ["transformer.mlp", "layer_norm"])
+def test_a_chain_of_branches_is_hinted_at(op: str) -> None:
+    with pytest.warns(UserWarning, match="'start'") as caught:
+        graph = loads(branches(", start: chain", op), "g.yaml")
+    node, source = ("think1", "attend1") if op == "transformer.mlp" else ("attend2", "think1")
+    kind = "mlp" if op == "transformer.mlp" else "attention"
+    (message,) = [str(each.message) for each in caught]
+    assert message == (
+        f"g.yaml:9:106: '{node}' begins by reading '{source}' alone, and 'transformer.{kind}' has no residual"
+        " connection of its own, so the network begins without any; leave 'start' out: then all edges start at 1"
+    )
+    assert loads(dumps(graph)) == graph  # without a hint
+
+
+def test_branches_with_a_residual_connection_are_as_they_should_be() -> None:
+    loads(branches(""), "g.yaml")
+    loads(branches(", start: mean"), "g.yaml")
+    every = "signal, attend1, think1, attend2, think2"
+    fixed = (
+        f"  - {{connect: complete, nodes: [{every}]}}\n  - {{from: [{every}], to: pool, learnable: true, start: chain}}"
+    )
+    text = branches("").splitlines(keepends=True)
+    loads("".join(text[:8]) + fixed + "\n" + text[-1], "g.yaml")

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.training.runs import graph, pair, quick_fit, run
+from tests.training.runs import TEXT, graph, pair, quick_fit, run, text_pair
 from topolearn.errors import ExportError
+from topolearn.format import loads
 from topolearn.onnx.runtime import Latency
 from topolearn.runs import FitResult, read_result
 from topolearn.runs.delivery import MATRIX, MODEL, PICTURE, time_run
@@ -80,6 +81,11 @@ def test_a_printed_result_is_its_closing_table(tmp_path: Path) -> None:
     ("learner", "options", "hint"),
     [
         ("continuous", {"threshold": 0.0}, "nothing was removed: give a budget or a threshold"),
+        (
+            "sparsemask",
+            {"penalty_strength": 1e-9},
+            "nothing was removed: give a budget or a threshold, or train longer",
+        ),
         ("maskconnect", {"fan_in": 3}, "nothing was removed: give a smaller fan_in"),
         ("maskconnect", {"fan_in": 1}, None),
         ("fixed", {"rule": "full"}, None),
@@ -90,6 +96,37 @@ def test_where_nothing_was_removed_the_table_says_what_would(
 ) -> None:
     table = quick_fit(graph(), learner, pair(), epochs=2, batch_size=4, lr=0.01, **options).table()
     assert table.note == hint
+
+
+@pytest.mark.parametrize(
+    ("options", "note"),
+    [
+        (
+            {},
+            "exactly the edges that did not start at 0 were kept; to let the others grow, give penalty_strength 0 and"
+            " threshold 0, or train longer",
+        ),
+        ({"penalty_strength": 0.0}, "exactly the edges that did not start at 0 were kept"),
+        ({"penalty_strength": 0.0, "threshold": 0.0}, "nothing was removed: give a budget or a threshold"),
+        ({"penalty_strength": 0.0, "threshold": 0.0, "keep": 2}, None),
+        (
+            {"penalty_strength": 0.0, "threshold": 0.9, "keep": 2},
+            "exactly the edges that did not start at 0 were kept",
+        ),
+    ],
+)
+def test_the_table_says_if_the_starting_chain_is_left(options: dict[str, Any], note: str | None) -> None:
+    text = {"epochs": 2, "batch_size": 4, "training": {"steps_per_epoch": 2}}
+    assert quick_fit(loads(TEXT), "continuous", text_pair(), **text, **options).table().note == note
+
+
+def test_the_table_says_if_fewer_edges_than_asked_for_are_left() -> None:
+    text = {"epochs": 2, "batch_size": 4, "training": {"steps_per_epoch": 2}}
+    result = quick_fit(loads(TEXT), "continuous", text_pair(), **text, penalty_strength=0.0, threshold=0.0, keep=2)
+    result.config["learner_options"]["threshold"] = 0.01
+    assert result.table().note is None  # two are left wherever there are two
+    result.config["learner_options"]["keep"] = 3
+    assert result.table().note == "2 nodes keep fewer than 3 edges; with threshold 0, the 3 largest stay"
 
 
 def test_the_one_level_rule_has_a_row_if_it_leaves_something_else() -> None:

@@ -14,11 +14,26 @@ import pytest
 import torch
 
 import topolearn
-from tests.training.runs import TEXT, Stopping, assert_same, graph, history, pair, quick_fit, send, text_pair
-from topolearn.errors import CheckpointError, OptionError
+from tests.data.toys import toy
+from tests.training.runs import (
+    TEXT,
+    Stopping,
+    assert_same,
+    graph,
+    history,
+    pair,
+    quick_fit,
+    send,
+    text_pair,
+    usual_loss,
+)
+from topolearn.data import TextFormat
+from topolearn.data.text import TextData, text_of_ids
+from topolearn.errors import CheckpointError, DataError, OptionError
 from topolearn.format import loads
 from topolearn.runs import FitResult
 from topolearn.runs.config import read_config
+from topolearn.tasks.next_token import TextScores
 
 LEARNERS = ("continuous", "maskconnect")
 
@@ -113,6 +128,76 @@ class TestPythonSource:
 def test_steps_of_an_epoch_are_for_text() -> None:
     with pytest.raises(OptionError, match="'steps_per_epoch' is for text, but graph 'tiny' is for classification"):
         quick_fit(graph(), data=pair(), training={"steps_per_epoch": 5})
+
+
+@pytest.mark.parametrize("option", ["steps_per_epoch", "validation_tokens"])
+def test_a_text_for_an_image_graph_is_the_first_mistake(option: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("words " * 100)
+    with pytest.raises(DataError, match=r"a.txt' is for next_token, but the task is classification; use other data"):
+        quick_fit(graph(), data=str(tmp_path / "a.txt"), training={option: 5})
+    with pytest.raises(OptionError, match=f"'{option}' is for text, but graph 'tiny' is for classification"):
+        quick_fit(graph(), data=pair(), training={option: 5})
+
+
+class Judging:
+    """The usual loss; counts the contexts of each batch that is judged."""
+
+    def __init__(self) -> None:
+        self.judged: list[int] = []
+
+    def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            self.judged.append(len(targets))
+        return usual_loss(logits, targets)
+
+
+def test_an_evaluation_has_its_own_batches_and_can_be_shorter() -> None:
+    loss = Judging()
+    found = run(None, batch_size=1, loss=loss, training={"steps_per_epoch": 1})
+    assert set(loss.judged) == {6}  # all contexts at once
+    shorter = Judging()
+    training = {"steps_per_epoch": 1, "validation_tokens": 25}
+    assert run(None, batch_size=1, loss=shorter, training=training).metrics != found.metrics
+    assert set(shorter.judged) == {3}
+
+
+def test_batches_of_an_evaluation_do_not_change_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = run(None).metrics
+    monkeypatch.setattr(TextData, "val_batch_size", lambda data, batch_size: 1)
+    assert run(None).metrics == pytest.approx(at_once, rel=1e-6)
+
+
+@pytest.mark.parametrize(("threshold", "times"), [(0.0, 4), (0.5, 5)])
+def test_a_network_that_lost_nothing_is_not_judged_again(threshold: float, times: int) -> None:
+    loss = Judging()
+    learner: Any = {"name": "continuous", "penalty_strength": 0.0, "threshold": threshold}
+    phases = {"training": {"steps_per_epoch": 1, "phases": {"fine_tune": 0}}}
+    found = run(None, learner, loss=loss, **phases)
+    assert (len(loss.judged), len(found.history) - 1) == (times, 4)
+    assert (found.metrics == found.searched_metrics) == (threshold == 0)
+    again = TextScores()
+    with torch.no_grad():
+        for ids, targets in text_of_ids(*text_pair(), TextFormat(8)).val_batches(6):
+            again.update(found.model(ids), targets)
+    assert float(again.compute()["bits_per_byte"]) == pytest.approx(found.metrics["bits_per_byte"], rel=1e-6)
+
+
+def test_transformer_blocks_with_sgd_get_a_note(capsys: pytest.CaptureFixture[str]) -> None:
+    vit = loads(
+        "topolearn: 1\nname: vit\ninputs: {image: [3, 8, 6]}\nnodes:\n"
+        "  patches: {op: patch_embedding, channels: 4, patch: 2}\n  block: {op: transformer.block, heads: 2}\n"
+        "  pool: {op: token_pool}\n  head: {op: classifier, classes: 4}\nedges:\n"
+        "  - {connect: chain, nodes: [image, patches, block, pool, head]}\noutputs: [head]\n"
+    )
+    settings: dict[str, Any] = {"data": toy(), "epochs": 1}
+    found = quick_fit(vit, "fixed", **settings)
+    assert capsys.readouterr().err.startswith("transformer blocks usually learn better with AdamW than with SGD, the")
+    assert "notes" not in found.history[-1]  # it is about the settings, not about the data
+    for training in ({"optimizer": "sgd"}, {"optimizer": "adamw"}):
+        quick_fit(vit, "fixed", **settings, training=training)
+        assert capsys.readouterr().err == ""
+    run(None)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("options", [{"penalty_strength": float("inf")}, {"auto_factor": float("nan")}])

@@ -29,6 +29,7 @@ from topolearn.data import Data
 from topolearn.errors import DataError, TrainingError
 from topolearn.learners import MaskConnect, SearchSchedule
 from topolearn.samples.base import Batch
+from topolearn.training import progress
 from topolearn.training import trainer as trainer_module
 from topolearn.training.interrupt import Interrupt
 from topolearn.training.progress import Reporter
@@ -304,6 +305,56 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         assert reporter.left() >= 0
         assert reporter.live.tasks[0].completed == 3
     assert "see [b] and [/]" in capsys.readouterr().err
+
+
+def test_the_time_left_counts_steps_and_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            now[0] += 2
+            reporter.step("search", 4)
+
+    def evaluation() -> None:
+        with reporter.evaluation():
+            now[0] += 30
+
+    with Reporter(10, done=2, evaluations=2, quiet=True) as reporter:
+        steps(4)
+        assert reporter.left() == 4 * 2  # nothing is known of evaluations yet
+        evaluation()
+        assert reporter.left() == 4 * 2 + 30
+        steps(4)
+        evaluation()
+        assert reporter.left() == 0
+
+
+@pytest.mark.parametrize("every", [1, 2, 4])
+@pytest.mark.parametrize("learner", ["maskconnect", "fixed"])
+def test_as_many_evaluations_are_announced_as_there_are(
+    learner: str, every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, int]] = []
+
+    class Counting(Reporter):
+        def __exit__(self, *ended: Any) -> None:
+            told.append((self._evaluations, self._evaluated))
+            super().__exit__(*ended)
+
+    monkeypatch.setattr(trainer_module, "Reporter", Counting)
+    run(None, learner, training={"evaluate_every": every})
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            tmp_path / "run",
+            learner,
+            loss=Stopping(lambda: send(signal.SIGINT), [12]),
+            training={"evaluate_every": every},
+        )
+    run(tmp_path / "run", learner, loss=Stopping(lambda: None), training={"evaluate_every": every}, resume=True)
+    (announced, made), (_, before), (left, after) = told
+    assert announced == made == before + left
+    assert left == after
 
 
 # -- the rest -----------------------------------------------------------------------------------

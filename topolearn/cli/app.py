@@ -122,14 +122,18 @@ def _draw(name: str, shown: Graph, searched: Graph | None, output: Path, matrix:
 def validate(
     files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Graph files, or names of shipped graphs.")],
 ) -> None:
-    """Check graph files: one line each, 'ok' or what is wrong; exit status 2 if any is wrong."""
-    from topolearn.format import load_graph
+    """Check graph files: one line each, 'ok' or what is wrong; exit status 2 if any is wrong.
+
+    For graphs of tokens, this includes what `fit` would refuse without a loss of your own. A warning points at what is
+    valid, but seldom meant.
+    """
+    from topolearn.format import check_graph
     from topolearn.report import facts, resolution
 
     failed = False
     for file in files:
         try:
-            graph = load_graph(file)
+            graph = check_graph(file)
             known, maps = facts(graph), resolution(graph)
         except TopolearnError as error:
             complain(str(error))

@@ -16,6 +16,8 @@ from topolearn.plugins import load_plugins
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from topolearn.options import Described
+
 _WIDTH = 100
 
 
@@ -92,7 +94,8 @@ def _print_fields(model: type[BaseModel], names: list[str]) -> None:
 
     for field in fields(model):
         if field.name in names:
-            given = "" if field.default is None else f" = {field.default}"
+            usual = _default(field) if model is _training() else field.default
+            given = "" if usual is None else f" = {usual}"
             print(f"\n  {field.name}{given}")
             print(textwrap.fill(field.text, _WIDTH, initial_indent="      ", subsequent_indent="      "))
 
@@ -139,7 +142,16 @@ def _settings() -> Iterator[tuple[str, str]]:
     from topolearn.options import fields
 
     for field in fields(_training()):
-        yield f"{field.name} = {field.default}", _sentence(field.text)
+        yield f"{field.name} = {_default(field)}", _sentence(field.text)
+
+
+def _default(field: Described) -> str:
+    """Return the default of a training option, and that for text if it differs."""
+    from topolearn.options import in_file
+    from topolearn.recipes.recipe import TEXT_DEFAULTS
+
+    text = TEXT_DEFAULTS.training.get(field.name)
+    return f"{field.default}" if text is None else f"{field.default} (text: {in_file(text)})"
 
 
 def _training() -> type[BaseModel]:

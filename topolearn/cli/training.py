@@ -342,8 +342,8 @@ def export(
     dynamic: Annotated[
         str | None,
         typer.Option(
-            help="Axes of variable size: batch,height,width, or none. Default: batch; all three if every pixel is"
-            " classified.",
+            help="Axes of variable size, of batch,height,width,length, or none. Default: batch; also height and width"
+            " if every pixel is classified, and length (tokens) if all inputs are sequences.",
             show_default=False,
         ),
     ] = None,

@@ -51,8 +51,14 @@ def read_data(
     """
     if kind_of(graph.task).is_text:
         return _read_text(graph, data, root, options)
-    if options.steps_per_epoch != TrainOptions().steps_per_epoch:
-        raise OptionError(f"'steps_per_epoch' is for text, but graph '{graph.name}' is for {graph.task}")
+    source = _read_others(graph, data, root, options, own_loss)  # names data that are text themselves
+    if (given := _changed(options, "steps_per_epoch", "validation_tokens")) is not None:
+        raise OptionError(f"'{given}' is for text, but graph '{graph.name}' is for {graph.task}")
+    return source if options.train_images is None else source.first_images(options.train_images)
+
+
+def _read_others(graph: Graph, data: Any, root: str | Path | None, options: TrainOptions, own_loss: bool) -> Data:
+    """Load images or other tensors, all of them."""
     if _are_tensors(graph, data, own_loss):
         return _read_tensors(graph, data, options, own_loss)
     size = graph.input_size(graph.inputs[0])
@@ -87,7 +93,7 @@ def read_data(
     has_own = isinstance(data, Data) or (isinstance(data, str) and data in DATASETS)
     if asked and not has_own and "augment" not in settings:
         source.notes += ("'augment' changes nothing: class folders and your own sets are not augmented",)
-    return source if options.train_images is None else source.first_images(options.train_images)
+    return source
 
 
 def _are_tensors(graph: Graph, data: Any, own_loss: bool) -> bool:
@@ -114,7 +120,7 @@ def _read_tensors(graph: Graph, data: Any, options: TrainOptions, own_loss: bool
             "'cuda_graph' needs one tensor of inputs and one of targets, not several by name; set it to false"
         )
     source.check_classes()
-    return source if options.train_images is None else source.first_images(options.train_images)
+    return source
 
 
 def _read_text(graph: Graph, data: Any, root: str | Path | None, options: TrainOptions) -> Data:
@@ -127,7 +133,8 @@ def _read_text(graph: Graph, data: Any, root: str | Path | None, options: TrainO
             f"graph '{graph.name}' is for {graph.task}, but its input '{graph.inputs[0]}' is not a sequence; declare it"
             " as {length: 128, vocabulary: 256}"
         )
-    return load_data(data, task=graph.task, root=root, text=TextFormat(length, options.steps_per_epoch))
+    form = TextFormat(length, options.steps_per_epoch, options.validation_tokens)
+    return load_data(data, task=graph.task, root=root, text=form)
 
 
 def _of_images(options: TrainOptions) -> str | None:

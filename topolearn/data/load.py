@@ -194,7 +194,7 @@ def _known(name: str, root: str | Path | None, found: Data) -> Data:
 def _check_task(name: str | Path, own: str, task: str | None) -> None:
     """Raise if the data are for the task ``own``, and ``task`` is another."""
     if task not in (None, own):
-        raise DataError(f"'{name}' is for {own}, but the task is {task}; use other data")
+        raise DataError(f"'{name}' is for {own}, but the task is {task}; use other data, or another task")
 
 
 def _folder(data: str | Path, root: str | Path | None) -> Path:

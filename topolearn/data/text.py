@@ -29,6 +29,8 @@ MOST_VALIDATED = 2**20
 """Most tokens that are predicted in one evaluation. A larger text is sampled in evenly spaced contexts."""
 LARGEST = 2**32
 """Most bytes of a text. It is kept in memory."""
+EVALUATED = 2**11
+"""Tokens in a batch of an evaluation, at least. Small training batches, which save memory, would make it slow."""
 BYTES = 256
 """Size of the vocabulary of bytes."""
 
@@ -43,10 +45,12 @@ class TextFormat:
     Attributes:
         length: Tokens in a context, as many as the graph's input declares.
         steps: Training batches per epoch.
+        validated: Most tokens that are predicted in one evaluation; None for :data:`MOST_VALIDATED`.
     """
 
     length: int
     steps: int = 100
+    validated: int | None = None
 
 
 @final
@@ -80,7 +84,7 @@ class TextData(Data):
         self._train = train
         self._val = val
         contexts = (len(val) - 1) // form.length
-        self.val_size = min(contexts, max(1, MOST_VALIDATED // form.length))
+        self.val_size = min(contexts, max(1, (form.validated or MOST_VALIDATED) // form.length))
         self.train_size = (len(train) - 1) // form.length
         self._starts = torch.arange(self.val_size) * contexts // self.val_size * form.length
         self._device = torch.device("cpu")
@@ -97,6 +101,10 @@ class TextData(Data):
         mine = self._part.of(batch_size)
         for step in range(first, self.form.steps):
             yield self._batch(self._train, starts[step, mine])
+
+    def val_batch_size(self, batch_size: int) -> int:
+        """Return the number of contexts in a batch of an evaluation: as many as in training, or 2,048 tokens."""
+        return max(batch_size, EVALUATED // self.form.length)
 
     def val_batches(self, batch_size: int) -> Iterator[Batch]:
         """See :meth:`Data.val_batches`."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from topolearn.files import write_atomically
 from topolearn.format import library
-from topolearn.format.reader import build
+from topolearn.format.reader import build, check
 from topolearn.format.tree import override, parse, read_text
 from topolearn.format.writer import dumps
 from topolearn.graph import Graph
@@ -37,6 +37,17 @@ def load_graph(name_or_path: str | Path, overrides: Mapping[str, str] | None = N
     for key, value in (overrides or {}).items():
         override(document, key, value)
     return build(document)
+
+
+def check_graph(name_or_path: str | Path) -> Graph:
+    """Read a graph as :func:`load_graph` does, check that it can be trained, and warn about what is seldom meant.
+
+    Raises:
+        FormatError: Not a readable graph file; gives line and column.
+        GraphError: Not a valid network, or not one to train; gives line and column.
+    """
+    path = library.find(name_or_path)
+    return check(parse(read_text(path), str(path)))
 
 
 def dump_graph(graph: Graph, path: str | Path) -> None:

@@ -15,6 +15,7 @@ from topolearn.format.source_fields import OPTIONS, SourceFields
 from topolearn.format.tree import Document, Fields, Items, Scalar, Tree
 from topolearn.frozen import EMPTY, FrozenMap
 from topolearn.graph import Edge, Graph, Node, Source, chain_edges
+from topolearn.graph.sequences import check_sequences, position_notes
 from topolearn.ops import EDGE_OPS, NODE_OPS, Shape, edge_op
 from topolearn.ops.base import MAX_INT, WIDTHS, width_name
 from topolearn.options import InvalidOption, validate
@@ -48,6 +49,22 @@ def build(document: Document) -> Graph:
     """
     load_plugins()
     return _Reader(document).graph()
+
+
+def check(document: Document) -> Graph:
+    """Build a graph like :func:`build`, and check that it can be trained; warn about what is seldom meant.
+
+    Raises:
+        FormatError: As in :func:`build`.
+        GraphError: As in :func:`build`, or the graph cannot be trained; gives the place of the wrong node or edge.
+    """
+    load_plugins()
+    reader = _Reader(document)
+    graph = reader.graph()
+    reader.located(lambda: check_sequences(graph))
+    for node, text in position_notes(graph):
+        reader.hint(reader.node_places[node], text)
+    return graph
 
 
 class _Reader:
@@ -376,7 +393,23 @@ class _Reader:
                 raise self.fail(place, f"node '{edge.dst}' takes the mean, {why}; use 'aggregate: sum' there")
             weight = 1.0 / len(graph.candidates[edge.dst]) if start == "mean" else float(i in chain)
             edges[i] = replace(edge, weight=weight)
-        return graph.replace(edges=tuple(edges))
+        started = graph.replace(edges=tuple(edges))
+        self.hint_at_branches(started)
+        return started
+
+    def hint_at_branches(self, graph: Graph) -> None:
+        """Warn about each ``start: chain`` by which branches without a residual connection read one node only."""
+        hinted: set[Tree] = set()
+        for (_, dst), place in self.starts.items():
+            node, edges = graph.nodes[dst], [graph.edges[i] for i in graph.in_edges(dst)]
+            read = [edge for edge in edges if edge.weight]
+            if place.plain() == "chain" and place not in hinted and node.rule.is_branch and len(read) == 1 < len(edges):
+                hinted.add(place)
+                self.hint(
+                    place,
+                    f"'{dst}' begins by reading '{read[0].src}' alone, and '{node.op}' has no residual connection of"
+                    " its own, so the network begins without any; leave 'start' out: then all edges start at 1",
+                )
 
     # -- parts ---------------------------------------------------------------------------------
 

@@ -61,10 +61,12 @@ class NodeOp(Op):
         aggregate: Default ``aggregate`` of its nodes.
         parts: Names of the submodules that nodes can ``share``.
         takes_ids: Whether it reads token ids, from one node over a plain edge.
+        is_branch: Whether it computes the branch of a residual connection, and leaves the connection to edges.
     """
 
     takes_bundle: ClassVar[bool] = False
     takes_ids: ClassVar[bool] = False
+    is_branch: ClassVar[bool] = False
     aggregate: ClassVar[str] = "sum"
     parts: ClassVar[frozenset[str]] = frozenset()
 

@@ -17,8 +17,9 @@ class TransformerOp(NodeOp):
     """Base of blocks and branches; the output has the input's shape."""
 
     layers: PositiveInt = 1
-    """Number of blocks in the network. Output projections start with a standard deviation of 0.02 / sqrt(2 layers), so
-    that the sum over all branches starts at the same scale at any depth (Radford et al. 2019); other weights: 0.02.
+    """Number of blocks in the network, for the initial weights only; a node cannot count them. Output projections start
+    with a standard deviation of 0.02 / sqrt(2 layers), so that the sum over all branches starts at the same scale at
+    any depth (Radford et al. 2019); other weights: 0.02.
     """
     norm: Norm = "layer"
     """``layer`` or ``rms``."""
@@ -85,6 +86,8 @@ class _Mlp(TransformerOp):
 class Attention(_Attention):
     """Normalisation and multi-head self-attention, no residual: (N, T, C) -> (N, T, C)."""
 
+    is_branch = True
+
     def cost(self, x: Shape, image: Size) -> Cost:
         """Return the cost of normalisation, four projections, and the two products of attention, 2 T² C."""
         return self._attention_cost(x, image)
@@ -93,6 +96,8 @@ class Attention(_Attention):
 @register_node_op("transformer.mlp")
 class Mlp(_Mlp):
     """Normalisation, linear layer, GELU, linear layer, no residual: (N, T, C) -> (N, T, C)."""
+
+    is_branch = True
 
     def cost(self, x: Shape, image: Size) -> Cost:
         """Return the cost of normalisation and two linear layers."""

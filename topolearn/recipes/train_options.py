@@ -107,6 +107,10 @@ class TrainOptions(BaseModel):
     """Number of training images to use, the same ones for every seed; None for all."""
     steps_per_epoch: Annotated[int, Field(gt=0, le=100_000)] = 100
     """Steps per epoch of text. An epoch of images shows each image once."""
+    validation_tokens: PositiveInt | None = None
+    """For text: at most this many tokens are predicted in one evaluation, in contexts evenly spaced over the validation
+    text; None for about a million.
+    """
     mean: Annotated[tuple[float, ...], Field(min_length=1)] | None = None
     """Mean of each channel for normalising images, for pixel values in [0, 1]. None: as the given network was trained,
     else the mean of the data.

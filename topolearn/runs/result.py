@@ -111,7 +111,8 @@ class FitResult:
             changes.append(Change(name, before.p50, after.p50, ".3f", " ms", quartiles=quartiles))
         title = f"{self.searched.name}: {self.config['learner']}" if self.config else self.searched.name
         between = "as removed" if self.removed_metrics else "end of search"
-        return compare(changes, title=title, note=self._unchanged(), between=between)
+        note = self._unchanged() or self._starting_chain() or self._fewer()
+        return compare(changes, title=title, note=note, between=between)
 
     def _unchanged(self) -> str | None:
         """Return what to do if the search removed nothing; None if it removed something."""
@@ -124,7 +125,43 @@ class FitResult:
             "fan_in": "a smaller fan_in",
         }
         given = " or ".join(text for name, text in hints.items() if name in known)
-        return f"nothing was removed{given and f': give {given}'}"
+        # A penalty moves weights below a threshold above 0 in time.
+        longer = ", or train longer" if known.get("penalty_strength") and known.get("threshold") else ""
+        return f"nothing was removed{given and f': give {given}'}{longer}"
+
+    def _starting_chain(self) -> str | None:
+        """Return what to do if exactly those learnable edges were kept that did not start at 0; None otherwise."""
+        pairs = {(edge.src, edge.dst) for edge in self.graph.edges}
+        learnable = [edge for edge in self.searched.edges if edge.learnable]
+        started = [edge.weight != 0 for edge in learnable]
+        if (
+            not self.searched_metrics
+            or all(started)
+            or started != [(edge.src, edge.dst) in pairs for edge in learnable]
+        ):
+            return None
+        penalised = self.config.get("learner_options", {}).get("penalty_strength")
+        advice = (
+            "; to let the others grow, give penalty_strength 0 and threshold 0, or train longer" if penalised else ""
+        )
+        return f"exactly the edges that did not start at 0 were kept{advice}"
+
+    def _fewer(self) -> str | None:
+        """Return what to do if nodes keep fewer edges than ``keep`` allows, with a threshold; None otherwise."""
+        known = self.config.get("learner_options", {})
+        keep = known.get("keep")
+        if not keep or not known.get("threshold"):
+            return None
+        pairs = {(edge.src, edge.dst) for edge in self.graph.edges}
+        chosen = {
+            node: [(self.searched.edges[i].src, node) in pairs for i in candidates]
+            for node, candidates in self.searched.candidates.items()
+            if node in self.graph.nodes
+        }
+        fewer = sum(sum(kept) < min(keep, len(kept)) for kept in chosen.values())
+        if not fewer:
+            return None
+        return f"{fewer:,} nodes keep fewer than {keep} edges; with threshold 0, the {keep} largest stay"
 
     def draw(self, path: str | Path) -> None:
         """Draw the learned graph within the searched one, to an SVG, PNG or PDF file."""

@@ -90,7 +90,8 @@ class SearchedRun:
         evaluation = Evaluation(task.loss(data.info, self.options.label_smoothing), task.metrics(data.info), device)
         net.eval()
         with torch.no_grad():
-            metrics = evaluation.run(judged(net, self.options), data.val_batches(self.config["batch_size"]))
+            batches = data.val_batches(data.val_batch_size(self.config["batch_size"]))
+            metrics = evaluation.run(judged(net, self.options), batches)
         return metrics, evaluation.per_class
 
 

@@ -140,6 +140,10 @@ class Data(ABC):
             first: Number of the first batch.
         """
 
+    def val_batch_size(self, batch_size: int) -> int:
+        """Return the size of the batches of an evaluation, for training batches of ``batch_size``."""
+        return batch_size
+
     @abstractmethod
     def val_batches(self, batch_size: int) -> Iterator[AnyBatch]:
         """Yield all validation images or contexts in order, without augmentation.

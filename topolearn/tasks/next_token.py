@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric as TorchMetric
 
-from topolearn.errors import DataError
+from topolearn.errors import DataError, GraphError
 from topolearn.graph import Graph
+from topolearn.graph.sequences import check_next_token
 from topolearn.ops import Shape
 from topolearn.samples import DataInfo
 from topolearn.tasks.base import Loss, Metric, NextToken, Task, one_output
@@ -97,22 +98,8 @@ class NextTokenTask(Task):
             DataError: The output is not tokens, it has another number of scores than the vocabulary, or a node sees
                 later tokens.
         """
-        output, shape = one_output(graph)
-        source = graph.shapes[graph.inputs[0]]
-        assert isinstance(source, Shape)
-        if not shape.is_tokens:
-            raise DataError(
-                f"{info.task} cannot be learned from {output}, which is {shape}; end the graph in a {self.head}"
-            )
-        if source.vocabulary is not None and shape.channels != source.vocabulary:
-            raise DataError(
-                f"input '{graph.inputs[0]}' of graph '{graph.name}' has a vocabulary of {source.vocabulary}, but"
-                f" {output} has {shape.channels} classes; set 'nodes.{graph.outputs[0]}.classes' to"
-                f" {source.vocabulary}"
-            )
-        for node in graph.nodes.values():
-            if node.rule.sight == "all":
-                raise DataError(
-                    f"node '{node.id}' of graph '{graph.name}' sees later tokens, which are to be predicted; set"
-                    f" 'causal: true' on all such nodes"
-                )
+        one_output(graph)
+        try:
+            check_next_token(graph)
+        except GraphError as error:
+            raise DataError(error.message) from None

@@ -165,8 +165,8 @@ def _train(ready: Prepared, world: World, given: object) -> FitResult:
         start=_weights_of(net) if checkpoint is None and _starts_over(ready) else None,
         known=ready.about if trained else None,
     )
-    unused = _unused_weights(recipe, given) if checkpoint is None else ()
-    for note in (*ready.data.notes, *unused) if world.is_main else ():
+    advice = (*_unused_weights(recipe, given), *_other_optimizer(recipe)) if checkpoint is None else ()
+    for note in (*ready.data.notes, *advice) if world.is_main else ():
         Reporter(0).say(note)  # even if quiet: this is not progress. `say` removes control characters of file names
     folder = recipe.out
     if folder is None or not world.from_main(lambda: holds_run(folder)):
@@ -237,6 +237,17 @@ def _unused_weights(recipe: Recipe, given: object) -> tuple[str, ...]:
     if not beside.is_file():
         return ()
     return (f"{beside} lies beside the graph and is not used; to start from these weights, give --weights {beside}",)
+
+
+def _other_optimizer(recipe: Recipe) -> tuple[str, ...]:
+    """Return a note if transformer blocks are trained with the default optimiser, SGD, and nobody chose it."""
+    chosen = "optimizer" in recipe.training.model_fields_set or recipe.training.optimizer != "sgd"
+    if chosen or not any(node.op.startswith("transformer.") for node in recipe.graph.nodes.values()):
+        return ()
+    return (
+        "transformer blocks usually learn better with AdamW than with SGD, the default; set lr=2e-3, optimizer=adamw,"
+        " weight_decay=0.05, decay=matrices, warmup_epochs=1 and clip_grad_norm=1, or set optimizer=sgd to keep it",
+    )
 
 
 def _check_start(net: Network, recipe: Recipe) -> None:

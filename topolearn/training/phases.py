@@ -185,11 +185,15 @@ def weighted_norms(net: Network) -> set[nn.Module]:
 
 
 @torch.no_grad()
-def recalibrate(net: Network, data: Data, batch_size: int, seed: int) -> None:
-    """Recompute the running statistics of batch normalisations as plain means over training batches."""
+def recalibrate(net: Network, data: Data, batch_size: int, seed: int) -> bool:
+    """Recompute the running statistics of batch normalisations as plain means over training batches.
+
+    Returns:
+        Whether there are any.
+    """
     norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     if not norms:
-        return
+        return False
     momenta = [norm.momentum for norm in norms]
     net.eval()
     for norm in norms:
@@ -202,3 +206,4 @@ def recalibrate(net: Network, data: Data, batch_size: int, seed: int) -> None:
         net(inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+    return True

@@ -14,6 +14,7 @@ from topolearn.device import find_device, usual_precision
 from topolearn.errors import DataError, OptionError, suggest
 from topolearn.format.ranges import RangeError, expand
 from topolearn.graph import Graph
+from topolearn.graph.sequences import check_sequences
 from topolearn.learners import EdgeLearner
 from topolearn.recipes import Recipe, TrainOptions
 from topolearn.runs.folder import is_finished
@@ -87,6 +88,7 @@ def prepare(recipe: Recipe) -> Prepared:
     """
     device = find_device(recipe.device)
     recipe = recipe.changed(device=device, precision=usual_precision(recipe.precision, device))
+    check_sequences(recipe.graph, own_loss=recipe.loss is not None)
     learner = recipe.make_learner()
     plan = schedule(learner, recipe.epochs, recipe.training.phases)
     _check_node_lr(recipe.graph, recipe.training.node_lr)

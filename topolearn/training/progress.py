@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from topolearn.errors import printable
 
@@ -31,10 +32,13 @@ class Reporter:
         total: Training steps of the whole run.
         done: Steps done before, in a resumed run.
         items: The plural name of the items in a batch.
+        evaluations: Evaluations from here to the end of the run.
         quiet: Show nothing.
     """
 
-    def __init__(self, total: int, done: int = 0, *, items: str = "images", quiet: bool = False) -> None:
+    def __init__(
+        self, total: int, done: int = 0, *, items: str = "images", evaluations: int = 0, quiet: bool = False
+    ) -> None:
         self.console = _Stderr(stderr=True, quiet=quiet, soft_wrap=True)
         self.total = total
         self.items = items
@@ -46,15 +50,18 @@ class Reporter:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
+                TextColumn("{task.fields[left]}"),
             )
             self.live = Progress(*columns, console=self.console, transient=True)
-            self.task = self.live.add_task("training", total=total, completed=done, rate="")
+            self.task = self.live.add_task("training", total=total, completed=done, rate="", left="")
         self._done = done
         self._first = done
         self._start = time.perf_counter()
         self._seen = 0
         self._said = self._start
+        self._evaluations = evaluations
+        self._evaluated = 0
+        self._evaluating = 0.0  # seconds
 
     def __enter__(self) -> Reporter:
         if self.live is not None:
@@ -72,7 +79,19 @@ class Reporter:
         self._done += 1
         self._seen += count
         if self.live is not None and self.task is not None:
-            self.live.update(self.task, completed=self._done, description=phase, rate=self._speed())
+            self.live.update(
+                self.task, completed=self._done, description=phase, rate=self._speed(), left=f"{self._clock()} left"
+            )
+
+    @contextlib.contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Show that the network is evaluated, and count the time that it takes."""
+        if self.live is not None and self.task is not None:
+            self.live.update(self.task, description="evaluating")
+        started = time.perf_counter()
+        yield
+        self._evaluating += time.perf_counter() - started
+        self._evaluated += 1
 
     def scoring(self, done: str) -> None:
         """Show how far scoring is: on a terminal each time, elsewhere at most every 15 seconds."""
@@ -89,9 +108,14 @@ class Reporter:
         return f"{self.rate():.0f} {self.items}/s"
 
     def left(self) -> float:
-        """Return the seconds left at the current rate."""
-        elapsed = time.perf_counter() - self._start
-        return elapsed / max(1, self._done - self._first) * (self.total - self._done)
+        """Return the seconds left: for steps at their current rate, and for evaluations as long as those before."""
+        stepping = time.perf_counter() - self._start - self._evaluating
+        steps = stepping / max(1, self._done - self._first) * (self.total - self._done)
+        return steps + self._evaluating / max(1, self._evaluated) * max(0, self._evaluations - self._evaluated)
+
+    def _clock(self) -> str:
+        minutes, seconds = divmod(int(self.left()), 60)
+        return f"{minutes}:{seconds:02d}"
 
     def epoch(self, record: Mapping[str, Any], learned: str = "") -> None:
         """Print one line for a finished epoch; history.jsonl has all numbers of its record.
@@ -102,9 +126,8 @@ class Reporter:
         """
         shown = [f"{record['phase']} {record['epoch']}/{record['epochs']}"]
         shown += [f"{name} {record[name]:.4g}" for name in record if name == "train_loss" or name.startswith("val_")]
-        minutes, seconds = divmod(int(self.left()), 60)
         shown += [learned] if learned else []
-        shown.append(f"{self._speed()}, {minutes}:{seconds:02d} left")
+        shown.append(f"{self._speed()}, {self._clock()} left")
         self.say("  ".join(shown))
 
     def say(self, text: str) -> None:

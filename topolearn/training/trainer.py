@@ -125,7 +125,9 @@ class Trainer:
         total = sum(item.epochs for item in self.plan) * self.steps
         done = self.at.epochs * self.steps + self.at.step
         quiet = self.recipe.quiet or not self.world.is_main
-        self.reporter = Reporter(total, done, items=self.data.info.items, quiet=quiet)
+        self.reporter = Reporter(
+            total, done, items=self.data.info.items, evaluations=self.evaluations_left(), quiet=quiet
+        )
         with Interrupt() as interrupt, self.reporter:
             self.interrupt = interrupt
             if self.known is not None and self.at == Position():
@@ -317,13 +319,16 @@ class Trainer:
         if trained or self.learner.scores_blocks:
             self.writer.search_ended(self.net)
         self.net = prune(self.net)
-        self.measured = None
-        if self.learner.recalibrates:
-            recalibrate(self.net, self.data, self.recipe.batch_size, mix("recalibrate", self.recipe.seed))
+        graph = self.net.graph
+        if len(graph.edges) < len(before.edges):
+            self.measured = None  # if nothing is removed, pruning does not change what the network computes
+        if self.learner.recalibrates and recalibrate(
+            self.net, self.data, self.recipe.batch_size, mix("recalibrate", self.recipe.seed)
+        ):
+            self.measured = None
         if self.learner.scores_blocks:
             self.removed_metrics = self.evaluate()
         self.at.settled = True
-        graph = self.net.graph
         self.reporter.say(
             f"kept {len(graph.edges)} of {len(before.edges)} edges and {len(graph.nodes)} of"
             f" {len(before.nodes)} nodes; {graph.cost.params:,} of {before.cost.params:,} parameters"
@@ -371,7 +376,8 @@ class Trainer:
         """Return loss and metrics on the validation data; reuse the last ones if the network has not changed."""
         if self.measured is None:
             self.world.share(self.net.buffers())  # the running statistics of process 0
-            self.measured, self.per_class = self.judge(self.net)
+            with self.reporter.evaluation():
+                self.measured, self.per_class = self.judge(self.net)
         return self.measured
 
     def judge(self, net: Network) -> tuple[dict[str, float], list[dict[str, Any]]]:
@@ -379,16 +385,27 @@ class Trainer:
         net.to(self.device).eval()
         with torch.no_grad(), autocast(self.recipe.precision, self.device):
             evaluation = Evaluation(self.loss, self.metrics, self.device, self.world)
-            metrics = evaluation.run(judged(net, self.options), self.data.val_batches(self.recipe.batch_size))
+            batches = self.data.val_batches(self.data.val_batch_size(self.recipe.batch_size))
+            metrics = evaluation.run(judged(net, self.options), batches)
         return metrics, evaluation.per_class
+
+    def is_evaluated(self, scheduled: Scheduled, epoch: int, epochs: int) -> bool:
+        """Whether the network is evaluated at the end of an epoch: number ``epoch`` of its phase, ``epochs`` of all."""
+        return (epochs + 1) % self.options.evaluate_every == 0 or epoch + 1 == scheduled.epochs
+
+    def evaluations_left(self) -> int:
+        """Return how often the network will be evaluated from here on, at most."""
+        left = [(item, epoch) for item in self.plan[self.at.phase :] for epoch in range(item.epochs)][self.at.epoch :]
+        count = sum(self.is_evaluated(item, epoch, self.at.epochs + i) for i, (item, epoch) in enumerate(left))
+        pruned = self.plan[-1].phase.search or (self.learner.scores_blocks and not self.at.settled)
+        return count + pruned  # once more after pruning
 
     # -- records and checkpoints -----------------------------------------------------------------
 
     def record(self, scheduled: Scheduled, loss: float, images: int, seconds: float) -> None:
         """Evaluate if that is due, and add the epoch to the history, the files, the progress and the callbacks."""
         assert self.take_step is not None
-        is_due = (self.at.epochs + 1) % self.options.evaluate_every == 0 or self.at.epoch + 1 == scheduled.epochs
-        measured = self.evaluate() if is_due else {}
+        measured = self.evaluate() if self.is_evaluated(scheduled, self.at.epoch, self.at.epochs) else {}
         if not math.isfinite(measured.get("loss", 0.0)):
             raise self.diverged(f"the validation loss became {measured['loss']}")
         record: dict[str, Any] = {
