@@ -274,6 +274,39 @@ class ResultTable:
         return list(dict.fromkeys(told))
 
 
+@dataclass(frozen=True)
+class PairsTable:
+    """A table of pairs of recipes that are compared seed by seed: the mean and the range of the differences.
+
+    Attributes:
+        name: The name in the mark above the table in a page.
+        key: The figure to compare: its column in the results files. A smaller one is better.
+        pairs: Recipes, and the recipes that they are compared with.
+        folder: Path from the page to the recipes.
+    """
+
+    name: str
+    key: str
+    pairs: tuple[tuple[str, str], ...]
+    folder: str = ""
+
+    def markdown(self, results: Results) -> str:
+        """Return the table as Markdown; a pair without a common seed has dashes."""
+        rows = []
+        for pair in self.pairs:
+            own, other = (results.of(recipe).by_seed(self.key) for recipe in pair)
+            differences = [own[seed] - other[seed] for seed in sorted(own.keys() & other.keys())]
+            links = (f"[{recipe}]({self.folder}{recipe}.yaml)" for recipe in pair)
+            cells: list[NumberText | None] = [None] * 4
+            if differences:
+                figures = statistics.mean(differences), min(differences), max(differences)
+                better = f"{sum(each < 0 for each in differences)} of {len(differences)}"
+                cells = [*(NumberText(f"{each:+.4f}") for each in figures), NumberText(better)]
+            rows.append((*links, *cells))
+        headings = ("recipe", "minus", "mean", "smallest", "largest", "better in seeds")
+        return Table(headings, tuple(rows)).markdown()
+
+
 def _spread(mean: float, deviation: float | None, spec: str, sign: str = "") -> str:
     """Format mean ± deviation."""
     return f"{mean:{sign}{spec}}" + ("" if deviation is None else f" ± {deviation:{spec}}")

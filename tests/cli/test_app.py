@@ -212,8 +212,12 @@ class TestValidate:
     def test_what_is_seldom_meant_is_valid(self, run: Run, tmp_path: Path) -> None:
         file = tmp_path / "words.yaml"
         file.write_text(self.WORDS.replace("causal: true", "causal: true, positions: rotary"))
-        with pytest.warns(UserWarning, match=r"words.yaml:6:3: node 'embed' learns positions, and"):
-            status, out, _ = run("validate", str(file))
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            status, out, err = run("validate", str(file))
+        assert err.startswith(
+            f"warning: {file}:6:3: node 'embed' learns positions, and attention in 'block' uses rotary"
+        )
         assert (status, out.startswith(f"ok {file}: 4 nodes")) == (0, True)
         assert run("show", str(file))[0::2] == (0, "")
 

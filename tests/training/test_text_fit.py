@@ -111,6 +111,14 @@ class TestPythonSource:
         run(tmp_path / "whole", data="python-source")
         assert history(tmp_path / "run") == history(tmp_path / "whole")
 
+    def test_another_number_of_tokens_is_another_setting(self, library: Path, tmp_path: Path) -> None:
+        self.stopped(tmp_path / "run")
+        training = {"steps_per_epoch": 3, "checkpoint_steps": 1, "warmup_steps": 2, "validation_tokens": 8}
+        with pytest.raises(
+            CheckpointError, match=r"began with training\.validation_tokens null, not 8; resume it with"
+        ):
+            run(tmp_path / "run", data="python-source", resume=True, training=training)
+
     def test_another_text_is_another_run(self, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.stopped(tmp_path / "run")
         (library / "a.py").write_bytes(bytes(reversed(range(16))) * 40)

@@ -62,13 +62,14 @@ def holds_this_run(
             f"the run in {folder} searches graph '{before.name}', which is not this graph '{graph.name}'; choose"
             " another folder with --out"
         )
+    was, now = _normal(began_with, learner), _normal(config, learner)
+    compare_config({"training": was["training"]}, {"training": now["training"]}, folder)  # some choose among the data
     differs = content_differs(began_with, config)
     if differs is not None:
         raise CheckpointError(
             f"the run in {folder} began with other data: '{config.get('data_path', config['data'])}' has {differs};"
             " resume it with the same data, or choose another folder"
         )
-    was, now = _normal(began_with, learner), _normal(config, learner)
     if "train" in (began_with.get("content") or {}):
         was["data"] = now["data"]  # their content is known, so their name does not matter
     compare_config(was, now, folder)
