@@ -72,7 +72,9 @@ def test_before_and_after(change: Change, before: str, after: str, difference: s
     [
         ("accuracy", 0.12345, ".2%", "accuracy, %", "12.35"),
         ("miou", 1.0, ".2%", "miou, %", "100.00"),
-        ("error", 0.5, ".2%", "error, %", "50.00"),
+        ("ods", 0.5, ".2%", "ods, %", "50.00"),
+        ("error", 0.5, ".4f", "error", "0.5000"),
+        ("mae", 0.05, ".4f", "mae", "0.0500"),
         ("bits_per_byte", 2.41784, ".4f", "bits_per_byte", "2.4178"),
         ("loss", 12.0, ".4f", "loss", "12.0000"),
     ],

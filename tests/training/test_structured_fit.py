@@ -185,6 +185,16 @@ def test_a_metric_above_1_is_no_share() -> None:
     assert "425" not in shown
 
 
+def test_a_metric_of_your_own_is_shown_as_the_number_that_it_gives() -> None:
+    def negative(outputs: Any, targets: Any) -> float:
+        return -0.25
+
+    shown = repr(parts(metrics={"error": lambda outputs, targets: 0.5, "r2": negative, "mae": lambda *_: 0.125}))
+    rows = [line.split()[:2] for line in shown.splitlines()]
+    for row in (["error", "0.5000"], ["r2", "-0.2500"], ["mae", "0.1250"]):
+        assert row in rows, shown
+
+
 @pytest.mark.parametrize("learner", ["maskconnect", "continuous", "sparsemask", "fixed"])
 def test_every_learner(learner: str) -> None:
     first, second = parts(learner=learner), parts(learner=learner)
