@@ -118,6 +118,26 @@ def test_white_means_the_same_in_training_and_validation(tmp_path: Path, task: s
         assert labels(load_data(where)) == [0, 255]
 
 
+@pytest.mark.parametrize("task", ["segmentation", "saliency", "edges"])
+def test_masks_of_two_kinds_in_one_split(tmp_path: Path, task: str) -> None:
+    where = masks(tmp_path / "set", 0, 1)
+    one, white = sorted((where / "trainannot").iterdir())[::5]
+    Image.fromarray(np.resize(np.array([0, 255], np.uint8), (12, 16))).save(white)
+    says = f"the mask '{one}' holds the label 1 and not 255, but the mask '{white}' holds only 0 and 255; write all"
+    fails(where, says, task=task)
+    for text in ("background\nforeground", "0 background\n1 foreground"):
+        (where / "classes.txt").write_text(text)
+        fails(where, says, task=task)
+    (where / "classes.txt").write_text("0 background\n1 foreground\n255 void")
+    assert load_data(where, task=task).info.labels == 2
+    (where / "classes.txt").unlink()
+    Image.fromarray(np.resize(np.array([0, 1, 255], np.uint8), (12, 16))).save(one)  # so 255 is ignored
+    assert load_data(where, task=task).info.labels == 2
+    Image.fromarray(np.full((12, 16), 255, np.uint8)).save(white)
+    masks(where, 0, 1, splits=("val",))
+    assert labels(load_data(where, task=task)) == [0, 1]
+
+
 @pytest.mark.parametrize(("task", "name"), [("segmentation", "1"), ("saliency", "salient"), ("edges", "edge")])
 def test_a_class_that_no_validation_mask_holds_is_noted(tmp_path: Path, task: str, name: str) -> None:
     where = masks(tmp_path / "set", 0, 1)
@@ -206,6 +226,31 @@ def test_own_masks_in_black_and_white_are_two_classes(kind: Any, task: str) -> N
         assert labels(found) == [0, 1]
         epoch(found)
     assert labels(data(0, 1, 255)) == [0, 1, 255]
+
+
+@pytest.mark.parametrize("kind", ["sets", "loaders", "declared"])
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("place", ["train", "val"])
+def test_own_masks_of_two_kinds(kind: str, task: str, place: str) -> None:
+    ones, mixed = mask_items(0, 1), mask_items(0, 1)
+    mixed.items[4] = mask_items(0, 255).items[0]
+    sets: list[Any] = [mixed, ones] if place == "train" else [ones, mixed]
+    what = {"train": "training", "val": "validation"}[place]
+    named = ("item 0", "item 4")
+    if kind == "loaders":
+        sets, named = [DataLoader(each, 2) for each in sets], ("an item", "an item")
+    elif kind == "declared":
+        pairs = [zip(*each.items, strict=True) for each in sets]
+        sets = [TensorDataset(*(torch.tensor(np.stack(both)) for both in each)) for each in pairs]
+    for options in ({}, {"classes": 2}):
+        with pytest.raises(DataError) as caught:
+            load_data(tuple(sets), task=task, **options)
+        assert str(caught.value) == (
+            f"{named[0]} of the training set holds the label 1 and not 255, but {named[1]} of the {what} set holds only"
+            " 0 and 255; write all masks with the same labels"
+        )
+    mixed.items[1] = mask_items(0, 1, 255).items[0]  # so 255 is ignored
+    assert load_data((mixed, ones), task=task).info.labels == 2
 
 
 def test_a_third_value_after_all_that_were_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

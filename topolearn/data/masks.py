@@ -21,6 +21,7 @@ from topolearn.samples.augment import Augment, Crop
 from topolearn.samples.base import BLACK_AND_WHITE, IGNORE, Data, DataInfo
 from topolearn.samples.modes import common_channels, conversions
 from topolearn.samples.occurrence import check_occurrence, not_validated
+from topolearn.samples.white import check_white
 from topolearn.task_kinds import TaskKind, kind_of
 
 _MASK_MODES = ("1", "L", "P", "I", "I;16")
@@ -85,7 +86,7 @@ def load_masks(
     found = _values([*train, *val])
     listed = _numbers(train, found, classes, where) if unnamed else files.listed
     if not files.is_known and IGNORE not in files.listed.names and not files.listed.colours:
-        _check_white(_values(train), _values(val), where)
+        _check_white([*train, *val], where, _values(train), _values(val))
     labels = named_labels(listed, where) if files.is_known else labels_of_set(kind, listed, found, where, classes)
     notes = [*files.notes, *(_dark([*train, *val]) if labels.binary and labels.table[1] != 1 else ())]
     notes += [] if kind.is_binary else _ignored(labels, _values(train))
@@ -189,13 +190,23 @@ def _numbers(train: Sequence[_Look], found: Collection[int], classes: int | None
     return ClassList({label: str(label) for label in range(classes)})
 
 
-def _check_white(train: Collection[int], val: Collection[int], where: str) -> None:
-    """Raise if 255 is the second of two classes in the training or the validation masks, and 1 is in the others."""
+def _check_white(looks: Sequence[_Look], where: str, train: Collection[int], val: Collection[int]) -> None:
+    """Raise if 255 seems to be the second of two classes in some masks, but others hold 1.
+
+    Args:
+        looks: All images and masks.
+        where: What holds the training masks, for the error.
+        train: The values in the training masks.
+        val: The values in the validation masks.
+    """
+    mend = "write all masks with the same labels"
     if {frozenset(train), frozenset(val)} == {BLACK_AND_WHITE, frozenset({0, 1})}:
-        raise DataError(
-            f"{where} hold only 0 and {max(train)}, but the validation masks only 0 and {max(val)}; write all masks"
-            " with the same labels"
-        )
+        raise DataError(f"{where} hold only 0 and {max(train)}, but the validation masks only 0 and {max(val)}; {mend}")
+    named = f"'0 background', '1 foreground', '{IGNORE} void'"
+    check_white(
+        ((f"the mask '{look.pair[1]}'", look.values) for look in looks),
+        f"{mend}, or, if {IGNORE} is to be ignored, name it in '{CLASS_LIST}', as {named}",
+    )
 
 
 def _all_classes(labels: Labels, kind: TaskKind) -> tuple[str, ...]:

@@ -80,7 +80,16 @@ class DatasetData(ImageData):
         self.val_size = self._val.size
         if info is None:
             image, target = self._train.one(0)
-            info, found = describe(train, image, target, self._targets, is_first=True, task=task, classes=classes)
+            info, found = describe(
+                train,
+                image,
+                target,
+                self._train.targets,
+                self._val.targets,
+                is_first=True,
+                task=task,
+                classes=classes,
+            )
             self._census = found.census
             self._train.form = self._val.form = Form.of(image, target)
             val_image, val_target = self._val.one(0)
@@ -100,10 +109,6 @@ class DatasetData(ImageData):
         self._workers = workers
         self._device = torch.device("cpu")
         self._part = Part()
-
-    def _targets(self, count: int | None) -> Iterator[tuple[str, Tensor]]:
-        """Yield names and targets of up to ``count`` training items, evenly spaced. None takes all."""
-        return self._train.labels(lambda index: self._train.one(index)[1], count)
 
     def steps(self, batch_size: int) -> int:
         """Return the number of training batches per epoch; see :func:`full_batches`."""
@@ -173,6 +178,10 @@ class _Items(SeededItems, Dataset[Any]):
         if isinstance(pair[0], Image.Image):
             self.modes[index] = pair[0].mode
         return to_item(pair, self.called(index), self.channels)
+
+    def targets(self, count: int | None) -> Iterator[tuple[str, Tensor]]:
+        """Yield names and targets of up to ``count`` items, evenly spaced. None takes all."""
+        return self.labels(lambda index: self.one(index)[1], count)
 
     def _tensors(self, index: int, seed: int, drawn: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Return an item, cropped by the numbers drawn for it."""

@@ -15,7 +15,11 @@ from topolearn.errors import DataError
 from topolearn.samples.base import BLACK_AND_WHITE, IGNORE, DataInfo
 from topolearn.samples.census import Census, count_labels
 from topolearn.samples.items import channels_last, first_place
+from topolearn.samples.white import check_white, may_differ, tells
 from topolearn.task_kinds import TaskKind, kind_of
+
+Targets = Callable[[int | None], Iterable[tuple[str, Tensor]]]
+"""Gives the requested number of targets, each with the name of its item. None asks for all that are available."""
 
 SCANNED = 2000
 """Most targets to look at if only they tell the number of classes or what 255 means."""
@@ -42,7 +46,8 @@ def describe(
     dataset: Any,
     image: Tensor,
     target: Tensor,
-    targets: Callable[[int | None], Iterable[tuple[str, Tensor]]],
+    targets: Targets,
+    val_targets: Targets,
     *,
     is_first: bool,
     task: str | None,
@@ -56,6 +61,7 @@ def describe(
         target: The target of the image.
         targets: Gives the requested number of training targets, each with the name of its item. None asks for all
             that are available.
+        val_targets: The same for validation.
         is_first: Whether ``target`` belongs to the set's first item.
         task: The task. None infers it from ``target``.
         classes: Number of classes. None finds it out.
@@ -80,7 +86,7 @@ def describe(
     found = Classes()
     if not target.is_floating_point():
         unit = "pixels" if kind.is_dense else "images"
-        found = find_classes(dataset, target, targets, kind, unit, is_first=is_first, count=classes)
+        found = find_classes(dataset, target, targets, kind, unit, is_first=is_first, count=classes, val=val_targets)
     info = DataInfo(
         name=type(innermost(dataset)).__name__,
         task=task,
@@ -97,12 +103,13 @@ def describe(
 def find_classes(
     dataset: Any,
     target: Tensor,
-    targets: Callable[[int | None], Iterable[tuple[str, Tensor]]],
+    targets: Targets,
     kind: TaskKind,
     unit: str,
     *,
     is_first: bool,
     count: int | None,
+    val: Targets | None = None,
 ) -> Classes:
     """Find the classes of your own data.
 
@@ -114,20 +121,22 @@ def find_classes(
         unit: What a label belongs to, in the plural.
         is_first: See :func:`describe`.
         count: Number of classes. None finds it out.
+        val: See ``val_targets`` of :func:`describe`. Needed for masks.
 
     Raises:
-        DataError: The classes cannot be found out.
+        DataError: The classes cannot be found out, or 255 seems to mean two things in the masks.
     """
     declared = (f"not {kind.positive}", kind.positive) if kind.is_binary else _declared_names(dataset, count)
     names = declared or tuple(map(str, range(count or 0)))
-    found, are_all, place = _labels(dataset, target if is_first else None, targets, target.ndim, bool(names))
-    white_is_one = kind.is_dense and set(found) == BLACK_AND_WHITE and len(names) in (0, 2)
+    scan = _scan(dataset, target if is_first else None, targets, target.ndim, len(names))
+    found = scan.found
+    white_is_one = kind.is_dense and len(names) in (0, 2) and _white_is_one(scan, val)
     if white_is_one:
-        found = {0: found[0], 1: found[IGNORE]}
+        found = {label: found[value] for label, value in enumerate((0, IGNORE)) if value in found}
     counted = ""
     if not names:
         names = _numbers(found, kind)
-        counted = "" if white_is_one else f"{place} has the label {len(names) - 1}"
+        counted = "" if white_is_one else f"{scan.place} has the label {len(names) - 1}"
     census = None
     if kind.is_dense or kind.target == "label":
         census = Census(
@@ -135,7 +144,7 @@ def find_classes(
             unit,
             found,
             are_declared=bool(declared),
-            is_whole=are_all,
+            is_whole=scan.is_whole,
             everything=lambda: (each for _, each in targets(None)),
         )
     return Classes(names, counted, census, white_is_one)
@@ -175,13 +184,24 @@ def _numbers(found: Mapping[int, int], kind: TaskKind) -> tuple[str, ...]:
     return tuple(map(str, range(highest + 1)))
 
 
-def _labels(
-    dataset: Any,
-    first: Tensor | None,
-    targets: Callable[[int | None], Iterable[tuple[str, Tensor]]],
-    ndim: int,
-    are_named: bool,
-) -> tuple[Mapping[int, int], bool, str]:
+@dataclass
+class _Scan:
+    """The labels that are known before training.
+
+    Attributes:
+        found: Label -> how often it occurs.
+        is_whole: Whether all training targets are counted.
+        place: The item with the highest label.
+        masks: The name of each mask that was looked at, and its values.
+    """
+
+    found: Mapping[int, int]
+    is_whole: bool
+    place: str
+    masks: list[tuple[str, Mapping[int, int]]]
+
+
+def _scan(dataset: Any, first: Tensor | None, targets: Targets, ndim: int, named: int) -> _Scan:
     """Count the labels that are known before training.
 
     Args:
@@ -189,29 +209,56 @@ def _labels(
         first: The target of its first item. None if it is not known.
         targets: See :func:`describe`.
         ndim: Number of axes of a target: 2 for masks.
-        are_named: Whether the number of classes is known without the labels. Masks are still needed to find out what
+        named: Number of classes that is known without the labels, else 0. Masks are still needed to find out what
             255 means.
-
-    Returns:
-        Label -> how often it occurs; whether all targets are counted; the item with the highest label.
     """
     declared = _declared(dataset, first, ndim)
     if declared is not None:
         counts = count_labels(declared)
         highest = _highest(counts, masks=ndim > 0)
-        return counts, True, f"item {first_place(declared == highest)}" if highest in counts else ""
+        place = f"item {first_place(declared == highest)}" if highest in counts else ""
+        rows = enumerate(declared) if ndim and may_differ(counts) else ()
+        return _Scan(counts, True, place, [(f"item {index}", count_labels(row)) for index, row in rows])
     found: Counter[int] = Counter()
-    seen, top, place = 0, -1, ""
-    if ndim or not are_named:
+    masks = list[tuple[str, Mapping[int, int]]]()
+    top, place = -1, ""
+    seen = 0
+    if ndim or not named:
         for name, target in targets(SCANNED):
             counts = count_labels(target)
             found.update(counts)
             seen += 1
+            if ndim:
+                masks.append((name, counts))
             if (highest := _highest(counts, masks=ndim > 0)) > top:
                 top, place = highest, name
-            if are_named and not set(found) <= BLACK_AND_WHITE:
+            if named and not (
+                set(found) <= BLACK_AND_WHITE or (named == 2 and may_differ(found) and not tells(counts))
+            ):
                 break
-    return found, 0 < len(dataset) <= seen, place
+    return _Scan(found, 0 < len(dataset) <= seen, place, masks)
+
+
+def _white_is_one(scan: _Scan, val: Targets | None) -> bool:
+    """Whether all masks hold only 0 and 255, for two classes. Validation masks are looked at if they can matter.
+
+    Raises:
+        DataError: 255 seems to be the second class in some masks, but others hold 1.
+    """
+    found = set(scan.found)
+    masks = [(f"{name} of the training set", values) for name, values in scan.masks]
+    if not may_differ(found) or any(tells(values) for _, values in masks) or val is None:
+        return found == BLACK_AND_WHITE
+    for name, target in val(SCANNED):
+        if target.ndim != 2 or target.is_floating_point():
+            break  # the set has another form, which is an error of its own
+        values = count_labels(target)
+        masks.append((f"{name} of the validation set", values))
+        found |= set(values)
+        if tells(values) or not may_differ(values):
+            break
+    check_white(masks, "write all masks with the same labels")
+    return found == BLACK_AND_WHITE
 
 
 def _highest(counts: Mapping[int, int], *, masks: bool) -> int:

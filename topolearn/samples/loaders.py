@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -53,7 +54,14 @@ class LoaderData(ImageData):
         self.train_size, self.val_size = self._train.size, self._val.size
         images, targets = _pair(self._train.first(), self._train.what)
         self.info, found = describe(
-            train.dataset, images[0], targets[0], self._targets, is_first=False, task=task, classes=classes
+            train.dataset,
+            images[0],
+            targets[0],
+            partial(_targets, self._train),
+            partial(_targets, self._val),
+            is_first=False,
+            task=task,
+            classes=classes,
         )
         self._census, self._white_is_one = found.census, found.white_is_one
         self._form = Form.of(images[0], targets[0])
@@ -97,16 +105,17 @@ class LoaderData(ImageData):
         if census is not None:
             census.close()
 
-    def _targets(self, count: int | None) -> Iterator[tuple[str, Tensor]]:
-        """Yield names and targets of up to ``count`` training images. None takes all that a sampler may pick from."""
-        return self._train.labels(lambda batch: _pair(batch, self._train.what)[1], count)
-
     def to(self, device: torch.device | str) -> LoaderData:
         """Return the same data with batches on ``device``."""
         other = copy.copy(self)
         other._device = torch.device(device)
         other._finish = self._finish.to(device)
         return other
+
+
+def _targets(source: SeededLoader, count: int | None) -> Iterator[tuple[str, Tensor]]:
+    """Yield names and targets of up to ``count`` images. None takes all that a sampler may pick from."""
+    return source.labels(lambda batch: _pair(batch, source.what)[1], count)
 
 
 def _pair(batch: Any, what: str) -> tuple[Tensor, Tensor]:
