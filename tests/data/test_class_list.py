@@ -76,6 +76,40 @@ def test_colours_that_do_not_fit(tmp_path: Path, text: str) -> None:
         read(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0 0 0 0 background\n1 128 0 0 car",
+        "0,0,0,0,background\n1,128,0,0,car",
+        "0: 0 0 0 background\n1: 128 0 0 car",
+        "0 0 0 255 background\n128 0 0 255 car",
+        "0 background 0 0 0\n1 car 128 0 0",
+        "0:background:0,0,0::\n1:car:128,0,0::",
+    ],
+)
+def test_labels_with_colours_are_an_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, text)
+    first = text.splitlines()[0]
+    assert str(caught.value) == (
+        f"each line of '{tmp_path / 'classes.txt'}' holds four numbers, as in '{first}'; write R G B NAME if the masks"
+        " are coloured, or LABEL NAME if they hold the labels, as '128 0 0 car' or '1 car'"
+    )
+
+
+def test_one_name_of_a_coloured_class_may_start_with_a_number(tmp_path: Path) -> None:
+    assert read(tmp_path, "0 0 0 background\n128 0 0 2 wheels").names == {0: "background", 1: "2 wheels"}
+
+
+def test_a_heading_above_colours_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, "name,r,g,b\nbackground,0,0,0\ncar,128,0,0")
+    assert str(caught.value) == (
+        f"{tmp_path / 'classes.txt'}:1: the line 'name,r,g,b' has no colour, but the line 'background,0,0,0' has one;"
+        " end every line with a colour, or no line, and start comments with '#'"
+    )
+
+
 def test_the_other_list_counts_only_without_the_first(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("c")
     (tmp_path / "labelmap.txt").write_text("b")

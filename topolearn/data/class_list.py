@@ -25,6 +25,10 @@ _LABEL_NAME = re.compile(r"(\d+)[\s,:]+(.+)")
 _OTHER_LABELS = (re.compile(r"(\d+)\W.*"), re.compile(r".*\W(\d+)"))  # such as "7; road", and "road 7"
 _COLOUR_NAME = re.compile(r"(?P<r>\d+)[\s,]+(?P<g>\d+)[\s,]+(?P<b>\d+)[\s,:]+(?P<name>.+)")
 _NAME_COLOUR = re.compile(r"(?P<name>.+?)[\s,:]+(?P<r>\d+)[\s,]+(?P<g>\d+)[\s,]+(?P<b>\d+)(:.*)?")
+_LABEL_AND_COLOUR = (
+    re.compile(r"\d+[\s,:]+\d+[\s,]+\d+[\s,]+\d+[\s,:]+.+"),  # such as "0 0 0 0 background"
+    re.compile(r"\d+[\s,:]+.+?[\s,:]+\d+[\s,]+\d+[\s,]+\d+(:.*)?"),  # such as "0 background 0 0 0"
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ def read_class_list(folder: Path) -> ClassList:
     are skipped.
 
     Raises:
-        DataError: The list mixes forms, has a label or a colour twice, or is in a file that is not read.
+        DataError: The list mixes forms, holds both labels and colours, has one of them twice, or is in a file that is
+            not read.
     """
     path = next((folder / name for name in _READ if (folder / name).exists()), None)
     if path is not None and not path.is_file():  # reading a pipe would block
@@ -62,6 +67,11 @@ def read_class_list(folder: Path) -> ClassList:
         raise DataError(f"'{path}' cannot be read: {error}; write it as text in UTF-8") from None
     numbered = enumerate(map(str.strip, text.splitlines()), 1)
     lines = {number: line for number, line in numbered if line and not line.startswith("#")}
+    if lines and any(all(form.fullmatch(line) for line in lines.values()) for form in _LABEL_AND_COLOUR):
+        raise DataError(
+            f"each line of '{path}' holds four numbers, as in '{next(iter(lines.values()))}'; write R G B NAME if the"
+            " masks are coloured, or LABEL NAME if they hold the labels, as '128 0 0 car' or '1 car'"
+        )
     return _with_colours(path, lines) or ClassList(_names(path, lines))
 
 
@@ -100,6 +110,7 @@ def _names(path: Path, lines: Mapping[int, str]) -> dict[int, str]:
             Location(str(path), without),
         )
     if not pairs:
+        _check_colours(path, lines)
         _check_order(path, lines)
     pairs = pairs or list(enumerate(lines.values()))
     names = dict(pairs)
@@ -110,6 +121,18 @@ def _names(path: Path, lines: Mapping[int, str]) -> dict[int, str]:
         if first != label and name.casefold() not in IGNORED_NAMES:
             raise DataError(f"'{path}' gives the labels {first} and {label} one name, '{name}'; give each its own")
     return names
+
+
+def _check_colours(path: Path, lines: Mapping[int, str]) -> None:
+    """Raise if only some of the names without labels end in a colour: the others may be a heading."""
+    without = next((number for number, line in lines.items() if not _NAME_COLOUR.fullmatch(line)), None)
+    coloured = next((line for line in lines.values() if _NAME_COLOUR.fullmatch(line)), None)
+    if without is not None and coloured is not None:
+        raise DataError(
+            f"the line '{lines[without]}' has no colour, but the line '{coloured}' has one; end every line with a"
+            " colour, or no line, and start comments with '#'",
+            Location(str(path), without),
+        )
 
 
 def _check_order(path: Path, lines: Mapping[int, str]) -> None:
