@@ -22,7 +22,7 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
         "cli",
         "the commands: a thin layer over the API",
         "topolearn studies prediction runs distributed data recipes onnx learners format drawing report graph ops"
-        " files options plugins errors _version",
+        " files options plugins errors _version compiler",
     ),
     (
         "topolearn",

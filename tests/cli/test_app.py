@@ -104,6 +104,46 @@ class TestShow:
         assert (tmp_path / name).stat().st_size > 1000
         assert run("show", "digits", "-o", str(tmp_path / name))[1] == ""
 
+    def test_a_lifted_network_shows_what_can_go(self, run: Run, tmp_path: Path) -> None:
+        lifted = tmp_path / "net.yaml"
+        assert run("lift", "mobilenet_v3_small", "-o", str(lifted), "--size", "32", "--classes", "3")[0] == 0
+        found = json.loads(run("show", str(lifted), "--json")[1])["can_go"]
+        assert len(found) == 12
+        assert found[-1] == {
+            "id": "features_11_block",
+            "nodes": ["features_11_block"],
+            "params": 294_096,
+            "macs": 290_880,
+        }
+        status, out, err = run("show", str(lifted))
+        assert (status, err) == (0, "")
+        table = out.partition("\n\n")[2].splitlines()
+        assert table[0].split() == ["can", "go", "nodes", "params", "%", "MACs", "%"]
+        assert table[-1].split()[:5] == ["features_11_block", "1", "294,096", "19.3", "290,880"]
+        assert len(table) == 1 + 12
+        status, out, err = run("show", str(lifted), "--measure")
+        assert (status, err) == (0, "")
+        table = out.partition("\n\n")[2].splitlines()
+        assert table[0].split()[-2:] == ["ms", "%"]
+        assert all(float(line.split()[-2]) > 0 for line in table[1:])
+        assert max(map(len, table)) <= 100
+        timed = json.loads(run("show", str(lifted), "--json", "--measure")[1])["can_go"]
+        assert all(row["milliseconds"] > 0 for row in timed)
+
+    def test_a_run_shows_which_blocks_are_left(self, run: Run, tmp_path: Path) -> None:
+        lifted = topolearn.lift("mobilenet_v3_small", size=32, classes=3)
+        lifted.set_edge_weights([float(edge.src != "features_3_block") * edge.weight for edge in lifted.graph.edges])
+        topolearn.dump_graph(lifted.graph, tmp_path / "search.yaml")
+        topolearn.dump_graph(topolearn.prune(lifted).graph, tmp_path / "graph.yaml")
+        table = run("show", str(tmp_path))[1].partition("\n\n")[2].splitlines()
+        assert [line.split()[0] for line in table if line.endswith("removed")] == ["features_3_block"]
+        assert sum(line.endswith("kept") for line in table) == 11
+
+    def test_measure_is_for_what_can_go(self, run: Run) -> None:
+        status, out, err = run("show", "digits", "--measure", "--expand")
+        assert (status, out) == (2, "")
+        assert err.startswith("error: --measure adds to the table of what can go")
+
     def test_the_folder_of_a_run_shows_what_was_learned(self, run: Run, tmp_path: Path) -> None:
         searched = topolearn.load_graph("digits")
         keep = [True] * len(searched.edges)

@@ -24,6 +24,7 @@ from topolearn.errors import OptionError, TopolearnError, tell
 
 if TYPE_CHECKING:
     from topolearn.graph import Graph
+    from topolearn.graph.price import Prices
 
 app = typer.Typer(
     name="topolearn",
@@ -74,34 +75,53 @@ def show(
     matrix: Annotated[
         bool, typer.Option("--matrix", help="With -o: draw the adjacency matrix, with each learnable edge's value.")
     ] = False,
+    measured: Annotated[
+        bool, typer.Option("--measure", help="Measure the milliseconds of what can go, on this machine's CPU.")
+    ] = False,
     settings: Settings = None,
 ) -> None:
     """Show a graph: its nodes with their shapes, parameters and multiply-accumulates.
 
-    GRAPH may also be the folder of a run. The picture then shows the learned graph within the searched
+    For a lifted network, a second table shows what can go: the branches and blocks that a search can remove, and what
+    each costs. GRAPH may also be the folder of a run. The picture then shows the learned graph within the searched
     one, the matrix the learner's masks, weights or gates at the end of the search.
     """
     if as_json and expand:
         raise OptionError("--json and --expand print different things; choose one of them")
     if matrix and output is None:
         raise OptionError("--matrix draws a picture; name its file with -o FILE.svg")
+    if measured and not as_json and (expand or output is not None):
+        raise OptionError("--measure adds to the table of what can go, which is not printed here; leave it out")
     shown, searched = load(graph, overrides(settings))
+    of = shown if searched is None else searched
+    times = _times(of) if measured else None
     if output is not None:
         _draw(graph, shown, searched, output, matrix)
         tell(f"wrote {output}")
     if as_json:
         import json
 
-        from topolearn.report import facts
+        from topolearn.report import facts, skippable_facts
 
-        print(json.dumps(facts(shown)))
+        print(json.dumps({**facts(shown), "can_go": skippable_facts(of, times)}))
     elif expand:
         print(shown.to_yaml(), end="")
     elif output is None:
-        from topolearn.report import headline, node_table
+        from topolearn.graph import is_by_block
+        from topolearn.report import headline, node_table, skippable_table
 
         say(headline(shown))
         print_table(node_table(shown, searched))
+        table = skippable_table(of, None if searched is None else shown, times)
+        if table is not None and (measured or is_by_block(of)):
+            say("")
+            print_table(table)
+
+
+def _times(graph: Graph) -> Prices:
+    from topolearn.compiler import measure
+
+    return measure(graph)
 
 
 def _draw(name: str, shown: Graph, searched: Graph | None, output: Path, matrix: bool) -> None:

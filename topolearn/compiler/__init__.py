@@ -6,6 +6,7 @@ from topolearn.compiler.modules import builds_edge, builds_node
 from topolearn.compiler.modules.part import with_networks
 from topolearn.compiler.network import Network, compile, load_pretrained, prune
 from topolearn.compiler.reference import ReferenceDAG
+from topolearn.compiler.timing import measure
 
 __all__ = [
     "DAG",
@@ -17,6 +18,7 @@ __all__ = [
     "compile",
     "features",
     "load_pretrained",
+    "measure",
     "prune",
     "with_networks",
 ]

@@ -16,6 +16,7 @@ from topolearn.graph.passes import (
 )
 from topolearn.graph.price import one_level_params
 from topolearn.graph.removal import removal_order, without
+from topolearn.graph.skippable import Skippable, is_by_block, skippables
 from topolearn.graph.source import Source
 from topolearn.graph.topology import Topology
 from topolearn.graph.wiring import AGGREGATES, Edge, Node
@@ -35,12 +36,15 @@ __all__ = [
     "Node",
     "Pass",
     "RemoveIdleRelus",
+    "Skippable",
     "Source",
     "Topology",
     "UnitWeights",
     "apply_passes",
     "chain_edges",
+    "is_by_block",
     "one_level_params",
     "removal_order",
+    "skippables",
     "without",
 ]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from topolearn.graph import Graph
+from topolearn.graph import Graph, skippables
 from topolearn.graph.degrees import Degree, degrees
+from topolearn.graph.price import Alive, Prices
 from topolearn.ops import Bundle, Shape
 from topolearn.ops.shape import Size
 from topolearn.report.tables import NumberText, Table
@@ -104,6 +105,63 @@ def node_table(graph: Graph, searched: Graph | None = None, limit: int = 60) -> 
         tuple(rows),
         note="; ".join(note for note in notes if note) or None,
     )
+
+
+def skippable_facts(graph: Graph, times: Prices | None = None) -> list[dict[str, Any]]:
+    """Return what a search can remove from a graph, as ``topolearn show --json`` prints it under ``can_go``.
+
+    Args:
+        graph: The graph.
+        times: Milliseconds of nodes and edges; None if they have not been measured.
+    """
+    return [
+        {
+            "id": each.id,
+            "nodes": list(each.nodes),
+            "params": each.params,
+            "macs": each.macs,
+            **({} if times is None else {"milliseconds": each.price(times)}),
+        }
+        for each in skippables(graph)
+    ]
+
+
+def skippable_table(
+    graph: Graph, learned: Graph | None = None, times: Prices | None = None, limit: int = 60
+) -> Table | None:
+    """Make a table with a row per branch or block that a search can remove, and its costs; None if there are none.
+
+    Args:
+        graph: The graph that is searched.
+        learned: The graph that was learned from it, to say what was removed.
+        times: Milliseconds of nodes and edges; None if they have not been measured.
+        limit: Largest number of rows.
+    """
+    found = skippables(graph)
+    full = (graph.cost.params, graph.cost.macs)
+    full_time = None if times is None else Alive.of(graph, [True] * len(graph.edges)).price(times)
+    rows: list[tuple[Any, ...]] = []
+    for each in found[:limit]:
+        row: list[Any] = [each.id, len(each.nodes)]
+        for amount, whole in zip((each.params, each.macs), full, strict=True):
+            row += [amount, _part(amount, whole)]
+        if times is not None and full_time is not None:
+            milliseconds = each.price(times)
+            row += [NumberText(f"{milliseconds:.3f}"), _part(milliseconds, full_time)]
+        if learned is not None:
+            row.append("kept" if each.id in learned.nodes else "removed")
+        rows.append(tuple(row))
+    if not rows:
+        return None
+    headings = ["can go", "nodes", "params", "%", "MACs", "%"]
+    headings += [] if times is None else ["ms", "%"]
+    headings += [] if learned is None else ["is"]
+    left_out = len(found) - len(rows)
+    return Table(tuple(headings), tuple(rows), note=f"… and {left_out:,} more" if left_out else None)
+
+
+def _part(amount: float, whole: float) -> NumberText:
+    return NumberText(f"{100 * amount / whole:.1f}" if whole else "")
 
 
 def _changed(degree: Degree) -> int | NumberText:
