@@ -177,6 +177,7 @@ TABLES: tuple[Made, ...] = (
             "toponet-sepconv-imagenet",
             "fdn-mobilenetv2-voc",
             "fdn-mobilenetv2-camvid",
+            "fdn-efficientnetlite0-camvid",
             "fdn-resnet50-voc",
             "fdn-resnet101-voc",
             "sparsemask-mobilenetv2-voc",

@@ -113,6 +113,7 @@ EXCEPTIONS = {
 NAMED = {
     # Loaded where a graph has a backbone, and only there: it needs torch.
     ("topolearn.ops.backbone", "topolearn.compiler.modules.backbone"),
+    ("topolearn.ops.backbone", "topolearn.compiler.modules.timm_encoder"),
     # Started as a process.
     ("topolearn.studies.processes", "topolearn.studies.worker"),
 }

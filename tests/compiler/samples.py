@@ -96,8 +96,9 @@ EDGES: list[tuple[str, dict[str, Any], Shape, Shape]] = [
     ("conv_resize", {"batch_norm": False, "activation": "relu", "mode": "nearest"}, Shape(4, 2), Shape(6, 1)),
 ]
 
-# Covered by graphs of their own: every graph has inputs, and tests/compiler/test_backbone.py has the rest.
-ELSEWHERE = {"input", "feature", "torchvision.backbone", "part"}
+# Covered by graphs of their own: every graph has inputs, and tests/compiler/test_backbone.py and test_timm_encoder.py
+# have the rest.
+ELSEWHERE = {"input", "feature", "torchvision.backbone", "timm.backbone", "part"}
 
 NODE_IDS = [f"{op}-{i}" for i, (op, *_) in enumerate(NODES)]
 EDGE_IDS = [f"{op}-{i}" for i, (op, *_) in enumerate(EDGES)]

@@ -38,14 +38,20 @@ Run = Callable[..., tuple[int, str, str]]
 COUNTS = {
     "fdn-mobilenetv2-voc": (1_934_293, 90),
     "fdn-mobilenetv2-camvid": (1_934_293 - 10 * (64 + 1), 90),
+    "fdn-efficientnetlite0-camvid": (287_563, 30),
     "fdn-resnet50-voc": (1_750_997, 30),
     "fdn-resnet101-voc": (1_750_997, 30),
     "sparsemask-mobilenetv2-voc": (560_981, 0),
     "unet-mobilenetv2-voc": (164_821, 0),
     "fcn-mobilenetv2-voc": (26_901, 0),
 }
-ENCODERS = {"mobilenetv2": 2_223_872, "resnet50": 25_557_032 - 2049 * 1000, "resnet101": 44_549_160 - 2049 * 1000}
-"""Parameters of torchvision's networks, without their last layer."""
+ENCODERS = {
+    "mobilenetv2": 2_223_872,
+    "efficientnetlite0": 4_652_008 - 1281 * 1000 - 320 * 1280 - 2 * 1280,
+    "resnet50": 25_557_032 - 2049 * 1000,
+    "resnet101": 44_549_160 - 2049 * 1000,
+}
+"""Parameters of torchvision's networks without their last layer, and of timm's without what follows the last block."""
 MACS = {"sparsemask-mobilenetv2-voc": 0.294, "fdn-mobilenetv2-voc": 1.287}
 """10⁹ multiply-accumulates of the decoder at 512 x 512."""
 
@@ -88,6 +94,7 @@ def test_counts_by_hand() -> None:
         return decoder(wide, uses, levels)
 
     assert dense(CHANNELS) == COUNTS["fdn-mobilenetv2-voc"][0]
+    assert dense((16, 24, 40, 112, 320)) - 10 * 65 == COUNTS["fdn-efficientnetlite0-camvid"][0]
     assert dense((64, 256, 512, 1024, 2048)) == COUNTS["fdn-resnet50-voc"][0]
     unet = dict.fromkeys(range(9), 1) | {9: 8}
     assert decoder((*CHANNELS, 64), unet, 9) == COUNTS["unet-mobilenetv2-voc"][0]

@@ -292,8 +292,8 @@ def test_edge_op_follows_its_rules(
 
 
 def test_every_registered_op_has_a_case() -> None:
-    # 'input' and 'feature' are below; a backbone's rule needs torchvision.
-    covered = {case[0] for case in NODE_CASES} | {"input", "feature", "torchvision.backbone"}
+    # 'input' and 'feature' are below; a backbone's rule needs torchvision or timm.
+    covered = {case[0] for case in NODE_CASES} | {"input", "feature", "torchvision.backbone", "timm.backbone"}
     assert {name for name, op in NODE_OPS.items() if op.__module__.startswith("topolearn.")} <= covered
     assert {name for name, op in EDGE_OPS.items() if op.__module__.startswith("topolearn.")} <= {
         case[0] for case in EDGE_CASES

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from topolearn.compiler.dag import DAG, Outputs
-from topolearn.compiler.modules import BatchNorm, ModuleTable, backbone, build_edge, build_node
+from topolearn.compiler.modules import BatchNorm, ModuleTable, backbone, build_edge, build_node, timm_encoder
 from topolearn.compiler.modules.part import Sources
 from topolearn.compiler.plan import edge_key, ends
 from topolearn.compiler.reference import ReferenceDAG
 from topolearn.errors import GraphError, OptionError, TopolearnError, shown
 from topolearn.graph import BindFanIn, Graph, KeepEdges, RemoveIdleRelus, Topology, apply_passes
 from topolearn.ops import Bundle, Shape
-from topolearn.ops.backbone import TorchvisionBackbone
+from topolearn.ops.backbone import TimmBackbone, TorchvisionBackbone
 from topolearn.ops.part import NetworkPart
 
 
@@ -311,7 +311,7 @@ def load_pretrained(net: nn.Module) -> None:
     """Load the pretrained weights that the graph names for its backbones (``weights: IMAGENET1K_V1``), if any.
 
     :func:`topolearn.fit` calls it when training starts. Building a network does not: a new network's weights are
-    random. Torchvision downloads weights that are not in its folder yet.
+    random. Torchvision and timm download weights that are not in their folders yet.
 
     Args:
         net: A network on any device; its other weights stay as they are.
@@ -324,6 +324,8 @@ def load_pretrained(net: nn.Module) -> None:
     for node in net.graph.nodes.values():
         if isinstance(node.rule, TorchvisionBackbone) and node.rule.weights is not None:
             backbone.load_pretrained(node.rule, net.nodes[node.id])
+        elif isinstance(node.rule, TimmBackbone) and node.rule.weights is not None:
+            timm_encoder.load_encoder(node.rule, net.nodes[node.id])
 
 
 def unwrapped(module: Any) -> Any:

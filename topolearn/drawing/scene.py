@@ -36,7 +36,7 @@ FAMILIES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "embedding": (("embedding", "patch_embedding"), "#f9d9ec", "#a63d7a"),
     "pooling": (("max_pool", "avg_pool", "global_avg_pool", "token_pool"), "#fdeac0", "#a87512"),
     "head": (("classifier", "linear", "segmentation_head", "token_head"), "#fbd5d0", "#b8483b"),
-    "backbone": (("torchvision.", "feature"), "#e6dcfa", "#6e50b5"),
+    "backbone": (("torchvision.", "timm.", "feature"), "#e6dcfa", "#6e50b5"),
     "part of a network": (("part",), "#d9dff5", "#44569c"),
     "decoder stage": ((), "#c5eef2", "#0b7285"),
     "identity, sum, concat": (("identity", "concat", "relu"), "#ffffff", "#57606a"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ def refuse_unreadable(model: nn.Module) -> None:
             raise refusal(path, module, "it waits for its first input; run the network once")
         if any(getattr(module, hooks) for hooks in _HOOKS):
             raise refusal(path, module, "it has a hook, which a graph cannot have; remove it")
-        changed = [name for name in _METHODS if name in vars(module)]
+        changed = [name for name in _METHODS if name in vars(module) and not _is_own_method(module, vars(module)[name])]
         if changed:
             raise refusal(path, module, f"its method '{changed[0]}' has been replaced; put that into a class")
     kinds = {(tensor.device, tensor.dtype) for tensor in model.parameters() if tensor.is_floating_point()}
@@ -43,6 +44,12 @@ def refuse_unreadable(model: nn.Module) -> None:
         raise refusal("", model, "its parameters are on the meta device and hold no values")
     if len({device for device, _ in kinds}) > 1:
         raise refusal("", model, "its parameters are on several devices; move them with .to(…) first")
+
+
+def _is_own_method(module: nn.Module, value: Any) -> bool:
+    """Whether something is a method of a module's own class: it chose one of several, and a copy has the same."""
+    is_bound = isinstance(value, MethodType) and value.__self__ is module
+    return is_bound and getattr(type(module), value.__name__, None) is value.__func__
 
 
 def input_size(model: nn.Module, example: Any, size: Any) -> tuple[int, ...]:

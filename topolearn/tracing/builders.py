@@ -37,7 +37,7 @@ def names(library: str) -> list[str]:
 
         found: list[str] = models.list_models(module=models)
         return found
-    return list(_timm().list_models())
+    return list(timm_library().list_models())
 
 
 def version(library: str) -> str:
@@ -67,7 +67,7 @@ def builder(source: Source) -> Callable[[], nn.Module]:
         from torchvision import models
 
         return lambda: models.get_model(source.model, weights=None, **options)
-    return lambda: _timm().create_model(source.model, pretrained=False, **options)
+    return lambda: timm_library().create_model(source.model, pretrained=False, **options)
 
 
 def open_source(source: Source, size: Sequence[int]) -> Opened:
@@ -107,7 +107,12 @@ def outline_of(make: Callable[[], nn.Module]) -> nn.Module:
             return make()
 
 
-def _timm() -> Any:
+def timm_library() -> Any:
+    """Return timm.
+
+    Raises:
+        LiftError: It is not installed.
+    """
     try:
         import timm
     except ImportError:

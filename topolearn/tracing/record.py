@@ -133,12 +133,16 @@ class Stopped(Exception):
         self.path = path
 
 
-class _Macs(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts multiply-accumulates."""
+class CountMacs(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts multiply-accumulates of convolutions, linear layers and attention while it is entered.
+
+    Attributes:
+        total: The number so far.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.total = 0
+        self.total: int = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -158,7 +162,7 @@ class _Recorder(TorchFunctionMode):
         self.made: dict[int, Ref] = {}
         self.kept: list[Any] = []  # an id is unique only while its tensor lives
         self.names: dict[str, int] = {}
-        self.counter = _Macs()
+        self.counter = CountMacs()
 
     # -- modules -------------------------------------------------------------------------------
 

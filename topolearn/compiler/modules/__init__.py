@@ -1,6 +1,6 @@
 """The modules of all op families, by the op's class."""
 
-from topolearn.compiler.modules import backbone, blocks, edges, nodes, tokens, transformer
+from topolearn.compiler.modules import backbone, blocks, edges, nodes, timm_encoder, tokens, transformer
 from topolearn.compiler.modules.base import (
     BatchNorm,
     ConvUnit,
@@ -25,6 +25,7 @@ __all__ = [
     "edges",
     "nodes",
     "stackable",
+    "timm_encoder",
     "tokens",
     "transformer",
 ]

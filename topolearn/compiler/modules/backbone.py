@@ -50,12 +50,17 @@ def _extractor(model: str, features: Mapping[str, str], *, pretrained: bool = Fa
         missing = [place for place in features.values() if f"'{place}'" in str(error)] or list(features.values())
         raise ShapeError(f"'{model}' has no place '{missing[0]}' to take a feature from") from None
     _never_in_place(extractor)
-    for module in extractor.modules():
+    with_our_layers(extractor)
+    return extractor
+
+
+def with_our_layers(network: nn.Module) -> None:
+    """Make plain convolutions and batch normalisations those of other nodes, which compute the same."""
+    for module in network.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = BatchNorm
         if type(module) is nn.Conv2d and module.padding_mode == "zeros":
             module.__class__ = Conv2d
-    return extractor
 
 
 def _never_in_place(extractor: Any) -> None:
