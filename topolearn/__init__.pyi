@@ -24,6 +24,7 @@ from .graph import Topology as Topology
 from .lifting import lift as lift
 from .onnx import export_onnx as export_onnx
 from .runs import FitResult as FitResult
+from .runs import HubModel as HubModel
 from .runs import load_model as load_model
 from .studies import Comparison as Comparison
 from .studies.compare import compare as compare

@@ -1,4 +1,5 @@
 from .config import read_config as read_config
+from .hub import HubModel as HubModel
 from .learned import Learned as Learned
 from .learned import read_learned as read_learned
 from .result import FitResult as FitResult
