@@ -46,7 +46,7 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
         "images or text in; classes, masks, overlays or text out",
         "runs tasks data samples onnx compiler drawing ops device files task_kinds errors",
     ),
-    ("lifting", "networks people have -> Graph", "runs compiler tracing graph ops frozen errors"),
+    ("lifting", "networks people have -> Graph, and back", "runs compiler tracing graph ops frozen errors"),
     (
         "runs",
         "the folder of a run: write, read, resume, deliver",

@@ -22,6 +22,7 @@ from .graph import Graph as Graph
 from .graph import Node as Node
 from .graph import Topology as Topology
 from .lifting import lift as lift
+from .lifting import unlift as unlift
 from .onnx import export_onnx as export_onnx
 from .runs import FitResult as FitResult
 from .runs import HubModel as HubModel

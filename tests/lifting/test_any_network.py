@@ -387,7 +387,7 @@ def test_a_network_of_your_own_is_read_back_with_it(tmp_path: Path) -> None:
     assert "library: own, model: SmallResNet" in dumps(graph)
     assert Network(graph).graph == net.graph  # the network is still there
     del net
-    with pytest.raises(GraphError, match="a part of 'SmallResNet', a network of your own; in Python call register_"):
+    with pytest.raises(GraphError, match="comes from 'SmallResNet', a network of your own; in Python call register_"):
         Network(loads(dumps(graph)))
     topolearn.register_source("SmallResNet", SmallResNet)
     assert Network(loads(dumps(graph))).graph == graph

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import MobileNetV2, RegNet, ResNet, WeightsEnum
 
 from topolearn.compiler import Network
+from topolearn.compiler.modules.part import reading_size
 from topolearn.compiler.network import unwrapped
 from topolearn.errors import LiftError, OptionError
 from topolearn.graph import Source
@@ -24,7 +25,9 @@ from topolearn.lifting.pretrained import by_name, load_file
 from topolearn.lifting.readable import input_size, refuse_unreadable
 from topolearn.lifting.regnets import read_regnet
 from topolearn.lifting.resnets import read_resnet
+from topolearn.lifting.sources import source_of, with_source
 from topolearn.ops.shape import Size
+from topolearn.tracing.opened import Opened
 
 _PROBE = 64
 """Largest height and width of the images that the two networks are compared on."""
@@ -91,19 +94,22 @@ def lift(
             load_file(net, weights)
     refuse_unreadable(net)
     shape = input_size(net, example, size)
-    lifted = _as_nodes(net, name, shape) or lift_parts(net, name, shape, origin)
+    lifted = _as_nodes(net, name, shape, origin) or lift_parts(net, name, shape, origin)
     lifted.about = about
     return lifted
 
 
-def _as_nodes(model: nn.Module, name: str, shape: tuple[int, ...]) -> Network | None:
+def _as_nodes(model: nn.Module, name: str, shape: tuple[int, ...], origin: Source | None) -> Network | None:
     """Lift one of torchvision's own networks to ordinary nodes; None if it is another network, or has been changed."""
     if type(model) not in _READERS or len(shape) != 3:
         return None
     try:
-        return build(outline(model, name, shape[1:]))
+        net = build(outline(model, name, shape[1:]))
+        opened = Opened(lambda: model, model, reading_size(net.graph))
     except LiftError:
         return None
+    net.graph = with_source(net.graph, source_of(model, opened, origin), model)
+    return net
 
 
 def outline(model: nn.Module, name: str, image: Size) -> Draft:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,15 +18,12 @@ from topolearn.frozen import FrozenMap
 from topolearn.graph import Edge, Graph, Node, Source
 from topolearn.lifting.draft import IMAGE, node_id
 from topolearn.lifting.equal_outputs import compare, outputs
+from topolearn.lifting.sources import SOURCE, source_of, with_source
 from topolearn.lifting.stretches import Stretch, stretches
 from topolearn.lifting.structure import Piece, Pieces, Sum, find_chain
 from topolearn.ops import Shape
 from topolearn.ops.shape import Size
-from topolearn.tracing.builders import builder
 from topolearn.tracing.opened import Opened
-
-SOURCE = "net"
-"""Name of the network in the graph's ``sources``."""
 
 _RELUS = (F.relu, torch.relu, torch.Tensor.relu)
 
@@ -48,17 +44,10 @@ def lift_parts(model: nn.Module, name: str, size: Sequence[int], origin: Source 
         opened = Opened(lambda: model, model, size)
     except LiftError as error:
         raise _told_apart(model, size, error) from None
-    params = sum(parameter.numel() for parameter in model.parameters())
-    source = Source("own", type(model).__name__) if origin is None else origin
-    source = replace(source, params=params, fingerprint=opened.fingerprint, net=opened)
+    source = source_of(model, opened, origin)
     net = Network(graph_of(opened, name, source, size)).train(model.training)
     compare(model, net, size)
-    if origin is None:
-        kept = copy.deepcopy(model)  # the model may change
-        opened = opened.made_by(lambda: kept)
-    else:
-        opened = opened.made_by(builder(origin))
-    net.graph = net.graph.replace(sources={SOURCE: source.opened(opened)})
+    net.graph = with_source(net.graph, source, model)
     return net
 
 

@@ -54,7 +54,7 @@ def builder(source: Source) -> Callable[[], nn.Module]:
     if source.library == "own":
         if source.model not in _REGISTERED:
             raise LiftError(
-                f"it is a part of '{source.model}', a network of your own; in Python call"
+                f"it comes from '{source.model}', a network of your own; in Python call"
                 f" register_source('{source.model}', {source.model}) first, or give load_model a {source.model} with"
                 " 'sources'; the command line can use the run's ONNX file"
             )

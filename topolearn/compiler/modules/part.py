@@ -13,6 +13,9 @@ from topolearn.ops.part import NetworkPart
 from topolearn.tracing.builders import open_source
 from topolearn.tracing.opened import Opened
 
+ANY_SIDE = 64
+"""Height and width of the images for which a network is read whose graph takes images of any size."""
+
 
 def with_networks(graph: Graph, networks: Mapping[str, nn.Module]) -> Graph:
     """Return a graph whose sources have their networks.
@@ -29,7 +32,7 @@ def with_networks(graph: Graph, networks: Mapping[str, nn.Module]) -> Graph:
         if name not in sources:
             raise GraphError(f"the graph has no source '{name}'{suggest(name, sources)}")
         try:
-            opened = Opened(partial(_same, network), network, _input_size(graph))
+            opened = Opened(partial(_same, network), network, reading_size(graph))
         except LiftError as error:
             raise GraphError(f"source '{name}': {error.message}") from None
         if opened.fingerprint != sources[name].fingerprint:
@@ -45,8 +48,15 @@ def _same(network: nn.Module) -> nn.Module:
     return network
 
 
-def _input_size(graph: Graph) -> tuple[int, ...]:
-    return graph.input_size(graph.inputs[0])
+def reading_size(graph: Graph) -> tuple[int, ...]:
+    """Return the shape of the input, without the batch, for which the network of a graph's source is read.
+
+    Parts are made for the size of the graph's input. Ordinary nodes take any size, so a graph without parts may have
+    another one than when it was lifted.
+    """
+    size = graph.input_size(graph.inputs[0])
+    has_parts = any(node.op == NetworkPart.op_name for node in graph.nodes.values())
+    return size if has_parts else (size[0], *(ANY_SIDE for _ in size[1:]))
 
 
 class Sources:
@@ -76,6 +86,6 @@ class Sources:
 
     def _open(self, name: str) -> tuple[Opened, nn.Module]:
         if name not in self._built:
-            opened = open_source(self.graph.sources[name], _input_size(self.graph))
+            opened = open_source(self.graph.sources[name], reading_size(self.graph))
             self._built[name] = (opened, opened.make())
         return self._built[name]

@@ -1,0 +1,150 @@
+"""Takes removed branches and blocks out of a network's modules, by what its forward pass does with them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from topolearn.lifting.stand_ins import Skip, Zeros
+from topolearn.tracing.flow import Flow
+from topolearn.tracing.opened import Opened
+from topolearn.tracing.record import Call
+from topolearn.tracing.values import Ref, leaves, refs
+
+RELUS = (F.relu, torch.relu, torch.Tensor.relu)
+"""The functions that compute a relu."""
+_KEEP_SIGN = ("dropout", "pool")
+"""Parts of the names of functions whose outputs are not negative if their inputs are not."""
+
+
+@dataclass
+class Cut:
+    """What is left of a network's data flow once some of its operations are removed.
+
+    Attributes:
+        opened: The network.
+        model: The network's modules.
+        branches: Operations of the removed branches: an addition of one gives its other term.
+        bypassed: Last operation of a removed block -> the operation that gives the block's input.
+    """
+
+    opened: Opened
+    model: nn.Module
+    branches: Collection[int]
+    bypassed: Mapping[int, int]
+    _same: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        flow = self.opened.flow
+        for number in range(1, len(flow.trace.ops)):
+            same = self.bypassed.get(number, self._passes_on(flow, number))
+            if same is not None:
+                self._same[number] = self._same.get(same, same)
+
+    def _passes_on(self, flow: Flow, number: int) -> int | None:
+        """Return the operation whose output an operation passes on unchanged, now; None if it computes something."""
+        if flow.members[number] != [number]:  # a module that must stay whole
+            return None
+        terms = [term for term in flow.added(number) if not self._is_zero(term)]
+        if len(terms) == 1 and len(flow.added(number)) == 2:
+            return terms[0]
+        op = flow.trace.ops[number]
+        path = flow.trace.calls[op.call].path
+        is_identity = op.function is None and type(self.model.get_submodule(path)) is nn.Identity
+        if len(flow.sources[number]) == 1 and (is_identity or op.function in RELUS):
+            (source,) = flow.sources[number]
+            if is_identity or self._is_never_negative(source):
+                return source
+        return None
+
+    def _is_zero(self, number: int) -> bool:
+        sources = self.opened.flow.sources[number]
+        return number in self.branches or (bool(sources) and all(map(self._is_zero, sources)))
+
+    def _is_never_negative(self, number: int) -> bool:
+        number = self._same.get(number, number)
+        op, sources = self.opened.flow.trace.ops[number], self.opened.flow.sources[number]
+        if op.function in RELUS:
+            return True
+        name = op.name.rpartition(".")[2]
+        return any(word in name for word in _KEEP_SIGN) and len(sources) == 1 and self._is_never_negative(sources[0])
+
+    def needed(self) -> set[int]:
+        """Return the operations that the output still depends on."""
+        flow = self.opened.flow
+        output = self._same.get(self.opened.output, self.opened.output)
+        found, waiting = {output}, [output]
+        while waiting:
+            for source in flow.sources[waiting.pop()]:
+                source = self._same.get(source, source)
+                if source not in found:
+                    found.add(source)
+                    waiting.append(source)
+        return {member for number in found for member in flow.members[number]}
+
+    def skips(self, call: Call) -> bool:
+        """Whether a module returns its input, now."""
+        head = self.opened.flow.head
+        takes, gives = set(refs((call.args, dict(call.kwargs)))), [leaf for _, leaf in leaves(call.output)]
+        if len(takes) != 1 or len(gives) != 1 or not isinstance(gives[0], Ref):
+            return False
+        before, after = head[takes.pop().op], head[gives[0].op]
+        return self._same.get(before, before) == self._same.get(after, after)
+
+
+def remove(opened: Opened, model: nn.Module, branches: Collection[int], bypassed: Mapping[int, int]) -> None:
+    """Replace the modules of removed branches and blocks, in place.
+
+    A module that only passes its input on becomes an ``nn.Identity``. Elsewhere, modules that only a removed branch
+    needs give zeros.
+
+    Args:
+        opened: The network.
+        model: The network's modules, which are changed.
+        branches: Operations of removed branches.
+        bypassed: Last operation of a removed block -> the operation that gives the block's input.
+    """
+    flow, calls = opened.flow, opened.flow.trace.calls
+    cut = Cut(opened, model, branches, bypassed)
+    needed = cut.needed()
+    before = {member for number in flow.between(0, opened.output) for member in flow.members[number]}
+    gone = before - needed
+    in_blocks = set().union(*(flow.inside(entry, exit) for exit, entry in bypassed.items()))
+    skipped, idle = set(), set()
+    for index, call in enumerate(calls):
+        body = set(range(call.start, call.stop))
+        if call.path and body & gone:
+            if cut.skips(call):
+                skipped.add(index)
+            elif not body & needed:
+                idle.add(index)
+    of_path: dict[str, set[int]] = defaultdict(set)
+    for index, call in enumerate(calls):
+        of_path[call.path].add(index)
+    replaced: set[int | None] = set()
+    for index, call in enumerate(calls):
+        if call.parent in replaced:
+            replaced.add(index)
+        elif index in skipped | idle and of_path[call.path] <= skipped | idle:
+            stand_in = _stand_in(opened, call, skips=index in skipped or call.start in in_blocks)
+            if stand_in is not None:
+                model.set_submodule(call.path, stand_in.train(model.training))
+                replaced.add(index)
+
+
+def _stand_in(opened: Opened, call: Call, *, skips: bool) -> nn.Module | None:
+    """Return what takes the place of a module; None if there is nothing that could."""
+    ops = opened.flow.trace.ops
+    given, made = list(refs((call.args, dict(call.kwargs)))), list(refs(call.output))
+    if not given:
+        return None
+    if skips:
+        if len(made) != 1 or ops[given[0].op].shape != ops[made[0].op].shape:
+            return None
+        return nn.Identity() if len(call.args) == 1 and not call.kwargs else Skip()
+    return Zeros(call.output, given[0], {ref.op: ops[ref.op].shape for ref in (given[0], *made)})
