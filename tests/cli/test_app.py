@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -310,14 +311,17 @@ class TestOthers:
 
     def test_training_options_have_other_defaults_for_text(self, run: Run) -> None:
         _, out, _ = run("list", "training")
-        for line in (
-            "optimizer = sgd (text: adamw)  ",
-            "betas = [0.9, 0.999] (text: [0.9, 0.95])  ",
-            "weight_decay = 0.0001 (text: 0.1)  ",
-            "schedule = cosine  ",
-        ):
-            assert f"\n{line}" in f"\n{out}"
-        assert "\n  decay = all (text: matrices)\n" in run("list", "training", "decay")[1]
+        lines = [line for line in re.sub(r"\s*\n\s+", " ", out).splitlines() if "for text:" in line]
+        assert [(line.split()[0], line.rpartition("(for text: ")[2]) for line in lines] == [
+            ("optimizer", "adamw)"),
+            ("betas", "[0.9, 0.95])"),
+            ("weight_decay", "0.1)"),
+            ("decay", "matrices)"),
+            ("lr_floor", "0.1)"),
+            ("warmup_epochs", "1.0)"),
+            ("clip_grad_norm", "1.0)"),
+        ]
+        assert "\n  decay = all (for text: matrices)\n" in run("list", "training", "decay")[1]
 
     def test_version(self, run: Run) -> None:
         assert run("--version") == (0, f"topolearn {topolearn.__version__}\n", "")

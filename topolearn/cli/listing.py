@@ -16,8 +16,6 @@ from topolearn.plugins import load_plugins
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from topolearn.options import Described
-
 _WIDTH = 100
 
 
@@ -94,9 +92,8 @@ def _print_fields(model: type[BaseModel], names: list[str]) -> None:
 
     for field in fields(model):
         if field.name in names:
-            usual = _default(field) if model is _training() else field.default
-            given = "" if usual is None else f" = {usual}"
-            print(f"\n  {field.name}{given}")
+            given = "" if field.default is None else f" = {field.default}"
+            print(f"\n  {field.name}{given}{_for_text(field.name) if model is _training() else ''}")
             print(textwrap.fill(field.text, _WIDTH, initial_indent="      ", subsequent_indent="      "))
 
 
@@ -142,16 +139,16 @@ def _settings() -> Iterator[tuple[str, str]]:
     from topolearn.options import fields
 
     for field in fields(_training()):
-        yield f"{field.name} = {_default(field)}", _sentence(field.text)
+        yield f"{field.name} = {field.default}", _sentence(field.text) + _for_text(field.name)
 
 
-def _default(field: Described) -> str:
-    """Return the default of a training option, and that for text if it differs."""
+def _for_text(name: str) -> str:
+    """Return the default of a training option for text, in brackets; empty if it is the same for all data."""
     from topolearn.options import in_file
     from topolearn.recipes.recipe import TEXT_DEFAULTS
 
-    text = TEXT_DEFAULTS.training.get(field.name)
-    return f"{field.default}" if text is None else f"{field.default} (text: {in_file(text)})"
+    usual = TEXT_DEFAULTS.training.get(name)
+    return "" if usual is None else f" (for text: {in_file(usual)})"
 
 
 def _training() -> type[BaseModel]:
