@@ -105,9 +105,9 @@ def test_an_interrupted_run_scores_on(
         evaluations["of both"] += 1
         return real_loss(self, edge_weights, batch)
 
-    def interrupted(self: Trainer, done: str) -> None:
+    def interrupted(self: Trainer, done: str, due: bool) -> None:
         self.interrupt.asked = True
-        real_pause(self, done)
+        real_pause(self, done, due)
 
     monkeypatch.setattr(ScoringBatches, "loss", counted)
     monkeypatch.setattr(Trainer, "between_scores", interrupted)
@@ -131,7 +131,7 @@ def test_a_budget_is_needed(given: Network, tmp_path: Path) -> None:
 
 
 def trial(net: Network) -> ScoringBatches:
-    return ScoringBatches(net, toy(), F.cross_entropy, 8, 0, torch.device("cpu"), "float32", lambda done: None)
+    return ScoringBatches(net, toy(), F.cross_entropy, 8, 0, torch.device("cpu"), "float32", lambda done, due: None)
 
 
 def test_losses_are_those_of_a_frozen_network_with_batch_statistics(given: Network) -> None:
@@ -155,7 +155,7 @@ def test_gradients_reach_edge_weights(given: Network) -> None:
     batches = trial(given)
     weights = torch.tensor([edge.weight for edge in given.graph.edges], dtype=torch.float64, requires_grad=True)
     net = copy.deepcopy(given).double()
-    batches = ScoringBatches(net, toy(), F.cross_entropy, 8, 0, torch.device("cpu"), "float32", lambda done: None)
+    batches = ScoringBatches(net, toy(), F.cross_entropy, 8, 0, torch.device("cpu"), "float32", lambda done, due: None)
     batches._batches = [(inputs.double(), targets) for inputs, targets in (batches.batch(0), batches.batch(1))]
     (gradient,) = torch.autograd.grad(batches.loss(weights, 0), weights)
     for i in branches(net.graph):

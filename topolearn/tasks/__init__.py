@@ -4,7 +4,7 @@ To add a task, describe its targets in :data:`topolearn.task_kinds.TASK_KINDS` a
 """
 
 from topolearn.tasks.base import Answer, ClassShares, LabelMap, Loss, Metric, NextToken, ScoreMap, Task
-from topolearn.tasks.checks import check_fits
+from topolearn.tasks.checks import check_fits, usual_metrics
 from topolearn.tasks.evaluation import Evaluation
 from topolearn.tasks.table import TASKS, task_of
 
@@ -21,4 +21,5 @@ __all__ = [
     "Task",
     "check_fits",
     "task_of",
+    "usual_metrics",
 ]

@@ -1,11 +1,13 @@
-"""The check that data fit the task and the inputs of a graph."""
+"""Whether data fit the task, the inputs and the outputs of a graph."""
 
 from __future__ import annotations
 
-from topolearn.errors import DataError
+from collections.abc import Mapping
+
+from topolearn.errors import DataError, TopolearnError
 from topolearn.graph import Graph
 from topolearn.samples import DataInfo
-from topolearn.tasks.base import OWN_DATA
+from topolearn.tasks.base import OWN_DATA, Metric
 from topolearn.tasks.table import task_of
 
 
@@ -24,3 +26,13 @@ def check_fits(graph: Graph, info: DataInfo) -> None:
             f" {OWN_DATA}"
         )
     task_of(info.task).check_inputs(graph, info)
+
+
+def usual_metrics(graph: Graph, info: DataInfo) -> Mapping[str, Metric]:
+    """Return the default metrics, or nothing if the graph and the data need a loss from the user."""
+    task = task_of(info.task)
+    try:
+        task.check_outputs(graph, info)
+    except TopolearnError:
+        return {}
+    return task.metrics(info)

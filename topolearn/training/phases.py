@@ -15,13 +15,16 @@ from topolearn.compiler.network import copy_weights
 from topolearn.compiler.plan import edge_key
 from topolearn.errors import OptionError, suggest
 from topolearn.graph import Graph, apply_passes
-from topolearn.learners import EdgeLearner, Phase
+from topolearn.learners import EdgeLearner, Phase, SearchSchedule
 from topolearn.recipes.train_options import PhaseOptions, TrainOptions
 from topolearn.samples import Data
 from topolearn.training.optim import lr_factor
 
 RECALIBRATION_BATCHES = 100
 """Largest number of training batches from which :func:`recalibrate` computes batch statistics."""
+
+_LOOKED_AT = 1_000_000
+"""Largest number of steps, evenly spaced, that are sampled to sum the learning rates of a phase beforehand."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,16 @@ class Scheduled:
     span: int
     opens: bool
 
+    def is_evaluated(self, epoch: int, epochs: int, every: int) -> bool:
+        """Whether the network is evaluated at the end of an epoch.
+
+        Args:
+            epoch: Number of the epoch in the phase, from 0.
+            epochs: Number of the epoch in the run, from 0.
+            every: Epochs from one evaluation to the next; the last one of a phase is always evaluated.
+        """
+        return (epochs + 1) % every == 0 or epoch + 1 == self.epochs
+
     def lr_factor(self, options: TrainOptions, step: int, steps: int) -> float:
         """Return the learning rate as a factor of the schedule's peak.
 
@@ -55,6 +68,21 @@ class Scheduled:
         asked = round(options.warmup_epochs * steps) if options.warmup_steps is None else options.warmup_steps
         warmup = asked if self.opens else 0
         return lr_factor(options, self.before * steps + step, self.span * steps, warmup, self.milestones)
+
+    def search_schedule(self, options: TrainOptions, lr: float, steps: int) -> SearchSchedule:
+        """Return what a learner needs to know of the search ahead.
+
+        Args:
+            options: Training options, which name the schedule.
+            lr: Peak learning rate.
+            steps: Steps per epoch.
+        """
+        count = self.epochs * steps
+        looked_at = range(0, count, -(-count // _LOOKED_AT))
+        factors = [self.lr_factor(options, step, steps) for step in looked_at]
+        total = lr * sum(factors) * (count / len(factors))
+        momentum = options.momentum if options.optimizer == "sgd" else 0.0
+        return SearchSchedule(count, total, lr * max(factors), momentum)
 
 
 def schedule(learner: EdgeLearner, epochs: int, changes: Mapping[str, PhaseOptions]) -> tuple[Scheduled, ...]:

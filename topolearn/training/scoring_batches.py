@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +16,9 @@ from topolearn.samples import Data
 from topolearn.samples.base import AnyBatch, moved
 from topolearn.tasks import Loss
 from topolearn.training.step import autocast
+
+SAVE_EVERY = 60.0
+"""Seconds between checkpoints while blocks are scored."""
 
 
 @dataclass
@@ -31,7 +35,7 @@ class ScoringBatches:
         seed: Seed of the batches.
         device: The device.
         precision: ``float32`` or ``bfloat16`` (autocast).
-        paused: Called between two evaluations with what is done.
+        paused: Called between two evaluations with what is done, and whether a checkpoint is due.
     """
 
     net: Network
@@ -41,8 +45,9 @@ class ScoringBatches:
     seed: int
     device: torch.device
     precision: str
-    paused: Callable[[str], None]
+    paused: Callable[[str, bool], None]
     _batches: list[AnyBatch] = field(default_factory=list)
+    _saved: float = field(default_factory=time.monotonic)
 
     def loss(self, edge_weights: Tensor, batch: int) -> Tensor:
         """Return the task loss of one batch; see :class:`topolearn.learners.Trial`."""
@@ -64,7 +69,10 @@ class ScoringBatches:
 
     def pause(self, done: str) -> None:
         """Called between two evaluations."""
-        self.paused(done)
+        due = time.monotonic() - self._saved > SAVE_EVERY
+        if due:
+            self._saved = time.monotonic()
+        self.paused(done, due)
 
     def batch(self, number: int) -> AnyBatch:
         """Return a batch, on the device; those up to it are read once and kept.

@@ -21,7 +21,6 @@ from topolearn.compiler.finite import not_finite
 from topolearn.distributed import ALONE, World
 from topolearn.errors import CheckpointError, DataError, TopolearnError, TrainingError
 from topolearn.format import dumps, loads
-from topolearn.learners import SearchSchedule
 from topolearn.runs.checkpoint import Checkpoint, Position, foreign_checkpoint
 from topolearn.runs.folder import STATE
 from topolearn.runs.run_writer import RunWriter
@@ -29,7 +28,7 @@ from topolearn.runs.tensor_files import load_into
 from topolearn.samples import Data
 from topolearn.samples.base import AnyBatch, Tensors, listed, moved
 from topolearn.samples.seeds import mix
-from topolearn.tasks import Evaluation, Metric, task_of
+from topolearn.tasks import Evaluation, task_of, usual_metrics
 from topolearn.tasks.sliding import judged
 from topolearn.training.given import check_given
 from topolearn.training.interrupt import Interrupt
@@ -44,12 +43,8 @@ Callback = Callable[[Mapping[str, Any]], None]
 
 _CHECK_EVERY = 25
 """Steps between checks on a GPU (is the loss finite, has someone asked to stop). Each check waits for the device."""
-_LOOKED_AT = 1_000_000
-"""Largest number of steps, evenly spaced, that are sampled to sum the learning rates of a phase beforehand."""
 _USUAL = 100.0
 """Images rarely have larger absolute values: data sets are normalised to about 1."""
-_SAVE_SCORES = 60.0
-"""Seconds between checkpoints while blocks are scored."""
 _ADVICE = "lower 'lr', or set 'clip_grad_norm' or 'warmup_epochs'"
 
 
@@ -95,7 +90,7 @@ class Trainer:
         self.learner, self.device = self.ready.learner, self.ready.device
         info = self.ready.data.info
         self.loss = recipe.loss or task_of(info.task).loss(info, self.options.label_smoothing)
-        self.metrics = _metrics(self.ready) if recipe.metrics is None else recipe.metrics
+        self.metrics = usual_metrics(self.ready.graph, info) if recipe.metrics is None else recipe.metrics
         self.callbacks = recipe.callbacks if self.world.is_main else ()
         self.optimizers: list[Optimizer] = []
         self.take_step: TrainingStep | None = None
@@ -104,7 +99,6 @@ class Trainer:
         self.measured: dict[str, float] | None = None  # metrics of the current network; None: not measured yet
         self.steps = self.data.steps(recipe.batch_size)
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        self.scores_saved = time.monotonic()
         # Tensor cores prefer channels last; on a CPU it depends on the network.
         asked = self.options.channels_last
         self.channels_last = self.device.type == "cuda" if asked is None else asked
@@ -179,14 +173,9 @@ class Trainer:
 
     def make_optimizers(self, scheduled: Scheduled) -> None:
         """Make the optimisers of a phase; a resumed phase restores their state."""
-        steps = scheduled.epochs * self.steps
         lr = self.recipe.lr * scheduled.phase.lr
         if scheduled.phase.search:
-            looked_at = range(0, steps, -(-steps // _LOOKED_AT))
-            factors = [scheduled.lr_factor(self.options, step, self.steps) for step in looked_at]
-            total = lr * sum(factors) * (steps / len(factors))
-            momentum = self.options.momentum if self.options.optimizer == "sgd" else 0.0
-            self.learner.begin(SearchSchedule(steps, total, lr * max(factors), momentum))
+            self.learner.begin(scheduled.search_schedule(self.options, lr, self.steps))
         self.optimizers = optimizers(self.net, lr, self.options.optimizer, **self.options.optimizer_options())
         if self.resumed is not None:
             try:
@@ -349,13 +338,12 @@ class Trainer:
         self.world.from_main(lambda: self.learner.score(batches))
         self.world.share(self.learner.buffers())
 
-    def between_scores(self, done: str) -> None:
-        """Show what is scored, write a checkpoint if the last one is old, and stop if someone asked for that."""
+    def between_scores(self, done: str, due: bool) -> None:
+        """Show what is scored, write a checkpoint if it is due, and stop if someone asked for that."""
         self.reporter.scoring(done)
         asked = self.interrupt.asked and self.world.size == 1  # several processes stop together, after a step
-        if asked or time.monotonic() - self.scores_saved > _SAVE_SCORES:
+        if asked or due:
             self.save()
-            self.scores_saved = time.monotonic()
         if asked:
             self.stop()
 
@@ -389,14 +377,11 @@ class Trainer:
             metrics = evaluation.run(judged(net, self.options), batches)
         return metrics, evaluation.per_class
 
-    def is_evaluated(self, scheduled: Scheduled, epoch: int, epochs: int) -> bool:
-        """Whether the network is evaluated at the end of an epoch: number ``epoch`` of its phase, ``epochs`` of all."""
-        return (epochs + 1) % self.options.evaluate_every == 0 or epoch + 1 == scheduled.epochs
-
     def evaluations_left(self) -> int:
         """Return how often the network will be evaluated from here on, at most."""
         left = [(item, epoch) for item in self.plan[self.at.phase :] for epoch in range(item.epochs)][self.at.epoch :]
-        count = sum(self.is_evaluated(item, epoch, self.at.epochs + i) for i, (item, epoch) in enumerate(left))
+        every = self.options.evaluate_every
+        count = sum(item.is_evaluated(epoch, self.at.epochs + i, every) for i, (item, epoch) in enumerate(left))
         pruned = self.plan[-1].phase.search or (self.learner.scores_blocks and not self.at.settled)
         return count + pruned  # once more after pruning
 
@@ -405,7 +390,8 @@ class Trainer:
     def record(self, scheduled: Scheduled, loss: float, images: int, seconds: float) -> None:
         """Evaluate if that is due, and add the epoch to the history, the files, the progress and the callbacks."""
         assert self.take_step is not None
-        measured = self.evaluate() if self.is_evaluated(scheduled, self.at.epoch, self.at.epochs) else {}
+        is_due = scheduled.is_evaluated(self.at.epoch, self.at.epochs, self.options.evaluate_every)
+        measured = self.evaluate() if is_due else {}
         if not math.isfinite(measured.get("loss", 0.0)):
             raise self.diverged(f"the validation loss became {measured['loss']}")
         record: dict[str, Any] = {
@@ -510,14 +496,3 @@ class Trainer:
     def foreign(self) -> CheckpointError:
         """Return the error for a valid checkpoint of another run."""
         return foreign_checkpoint(self.checkpointed)
-
-
-def _metrics(ready: Prepared) -> Mapping[str, Metric]:
-    """Return the default metrics, or nothing if the graph and the data need a loss from the user."""
-    info = ready.data.info
-    task = task_of(info.task)
-    try:
-        task.check_outputs(ready.graph, info)
-    except TopolearnError:
-        return {}
-    return task.metrics(info)
