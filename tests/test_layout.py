@@ -33,7 +33,7 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
     (
         "studies",
         "many runs: compare, sweep, prune again",
-        "lifting training runs data samples recipes learners compiler format drawing report graph ops options device"
+        "lifting training runs tasks data samples recipes learners compiler format drawing report graph ops options device"
         " files errors",
     ),
     (

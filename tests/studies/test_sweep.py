@@ -296,6 +296,12 @@ class TestErrors:
 
     def test_data_without_a_name_say_where_they_were_looked_for(self, tmp_path: Path) -> None:
         run(tmp_path / "run")
+        with pytest.raises(DataError, match="there is no way to find the run's data 'toy', a set of your own"):
+            measured(tmp_path / "run", data_root=tmp_path / "data", out=tmp_path / "out")
+        config = tmp_path / "run" / CONFIG  # an earlier version did not store where data were found
+        config.write_text(
+            "".join(line for line in config.read_text().splitlines(keepends=True) if not line.startswith("content:"))
+        )
         with pytest.raises(
             DataError, match=f"there is no data set 'toy', and no such folder in .*'{tmp_path / 'data'}'"
         ):

@@ -29,6 +29,7 @@ from topolearn.data import Data
 from topolearn.errors import DataError, TrainingError
 from topolearn.learners import MaskConnect, SearchSchedule
 from topolearn.samples.base import Batch
+from topolearn.training import phases as phases_module
 from topolearn.training import progress
 from topolearn.training import trainer as trainer_module
 from topolearn.training.interrupt import Interrupt
@@ -118,7 +119,7 @@ def test_a_run_of_many_epochs_starts_and_stops_at_once(tmp_path: Path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", epochs=10**8, loss=Stopping(lambda: send(signal.SIGTERM), at=[1]))
     run()
-    monkeypatch.setattr(trainer_module, "_LOOKED_AT", 8)
+    monkeypatch.setattr(phases_module, "_LOOKED_AT", 8)
     run()
     many, exact, coarse = ahead
     assert many.steps == 3 * 10**8

@@ -23,13 +23,14 @@ from topolearn.graph import Graph
 from topolearn.learners import EdgeLearner, learner_class, make_learner
 from topolearn.learners.base import mend_option
 from topolearn.options import validate, with_option
+from topolearn.recipes.recipe import check_functions
 from topolearn.recipes.train_options import TrainOptions
 from topolearn.runs.config import about_data, read_config
 from topolearn.runs.folder import CONFIG, SEARCH_STATE, SEARCHED
 from topolearn.runs.same_data import as_of_run, classes_differ, content_differs, data_settings, values_differ
 from topolearn.runs.tensor_files import load_into, load_tensors
 from topolearn.samples import Data
-from topolearn.tasks import Evaluation, check_fits, task_of
+from topolearn.tasks import Evaluation, Loss, Metric, check_fits, default_metrics, task_of
 from topolearn.tasks.sliding import judged
 
 CPU = torch.device("cpu")
@@ -43,11 +44,15 @@ class SearchedRun:
         config: The run's settings, with the learner's present options.
         learner: The learner as it was when the search ended, except for its options.
         net: The network, in eval mode.
+        loss: Your own loss; None for the task's.
+        metrics: Your own metrics; None for the task's.
     """
 
     config: dict[str, Any]
     learner: EdgeLearner
     net: Network
+    loss: Loss | None = None
+    metrics: Mapping[str, Metric] | None = None
 
     @property
     def graph(self) -> Graph:
@@ -70,10 +75,10 @@ class SearchedRun:
             DataError: See :func:`find_data`.
             OptionError: The default loss and metrics do not fit the graph's outputs.
         """
-        return find_data(self.config, self.graph, given, root)
+        return find_data(self.config, self.graph, given, root, own_loss=self.loss is not None)
 
     def evaluate(self, net: Network, data: Data, device: torch.device = CPU) -> dict[str, float]:
-        """Return the default loss and metrics of a network on the validation data.
+        """Return the loss and metrics of a network on the validation data.
 
         Args:
             net: A network on ``device``; it is left in eval mode.
@@ -86,16 +91,24 @@ class SearchedRun:
         self, net: Network, data: Data, device: torch.device = CPU
     ) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Return the metrics of :meth:`evaluate` and the rows per class of :class:`FitResult`."""
-        task = task_of(data.info.task)
-        evaluation = Evaluation(task.loss(data.info, self.options.label_smoothing), task.metrics(data.info), device)
+        loss = self.loss or task_of(data.info.task).loss(data.info, self.options.label_smoothing)
+        metrics = default_metrics(self.graph, data.info) if self.metrics is None else self.metrics
+        evaluation = Evaluation(loss, metrics, device)
         net.eval()
         with torch.no_grad():
             batches = data.val_batches(data.val_batch_size(self.config["batch_size"]))
-            metrics = evaluation.run(judged(net, self.options), batches)
-        return metrics, evaluation.per_class
+            found = evaluation.run(judged(net, self.options), batches)
+        return found, evaluation.per_class
 
 
-def find_data(config: Mapping[str, Any], graph: Graph, given: Any = None, root: str | Path | None = None) -> Data:
+def find_data(
+    config: Mapping[str, Any],
+    graph: Graph,
+    given: Any = None,
+    root: str | Path | None = None,
+    *,
+    own_loss: bool = False,
+) -> Data:
     """Find the data of a run, or load data like them.
 
     A run's own data are recognised by their content. They are looked for where the run found them, then by name;
@@ -107,19 +120,21 @@ def find_data(config: Mapping[str, Any], graph: Graph, given: Any = None, root: 
         graph: The graph to evaluate.
         given: Data, as in :func:`topolearn.fit`; None for the run's own.
         root: Folder in which to look for data sets.
+        own_loss: Whether you give the loss. Then targets and outputs may have any form.
 
     Raises:
         DataError: The data cannot be found, or are not the run's.
         OptionError: The default loss and metrics do not fit the graph's outputs.
     """
-    data = _own_data(config, graph, root) if given is None else _given_data(config, graph, given, root)
+    data = _own_data(config, graph, root) if given is None else _given_data(config, graph, given, root, own_loss)
     check_fits(graph, data.info)
-    task_of(graph.task).check_outputs(graph, data.info)
+    if not own_loss:
+        task_of(graph.task).check_outputs(graph, data.info)
     return data
 
 
-def _given_data(config: Mapping[str, Any], graph: Graph, given: Any, root: str | Path | None) -> Data:
-    data = read_data(graph, given, root, train_options(config))
+def _given_data(config: Mapping[str, Any], graph: Graph, given: Any, root: str | Path | None, own_loss: bool) -> Data:
+    data = read_data(graph, given, root, train_options(config), own_loss=own_loss)
     found = data_settings(data)
     differs = classes_differ(config, found)
     if differs is not None:
@@ -131,6 +146,11 @@ def _given_data(config: Mapping[str, Any], graph: Graph, given: Any, root: str |
 
 
 def _own_data(config: Mapping[str, Any], graph: Graph, root: str | Path | None) -> Data:
+    if "content" in config and "data_path" not in config and config["data"] not in DATASETS:
+        raise DataError(
+            f"there is no way to find the run's data '{config['data']}', a set of your own that was given in Python;"
+            " say where such data are with --data-root or --data, or give the set again as 'data' in Python"
+        )
     options = train_options(config)
     reasons: list[str] = []
     for source, place in _sources(config, root):
@@ -171,17 +191,26 @@ def train_options(config: Mapping[str, Any]) -> TrainOptions:
     return TrainOptions(**options.model_dump(exclude_defaults=True))
 
 
-def load_searched(run_dir: str | Path, settings: Mapping[str, str] | None = None) -> SearchedRun:
+def load_searched(
+    run_dir: str | Path,
+    settings: Mapping[str, str] | None = None,
+    *,
+    loss: Loss | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+) -> SearchedRun:
     """Read a run's network as it was at the end of its search, without unpickling anything.
 
     Args:
         run_dir: Folder of a run that has ended its search.
         settings: Learner option -> YAML value, instead of the run's.
+        loss: Your own loss, to judge networks by; None for the task's.
+        metrics: Your own metrics; None for the task's.
 
     Raises:
         CheckpointError: There is no such run, or it has no ended search.
-        OptionError: An unknown option, or one that acts only in training.
+        OptionError: An unknown option, one that acts only in training, or a loss or metric that is not a function.
     """
+    check_functions(loss, metrics, ())
     folder = Path(run_dir)
     config = read_config(folder / CONFIG)
     path = folder / SEARCH_STATE
@@ -197,7 +226,7 @@ def load_searched(run_dir: str | Path, settings: Mapping[str, str] | None = None
     net = build(searched, learner)
     load_into(net, _with_prices(net, load_tensors(path)), path)
     net.about = about_data(config)
-    return SearchedRun(config, learner, net.eval())
+    return SearchedRun(config, learner, net.eval(), loss, metrics)
 
 
 def _with_prices(net: Network, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -248,7 +248,7 @@ def describe_tensors(
         if form_of(targets) != {ALONE: (0, False)}:
             raise DataError(
                 f"the training set starts with {_told_form(form_of(targets))}, but {graph.task} by its own loss needs"
-                " one whole number per item; give a 'loss' of (outputs, targets) for other targets"
+                " one whole number per item; give a 'loss' of (outputs, targets) in Python for other targets"
             )
         known = getattr(graph.shapes[graph.outputs[0]], "channels", 0)
         for count in (None, known):

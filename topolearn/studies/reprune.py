@@ -21,6 +21,7 @@ from topolearn.runs.searched import CPU, SearchedRun, load_searched
 from topolearn.runs.tensor_files import save_tensors
 from topolearn.samples import Data
 from topolearn.samples.seeds import mix
+from topolearn.tasks import Loss, Metric
 from topolearn.training.phases import recalibrate
 
 
@@ -32,6 +33,8 @@ def reprune(
     device: str | torch.device = "auto",
     *,
     data: Any = None,
+    loss: Loss | None = None,
+    metrics: Mapping[str, Metric] | None = None,
 ) -> FitResult:
     """Prune a run's network at the end of its search again, with other options.
 
@@ -48,6 +51,8 @@ def reprune(
         data_root: Folder in which data sets are looked for.
         device: Where to measure; ``auto`` is CUDA if available.
         data: Data, as in :func:`topolearn.fit`; None for the run's own.
+        loss: As in :func:`topolearn.fit`. Give it if the run had one.
+        metrics: As in :func:`topolearn.fit`.
 
     Returns:
         The pruned network, on the CPU; with metrics if the run's data can be found.
@@ -60,20 +65,20 @@ def reprune(
     target, where = Path(out), find_device(device)
     if holds_run(target):
         raise CheckpointError(f"{target} already holds a run; choose another folder with --out")
-    run = load_searched(run_dir, settings)
+    run = load_searched(run_dir, settings, loss=loss, metrics=metrics)
     pruned = prune(run.net)
     judged_on = _find(run, data_root, where) if data is None else run.data(data, data_root).to(where)
     if run.learner.recalibrates and judged_on is not None:
         batch_size, seed = run.config["batch_size"], run.config.get("seed", 0)
         recalibrate(pruned.to(where), judged_on, batch_size, mix("recalibrate", seed))
-    (searched_metrics, _), (metrics, per_class) = _evaluate(run, judged_on, where, run.net, pruned)
+    (searched_metrics, _), (measured, per_class) = _evaluate(run, judged_on, where, run.net, pruned)
     result = FitResult(
         graph=pruned.graph,
         model=pruned,
         searched=run.graph,
         learner=run.learner,
         history=[],
-        metrics=metrics,
+        metrics=measured,
         searched_metrics=searched_metrics,
         given_metrics=_given_metrics(Path(run_dir)),
         one_level_params=one_level_params(run.graph, run.learner.topology()),

@@ -41,6 +41,7 @@ from topolearn.runs.searched import SearchedRun, load_searched
 from topolearn.samples import Data
 from topolearn.samples.seeds import generator, global_state_kept, mix
 from topolearn.studies.comparison import GraphSize, mean_and_deviation
+from topolearn.tasks import Loss, Metric
 from topolearn.training import phases
 from topolearn.training.memory import kept_memory
 from topolearn.training.progress import Reporter
@@ -97,8 +98,8 @@ class Sweep:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics; the first one is drawn."""
-        return tuple(name for name in self.rows[0].metrics if name != "loss")
+        """Names of the metrics, or ``loss`` if there is none; the first one is drawn."""
+        return tuple(name for name in self.rows[0].metrics if name != "loss") or ("loss",)
 
     def at(self, order: str, asked: float | None) -> tuple[SweepPoint, ...]:
         """Return the points of one order and share: one per seed for the random orders."""
@@ -226,6 +227,8 @@ def sweep(
     data_root: str | Path | None = None,
     device: str | torch.device = "auto",
     quiet: bool = False,
+    loss: Loss | None = None,
+    metrics: Mapping[str, Metric] | None = None,
 ) -> Sweep:
     """Prune a run's network at the end of its search to fewer and fewer edges; see the module's docstring.
 
@@ -240,6 +243,8 @@ def sweep(
         data_root: Folder in which data sets are looked for.
         device: The device; ``auto`` is CUDA if available.
         quiet: Whether to hide progress.
+        loss: As in :func:`topolearn.fit`. Give it if the run had one.
+        metrics: As in :func:`topolearn.fit`; the first one is drawn.
 
     Returns:
         The points; equal arguments give equal points.
@@ -255,7 +260,7 @@ def sweep(
         raise OptionError(f"'seeds' is {shown(seeds)}, but must hold at least one seed, and each once")
     where = find_device(device)
     with global_state_kept(), kept_memory() if where.type == "cpu" else contextlib.nullcontext():
-        run = load_searched(run_dir, settings)
+        run = load_searched(run_dir, settings, loss=loss, metrics=metrics)
         judge = _Judge(run, run.data(data, data_root).to(where), where, recalibrate, Reporter(0, quiet=quiet))
         run.net.to(where)
         graph, learner, whole = run.graph, run.learner, _whole(run, Path(run_dir))

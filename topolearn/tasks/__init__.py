@@ -4,9 +4,9 @@ To add a task, describe its targets in :data:`topolearn.task_kinds.TASK_KINDS` a
 """
 
 from topolearn.tasks.base import Answer, ClassShares, LabelMap, Loss, Metric, NextToken, ScoreMap, Task
-from topolearn.tasks.checks import check_fits, usual_metrics
+from topolearn.tasks.checks import check_fits
 from topolearn.tasks.evaluation import Evaluation
-from topolearn.tasks.table import TASKS, task_of
+from topolearn.tasks.table import TASKS, default_metrics, task_of
 
 __all__ = [
     "TASKS",
@@ -20,6 +20,6 @@ __all__ = [
     "ScoreMap",
     "Task",
     "check_fits",
+    "default_metrics",
     "task_of",
-    "usual_metrics",
 ]

@@ -136,7 +136,7 @@ class Task(ABC):
         """
         output, shape = one_output(graph)
         if not info.classes:
-            raise OptionError(f"data '{info.name}' has no classes; give a 'loss' of (outputs, targets)")
+            raise OptionError(f"data '{info.name}' has no classes; give a 'loss' of (outputs, targets) in Python")
         if shape.is_tokens or shape.is_map != info.kind.is_dense:
             raise DataError(
                 f"{info.task} cannot be learned from {output}, which is {shape}; end the graph in a {self.head}"
@@ -159,8 +159,8 @@ def one_output(graph: Graph) -> tuple[str, Shape]:
     """
     if len(graph.outputs) > 1:
         raise OptionError(
-            f"graph '{graph.name}' has the outputs {', '.join(graph.outputs)}; give a 'loss' of (outputs, targets),"
-            " in which the outputs are a dict by node id"
+            f"graph '{graph.name}' has the outputs {', '.join(graph.outputs)}; give a 'loss' of (outputs, targets) in"
+            " Python, where the outputs are a dict by node id"
         )
     shape = graph.shapes[graph.outputs[0]]
     assert isinstance(shape, Shape)

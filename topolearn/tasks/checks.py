@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from topolearn.errors import DataError, TopolearnError
+from topolearn.errors import DataError
 from topolearn.graph import Graph
 from topolearn.samples import DataInfo
-from topolearn.tasks.base import OWN_DATA, Metric
+from topolearn.tasks.base import OWN_DATA
 from topolearn.tasks.table import task_of
 
 
@@ -26,13 +24,3 @@ def check_fits(graph: Graph, info: DataInfo) -> None:
             f" {OWN_DATA}"
         )
     task_of(info.task).check_inputs(graph, info)
-
-
-def usual_metrics(graph: Graph, info: DataInfo) -> Mapping[str, Metric]:
-    """Return the default metrics, or nothing if the graph and the data need a loss from the user."""
-    task = task_of(info.task)
-    try:
-        task.check_outputs(graph, info)
-    except TopolearnError:
-        return {}
-    return task.metrics(info)

@@ -28,7 +28,7 @@ from topolearn.runs.tensor_files import load_into
 from topolearn.samples import Data
 from topolearn.samples.base import AnyBatch, Tensors, listed, moved
 from topolearn.samples.seeds import mix
-from topolearn.tasks import Evaluation, task_of, usual_metrics
+from topolearn.tasks import Evaluation, default_metrics, task_of
 from topolearn.tasks.sliding import judged
 from topolearn.training.given import check_given
 from topolearn.training.interrupt import Interrupt
@@ -90,7 +90,7 @@ class Trainer:
         self.learner, self.device = self.ready.learner, self.ready.device
         info = self.ready.data.info
         self.loss = recipe.loss or task_of(info.task).loss(info, self.options.label_smoothing)
-        self.metrics = usual_metrics(self.ready.graph, info) if recipe.metrics is None else recipe.metrics
+        self.metrics = default_metrics(self.ready.graph, info) if recipe.metrics is None else recipe.metrics
         self.callbacks = recipe.callbacks if self.world.is_main else ()
         self.optimizers: list[Optimizer] = []
         self.take_step: TrainingStep | None = None
