@@ -33,8 +33,8 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
     (
         "studies",
         "many runs: compare, sweep, prune again",
-        "lifting training runs tasks data samples recipes learners compiler format drawing report graph ops options device"
-        " files errors",
+        "lifting training runs tasks data samples recipes learners compiler format drawing report graph ops options"
+        " device files errors",
     ),
     (
         "training",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tests.graph.test_price import block, chain
+from tests.strategies import graphs
 from topolearn import load_graph
 from topolearn.format import library, loads
-from topolearn.graph import Graph
-from topolearn.graph.price import Alive, mac_prices, param_prices
+from topolearn.graph import Graph, KeepEdges, removables
+from topolearn.graph.price import Alive, Prices, mac_prices, param_prices
 from topolearn.graph.skipping import InUse
 
 RESIDUAL = """
@@ -108,3 +112,54 @@ def test_prices_in_parameters_add_up(name: str) -> None:
     graph = load_graph(name)
     everything = Alive.of(graph, [True] * len(graph.edges))
     assert everything.price(param_prices(graph)) == graph.cost.params
+
+
+SHARED = """
+topolearn: 1
+name: shared
+inputs: {image: [4, 8, 8]}
+nodes:
+  a[1..2]: {op: resnext.branch, width: 2, out_channels: 6, stride: 2, share: {projection: both}}
+  b: {op: identity}
+  head: {op: classifier, classes: 2}
+edges:
+  - {from: image, to: "a[1..2]"}
+  - {from: "a[1..2]", to: b, learnable: true}
+  - {from: b, to: head}
+outputs: [head]
+"""
+
+
+@given(st.data())
+def test_a_block_is_what_a_prune_removes(data: st.DataObject) -> None:
+    graph = data.draw(graphs(min_learnable=1))
+    kept = InUse.of(graph).pruned()
+    for each in removables(graph):
+        pruned = KeepEdges(each.after.topology())(graph)
+        assert set(each.nodes) == kept.nodes.keys() - pruned.nodes.keys()
+        assert kept.cost.macs - each.macs == pruned.cost.macs
+        assert kept.cost.params - each.params == pruned.cost.params
+
+
+def test_a_branch_of_several_nodes_goes_as_a_whole() -> None:
+    (branch,) = removables(block())
+    assert (branch.id, branch.nodes) == ("branch", ("inner", "branch"))
+    prices = Prices("milliseconds", {"image": 0.0, "inner": 1.0, "branch": 2.0, "add": 4.0, "head": 8.0}, (0.5,) * 5)
+    assert branch.price(prices) == 4.5
+
+
+def test_what_an_output_needs_is_no_block() -> None:
+    assert removables(chain(True, True)) == ()
+
+
+def test_blocks_of_a_chain_are_its_nodes() -> None:
+    found = removables(loads(CHAIN))
+    assert [each.nodes for each in found] == [("n1",), ("n2",), ("n3",)]  # n4 is all that the head reads
+    assert {each.macs for each in found} == {8 * 8 * 4 * 4 * 9}
+
+
+def test_shared_parameters_stay_for_others() -> None:
+    graph = loads(SHARED)
+    one, two = removables(graph)
+    assert one.params == two.params < graph.cost.nodes["a1"].params
+    assert one.params == graph.cost.params - KeepEdges(one.after.topology())(graph).cost.params

@@ -92,8 +92,15 @@ def show(
         raise OptionError("--matrix draws a picture; name its file with -o FILE.svg")
     if measured and not as_json and (expand or output is not None):
         raise OptionError("--measure adds to the table of what can go, which is not printed here; leave it out")
+    from topolearn.graph import removables
+
     shown, searched = load(graph, overrides(settings))
     of = shown if searched is None else searched
+    if measured and not removables(of):
+        raise OptionError(
+            f"--measure: in graph '{of.name}' no learnable edge decides about a block by itself, so there is no table"
+            " of what can go; leave it out"
+        )
     times = _times(of) if measured else None
     if output is not None:
         _draw(graph, shown, searched, output, matrix)
@@ -101,19 +108,18 @@ def show(
     if as_json:
         import json
 
-        from topolearn.report import facts, skippable_facts
+        from topolearn.report import block_facts, facts
 
-        print(json.dumps({**facts(shown), "can_go": skippable_facts(of, times)}))
+        print(json.dumps({**facts(shown), "can_go": block_facts(of, times)}))
     elif expand:
         print(shown.to_yaml(), end="")
     elif output is None:
-        from topolearn.graph import is_by_block
-        from topolearn.report import headline, node_table, skippable_table
+        from topolearn.report import block_table, headline, node_table
 
         say(headline(shown))
         print_table(node_table(shown, searched))
-        table = skippable_table(of, None if searched is None else shown, times)
-        if table is not None and (measured or is_by_block(of)):
+        table = block_table(of, None if searched is None else shown, times)
+        if table is not None:
             say("")
             print_table(table)
 

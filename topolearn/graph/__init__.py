@@ -16,7 +16,7 @@ from topolearn.graph.passes import (
 )
 from topolearn.graph.price import one_level_params
 from topolearn.graph.removal import removal_order, without
-from topolearn.graph.skippable import Skippable, is_by_block, skippables
+from topolearn.graph.skipping import Removable, removables
 from topolearn.graph.source import Source
 from topolearn.graph.topology import Topology
 from topolearn.graph.wiring import AGGREGATES, Edge, Node
@@ -35,16 +35,15 @@ __all__ = [
     "MergeDuplicateNodes",
     "Node",
     "Pass",
+    "Removable",
     "RemoveIdleRelus",
-    "Skippable",
     "Source",
     "Topology",
     "UnitWeights",
     "apply_passes",
     "chain_edges",
-    "is_by_block",
     "one_level_params",
+    "removables",
     "removal_order",
-    "skippables",
     "without",
 ]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from topolearn.graph.ir import Graph
-from topolearn.graph.price import Alive, Prices
+from topolearn.graph.passes import KeepEdges
+from topolearn.graph.price import Alive, Prices, mac_prices
 from topolearn.graph.topology import Topology
 
 
@@ -58,16 +59,23 @@ class InUse:
         """Return what is in use without an edge; None if an output would be cut off."""
         weights = list(self.weights)
         weights[edge] = 0.0
-        living = {end for i, value in enumerate(self.weights) if value for end in self._ends(i)}
-        return self._settled(weights, set(self.spare) - {edge}, living | set(self.graph.inputs))
+        return self._settled(weights, set(self.spare) - {edge}, set(self.living()))
 
     def price(self, prices: Prices) -> float:
         """Return the price of the nodes and edges in use."""
         return Alive.of(self.graph, [value != 0.0 for value in self.weights]).price(prices)
 
+    def living(self) -> frozenset[str]:
+        """Return the ids of the nodes in use."""
+        return Alive.of(self.graph, [value != 0.0 for value in self.weights]).nodes
+
     def topology(self) -> Topology:
         """Return the edges in use as a topology."""
         return Topology(tuple(value != 0.0 for value in self.weights), self.weights)
+
+    def pruned(self) -> Graph:
+        """Return the graph of what is in use."""
+        return KeepEdges(self.topology())(self.graph)
 
     def _ends(self, i: int) -> tuple[str, str]:
         return self.graph.edges[i].src, self.graph.edges[i].dst
@@ -93,3 +101,58 @@ class InUse:
         left = tuple(value if i in used else 0.0 for i, value in enumerate(weights))
         ready = frozenset(i for i in spare if i not in used and alive.nodes.issuperset(self._ends(i)))
         return InUse(graph, left, ready)
+
+
+@dataclass(frozen=True)
+class Removable:
+    """What goes from a graph with one learnable edge: a branch, or a block that can be skipped.
+
+    Attributes:
+        nodes: Ids of the nodes that go, in the graph's order.
+        before: The graph with the block.
+        after: The graph without it.
+    """
+
+    nodes: tuple[str, ...]
+    before: InUse
+    after: InUse
+
+    @property
+    def id(self) -> str:
+        """Id of the last node that goes."""
+        return self.nodes[-1]
+
+    def price(self, prices: Prices) -> float:
+        """Return the price of what goes, less that of an edge that steps in."""
+        return self.before.price(prices) - self.after.price(prices)
+
+    @property
+    def params(self) -> int:
+        """Number of parameters that go; what other nodes share stays."""
+        return self.before.pruned().cost.params - self.after.pruned().cost.params
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates that go."""
+        return round(self.price(mac_prices(self.before.graph)))
+
+
+def removables(graph: Graph) -> tuple[Removable, ...]:
+    """Return what can go from a graph with a single learnable edge, in the graph's order.
+
+    Empty if some edge in use decides about no node: then a search chooses among the edges that read a node. What the
+    graph needs for an output cannot go.
+    """
+    whole = InUse.of(graph)
+    living = whole.living()
+    found: dict[tuple[str, ...], Removable] = {}
+    for edge in whole.candidates():
+        left = whole.less(edge)
+        if left is None:
+            continue
+        gone = living - left.living()
+        if not gone:
+            return ()
+        nodes = tuple(name for name in graph.nodes if name in gone)
+        found.setdefault(nodes, Removable(nodes, whole, left))
+    return tuple(found.values())

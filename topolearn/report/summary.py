@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from topolearn.graph import Graph, skippables
+from topolearn.graph import Graph, removables
 from topolearn.graph.degrees import Degree, degrees
 from topolearn.graph.price import Alive, Prices
 from topolearn.ops import Bundle, Shape
@@ -107,7 +107,7 @@ def node_table(graph: Graph, searched: Graph | None = None, limit: int = 60) -> 
     )
 
 
-def skippable_facts(graph: Graph, times: Prices | None = None) -> list[dict[str, Any]]:
+def block_facts(graph: Graph, times: Prices | None = None) -> list[dict[str, Any]]:
     """Return what a search can remove from a graph, as ``topolearn show --json`` prints it under ``can_go``.
 
     Args:
@@ -122,11 +122,11 @@ def skippable_facts(graph: Graph, times: Prices | None = None) -> list[dict[str,
             "macs": each.macs,
             **({} if times is None else {"milliseconds": each.price(times)}),
         }
-        for each in skippables(graph)
+        for each in removables(graph)
     ]
 
 
-def skippable_table(
+def block_table(
     graph: Graph, learned: Graph | None = None, times: Prices | None = None, limit: int = 60
 ) -> Table | None:
     """Make a table with a row per branch or block that a search can remove, and its costs; None if there are none.
@@ -137,7 +137,7 @@ def skippable_table(
         times: Milliseconds of nodes and edges; None if they have not been measured.
         limit: Largest number of rows.
     """
-    found = skippables(graph)
+    found = removables(graph)
     full = (graph.cost.params, graph.cost.macs)
     full_time = None if times is None else Alive.of(graph, [True] * len(graph.edges)).price(times)
     rows: list[tuple[Any, ...]] = []
