@@ -34,7 +34,7 @@ from benchmarks.columns import (
     two,
     whole,
 )
-from benchmarks.results import Results
+from benchmarks.results import FOLDER, Results, read_file
 from topolearn.errors import TopolearnError
 from topolearn.files import write_atomically
 from topolearn.format import load_graph
@@ -98,6 +98,31 @@ def _options(given: Mapping[str, object]) -> str:
     """Return the training options that differ from their defaults, or the optimiser if none does."""
     changed = given or {"optimizer": TrainOptions().optimizer}
     return ", ".join(f"`{name}: {in_file(value)}`" for name, value in changed.items())
+
+
+@dataclass(frozen=True)
+class FamiliesTable:
+    """A table of the families of one library: their smallest network, and what can go from it when it is lifted."""
+
+    name: str
+    library: str
+
+    def markdown(self, results: Results) -> str:
+        """Return the table as Markdown."""
+        rows = []
+        for row in read_file(FOLDER / "families.csv"):
+            library, _, network = row["recipe"].rpartition(":")
+            if (library or "torchvision") != self.library:
+                continue
+            shares = [
+                NumberText(f"{100 * int(row[f'{kind}_can_go']) / int(row[kind]):.0f}" if row[kind] else "")
+                for kind in ("params", "macs")
+            ]
+            becomes = {"nodes": "ordinary nodes", "parts": "parts", "": "refused"}[row["becomes"]]
+            count = [int(row[kind]) if row[kind] else NumberText("") for kind in ("branches", "blocks")]
+            rows.append((row["family"], f"`{network}`", becomes, *count, *shares))
+        headings = ("family", "smallest network", "becomes", "branches", "blocks", "parameters, %", "MACs, %")
+        return Table(headings, tuple(sorted(rows))).markdown()
 
 
 # -- the tables ----------------------------------------------------------------------------------
@@ -185,6 +210,8 @@ TABLES: tuple[Made, ...] = (
             "fcn-mobilenetv2-voc",
         ),
     ),
+    FamiliesTable("families-torchvision", "torchvision"),
+    FamiliesTable("families-timm", "timm"),
     ResultTable(
         "lift",
         (

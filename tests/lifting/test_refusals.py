@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,77 @@ class Choosy(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.conv(x) if x.mean() > 0 else self.conv(-x)
+
+
+class Plain(nn.Module):
+    """A network of one layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+
+class Odd(nn.Module):
+    """A network whose forward pass is the function it is given."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.function = function
+
+    def forward(self, *args: Any, **named: Any) -> Any:
+        return self.function(self, *args, **named)
+
+
+class Scaled(torch.autograd.Function):
+    """The identity, with another gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x * 1.0
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return 3.0 * gradient
+
+
+def without_gradients(self: Any, x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        x = self.conv(x)
+    return self.conv(x)
+
+
+def with_gradient(self: Any, x: torch.Tensor) -> torch.Tensor:
+    return Scaled.apply(self.conv(x))  # type: ignore[no-any-return]
+
+
+def with_autocast(self: Any, x: torch.Tensor) -> torch.Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        x = self.conv(x)
+    return self.conv(x.float())
+
+
+def by_chance(self: Any, x: torch.Tensor) -> torch.Tensor:
+    return self.conv(x) if not self.training or random.random() > 0.5 else x
+
+
+def with_data(self: Any, x: torch.Tensor) -> torch.Tensor:
+    y = self.conv(x)
+    y.data = y.data * 2
+    return y
+
+
+def with_tensor_hook(model: nn.Module) -> nn.Module:
+    model.conv1.weight.register_hook(lambda gradient: 2 * gradient)
+    return model
+
+
+def compiled_inside(model: nn.Module) -> nn.Module:
+    model.conv1 = torch.compile(model.conv1)
+    return model
 
 
 class Sly(nn.Module):
@@ -87,10 +159,49 @@ BAD: dict[str, tuple[Callable[[], nn.Module], str | None, str]] = {
     "no parameters": (nn.Identity, "", "it has no parameters"),
     "a module that waits": (lambda: changed(resnet, "fc", nn.LazyLinear(5)), "fc", "it waits for its first input"),
     "two outputs": (lambda: models.GoogLeNet(5, init_weights=False), "", "in training mode it returns 3 tensors"),
-    "a choice by values": (lambda: Choosy(), "", r"depends on the values of its input"),
+    "a choice by values": (
+        lambda: Choosy(),
+        "",
+        r"depends on the values of its input.*; put that part into a module, and name the module in blocks=\[…\]",
+    ),
+    "a choice inside": (
+        lambda: nn.Sequential(nn.Conv2d(3, 3, 1), Choosy()),
+        "1",
+        r"'1' \(Choosy\) depends on the values of its input.*; blocks=\['1'\] takes it as a whole",
+    ),
+    "a hook on a parameter": (lambda: with_tensor_hook(resnet()), "conv1", "its parameter 'weight' has a hook"),
+    "a part that is compiled": (lambda: compiled_inside(resnet()), "conv1", "lift the network before torch.compile"),
+    "a script": (lambda: torch.jit.script(Plain()), "", "it is a script"),
+    "a part that is a script": (lambda: nn.Sequential(Plain(), torch.jit.script(Plain())), "1", "it is a script"),
+    "a quantised part": (
+        lambda: changed(resnet, "fc", torch.ao.nn.quantized.dynamic.Linear(512, 5)),
+        "fc",
+        "it is quantised; lift the network before that",
+    ),
+    "two inputs": (
+        lambda: Odd(lambda self, x, y: self.conv(x + y)),
+        "",
+        r"missing 1 required positional argument: 'y'",
+    ),
+    "a dict": (lambda: Odd(lambda self, x: {"out": self.conv(x)}), "", "it returns a dict, but only networks"),
+    "no gradients": (lambda: Odd(without_gradients), "", "its own forward pass switches gradients off"),
+    "a gradient of its own": (
+        lambda: Odd(lambda self, x: Scaled.apply(self.conv(x))),
+        "",
+        "or has a gradient of its own",
+    ),
+    "autocast": (lambda: Odd(with_autocast), "", "its own forward pass changes the precision with autocast"),
+    "Python's random numbers": (
+        lambda: Odd(by_chance),
+        "",
+        "own forward pass draws numbers to decide what it does",
+    ),
+    "data that is set": (lambda: Odd(with_data), "", "it sets 'data' of a tensor"),
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*quantized tensor creation:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated:FutureWarning")
 @pytest.mark.parametrize("name", BAD)
 def test_it_says_which_module_and_why(name: str) -> None:
     make, path, message = BAD[name]

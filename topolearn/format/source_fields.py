@@ -75,7 +75,12 @@ class SourceFields(BaseModel):
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     """Hash of what the network computes; the network that is built must have the same."""
 
+    blocks: Annotated[list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,250}$")]], Field(max_length=1000)] = Field(
+        default_factory=list
+    )
+    """Paths of modules that were not looked into when the network was lifted."""
+
     def source(self) -> Source:
         """Return the checked source."""
         fields: Mapping[str, Any] = self.model_dump()
-        return Source(**{**fields, "options": FrozenMap(self.options)})
+        return Source(**{**fields, "options": FrozenMap(self.options), "blocks": tuple(self.blocks)})

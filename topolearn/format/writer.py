@@ -54,7 +54,10 @@ def _source(source: Source) -> dict[str, Any]:
         fields["options"] = source.options
     if source.version:
         fields["version"] = source.version
-    return {**fields, "params": source.params, "fingerprint": source.fingerprint}
+    fields |= {"params": source.params, "fingerprint": source.fingerprint}
+    if source.blocks:
+        fields["blocks"] = source.blocks
+    return fields
 
 
 def _shape(shape: Shape) -> dict[str, Any]:

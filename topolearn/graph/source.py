@@ -24,6 +24,7 @@ class Source:
         options: Plain options for the builder.
         version: The library's version when the network was lifted; "" for ``own``.
         params: Number of its parameters.
+        blocks: Paths of modules that were not looked into.
         fingerprint: Hash of what it computes: of its operations, in order, with the shapes of its tensors.
         net: The network itself, opened; None until it is needed. It is not written, and does not count in ``==``.
     """
@@ -34,6 +35,7 @@ class Source:
     version: str = ""
     params: int = 0
     fingerprint: str = ""
+    blocks: tuple[str, ...] = ()
     net: Any = field(default=None, compare=False, repr=False)
 
     def opened(self, net: Any) -> Source:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,15 @@ from torchvision.models import MobileNetV2, RegNet, ResNet, WeightsEnum
 from topolearn.compiler import Network
 from topolearn.compiler.modules.part import reading_size
 from topolearn.compiler.network import unwrapped
-from topolearn.errors import LiftError, OptionError
+from topolearn.errors import LiftError, OptionError, shown
 from topolearn.graph import Source
 from topolearn.lifting.draft import IMAGE, Draft
 from topolearn.lifting.equal_outputs import compare
 from topolearn.lifting.mobilenets import read_mobilenetv2
 from topolearn.lifting.module_reader import ModuleReader
 from topolearn.lifting.parts import lift_parts
-from topolearn.lifting.pretrained import by_name, load_file
-from topolearn.lifting.readable import input_size, refuse_unreadable
+from topolearn.lifting.pretrained import by_name, load_file, own_size
+from topolearn.lifting.readable import input_size, pair_of, refuse_unreadable
 from topolearn.lifting.regnets import read_regnet
 from topolearn.lifting.resnets import read_resnet
 from topolearn.lifting.sources import source_of, with_source
@@ -46,6 +46,7 @@ def lift(
     example: Tensor | None = None,
     size: int | tuple[int, int] | None = None,
     classes: int | None = None,
+    blocks: Sequence[str] | None = None,
 ) -> Network:
     """Turn any network into a network over a graph that computes the same, with its weights.
 
@@ -65,10 +66,14 @@ def lift(
             torchvision's pretrained weights (``DEFAULT``, ``IMAGENET1K_V2``). Or a file in the network's own layout:
             .safetensors, or a state dict that torch.save wrote.
         example: An input of the network, with a batch axis. Only its shape is read; it sets the graph's input.
-        size: Height and width of the graph's input, the reference for costs, instead of ``example``; default 224.
-            Most convolutional networks take other sizes too.
+        size: Height and width of the graph's input, the reference for costs, instead of ``example``; default 224, and
+            timm's own size for its networks. Most convolutional networks take other sizes too; a vision transformer by
+            name is built for this one.
         classes: Number of classes of a network by name; default: the library's. If the weights have another number of
             classes, the last layer starts from random weights.
+        blocks: Paths of modules that are taken as a whole, such as ``["stage2.gate"]``: modules whose forward pass
+            depends on values, or which you want to remove as one block. Each is called once, and takes and returns one
+            tensor. The network must run on random images.
 
     Returns:
         A network in the mode (training or eval), precision and device of ``model``; its ``graph`` can be
@@ -82,7 +87,8 @@ def lift(
     about: dict[str, Any] = {}
     origin: Source | None = None
     if isinstance(model, str):
-        net, about, origin = by_name(model, weights, classes)
+        net, about, origin = by_name(model, weights, classes, None if size is None else pair_of(size))
+        size = own_size(model) if size is None and example is None else size
         name = model.rpartition(":")[2]
     else:
         if classes is not None:
@@ -94,9 +100,21 @@ def lift(
             load_file(net, weights)
     refuse_unreadable(net)
     shape = input_size(net, example, size)
-    lifted = _as_nodes(net, name, shape, origin) or lift_parts(net, name, shape, origin)
+    marked = _paths(blocks)
+    lifted = None if marked else _as_nodes(net, name, shape, origin)
+    if lifted is None:
+        lifted = lift_parts(net, name, shape, origin, marked)
     lifted.about = about
     return lifted
+
+
+def _paths(blocks: Any) -> tuple[str, ...]:
+    """Check ``blocks`` and return it as a tuple."""
+    if blocks is None:
+        return ()
+    if isinstance(blocks, str) or not isinstance(blocks, Sequence) or not all(isinstance(path, str) for path in blocks):
+        raise OptionError(f"'blocks' is {shown(blocks)}, but it should be a list of module paths, as ['stage2.gate']")
+    return tuple(sorted(set(blocks)))
 
 
 def _as_nodes(model: nn.Module, name: str, shape: tuple[int, ...], origin: Source | None) -> Network | None:

@@ -28,7 +28,9 @@ from topolearn.tracing.opened import Opened
 _RELUS = (F.relu, torch.relu, torch.Tensor.relu)
 
 
-def lift_parts(model: nn.Module, name: str, size: Sequence[int], origin: Source | None) -> Network:
+def lift_parts(
+    model: nn.Module, name: str, size: Sequence[int], origin: Source | None, blocks: Sequence[str] = ()
+) -> Network:
     """Return a network over the graph of any network, with copies of its modules.
 
     Args:
@@ -36,12 +38,13 @@ def lift_parts(model: nn.Module, name: str, size: Sequence[int], origin: Source 
         name: Name of the graph.
         size: Shape of the network's input, without the batch.
         origin: The library's builder that made the network; None for a network of the user's own.
+        blocks: Paths of modules that are not looked into.
 
     Raises:
         LiftError: The network cannot be read, or the two compute different things.
     """
     try:
-        opened = Opened(lambda: model, model, size)
+        opened = Opened(lambda: model, model, size, blocks)
     except LiftError as error:
         raise _told_apart(model, size, error) from None
     source = source_of(model, opened, origin)
@@ -82,15 +85,15 @@ def graph_of(opened: Opened, name: str, source: Source, size: Sequence[int]) -> 
 
 def merged(opened: Opened, chain: Pieces) -> Pieces:
     """Return a chain in which no two parts hold the same parameters: parts that do, and all between, become one."""
-    held: list[set[str]] = []
+    held: list[set[int]] = []
     parts: list[Piece | Sum] = []
     for part in chain:
         if isinstance(part, Sum):
             part = replace(part, terms=tuple(merged(opened, term) for term in part.terms))
-            terms = [set().union(*(_held(opened, each) for each in term)) for term in part.terms]
+            terms = [set().union(*(opened.trained(each.entry, each.exit) for each in term)) for term in part.terms]
             if sum(map(len, terms)) > len(set().union(*terms)):
                 part = Piece(part.entry, part.exit)
-        own = _held(opened, part)
+        own = opened.trained(part.entry, part.exit)
         first = next((index for index, others in enumerate(held) if own & others), None)
         if first is not None:
             part = Piece(parts[first].entry, part.exit)
@@ -99,10 +102,6 @@ def merged(opened: Opened, chain: Pieces) -> Pieces:
         parts.append(part)
         held.append(own)
     return tuple(parts)
-
-
-def _held(opened: Opened, part: Piece | Sum) -> set[str]:
-    return {name for name in opened.tensors(part.entry, part.exit) if opened.changes(name)}
 
 
 def _every_unit(opened: Opened, chain: Pieces, *, outermost: bool) -> Iterator[Stretch]:

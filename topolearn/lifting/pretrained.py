@@ -15,8 +15,9 @@ from topolearn.compiler.modules.backbone import hub_file
 from topolearn.errors import CheckpointError, LiftError, Location, OptionError, shown, suggest, tell
 from topolearn.frozen import FrozenMap
 from topolearn.graph import Source
+from topolearn.ops.shape import Size
 from topolearn.runs.tensor_files import load_tensors, plain_names, why_refused
-from topolearn.tracing.builders import builder, names, outline_of, version
+from topolearn.tracing.builders import builder, names, outline_of, timm_library, version
 
 _NAMES = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "ema", "state_dict_ema")
 """Keys that training programs use for the weights in a checkpoint."""
@@ -29,13 +30,16 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 """Options for torchvision's builders without which a network returns more than one tensor, or warns."""
 
 
-def by_name(name: str, weights: Any, classes: int | None) -> tuple[nn.Module, dict[str, Any], Source]:
+def by_name(
+    name: str, weights: Any, classes: int | None, size: Size | None = None
+) -> tuple[nn.Module, dict[str, Any], Source]:
     """Make a network by its name, in training mode.
 
     Args:
         name: Name in torchvision, or ``timm:`` and the name in timm.
         weights: None for random ones, torchvision's name of pretrained ones, or a file.
         classes: Number of classes. If the weights have another number, the last layer starts from random weights.
+        size: Height and width of the images, for a network that takes only one size; None for its own.
 
     Returns:
         The network; what is known about the data that it was trained on; and the source that builds it.
@@ -57,6 +61,7 @@ def by_name(name: str, weights: Any, classes: int | None) -> tuple[nn.Module, di
     state: dict[str, Tensor] | None = None
     path = None if weights is None else _file(weights)
     options = dict(_OPTIONS.get(model, {})) if library == "torchvision" else {}
+    options |= {} if size is None else _sized(library, model, size)
     if path is not None:
         state = read_state(path)
     elif weights is not None:
@@ -80,6 +85,30 @@ def by_name(name: str, weights: Any, classes: int | None) -> tuple[nn.Module, di
             state |= {key: own[key] for key in head}
         load_state(net, state, path or Path(f"the weights of {model}"))
     return net, about, source
+
+
+def own_size(name: str) -> Size | None:
+    """Return height and width of the images that a network of timm was made for; None for torchvision's."""
+    library, _, model = name.rpartition(":")
+    if library != "timm":
+        return None
+    height, width = timm_library().get_pretrained_cfg(model).input_size[1:]
+    return height, width
+
+
+def _sized(library: str, model: str, size: Size) -> dict[str, Any]:
+    """Return the option of a builder for a network that takes images of one size only.
+
+    Raises:
+        OptionError: The network takes only images that are as high as wide.
+    """
+    if library == "timm":
+        return {"img_size": list(size)} if timm_library().get_pretrained_cfg(model).fixed_input_size else {}
+    if not model.startswith("vit_"):
+        return {}
+    if size[0] != size[1]:
+        raise OptionError(f"'{model}' takes only images that are as high as wide; give one number for 'size'")
+    return {"image_size": size[0]}
 
 
 def _shapes(library: str, model: str, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

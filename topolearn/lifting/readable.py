@@ -29,11 +29,18 @@ def refuse_unreadable(model: nn.Module) -> None:
     for path, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise refusal(path, module, "it is a script, which holds no modules to copy; give the network itself")
+        if hasattr(module, "_orig_mod"):
+            raise refusal(path, module, "it is compiled; lift the network before torch.compile")
+        if "quantized" in type(module).__module__:
+            raise refusal(path, module, "it is quantised; lift the network before that")
         held = (*module.parameters(recurse=False), *module.buffers(recurse=False))
         if any(isinstance(tensor, UninitializedParameter | UninitializedBuffer) for tensor in held):
             raise refusal(path, module, "it waits for its first input; run the network once")
         if any(getattr(module, hooks) for hooks in _HOOKS):
             raise refusal(path, module, "it has a hook, which a graph cannot have; remove it")
+        hooked = [name for name, tensor in module.named_parameters(recurse=False) if tensor._backward_hooks]
+        if hooked:
+            raise refusal(path, module, f"its parameter '{hooked[0]}' has a hook, which a graph cannot have; remove it")
         changed = [name for name in _METHODS if name in vars(module) and not _is_own_method(module, vars(module)[name])]
         if changed:
             raise refusal(path, module, f"its method '{changed[0]}' has been replaced; put that into a class")
@@ -76,7 +83,7 @@ def input_size(model: nn.Module, example: Any, size: Any) -> tuple[int, ...]:
         if not example.is_floating_point():
             raise OptionError(f"'example' holds {example.dtype}, but lifting is for networks that take numbers")
         return tuple(example.shape[1:])
-    pair = _pair(size)
+    pair = pair_of(size)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             return (module.in_channels, *pair)
@@ -87,7 +94,7 @@ def input_size(model: nn.Module, example: Any, size: Any) -> tuple[int, ...]:
     )
 
 
-def _pair(size: Any) -> tuple[int, int]:
+def pair_of(size: Any) -> tuple[int, int]:
     """Check ``size`` and return height and width."""
     if size is None:
         return (SIZE, SIZE)

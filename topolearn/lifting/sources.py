@@ -25,7 +25,7 @@ def source_of(model: nn.Module, opened: Opened, origin: Source | None) -> Source
     """
     source = Source("own", type(model).__name__) if origin is None else origin
     params = sum(parameter.numel() for parameter in model.parameters())
-    return replace(source, params=params, fingerprint=opened.fingerprint, net=opened)
+    return replace(source, params=params, fingerprint=opened.fingerprint, blocks=opened.blocks, net=opened)
 
 
 def with_source(graph: Graph, source: Source, model: nn.Module) -> Graph:

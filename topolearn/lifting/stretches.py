@@ -59,8 +59,8 @@ def _grouped(opened: Opened, run: Sequence[Piece], *, outermost: bool) -> Iterat
 def _blocks(opened: Opened, run: Sequence[Piece]) -> list[tuple[int, int]]:
     """Return where blocks that could be skipped start and stop: their input and their output have one shape.
 
-    They are modules of two or more layers with parameters. Elsewhere they are a layer with what follows it, such as a
-    normalisation and an activation.
+    They are modules that were marked, and modules of two or more layers with parameters. Elsewhere they are a layer
+    with what follows it, such as a normalisation and an activation.
     """
     layers = [bool(opened.macs(piece.entry, piece.exit) and opened.params(piece.entry, piece.exit)) for piece in run]
     found: list[tuple[int, int]] = []
@@ -68,6 +68,10 @@ def _blocks(opened: Opened, run: Sequence[Piece]) -> list[tuple[int, int]]:
     def is_free(start: int, stop: int) -> bool:
         return all(stop <= other_start or other_stop <= start for other_start, other_stop in found)
 
+    for start, piece in enumerate(run):
+        call = opened.flow.trace.calls[opened.flow.trace.ops[piece.exit].call]
+        if call.path in opened.blocks and opened.dims(piece.entry) == opened.dims(piece.exit):
+            found.append((start, start + 1))
     for start, stop in sorted(_modules(opened, run), key=lambda block: block[1] - block[0]):
         same = opened.dims(run[start].entry) == opened.dims(run[stop - 1].exit)
         if same and sum(layers[start:stop]) > 1 and is_free(start, stop):

@@ -87,7 +87,7 @@ def open_source(source: Source, size: Sequence[int]) -> Opened:
     make = builder(source)
     outline = outline_of(make)
     params = sum(parameter.numel() for parameter in outline.parameters())
-    opened = Opened(make, outline, size) if params == source.params else None
+    opened = _opened(make, outline, source, size) if params == source.params else None
     if opened is None or opened.fingerprint != source.fingerprint:
         now = version(source.library)
         changed = f" with {source.library} {source.version}, and {now} is installed" if now != source.version else ""
@@ -95,6 +95,11 @@ def open_source(source: Source, size: Sequence[int]) -> Opened:
             f"the network '{source.model}' is not the one that the graph was lifted from{changed}; lift it again"
         )
     return opened
+
+
+def _opened(make: Callable[[], nn.Module], outline: nn.Module, source: Source, size: Sequence[int]) -> Opened:
+    # What a block gives is seen only with values.
+    return Opened(make, make() if source.blocks else outline, size, source.blocks)
 
 
 def outline_of(make: Callable[[], nn.Module]) -> nn.Module:

@@ -86,7 +86,10 @@ def for_any_mode(evaluating: Trace, training: Trace) -> tuple[Trace, frozenset[i
                     calls[number] = _settled(calls[number], training.calls[other], settle)
         except Differs:
             closed.add(index)
-    return replace(evaluating, ops=tuple(ops), calls=tuple(calls), changed=training.changed), frozenset(closed)
+    whole = {**training.whole, **evaluating.whole}
+    closed |= {index for index, call in enumerate(evaluating.calls) if call.path in whole}
+    trace = replace(evaluating, ops=tuple(ops), calls=tuple(calls), changed=training.changed, whole=whole)
+    return trace, frozenset(closed)
 
 
 CalledT = TypeVar("CalledT", Operation, Call)

@@ -6,15 +6,15 @@ import copy
 import hashlib
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from topolearn.errors import LiftError
+from topolearn.errors import LiftError, suggest
 from topolearn.tracing.flow import Differs, Flow, for_any_batch, for_any_mode
-from topolearn.tracing.record import Stopped, Trace, record
+from topolearn.tracing.record import Block, CountMacs, Stopped, Trace, record
 from topolearn.tracing.region import Action, Index, Region, Unresolved, build_region
 from topolearn.tracing.values import Attribute, Ref, leaves
 
@@ -31,14 +31,18 @@ class Opened:
 
     Attributes:
         make: Returns the network; it is not changed. A library's builder returns a new one, with random weights.
+        blocks: Paths of modules that are not looked into.
         flow: What reads what.
         output: Number of the operation whose output the network returns.
         fingerprint: Hash of the operations, in order, with the shapes of the network's tensors.
     """
 
-    def __init__(self, make: Callable[[], nn.Module], model: nn.Module, size: Sequence[int]) -> None:
+    def __init__(
+        self, make: Callable[[], nn.Module], model: nn.Module, size: Sequence[int], blocks: Sequence[str] = ()
+    ) -> None:
         self.make = make
-        self.flow, self.output = read(model, size)
+        self.blocks = tuple(blocks)
+        self.flow, self.output = read(model, size, blocks)
         self.fingerprint = _fingerprint(self.flow.trace, model)
         self._sizes = {name: (tensor.numel(), id(tensor)) for name, tensor in _named(model)}
         self._trainable = {id(tensor) for tensor in model.parameters()}
@@ -92,10 +96,14 @@ class Opened:
             found |= {leaf.path for _, leaf in leaves((step.args, dict(step.kwargs))) if isinstance(leaf, Attribute)}
         return found
 
-    def changes(self, name: str) -> bool:
-        """Whether training changes a tensor: a parameter, or a buffer such as running statistics."""
-        trainable = name in self._sizes and self._sizes[name][1] in self._trainable
-        return trainable or name in self.flow.trace.changed
+    def trained(self, entry: int, exit: int) -> set[int]:
+        """Return the ids of the tensors between two operations that training changes, such as running statistics.
+
+        A tensor that the network holds in several places has one id.
+        """
+        changed = {self._sizes[name][1] for name in self.flow.trace.changed if name in self._sizes}
+        found = {self._sizes[name][1] for name in self.tensors(entry, exit) if name in self._sizes}
+        return found & (self._trainable | changed)
 
     def params(self, entry: int, exit: int) -> int:
         """Return the number of parameters between two operations."""
@@ -154,12 +162,13 @@ def alive(fingerprint: str) -> Opened | None:
     return _ALIVE.get(fingerprint)
 
 
-def read(model: nn.Module, size: Sequence[int]) -> tuple[Flow, int]:
+def read(model: nn.Module, size: Sequence[int], blocks: Sequence[str] = ()) -> tuple[Flow, int]:
     """Read the data flow of a network, without computing any values.
 
     Args:
         model: The network; it is not changed.
         size: Shape of its input, without the batch.
+        blocks: Paths of modules that are not looked into. A copy of the network is then run once to see what they give.
 
     Returns:
         The data flow, and the number of the operation that gives the output.
@@ -170,11 +179,18 @@ def read(model: nn.Module, size: Sequence[int]) -> tuple[Flow, int]:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a network warns about is for those who run it
-        first, second = (_recorded(model, (batch, *size)) for batch in _BATCHES)
+        known = measured(model, (_BATCHES[0], *size), blocks) if blocks else {}
+        first, second = (_recorded(model, (batch, *size), known) for batch in _BATCHES)
         try:
-            training = record(model, (_BATCHES[0], *size), training=True, dtype=torch.float64)
+            training = record(model, (_BATCHES[0], *size), training=True, dtype=torch.float64, blocks=known)
         except Stopped:  # it has a precision of its own
-            training = _recorded(model, (_BATCHES[0], *size), training=True)
+            training = _recorded(model, (_BATCHES[0], *size), known, training=True)
+    if why := training.whole.get("", first.whole.get("")):
+        raise LiftError(
+            f"cannot lift this {type(model).__name__}: its own forward pass {why}; put that part into a module of its"
+            " own, which then stays whole",
+            module="",
+        )
     try:
         trace = for_any_batch(first, second)
     except Differs as error:
@@ -202,14 +218,68 @@ def read(model: nn.Module, size: Sequence[int]) -> tuple[Flow, int]:
     return flow, flow.head[given[0].op]
 
 
-def _recorded(model: nn.Module, shape: Sequence[int], *, training: bool = False) -> Trace:
+def measured(model: nn.Module, shape: Sequence[int], blocks: Sequence[str]) -> dict[str, Block]:
+    """Run a copy of a network on random values, and return what some of its modules give.
+
+    Args:
+        model: The network; it is not changed.
+        shape: Shape of the input.
+        blocks: Paths of the modules.
+
+    Raises:
+        LiftError: A module is not there, is not run exactly once, does not give one tensor, or the network does not
+            run.
+    """
+    known = dict(model.named_modules())
+    for path in blocks:
+        if not path or path not in known:
+            raise LiftError(f"the network has no module '{path}'{suggest(path, [*filter(None, known)])}", module=path)
+        around = next((other for other in blocks if path.startswith(f"{other}.")), None)
+        if around is not None:
+            raise LiftError(f"cannot lift {_where(model, path)} as a block: it is inside of '{around}'", module=path)
+    copied = copy.deepcopy(model).eval()
+    first = next(copied.parameters())
+    outputs: dict[str, list[tuple[Any, int]]] = {path: [] for path in blocks}
+    begun: list[int] = []
+    counter = CountMacs()
+    for path in blocks:
+        module = copied.get_submodule(path)
+        module.register_forward_pre_hook(lambda *_: begun.append(counter.total))
+        module.register_forward_hook(
+            lambda _, args, out, path=path: outputs[path].append((out, counter.total - begun.pop()))
+        )
+    numbers = torch.Generator().manual_seed(0)
+    images = torch.randn(*shape, generator=numbers).to(device=first.device, dtype=first.dtype)
     try:
-        return record(model, shape, training=training)
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), counter:
+            copied(images)
+    except Exception as error:  # whatever a network's code raises
+        raise LiftError(
+            f"cannot lift this {type(model).__name__}: it does not run: {_first_line(error)}", module=""
+        ) from None
+    found: dict[str, Block] = {}
+    for path, calls in outputs.items():
+        if len(calls) != 1 or not isinstance(calls[0][0], Tensor):
+            why = "it does not return one tensor" if len(calls) == 1 else f"it is called {len(calls)} times"
+            raise LiftError(f"cannot lift {_where(model, path)} as a block: {why}", module=path)
+        out, macs = calls[0]
+        found[path] = Block(tuple(out.shape), shape[0], macs)
+    return found
+
+
+def _first_line(error: BaseException | None) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _recorded(model: nn.Module, shape: Sequence[int], blocks: Mapping[str, Block], *, training: bool = False) -> Trace:
+    try:
+        return record(model, shape, training=training, blocks=blocks)
     except Stopped as stopped:
-        why = str(stopped.__cause__).splitlines()[0] if str(stopped.__cause__) else type(stopped.__cause__).__name__
+        inside = f"blocks=['{stopped.path}'] takes it as a whole"
+        way_out = inside if stopped.path else "put that part into a module, and name the module in blocks=[…]"
         raise LiftError(
             f"cannot lift this {type(model).__name__}: {_where(model, stopped.path)} depends on the values of its"
-            f" input, or does not run without values: {why}",
+            f" input, or does not run without values: {_first_line(stopped.__cause__)}; {way_out}",
             module=stopped.path,
         ) from None
 

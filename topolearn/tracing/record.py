@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -74,12 +76,29 @@ class Trace:
         calls: The module calls, in order. Call 0 is that of the network.
         batch: The batch size.
         changed: Paths of tensors that the run changed, such as the number of batches of a batch normalisation.
+        whole: Path of a module that must stay whole -> what it does that single operations do not show.
     """
 
     ops: tuple[Operation, ...]
     calls: tuple[Call, ...]
     batch: int
     changed: frozenset[str]
+    whole: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What is known of a module that is not looked into.
+
+    Attributes:
+        shape: Shape of its output.
+        batch: Batch size of the run that gave this shape.
+        macs: Multiply-accumulates in that run.
+    """
+
+    shape: tuple[int, ...]
+    batch: int
+    macs: int
 
 
 def meta_copy(model: nn.Module, dtype: torch.dtype) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -153,9 +172,10 @@ class CountMacs(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Recorder(TorchFunctionMode):
-    def __init__(self, paths: Mapping[int, str]) -> None:
+    def __init__(self, paths: Mapping[int, str], batch: int) -> None:
         super().__init__()
         self.paths = paths
+        self.batch = batch
         self.ops: list[Operation] = []
         self.calls: list[Call] = []
         self.open: list[int] = []
@@ -163,21 +183,56 @@ class _Recorder(TorchFunctionMode):
         self.kept: list[Any] = []  # an id is unique only while its tensor lives
         self.names: dict[str, int] = {}
         self.counter = CountMacs()
+        self.whole: dict[str, str] = {}
+        self.entered: list[str] = []  # for each open call: what was switched when it began
+        self.drawn = _drawn()
 
     # -- modules -------------------------------------------------------------------------------
 
     def enter(self, path: str, args: Any, kwargs: Any) -> None:
+        self.check_draws()
+        self.entered.append(_switched())
         parent = self.open[-1] if self.open else None
         self.calls.append(Call(path, parent, self.told(args), self.told(kwargs), len(self.ops)))
         self.open.append(len(self.calls) - 1)
 
     def leave(self, args: Any, kwargs: Any, output: Any) -> Any:
+        self.check_draws()
+        self.entered.pop()
         call = self.calls[self.open[-1]]
         given = {id(leaf) for _, leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         output = mapped(lambda leaf: self.passed(leaf) if id(leaf) in given else leaf, output)
         call.stop, call.output = len(self.ops), self.told(output)
         self.open.pop()
         return output
+
+    def check_draws(self) -> None:
+        """Note that the innermost module must stay whole if it has drawn numbers that are not on the device."""
+        drawn = _drawn()
+        if drawn != self.drawn and self.open:
+            self.whole.setdefault(self.calls[self.open[-1]].path, "draws numbers to decide what it does")
+        self.drawn = drawn
+
+    def check_switches(self, given: Any) -> None:
+        """Note that a module must stay whole if it has switched gradients off, or autocast on."""
+        switched = _switched()
+        trains = any(isinstance(leaf, Tensor) and leaf.requires_grad for _, leaf in leaves(given))
+        if switched and (trains or switched != NO_GRADIENT):
+            for call, before in zip(reversed(self.open), reversed(self.entered), strict=True):
+                if before != switched:
+                    self.whole.setdefault(self.calls[call].path, switched)
+                    return
+
+    def stand_in(self, path: str, block: Block, args: Any, kwargs: Any) -> Tensor:
+        """Return what a module would that is not looked into, and note it as one operation."""
+        given = [leaf for _, leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        with torch._C.DisableTorchFunction():
+            batch = block.shape[0] * self.batch // block.batch
+            out = given[0].new_empty(batch, *block.shape[1:])
+        self.note("whole", None, self.told(args), self.told(kwargs), out)
+        self.ops[-1] = replace(self.ops[-1], macs=block.macs * self.batch // block.batch)
+        self.whole[path] = "is marked as a block"
+        return out
 
     def passed(self, tensor: Tensor) -> Tensor:
         """Note that a module returns a tensor that it was given, so that what reads it reads the module's output."""
@@ -194,6 +249,9 @@ class _Recorder(TorchFunctionMode):
         name = getattr(func, "__name__", type(func).__name__)
         if name == "__get__":
             name = getattr(func.__self__, "__name__", name)
+        if name == "__set__":
+            raise RuntimeError(f"it sets '{getattr(func.__self__, '__name__', 'data')}' of a tensor")
+        self.check_switches((args, kwargs))
         if name == "__setitem__":
             func(*args, **kwargs)
             self.note("set_item", with_item, told_args, told_kwargs, args[0], before)
@@ -248,6 +306,34 @@ class _Recorder(TorchFunctionMode):
         return value
 
 
+NO_GRADIENT = "switches gradients off, or has a gradient of its own"
+
+
+def _switched() -> str:
+    """Return what is switched that operations do not show."""
+    if not torch.is_grad_enabled():
+        return NO_GRADIENT
+    kinds = ("cpu", "cuda")
+    return "changes the precision with autocast" if any(map(torch.is_autocast_enabled, kinds)) else ""
+
+
+def _drawn() -> tuple[Any, ...]:
+    """Return the states of the generators that no operation on a device uses."""
+    with torch._C.DisableTorchFunction():
+        return torch.random.get_rng_state().numpy().tobytes(), random.getstate()
+
+
+@contextmanager
+def _same_draws() -> Iterator[None]:
+    """Leave the generators as they were."""
+    state = random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(state)
+
+
 def _alias(tensor: Tensor) -> Tensor:
     with torch._C.DisableTorchFunction():
         return tensor.view(tensor.shape) if tensor.layout == torch.strided else tensor.clone()
@@ -271,7 +357,14 @@ def _out_of_place(func: Any, name: str, kwargs: Mapping[str, Any]) -> Any:
     return None
 
 
-def record(model: nn.Module, shape: Sequence[int], *, training: bool, dtype: torch.dtype = torch.float32) -> Trace:
+def record(
+    model: nn.Module,
+    shape: Sequence[int],
+    *,
+    training: bool,
+    dtype: torch.dtype = torch.float32,
+    blocks: Mapping[str, Block] | None = None,
+) -> Trace:
     """Run a copy of a network on the meta device, where nothing is computed, and record what it does.
 
     Args:
@@ -279,16 +372,30 @@ def record(model: nn.Module, shape: Sequence[int], *, training: bool, dtype: tor
         shape: Shape of the input.
         training: Whether the network trains or is evaluated.
         dtype: InputType of the run.
+        blocks: Path of a module that is not looked into -> what is known of it.
 
     Raises:
         Stopped: The network does not run.
     """
+    try:
+        return _record(model, shape, training, dtype, blocks or {})
+    except Stopped as stopped:
+        try:  # a network that makes tensors without saying where runs on its device only by chance
+            with torch.device(META):
+                return _record(model, shape, training, dtype, blocks or {})
+        except Stopped:
+            raise stopped from stopped.__cause__
+
+
+def _record(
+    model: nn.Module, shape: Sequence[int], training: bool, dtype: torch.dtype, blocks: Mapping[str, Block]
+) -> Trace:
     # Each run has its own copy: some networks keep what they have computed once.
     model, tensors = meta_copy(model, dtype)
     model.train(training)
     versions = {path: tensor._version for path, tensor in tensors.items()}
     example = torch.empty(*shape, device=META, dtype=dtype)
-    recorder = _Recorder({id(tensor): path for path, tensor in tensors.items()})
+    recorder = _Recorder({id(tensor): path for path, tensor in tensors.items()}, example.shape[0])
     handles = []
     for path, module in model.named_modules():
         handles.append(
@@ -301,15 +408,19 @@ def record(model: nn.Module, shape: Sequence[int], *, training: bool, dtype: tor
                 lambda _, args, kwargs, out: recorder.leave(args, kwargs, out), with_kwargs=True
             )
         )
+        if path in blocks:
+            module.forward = lambda *args, path=path, **kwargs: recorder.stand_in(path, blocks[path], args, kwargs)
     recorder.ops.append(Operation("", None, (), {}, 0, tuple(example.shape)))
     recorder.made[id(example)] = Ref(0)
     try:
-        with torch.no_grad(), recorder.counter, recorder:
+        with _same_draws(), torch.enable_grad(), recorder.counter, recorder:
             model(example)
     except Exception as error:  # whatever a network's code raises
         raise Stopped(recorder.calls[recorder.open[-1]].path if recorder.open else "") from error
     finally:
         for handle in handles:
             handle.remove()
-    changed = frozenset(path for path, tensor in tensors.items() if tensor._version != versions[path])
-    return Trace(tuple(recorder.ops), tuple(recorder.calls), example.shape[0], changed)
+    changed = {path for path, tensor in tensors.items() if tensor._version != versions[path]}
+    changed |= {path for path in tensors if any(path.startswith(f"{block}.") for block in blocks)}
+    ops, calls = tuple(recorder.ops), tuple(recorder.calls)
+    return Trace(ops, calls, example.shape[0], frozenset(changed), recorder.whole)

@@ -32,7 +32,7 @@ def with_networks(graph: Graph, networks: Mapping[str, nn.Module]) -> Graph:
         if name not in sources:
             raise GraphError(f"the graph has no source '{name}'{suggest(name, sources)}")
         try:
-            opened = Opened(partial(_same, network), network, reading_size(graph))
+            opened = Opened(partial(_same, network), network, reading_size(graph), sources[name].blocks)
         except LiftError as error:
             raise GraphError(f"source '{name}': {error.message}") from None
         if opened.fingerprint != sources[name].fingerprint:
