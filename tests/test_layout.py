@@ -27,8 +27,8 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
     (
         "topolearn",
         "the public names, each loaded on first use",
-        "studies training prediction lifting runs tasks data recipes onnx learners compiler tracing format graph errors"
-        " _version",
+        "studies training prediction lifting runs tasks data recipes pytorch onnx learners compiler tracing format"
+        " graph errors _version",
     ),
     (
         "studies",
@@ -50,7 +50,7 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
     (
         "runs",
         "the folder of a run: write, read, resume, deliver",
-        "tasks data samples recipes onnx learners compiler format drawing report graph options files errors",
+        "tasks data samples recipes pytorch onnx learners compiler format drawing report graph options files errors",
     ),
     (
         "tasks",
@@ -72,6 +72,11 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
         "recipes",
         "what a run was asked for: a Recipe is the request",
         "learners compiler format graph options task_kinds frozen errors",
+    ),
+    (
+        "pytorch",
+        "networks as files for PyTorch: an archive, or source code",
+        "onnx compiler tracing graph ops files errors",
     ),
     (
         "onnx",

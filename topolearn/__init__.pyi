@@ -24,6 +24,8 @@ from .graph import Topology as Topology
 from .lifting import lift as lift
 from .lifting import unlift as unlift
 from .onnx import export_onnx as export_onnx
+from .pytorch import export_pt2 as export_pt2
+from .pytorch import export_torch as export_torch
 from .runs import FitResult as FitResult
 from .runs import HubModel as HubModel
 from .runs import load_model as load_model

@@ -89,7 +89,31 @@ def test_an_export_does_not_destroy_the_run(run: Run, tmp_path: Path) -> None:
         assert (status, out) == (2, "")
         assert err.startswith(f"error: writing to {target} would destroy {folder}/")
         assert err.endswith(", which is read; choose another file\n")
+    status, _, err = run("export", str(folder), "-o", str(folder / "weights.py"))  # its weights would go beside it
+    assert (status, err.partition(" would")[0]) == (2, f"error: writing to {folder / 'weights.safetensors'}")
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_exports_in_other_formats(run: Run, tmp_path: Path) -> None:
+    folder = finished_run(tmp_path / "run", masks=[0.25, 0.75])
+    save_file({}, folder / "weights.safetensors")  # its graph has no parameters
+    archive, source = tmp_path / "net.pt2", tmp_path / "net.py"
+    status, out, _ = run("export", str(folder), "-o", str(archive), "--dynamic", "none")
+    assert status == 0
+    assert out.startswith(f"{archive}: {archive.stat().st_size:,} bytes, differs from the network by at most ")
+    status, out, _ = run("export", str(folder), "-o", str(source), "--no-check")
+    assert (status, out) == (
+        0,
+        f"{source}: {source.stat().st_size:,} bytes, not compared\n{source.with_suffix('.safetensors')}: its weights\n",
+    )
+    for options, why in (
+        (("--argmax",), "--argmax is for ONNX files, not for the format torch"),
+        (("--format", "pickle"), "unknown format 'pickle'"),
+        (("--format", "pt2", "--precision", "float16"), "the format pt2 has no option 'precision'"),
+    ):
+        status, _, err = run("export", str(folder), "-o", str(tmp_path / "other.py"), *options)
+        assert (status, err.startswith(f"error: {why}")) == (2, True), err
+    assert not (tmp_path / "other.py").exists()
 
 
 def test_lifting_does_not_destroy_the_weights(run: Run, tmp_path: Path) -> None:

@@ -71,6 +71,24 @@ def exported(net: nn.Module, folder: Path) -> Tensor:
     return torch.tensor(session.run(None, {"image": images()[:1].numpy()})[0])
 
 
+def archived(net: nn.Module, folder: Path) -> Tensor:
+    topolearn.export_pt2(net, folder / "net.pt2", check=False)
+    return torch.export.load(folder / "net.pt2").module()(images())
+
+
+def written(net: nn.Module, folder: Path) -> Tensor:
+    """The bytes of the weights."""
+    topolearn.export_torch(net, folder / "net.py", check=False)
+    return torch.tensor(list((folder / "net.safetensors").read_bytes()))
+
+
+def given_back(net: nn.Module, _: Path) -> Tensor:
+    """The letters of the error: this network has not been lifted."""
+    with pytest.raises(LiftError) as caught:
+        topolearn.unlift(net)
+    return torch.tensor(list(str(caught.value).encode()))
+
+
 def fitted(net: nn.Module, _: Path) -> Tensor:
     return run(graph=net, learner="fixed", epochs=1).model(images())
 
@@ -85,10 +103,13 @@ def groups(net: nn.Module, _: Path) -> Tensor:
 CALLS: dict[str, Callable[[nn.Module, Path], Tensor]] = {
     "compile": compiled,
     "export_onnx": exported,
+    "export_pt2": archived,
+    "export_torch": written,
     "features": features,
     "fit": fitted,
     "optimizers": groups,
     "prune": pruned,
+    "unlift": given_back,
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.training.runs import TEXT, graph, pair, quick_fit, run, text_pair
-from topolearn.errors import ExportError
+from topolearn.errors import ExportError, OptionError
 from topolearn.format import loads
 from topolearn.onnx.runtime import Latency
 from topolearn.runs import FitResult, read_result
@@ -61,6 +61,16 @@ def test_a_result_draws_and_exports_itself(tmp_path: Path) -> None:
     report = result.export(tmp_path / "net.onnx", dynamic=())
     assert report.dynamic == ()
     assert (tmp_path / "net.onnx").is_file()
+    for name in ("net.pt2", "net.py"):
+        assert result.export(tmp_path / name).path == tmp_path / name
+        assert (tmp_path / name).is_file()
+    assert result.export(tmp_path / "other", "pt2", check=False).errors == {}
+    with pytest.raises(OptionError, match="the format torch has no option 'precision'"):
+        result.export(tmp_path / "half.py", precision="float16")
+    with pytest.raises(OptionError, match="unknown format 'pt'; did you mean 'pt2'"):
+        result.export(tmp_path / "net.pt", "pt")
+    with pytest.raises(OptionError, match=r"goes to a .py file, not to 'net\.onnx'"):
+        result.export(tmp_path / "net.onnx", "torch")
 
 
 def test_a_printed_result_is_its_closing_table(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -337,48 +337,73 @@ def prune(
 
 def export(
     run_dir: RunFolder,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The ONNX file.")],
-    precision: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="The file: NAME.onnx, NAME.pt2 or NAME.py.")
+    ],
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="onnx; pt2, an archive of torch.export; or torch, readable source code that needs PyTorch only, with"
+            " its weights beside it. Default: by the file's suffix, else onnx.",
+            show_default=False,
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="float32 or float16, for ONNX. Default: float32.", show_default=False)
+    ] = None,
     dynamic: Annotated[
         str | None,
         typer.Option(
             help="Axes of variable size, of batch,height,width,length, or none. Default: batch; also height and width"
-            " if every pixel is classified, and length (tokens) if all inputs are sequences.",
+            " if every pixel is classified, and length (tokens) if all inputs are sequences. Source code takes every"
+            " size that the graph takes.",
             show_default=False,
         ),
     ] = None,
     argmax: Annotated[
-        bool, typer.Option("--argmax", help="For segmentation: output the class of every pixel, not logits.")
+        bool, typer.Option("--argmax", help="For segmentation in ONNX: output the class of every pixel, not logits.")
     ] = False,
-    provider: Provider = "cpu",
-    no_check: Annotated[bool, typer.Option("--no-check", help="Do not compare with PyTorch.")] = False,
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            help="Execution provider of ONNX Runtime that runs the check: cpu, cuda or tensorrt. Default: cpu.",
+            show_default=False,
+        ),
+    ] = None,
+    no_check: Annotated[bool, typer.Option("--no-check", help="Do not compare the file with the network.")] = False,
 ) -> None:
-    """Export the network of a run to ONNX, and compare it with PyTorch."""
-    from topolearn import export_onnx, load_model
+    """Export the network of a run to ONNX, to a .pt2 archive or to PyTorch source, and compare it with the network."""
+    from topolearn import load_model
     from topolearn.cli.common import say
     from topolearn.files import check_target
-    from topolearn.onnx import usual_axes
+    from topolearn.onnx import ExportReport
+    from topolearn.runs.exports import export as run
+    from topolearn.runs.exports import format_of
     from topolearn.runs.folder import FILES
 
-    check_target(output, (run_dir / name for name in FILES))
-    net = load_model(run_dir)
-    if dynamic is None:
-        axes = usual_axes(net.graph)
+    kind = format_of(output, format)
+    weights = output.with_suffix(".safetensors")
+    for file in (output, weights) if kind == "torch" else (output,):
+        check_target(file, (run_dir / name for name in FILES))
+    if argmax and kind != "onnx":
+        raise OptionError(f"--argmax is for ONNX files, not for the format {kind}; leave it out")
+    given = {"precision": precision, "output": "argmax" if argmax else None, "provider": provider}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if dynamic is not None:
+        axes = dynamic.split(",") if dynamic not in ("", "none") else ()
+        options["dynamic"] = tuple(axis.strip() for axis in axes)
+    if no_check:
+        options["check"] = False
+    report = run(load_model(run_dir), output, kind, **options)
+    what = f"{report.size:,} bytes"
+    if isinstance(report, ExportReport):
+        what, where = f"{what}, {report.nodes} nodes", f"PyTorch by at most {{:.1g}} on {report.provider}"
     else:
-        axes = () if dynamic in ("", "none") else tuple(axis.strip() for axis in dynamic.split(","))
-    report = export_onnx(
-        net,
-        output,
-        precision=precision,
-        dynamic=axes,
-        output="argmax" if argmax else "logits",
-        provider=provider,
-        check=not no_check,
-    )
-    checked = "not compared with PyTorch"
-    if report.errors:
-        checked = f"differs from PyTorch by at most {max(report.errors.values()):.1g} on {report.provider}"
-    say(f"{output}: {report.size:,} bytes, {report.nodes} nodes, {checked}")
+        where = "the network by at most {:.1g}, in a process of its own"
+    checked = f"differs from {where.format(max(report.errors.values()))}" if report.errors else "not compared"
+    say(f"{output}: {what}, {checked}")
+    if kind == "torch":
+        say(f"{weights}: its weights")
 
 
 def bench(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from topolearn._version import __version__
 from topolearn.compiler import Network
@@ -27,7 +27,7 @@ from topolearn.graph import Graph
 from topolearn.onnx.fold import fold_batch_norm, fold_edge_weights, fold_stage_norms
 from topolearn.onnx.parity import DTYPES, compare, examples, reason
 from topolearn.onnx.runtime import require_provider
-from topolearn.onnx.wrappers import Baked, ClassMap
+from topolearn.onnx.wrappers import Baked, ClassMap, constant_weights
 from topolearn.ops import Shape
 
 METADATA_KEY = "topolearn"
@@ -115,12 +115,9 @@ def export_onnx(
     """
     net = require_network(net, "export_onnx")
     target = Path(path)
-    axes = (dynamic,) if isinstance(dynamic, str) else tuple(dynamic)
+    axes = checked_axes(dynamic)
     if precision not in DTYPES:
         raise ExportError(f"unknown precision '{precision}'{suggest(precision, DTYPES)}")
-    for axis in axes:
-        if axis not in _AXES:
-            raise ExportError(f"unknown axis '{axis}'{suggest(axis, _AXES)}")
     if output not in OUTPUTS:
         raise ExportError(f"unknown output '{output}'{suggest(output, OUTPUTS)}")
     if check:
@@ -131,7 +128,7 @@ def export_onnx(
     if name is not None:
         raise ExportError(f"'{name}' of the network holds values that are NaN or infinite; export a trained network")
     original = copy.deepcopy(net).cpu().float().eval()
-    weights = _constant_weights(original)
+    weights = constant_weights(original)
     folded = copy.deepcopy(original)
     fold_batch_norm(folded)
     left = fold_edge_weights(folded, weights)
@@ -170,13 +167,16 @@ def export_onnx(
     )
 
 
-def _constant_weights(net: Network) -> list[float]:
-    with torch.no_grad():
-        weights = net.effective_weights()
-    return [float(weight) for weight in (weights.tolist() if isinstance(weights, Tensor) else weights)]
+def checked_axes(dynamic: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the axes that may change; raise an ExportError if there is no such axis."""
+    axes = (dynamic,) if isinstance(dynamic, str) else tuple(dynamic)
+    for axis in axes:
+        if axis not in _AXES:
+            raise ExportError(f"unknown axis '{axis}'{suggest(axis, _AXES)}")
+    return axes
 
 
-def _axis_names(net: Network, dynamic: tuple[str, ...]) -> tuple[dict[int, str], ...]:
+def axis_names(net: Network, dynamic: tuple[str, ...]) -> tuple[dict[int, str], ...]:
     """Return, per input, the names of its dynamic axes; smaller images get their own height and width names."""
     names = []
     for name in net.graph.inputs:
@@ -192,7 +192,7 @@ def _axis_names(net: Network, dynamic: tuple[str, ...]) -> tuple[dict[int, str],
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Silence messages of torch and the exporter; errors are still raised."""
     loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
@@ -211,14 +211,14 @@ def _convert(model: Baked | ClassMap, net: Network, precision: str, dynamic: tup
     # The exporter would treat a batch of 1 as a constant.
     inputs = examples(net.graph, 2 if "batch" in dynamic else 1, DTYPES[precision])
     try:
-        with _quietly(), torch.no_grad():
+        with quietly(), torch.no_grad():
             program = torch.onnx.export(
                 model,
                 tuple(inputs),
                 dynamo=True,
                 input_names=list(net.graph.inputs),
                 output_names=list(net.graph.outputs),
-                dynamic_shapes=(_axis_names(net, dynamic),),
+                dynamic_shapes=(axis_names(net, dynamic),),
                 verbose=False,
             )
     except Exception as error:  # the exporter's errors have no common base

@@ -15,6 +15,13 @@ from topolearn.ops import Shape
 from topolearn.task_kinds import kind_of
 
 
+def constant_weights(net: Network) -> list[float]:
+    """Return the (E,) effective weights of a network in eval mode."""
+    with torch.no_grad():
+        weights = net.effective_weights()
+    return [float(weight) for weight in (weights.tolist() if isinstance(weights, Tensor) else weights)]
+
+
 @final
 class Baked(nn.Module):
     """A network with constant edge weights that takes its inputs as positional arguments."""

@@ -33,8 +33,12 @@ def deliver(result: FitResult, folder: Path) -> ExportReport:
     Raises:
         ExportError: The network cannot be exported; the pictures are written anyway.
     """
+    from topolearn.onnx import ExportReport
+
     draw_run(result, folder)
-    return result.export(folder / MODEL)
+    report = result.export(folder / MODEL)
+    assert isinstance(report, ExportReport)
+    return report
 
 
 def draw_run(result: FitResult, folder: Path) -> tuple[Path, Path | None]:

@@ -16,6 +16,7 @@ from topolearn.graph import Graph
 from topolearn.graph.price import Spent
 from topolearn.report.tables import Change, Table, compare, metric_spec
 from topolearn.runs.config import read_config, write_config
+from topolearn.runs.exports import export
 from topolearn.runs.folder import CLASSES, CONFIG, GRAPH, SEARCHED, WEIGHTS
 from topolearn.runs.history import read_closing, write_history
 from topolearn.runs.tensor_files import save_tensors
@@ -25,6 +26,7 @@ from topolearn.samples import DataInfo
 if TYPE_CHECKING:
     from topolearn.learners import EdgeLearner
     from topolearn.onnx import ExportReport, Latency
+    from topolearn.pytorch import PyTorchReport
 
 
 @dataclass(repr=False)
@@ -169,16 +171,17 @@ class FitResult:
 
         draw(self.graph, path, searched=self.searched)
 
-    def export(self, path: str | Path, **options: Any) -> ExportReport:
-        """Export the learned network to ONNX, and compare the file with PyTorch.
+    def export(self, path: str | Path, format: str | None = None, **options: Any) -> ExportReport | PyTorchReport:
+        """Export the learned network, and compare the file with it.
 
         Args:
             path: The file; it appears whole, and only if the check passes.
-            options: As in :func:`topolearn.export_onnx`; the default of ``dynamic`` depends on the task.
+            format: ``onnx``; ``pt2``, an archive of torch.export; or ``torch``, a Python file with its weights beside
+                it. Default: by the file's suffix, .onnx, .pt2 or .py.
+            options: As in :func:`topolearn.export_onnx`, :func:`topolearn.export_pt2` or
+                :func:`topolearn.export_torch`; the default of ``dynamic`` depends on the task.
         """
-        from topolearn.onnx import export_onnx, usual_axes
-
-        return export_onnx(self.model, path, **{"dynamic": usual_axes(self.graph), **options})
+        return export(self.model, path, format, **options)
 
     def save(self, folder: str | Path) -> None:
         """Write the run's files: search.yaml, graph.yaml, weights.safetensors, history.jsonl, config.yaml."""

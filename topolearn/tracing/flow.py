@@ -159,6 +159,7 @@ class Flow:
 
     Attributes:
         trace: What the network does.
+        closed: Numbers of the calls of modules that must stay whole.
         head: Operation -> the last operation of the module that must stay whole, or itself.
         sources: Operation -> the operations that it reads.
         readers: Operation -> the operations that read it.
@@ -167,10 +168,11 @@ class Flow:
 
     def __init__(self, trace: Trace, closed: Iterable[int] = ()) -> None:
         self.trace = trace
+        self.closed = frozenset(closed)
         count = len(trace.ops)
         self.head = list(range(count))
         covered: set[int] = set()
-        bodies = [range(trace.calls[call].start, trace.calls[call].stop) for call in closed]
+        bodies = [range(trace.calls[call].start, trace.calls[call].stop) for call in self.closed]
         for body in sorted(bodies, key=len, reverse=True):  # a module inside of another one is part of that
             if covered.isdisjoint(body):
                 covered.update(body)

@@ -87,6 +87,19 @@ class Opened:
             self._steps[entry, exit] = self._index.steps(inside, Ref(entry), Ref(exit))
         return self._steps[entry, exit]
 
+    def open_steps(self, after: str, until: str, whole: Callable[[str], bool]) -> list[Action]:
+        """Return the steps from one operation to another; modules stay whole only if they must, or may.
+
+        Args:
+            after: Name of the operation whose output the first step takes.
+            until: Name of the operation whose output the last step gives.
+            whole: Whether the module at a path may stay whole.
+        """
+        entry, exit = self.number(after), self.number(until)
+        flow = self.flow
+        stays = {i for i, call in enumerate(flow.trace.calls) if i in flow.closed or whole(call.path)}
+        return self._index.steps(flow.inside(entry, exit), Ref(entry), Ref(exit), stays.__contains__)
+
     def tensors(self, entry: int, exit: int) -> set[str]:
         """Return the names of the tensors that it takes to get from one operation to another."""
         found: set[str] = set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -129,13 +129,16 @@ class Index:
         for body in self._bodies:
             body.sort()
 
-    def steps(self, inside: set[int], entry: Ref, exit: Ref) -> list[Action]:
+    def steps(
+        self, inside: set[int], entry: Ref, exit: Ref, whole: Callable[[int], bool] = lambda call: True
+    ) -> list[Action]:
         """Return the steps of a region: whole modules where all of their operations are inside, else single operations.
 
         Args:
             inside: Numbers of the region's operations.
             entry: The region's input.
             exit: The region's output.
+            whole: Whether the module of a call, by its number, may stay whole; by default, all may.
 
         Raises:
             Unresolved: It needs more than its input.
@@ -152,7 +155,7 @@ class Index:
             found = count(call.start, call.stop)
             if not found:
                 return
-            if call.path and found == call.stop - call.start:
+            if call.path and found == call.stop - call.start and whole(index):
                 gives = tuple((place, leaf) for place, leaf in leaves(call.output) if isinstance(leaf, Ref))
                 given = {leaf for _, leaf in gives}
                 if set(refs((call.args, dict(call.kwargs)))) <= available and self._read_after(call, exit) <= given:

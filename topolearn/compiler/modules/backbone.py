@@ -30,12 +30,40 @@ def _extractor(model: str, features: Mapping[str, str], *, pretrained: bool = Fa
     Raises:
         ShapeError: Torchvision does not have the model, or the model not these features.
     """
-    from torchvision import models, ops
-    from torchvision.models.feature_extraction import create_feature_extractor
+    from torchvision import models
 
     known = models.list_models(module=models)
     if model not in known:
         raise ShapeError(f"torchvision has no classifier '{model}'{suggest(model, known)}")
+    try:
+        return make_backbone(model, features, pretrained=pretrained)
+    except ValueError as error:
+        missing = [place for place in features.values() if f"'{place}'" in str(error)] or list(features.values())
+        raise ShapeError(f"'{model}' has no place '{missing[0]}' to take a feature from") from None
+
+
+def make_backbone(
+    model: str,
+    features: Mapping[str, str],
+    *,
+    pretrained: bool = False,
+    multiple: int = 1,
+    strides: Mapping[str, int | None] | None = None,
+    bn_momentum: float | None = None,
+) -> fx.GraphModule:
+    """Make the feature extractor of a torchvision model, with random weights.
+
+    Args:
+        model: Name in torchvision.
+        features: Name -> place in the model.
+        pretrained: Whether pretrained weights will be loaded; some models then convert their input first.
+        multiple: What the height and width of images are padded to a multiple of, inside.
+        strides: Name -> stride of the feature, if images are padded.
+        bn_momentum: Momentum of all batch normalisations; None: torchvision's.
+    """
+    from torchvision import models, ops
+    from torchvision.models.feature_extraction import create_feature_extractor
+
     network = models.get_model(model, weights=None)
     if hasattr(network, "transform_input"):
         network.transform_input = pretrained
@@ -43,14 +71,16 @@ def _extractor(model: str, features: Mapping[str, str], *, pretrained: bool = Fa
         if isinstance(module, ops.Conv2dNormActivation):  # the tracer would not look into this Sequential
             module.__class__ = nn.Sequential  # a feature may be its normalisation, before the activation
     places = {place: name for name, place in features.items()}
-    try:
-        # Nobody takes a feature at a name that only the training graph has, so torchvision's warning is useless.
-        extractor: fx.GraphModule = create_feature_extractor(network, return_nodes=places, suppress_diff_warning=True)
-    except ValueError as error:
-        missing = [place for place in features.values() if f"'{place}'" in str(error)] or list(features.values())
-        raise ShapeError(f"'{model}' has no place '{missing[0]}' to take a feature from") from None
+    # Nobody takes a feature at a name that only the training graph has, so torchvision's warning is useless.
+    extractor: fx.GraphModule = create_feature_extractor(network, return_nodes=places, suppress_diff_warning=True)
     _never_in_place(extractor)
     with_our_layers(extractor)
+    if bn_momentum is not None:
+        for module in extractor.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = bn_momentum
+    if multiple > 1 and strides is not None:
+        _take_any_size(extractor, multiple, strides)
     return extractor
 
 
@@ -196,14 +226,19 @@ def hub_file(model: str, weights: str) -> Path | None:
 @builds_node(TorchvisionBackbone)
 def build_backbone(rule: TorchvisionBackbone, x: Shape) -> nn.Module:
     """Build the feature extractor, with random weights; see :func:`load_pretrained`."""
-    network = _extractor(rule.model, rule.features, pretrained=rule.weights is not None)
+    return make_backbone(rule.model, rule.features, **backbone_options(rule))
+
+
+def backbone_options(rule: TorchvisionBackbone) -> dict[str, Any]:
+    """Return what :func:`make_backbone` takes for an op; what is at its default is left out."""
+    options: dict[str, Any] = {}
+    if rule.weights is not None:
+        options["pretrained"] = True
     if rule.multiple > 1:
-        _take_any_size(network, rule.multiple, rule.strides)
+        options |= {"multiple": rule.multiple, "strides": dict(rule.strides)}
     if rule.bn_momentum is not None:
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = rule.bn_momentum
-    return network
+        options["bn_momentum"] = rule.bn_momentum
+    return options
 
 
 def load_pretrained(rule: TorchvisionBackbone, network: nn.Module) -> None:
