@@ -29,8 +29,10 @@ from benchmarks.columns import (
     share,
     whole,
 )
-from benchmarks.results import Record, Results, extend_file, extended, read_file, read_run, split, written
+from benchmarks.families import family_of, lifted, smallest_of_torchvision
+from benchmarks.results import FIRST, Record, Results, extend_file, extended, read_file, read_run, split, written
 from benchmarks.tables import TABLES, main, rewritten
+from tests.lifting.timm_names import TIMM
 from tests.training.runs import GRAPH
 from topolearn.errors import TopolearnError
 from topolearn.format import library
@@ -381,3 +383,41 @@ def test_the_program_adds_what_has_been_finished_since(
     with pytest.raises(SystemExit) as failed:
         results.main(["out", "-o", str(out)])
     assert str(failed.value.code).startswith("error: out/learned/fan_in=1/seed-0 is not a run of")
+
+
+def test_the_families_are_all_that_are_tested() -> None:
+    rows = read_file(results.FOLDER / "families.csv")
+    pytest.importorskip("timm", reason="timm is not installed")
+    assert {row["recipe"] for row in rows} == {*smallest_of_torchvision(), *(f"timm:{name}" for name in TIMM)}
+    assert all(row["family"] == family_of(row["recipe"]) for row in rows)
+    refused = [row for row in rows if row.get("error")]
+    assert len(refused) <= 0.1 * len(TIMM)
+    assert all(row["recipe"].startswith("timm:") for row in refused)
+
+
+def test_a_row_of_a_family_is_what_lifting_gives() -> None:
+    (row,) = [row for row in read_file(results.FOLDER / "families.csv") if row["recipe"] == "mobilenet_v3_small"]
+    assert {key: value for key, value in row.items() if value or key in FIRST} == lifted("mobilenet_v3_small")
+
+
+def test_families_of_both_libraries_and_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "families.csv").write_bytes(
+        written(
+            [
+                record("timm:b", family="bb", becomes="parts", branches=2, blocks=1, params=200, params_can_go=100)
+                | {"macs": "10", "macs_can_go": "1"},
+                record("timm:a", family="aa", error="no"),
+                record("c", family="cc", becomes="nodes", branches=0, blocks=0, params=9, params_can_go=0, macs=1)
+                | {"macs_can_go": "0"},
+            ]
+        )
+    )
+    monkeypatch.setattr(tables, "FOLDER", tmp_path)
+    found = tables.FamiliesTable("x", "timm").markdown(Results([]))
+    assert found.splitlines()[2:] == [
+        "| aa | `a` | refused |  |  |  |  |",
+        "| bb | `b` | parts | 2 | 1 | 50 | 10 |",
+    ]
+    assert "| cc | `c` | ordinary nodes | 0 | 0 | 0 | 0 |" in tables.FamiliesTable("x", "torchvision").markdown(
+        Results([])
+    )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from topolearn.errors import LiftError, suggest
 from topolearn.tracing.flow import Differs, Flow, for_any_batch, for_any_mode
-from topolearn.tracing.record import CountMacs, MarkedBlock, Stopped, Trace, record
+from topolearn.tracing.record import CountMacs, Opaque, Stopped, Trace, record
 from topolearn.tracing.region import Action, Index, Region, Unresolved, build_region
 from topolearn.tracing.values import Attribute, Ref, leaves
 
@@ -231,7 +231,7 @@ def read(model: nn.Module, size: Sequence[int], blocks: Sequence[str] = ()) -> t
     return flow, flow.head[given[0].op]
 
 
-def measured(model: nn.Module, shape: Sequence[int], blocks: Sequence[str]) -> dict[str, MarkedBlock]:
+def measured(model: nn.Module, shape: Sequence[int], blocks: Sequence[str]) -> dict[str, Opaque]:
     """Run a copy of a network on random values, and return what some of its modules give.
 
     Args:
@@ -270,13 +270,13 @@ def measured(model: nn.Module, shape: Sequence[int], blocks: Sequence[str]) -> d
         raise LiftError(
             f"cannot lift this {type(model).__name__}: it does not run: {_first_line(error)}", module=""
         ) from None
-    found: dict[str, MarkedBlock] = {}
+    found: dict[str, Opaque] = {}
     for path, calls in outputs.items():
         if len(calls) != 1 or not isinstance(calls[0][0], Tensor):
             why = "it does not return one tensor" if len(calls) == 1 else f"it is called {len(calls)} times"
             raise LiftError(f"cannot lift {_where(model, path)} as a block: {why}", module=path)
         out, macs = calls[0]
-        found[path] = MarkedBlock(tuple(out.shape), shape[0], macs)
+        found[path] = Opaque(tuple(out.shape), shape[0], macs)
     return found
 
 
@@ -284,9 +284,7 @@ def _first_line(error: BaseException | None) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _recorded(
-    model: nn.Module, shape: Sequence[int], blocks: Mapping[str, MarkedBlock], *, training: bool = False
-) -> Trace:
+def _recorded(model: nn.Module, shape: Sequence[int], blocks: Mapping[str, Opaque], *, training: bool = False) -> Trace:
     try:
         return record(model, shape, training=training, blocks=blocks)
     except Stopped as stopped:

@@ -87,7 +87,7 @@ class Trace:
 
 
 @dataclass(frozen=True, slots=True)
-class MarkedBlock:
+class Opaque:
     """What is known of a module that is not looked into.
 
     Attributes:
@@ -223,7 +223,7 @@ class _Recorder(TorchFunctionMode):
                     self.whole.setdefault(self.calls[call].path, switched)
                     return
 
-    def stand_in(self, path: str, block: MarkedBlock, args: Any, kwargs: Any) -> Tensor:
+    def stand_in(self, path: str, block: Opaque, args: Any, kwargs: Any) -> Tensor:
         """Return what a module would that is not looked into, and note it as one operation."""
         given = [leaf for _, leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         with torch._C.DisableTorchFunction():
@@ -363,7 +363,7 @@ def record(
     *,
     training: bool,
     dtype: torch.dtype = torch.float32,
-    blocks: Mapping[str, MarkedBlock] | None = None,
+    blocks: Mapping[str, Opaque] | None = None,
 ) -> Trace:
     """Run a copy of a network on the meta device, where nothing is computed, and record what it does.
 
@@ -388,7 +388,7 @@ def record(
 
 
 def _record(
-    model: nn.Module, shape: Sequence[int], training: bool, dtype: torch.dtype, blocks: Mapping[str, MarkedBlock]
+    model: nn.Module, shape: Sequence[int], training: bool, dtype: torch.dtype, blocks: Mapping[str, Opaque]
 ) -> Trace:
     # Each run has its own copy: some networks keep what they have computed once.
     model, tensors = meta_copy(model, dtype)
