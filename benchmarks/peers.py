@@ -14,6 +14,8 @@ Each way removes blocks or channels of that network and trains what is left, in 
 - ``learned``: ``continuous`` searches under a budget of MACs for a quarter of the epochs;
 - ``ablation``, ``taylor``, ``similarity``: blocks are scored;
 - ``random0`` …: blocks are drawn at random, until the same budget is met;
+- ``torch_pruning``: Torch-Pruning removes channels (group magnitude, global), as many as give the latency of
+  ``ablation`` at batch 1;
 - ``whole``: nothing is removed.
 
 Adds rows to a results file. Latency in ONNX Runtime is measured for all ways in turns, with one thread. Finished runs
@@ -24,26 +26,28 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import topolearn
 from benchmarks.results import Record, ended, environment, extend_file
 from topolearn.compiler import Network
 from topolearn.data import Augment, TensorData, load_data
+from topolearn.files import write_atomically
 from topolearn.onnx import latencies, open_session
 from topolearn.runs import FitResult
 
 KEEP_ALL = {"name": "fixed", "rule": "full"}
 SCORED = ("ablation", "taylor", "similarity")
 DRAWS = 5
-WAYS = ("whole", "learned", *SCORED, *(f"random{draw}" for draw in range(DRAWS)))
+WAYS = ("whole", "learned", *SCORED, *(f"random{draw}" for draw in range(DRAWS)), "torch_pruning")
 
 
 @dataclass(frozen=True)
@@ -126,12 +130,11 @@ class Trial:
 
     def renamed(self, file: Path) -> Path:
         """Write the weights of a file under timm's names, in the same order; return the new file."""
-        given = torch.load(file, map_location="cpu", weights_only=True)
-        own = topolearn.lift(self.case.model, size=self.case.size)
         import timm
 
+        given = torch.load(file, map_location="cpu", weights_only=True)
         names = timm.create_model(self.case.model.partition(":")[2]).state_dict()
-        assert [value.shape for value in given.values()] == [value.shape for value in names.values()], own
+        assert [value.shape for value in given.values()] == [value.shape for value in names.values()]
         target = self.folder / "pretrained.pth"
         self.folder.mkdir(parents=True, exist_ok=True)
         torch.save(dict(zip(names, given.values(), strict=True)), target)
@@ -140,6 +143,8 @@ class Trial:
     def run(self, way: str) -> FitResult:
         """Shrink the network in one way."""
         case = self.case
+        if way == "torch_pruning":
+            return self.fit(self.narrowed(), way, KEEP_ALL, case.more, case.more_lr)
         budget = {"budget": {"macs": case.budget}}
         learners: dict[str, Mapping[str, Any]] = {
             "whole": KEEP_ALL,
@@ -149,6 +154,46 @@ class Trial:
         }
         phases = {"phases": {"search": 0.34, "fine_tune": 0.66}} if way == "learned" else {}
         return self.fit(self.net, way, learners[way], case.more, case.more_lr, **phases)
+
+    def narrowed(self) -> Network:
+        """Return the network with fewer channels, by Torch-Pruning, lifted again."""
+        file = self.folder / f"ratio-seed{self.seed}.json"
+        if not file.is_file():
+            write_atomically(file, json.dumps(self.ratio()).encode())
+        return self.lifted(json.loads(file.read_text()))
+
+    def lifted(self, ratio: float) -> Network:
+        """Remove a share of all channels, and lift what is left."""
+        import torch_pruning
+
+        model = topolearn.unlift(self.net).float().eval()
+        size = self.case.size
+        last = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
+        torch_pruning.pruner.MagnitudePruner(
+            model,
+            torch.zeros(2, 3, size, size),
+            importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+            global_pruning=True,
+            pruning_ratio=ratio,
+            ignored_layers=[last],
+        ).step()
+        net = topolearn.lift(model, size=size)
+        net.about = self.net.about
+        return net
+
+    def ratio(self) -> float:
+        """Return the share of channels without which the network is as fast as ``ablation`` made it, by bisection."""
+        wanted = open_session(self.folder / f"ablation-seed{self.seed}" / "model.onnx", threads=1)
+        x = torch.rand(1, 3, self.case.size, self.case.size).numpy()
+        low, high = 0.0, 0.9
+        for _ in range(7):
+            middle = (low + high) / 2
+            file = self.folder / "ratio.onnx"
+            topolearn.export_onnx(self.lifted(middle).eval(), file)
+            sessions = [open_session(file, threads=1), wanted]
+            ours, theirs = latencies([(each, {each.get_inputs()[0].name: x}) for each in sessions], rounds=7)
+            low, high = (middle, high) if ours.p50 > theirs.p50 else (low, middle)
+        return (low + high) / 2
 
     def fit(
         self, start: Network, way: str, learner: Mapping[str, Any], epochs: int, lr: float, **training: Any
@@ -217,8 +262,7 @@ def main() -> None:
     data = read(CASES[args.model], args.images, args.data_root)
     for seed in map(int, args.seeds.split(",")):
         trial = Trial(args, seed, data)
-        results = {way: trial.run(way) for way in args.ways.split(",")}
-        extend_file(args.results, trial.rows(results))
+        extend_file(args.results, trial.rows({way: trial.run(way) for way in args.ways.split(",")}))
 
 
 if __name__ == "__main__":
