@@ -84,6 +84,8 @@ def input_size(model: nn.Module, example: Any, size: Any) -> tuple[int, ...]:
             raise OptionError(f"'example' holds {example.dtype}, but lifting is for networks that take numbers")
         return tuple(example.shape[1:])
     pair = pair_of(size)
+    if type(channels := getattr(model, "in_chans", None)) is int:  # timm's networks say it
+        return (channels, *pair)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             return (module.in_channels, *pair)
