@@ -42,9 +42,9 @@ def begin(learner: EdgeLearner, steps: int) -> None:
     [
         ({"budget": {"macs": 1.5}}, "'budget.macs' of learner"),
         ({"budget": {"macs": 0.0}}, "'budget.macs' of learner"),
-        ({"budget": {"params": 0.5}}, "unknown parameter 'budget.params'"),
-        ({"budget": {}}, "needs one of 'macs' and 'milliseconds', as {macs: 0.5}"),
-        ({"budget": {"macs": 0.5, "milliseconds": 0.5}}, "needs one of 'macs' and 'milliseconds'"),
+        ({"budget": {"watts": 0.5}}, "unknown parameter 'budget.watts'"),
+        ({"budget": {}}, "needs one of 'macs', 'params' and 'milliseconds', as {macs: 0.5}"),
+        ({"budget": {"macs": 0.5, "milliseconds": 0.5}}, "needs one of 'macs', 'params' and 'milliseconds'"),
         ({"cost": "watts"}, "'cost' of learner"),
         ({"cost": "milliseconds", "budget": {"macs": 0.5}}, "do not go together; drop 'cost'"),
         ({"budget": {"macs": 0.1}}, "is less than the cheapest path through graph 'digits' costs; give at least 0.1"),

@@ -61,6 +61,17 @@ def test_a_network_of_your_own(learner: str) -> None:
     assert sum(isinstance(block, Block) for block in small.blocks) <= 3
 
 
+@pytest.mark.filterwarnings("ignore:the network that is scored is not trained")
+def test_a_network_that_is_lifted_already() -> None:
+    options = {"size": 8, "epochs": 1, "batch_size": 8, "learner": "taylor", "quiet": True}
+    model = Net()
+    lifted = topolearn.lift(model, size=8)
+    first = topolearn.shrink(nn.DataParallel(lifted), pictures(), {"macs": 0.65}, **options)
+    second = topolearn.shrink(model, pictures(), {"macs": 0.65}, **options)
+    assert first.graph == second.graph
+    assert first.metrics == second.metrics
+
+
 def test_a_new_last_layer_is_trained_first(folder: Path, weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "small"
     options = {"weights": weights, "learner": "taylor", "size": 32, "batch_size": 8, "out": out, "quiet": True}

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from topolearn.compiler import Network
+from topolearn.compiler.network import unwrapped
 from topolearn.data.for_graph import read_data
 from topolearn.data.load import load_data
 from topolearn.data.named_images import IMAGE_SETS
@@ -48,8 +49,8 @@ def shrink(
     epochs train it before blocks are scored.
 
     Args:
-        model: A trained network, which is not changed; or the name of one: torchvision's (``resnet50``) or timm's
-            (``timm:convnext_tiny``).
+        model: A trained network, which is not changed, lifted or not; or the name of one: torchvision's (``resnet50``)
+            or timm's (``timm:convnext_tiny``).
         data: As in :func:`topolearn.fit`.
         budget: Largest cost of the result, as a share of the network's: ``{"macs": 0.6}``, ``{"params": 0.6}`` or
             ``{"milliseconds": 0.6}``.
@@ -78,7 +79,8 @@ def shrink(
     asked = dict(training or {})
     if size is None:
         size = _usual_size(data, data_root)
-    net = lift(model, weights, size=size)
+    given = model if isinstance(model, str) else unwrapped(model)
+    net = given if isinstance(given, Network) else lift(given, weights, size=size)
     found = read_data(net.graph, data, data_root, validate(TrainOptions, asked, "training"))
     classes = len(found.info.classes)
     if found.info.kind.target == "label" and classes != _outputs(net):
@@ -87,7 +89,7 @@ def shrink(
                 f"the network has {_outputs(net)} outputs, but data '{found.info.name}' have {classes} classes; give it"
                 " another last layer and train it, then shrink it"
             )
-        net = lift(model, weights, size=size, classes=classes)
+        net = lift(given, weights, size=size, classes=classes)
         if learner_class(learner).scores_blocks:
             asked.setdefault("phases", {"adapt": ADAPT, "fine_tune": 1 - ADAPT})
     return fit(net, learner, found, epochs=epochs, lr=lr, training=asked, budget=dict(budget), **options)
