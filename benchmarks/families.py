@@ -47,7 +47,7 @@ def lifted(name: str) -> Record:
     import topolearn
     from topolearn.compiler import Network
     from topolearn.format import dumps, loads
-    from topolearn.graph import skippables
+    from topolearn.graph import removables
 
     row = {"recipe": name, "variant": "", "seeds": "", "family": family_of(name)}
     try:
@@ -57,7 +57,7 @@ def lifted(name: str) -> Record:
     again = loads(dumps(graph))
     assert again == graph
     Network(again)
-    found = skippables(graph)
+    found = removables(graph)
     bypassed = {edge.dst for edge in graph.edges if edge.learnable and edge.weight == 0.0}
     blocks = [each for each in found if f"{each.id}_sum" in bypassed]
     nodes = {name for each in found for name in each.nodes}
@@ -70,7 +70,11 @@ def lifted(name: str) -> Record:
         "params_can_go": sum(cost.nodes[node].params for node in nodes),
         "macs_can_go": sum(cost.nodes[node].macs for node in nodes),
     }
-    return {**row, "becomes": "parts" if graph.sources else "nodes", **{key: str(n) for key, n in figures.items()}}
+    return {
+        **row,
+        "becomes": "parts" if any(node.op == "part" for node in graph.nodes.values()) else "nodes",
+        **{key: str(n) for key, n in figures.items()},
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

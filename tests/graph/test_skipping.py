@@ -154,7 +154,7 @@ def test_what_an_output_needs_is_no_block() -> None:
 
 def test_blocks_of_a_chain_are_its_nodes() -> None:
     found = removables(loads(CHAIN))
-    assert [each.nodes for each in found] == [("n1",), ("n2",), ("n3",)]  # n4 is all that the head reads
+    assert [each.nodes for each in found] == [("n1",), ("n2",), ("n3",)]  # the head reads n4
     assert {each.macs for each in found} == {8 * 8 * 4 * 4 * 9}
 
 

@@ -92,13 +92,13 @@ def show(
         raise OptionError("--matrix draws a picture; name its file with -o FILE.svg")
     if measured and not as_json and (expand or output is not None):
         raise OptionError("--measure adds to the table of what can go, which is not printed here; leave it out")
-    from topolearn.graph import removables
+    from topolearn.graph import is_by_block, removables
 
     shown, searched = load(graph, overrides(settings))
     of = shown if searched is None else searched
     if measured and not removables(of):
         raise OptionError(
-            f"--measure: in graph '{of.name}' no learnable edge decides about a block by itself, so there is no table"
+            f"--measure: nothing can go from graph '{of.name}' with its learnable edges, so there is no table"
             " of what can go; leave it out"
         )
     times = _times(of) if measured else None
@@ -119,7 +119,7 @@ def show(
         say(headline(shown))
         print_table(node_table(shown, searched))
         table = block_table(of, None if searched is None else shown, times)
-        if table is not None:
+        if table is not None and (measured or is_by_block(of)):
             say("")
             print_table(table)
 

@@ -16,7 +16,7 @@ from topolearn.graph.passes import (
 )
 from topolearn.graph.price import one_level_params
 from topolearn.graph.removal import removal_order, without
-from topolearn.graph.skipping import Removable, removables
+from topolearn.graph.skipping import Removable, is_by_block, removables
 from topolearn.graph.source import Source
 from topolearn.graph.topology import Topology
 from topolearn.graph.wiring import AGGREGATES, Edge, Node
@@ -42,6 +42,7 @@ __all__ = [
     "UnitWeights",
     "apply_passes",
     "chain_edges",
+    "is_by_block",
     "one_level_params",
     "removables",
     "removal_order",

@@ -55,11 +55,10 @@ class InUse:
         """Return the learnable edges in use, in the graph's order."""
         return tuple(i for i, edge in enumerate(self.graph.edges) if edge.learnable and self.weights[i])
 
-    def less(self, edge: int) -> InUse | None:
-        """Return what is in use without an edge; None if an output would be cut off."""
-        weights = list(self.weights)
-        weights[edge] = 0.0
-        return self._settled(weights, set(self.spare) - {edge}, set(self.living()))
+    def less(self, *edges: int) -> InUse | None:
+        """Return what is in use without some edges; None if an output would be cut off."""
+        weights = [0.0 if i in edges else value for i, value in enumerate(self.weights)]
+        return self._settled(weights, set(self.spare).difference(edges), set(self.living()))
 
     def price(self, prices: Prices) -> float:
         """Return the price of the nodes and edges in use."""
@@ -105,7 +104,7 @@ class InUse:
 
 @dataclass(frozen=True)
 class Removable:
-    """What goes from a graph with one learnable edge: a branch, or a block that can be skipped.
+    """What goes from a graph with the edges from one node: a branch, or a block that can be skipped.
 
     Attributes:
         nodes: Ids of the nodes that go, in the graph's order.
@@ -138,21 +137,41 @@ class Removable:
 
 
 def removables(graph: Graph) -> tuple[Removable, ...]:
-    """Return what can go from a graph with a single learnable edge, in the graph's order.
+    """Return what can go from a graph, in its order: what dies with the edges from one node, if all are learnable.
 
-    Empty if some edge in use decides about no node: then a search chooses among the edges that read a node. What the
-    graph needs for an output cannot go.
+    What the graph needs for an output is not among it.
     """
     whole = InUse.of(graph)
     living = whole.living()
+    read_by = _readers(whole)
     found: dict[tuple[str, ...], Removable] = {}
-    for edge in whole.candidates():
-        left = whole.less(edge)
-        if left is None:
+    for node, edges in read_by.items():
+        if node in graph.inputs or not all(graph.edges[i].learnable for i in edges):
             continue
-        gone = living - left.living()
-        if not gone:
-            return ()
-        nodes = tuple(name for name in graph.nodes if name in gone)
-        found.setdefault(nodes, Removable(nodes, whole, left))
+        left = whole.less(*edges)
+        if left is not None:
+            gone = living - left.living()
+            nodes = tuple(name for name in graph.nodes if name in gone)
+            found.setdefault(nodes, Removable(nodes, whole, left))
     return tuple(found.values())
+
+
+def is_by_block(graph: Graph) -> bool:
+    """Whether each learnable edge in use decides about a block alone, as in most lifted networks.
+
+    In other graphs, a search chooses among the edges that read a block.
+    """
+    whole = InUse.of(graph)
+    read_by = _readers(whole)
+    return all(len(read_by[graph.edges[i].src]) == 1 for i in whole.candidates())
+
+
+def _readers(whole: InUse) -> dict[str, list[int]]:
+    """Return node -> its out-edges in use."""
+    read_by: dict[str, list[int]] = {}
+    for name in whole.graph.nodes:
+        read_by[name] = []
+    for i, edge in enumerate(whole.graph.edges):
+        if whole.weights[i]:
+            read_by[edge.src].append(i)
+    return {name: edges for name, edges in read_by.items() if edges}

@@ -2,7 +2,7 @@
 
 Molchanov, Mallya, Tyree, Frosio, Kautz, "Importance Estimation for Neural Network Pruning", CVPR 2019. A block's output
 is multiplied by its edge weight w, a gate at w = 1. To first order, setting it to 0 changes the loss by
-|w * dloss/dw|; the score is the mean of this over batches.
+``|w * dloss/dw|``; the score is the mean of this over batches.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from topolearn.learners.trial import Trial
 @final
 @register_learner("taylor")
 class Taylor(Scorer):
-    """Ranks blocks by |w * dloss/dw| of their edge weights, and removes the last ones under a budget.
+    """Ranks blocks by ``|w * dloss/dw|`` of their edge weights, and removes the last ones under a budget.
 
     The formula and its source: ``help("topolearn.learners.taylor")``.
     """
 
     def scores_of(self, trial: Trial, batch: int) -> Tensor:
-        """Return the (L,) |w * dloss/dw| on one batch."""
+        """Return the (L,) ``|w * dloss/dw|`` on one batch."""
         weights = self.edge_weights().detach().requires_grad_()
         (gradient,) = torch.autograd.grad(trial.loss(weights, batch), weights)
         return (weights * gradient).detach().abs()[self.candidates.index]
