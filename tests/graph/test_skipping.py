@@ -64,7 +64,7 @@ def used(state: InUse | None) -> dict[str, float]:
 def test_a_branch_goes_and_its_shortcut_stays() -> None:
     graph = loads(RESIDUAL)
     whole = InUse.of(graph)
-    assert [graph.edges[i].src for i in whole.candidates()] == ["f1", "f2"]
+    assert [[graph.edges[i].src for i in block] for block in whole.blocks()] == [["f1"], ["f2"]]
     left = whole.less(edge(graph, "f1", "sum1"))
     assert used(left) == {"image sum1": 1, "sum1 f2": 1, "f2 sum2": 0.5, "sum2 head": 1}
     assert left is not None

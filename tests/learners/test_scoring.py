@@ -198,3 +198,56 @@ def test_nothing_but_blocks_changes_before_pruning() -> None:
     searched.load_state_dict(plain.state_dict(), strict=False)
     x = batch(graph)["image"]
     assert torch.equal(searched(x), plain(x))
+
+
+def test_a_sweep_removes_edges_and_keeps_the_weights_of_the_graph() -> None:
+    graph = residual()
+    ranking = learner("taylor", graph, budget={"macs": 0.5})
+    ranking.score(Planted(lambda weights: (torch.arange(1.0, 6.0) * weights[branches(graph)]).sum()))
+    first = branches(graph)[0]
+    assert ranking.without(()).edge_weights() == [1.0] * len(graph.edges)
+    topology = ranking.without([first])
+    assert {graph.edges[i].src for i, kept in enumerate(topology.keep) if not kept} >= {"f1"}
+    assert set(topology.edge_weights()) == {0.0, 1.0}
+
+
+DENSE = """
+topolearn: 1
+name: dense
+inputs: {image: [4, 6, 6]}
+nodes:
+  f[1..4]: {op: conv_bn_relu, out_channels: 4}
+  head: {op: classifier, classes: 3}
+edges:
+  - {from: image, to: "f[1..4]"}
+  - {connect: complete, nodes: ["f[1..4]"], learnable: true}
+  - {connect: bipartite, from: "f[1..4]", to: [head], learnable: true}
+outputs: [head]
+"""
+"""Each block is read by all later ones, as in a stage without activations after its additions."""
+
+
+@pytest.mark.parametrize("name", ["ablation", "taylor", "random_blocks"])
+def test_a_block_with_several_readers_goes_as_a_whole(name: str) -> None:
+    graph = loads(DENSE)
+    starts = {node: [i for i, edge in enumerate(graph.edges) if edge.src == node] for node in ("f1", "f2", "f3", "f4")}
+    worth = {"f1": 0.1, "f2": 0.9, "f3": 0.2, "f4": 0.5}
+
+    def loss(weights: Tensor) -> Tensor:
+        return -torch.stack([value * weights[starts[node]].mean() for node, value in worth.items()]).sum()
+
+    removed = set()
+    for seed in range(12 if name == "random_blocks" else 1):
+        options: dict[str, Any] = {"seed": seed} if name == "random_blocks" else {"batches": 1}
+        ranking = learner(name, graph, budget={"macs": 0.55}, **options)
+        ranking.score(Planted(loss))
+        keep = ranking.topology().keep
+        gone = {node for node, edges in starts.items() if not any(keep[i] for i in edges)}
+        stays = [{edge.src, edge.dst}.isdisjoint(gone) for edge in graph.edges]
+        assert [keep[i] for i in branches(graph)] == [stays[i] for i in branches(graph)]
+        removed.add(frozenset(gone))
+    if name == "random_blocks":
+        assert len(removed) > 3
+        assert {len(gone) for gone in removed} == {2}
+    else:
+        assert removed == {frozenset({"f1", "f3"})}

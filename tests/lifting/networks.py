@@ -97,3 +97,19 @@ def relative(found: Tensor, wanted: Tensor) -> float:
     """Largest difference over the largest value; a NaN where one is not finite."""
     found, wanted = found.detach().double(), wanted.detach().double()
     return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+class Windows(nn.Module):
+    """A network whose batch grows on the way, as in attention within windows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mix, self.head = nn.Conv2d(3, 8, 2, 2), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        n, c, h, w = x.shape
+        y = x.view(n, c, 2, h // 2, 2, w // 2).permute(0, 2, 4, 3, 5, 1).reshape(n * 4, h * w // 4, c)
+        y = y + torch.relu(self.mix(y))
+        y = y.view(n, 4, -1, c).flatten(1, 2)
+        return self.head(y.mean(1))

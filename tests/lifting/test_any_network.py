@@ -16,7 +16,7 @@ from torchvision import models
 from torchvision.ops import FrozenBatchNorm2d
 
 import topolearn
-from tests.lifting.networks import changed, mobilenet, randomise, regnet, resnet, torchvision_names
+from tests.lifting.networks import Windows, changed, mobilenet, randomise, regnet, resnet, torchvision_names
 from tests.lifting.timm_names import TIMM
 from topolearn.compiler import Network
 from topolearn.errors import GraphError, LiftError
@@ -183,22 +183,6 @@ class Tokens(nn.Module):
         for layer in self.layers:
             x = layer(x)
         return self.head(x[:, 0])
-
-
-class Windows(nn.Module):
-    """A network whose batch grows on the way, as in attention within windows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.mix, self.head = nn.Conv2d(3, 8, 2, 2), nn.Linear(8, 8), nn.Linear(8, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        n, c, h, w = x.shape
-        y = x.view(n, c, 2, h // 2, 2, w // 2).permute(0, 2, 4, 3, 5, 1).reshape(n * 4, h * w // 4, c)
-        y = y + torch.relu(self.mix(y))
-        y = y.view(n, 4, -1, c).flatten(1, 2)
-        return self.head(y.mean(1))
 
 
 OWN: dict[str, tuple[Callable[[], nn.Module], int]] = {

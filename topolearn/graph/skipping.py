@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,9 +52,13 @@ class InUse:
         assert left is not None
         return left
 
-    def candidates(self) -> tuple[int, ...]:
-        """Return the learnable edges in use, in the graph's order."""
-        return tuple(i for i, edge in enumerate(self.graph.edges) if edge.learnable and self.weights[i])
+    def blocks(self) -> tuple[tuple[int, ...], ...]:
+        """Return the learnable edges in use, those from one node together: they go with the block that ends there."""
+        found: dict[str, list[int]] = {}
+        for i, edge in enumerate(self.graph.edges):
+            if edge.learnable and self.weights[i]:
+                found.setdefault(edge.src, []).append(i)
+        return tuple(map(tuple, found.values()))
 
     def less(self, *edges: int) -> InUse | None:
         """Return what is in use without some edges; None if an output would be cut off."""
@@ -137,20 +142,18 @@ class Removable:
 
 
 def removables(graph: Graph) -> tuple[Removable, ...]:
-    """Return what can go from a graph, in its order: what dies with the edges from one node, if all are learnable.
+    """Return what can go from a graph, in its order.
 
-    What the graph needs for an output is not among it.
+    A node can go if it dies without the learnable edges that start from it, and no output needs it. What dies with it
+    goes too.
     """
     whole = InUse.of(graph)
     living = whole.living()
-    read_by = _readers(whole)
     found: dict[tuple[str, ...], Removable] = {}
-    for node, edges in read_by.items():
-        if node in graph.inputs or not all(graph.edges[i].learnable for i in edges):
-            continue
-        left = whole.less(*edges)
-        if left is not None:
-            gone = living - left.living()
+    for block in whole.blocks():
+        left = whole.less(*block)
+        gone = frozenset() if left is None else living - left.living()
+        if left is not None and graph.edges[block[0]].src in gone:
             nodes = tuple(name for name in graph.nodes if name in gone)
             found.setdefault(nodes, Removable(nodes, whole, left))
     return tuple(found.values())
@@ -162,16 +165,5 @@ def is_by_block(graph: Graph) -> bool:
     In other graphs, a search chooses among the edges that read a block.
     """
     whole = InUse.of(graph)
-    read_by = _readers(whole)
-    return all(len(read_by[graph.edges[i].src]) == 1 for i in whole.candidates())
-
-
-def _readers(whole: InUse) -> dict[str, list[int]]:
-    """Return node -> its out-edges in use."""
-    read_by: dict[str, list[int]] = {}
-    for name in whole.graph.nodes:
-        read_by[name] = []
-    for i, edge in enumerate(whole.graph.edges):
-        if whole.weights[i]:
-            read_by[edge.src].append(i)
-    return {name: edges for name, edges in read_by.items() if edges}
+    read = Counter(edge.src for edge, weight in zip(graph.edges, whole.weights, strict=True) if weight)
+    return all(read[graph.edges[i].src] == 1 for block in whole.blocks() for i in block)

@@ -1,4 +1,4 @@
-"""Edge learners: MaskConnect, continuous weights (TopoNet), SparseMask, and rule-based baselines."""
+"""Edge learners: MaskConnect, continuous weights (TopoNet), SparseMask, scores of trained blocks, and rules."""
 
 from topolearn.learners.ablation import Ablation
 from topolearn.learners.base import (

@@ -1,12 +1,14 @@
 """Removes blocks one by one: each time the one whose removal costs the loss least, for what it saves.
 
-A block's cost is the loss of the network without it, less the loss before, on some training batches, with batch
-statistics computed anew. It is divided by the price that is saved. The block of the smallest ratio goes; then all
-others are looked at again, because the choice changes what they are worth. It ends when the budget is met.
+A block's score is the loss of the network without it, less the loss before, on some training batches, with the batch
+statistics of the network without it. It is divided by the price that is saved. The block of the smallest ratio goes.
+Then all others are tried again, because the choice changes what they are worth. It ends when the budget is met.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, final
 
 import torch
@@ -29,10 +31,10 @@ class Ablation(Ranking):
     at the last look.
 
     Attributes:
-        removed: (L,) the edges that were removed, in order; -1 for those to come.
+        removed: (L,) one edge of each block that was removed, in order; -1 for those to come.
         base: Loss before the present look.
-        losses: (L,) loss without each of the edges that the present look has tried.
-        looks: Number of edges that the present look has tried; -1 before the loss of the given network is known.
+        losses: (L,) loss without each of the blocks that the present look has tried, at the block's first edge.
+        looks: Number of blocks that the present look has tried; -1 before the loss of the given network is known.
     """
 
     options_type = ScoreOptions
@@ -51,42 +53,49 @@ class Ablation(Ranking):
 
     def score(self, trial: Trial) -> None:
         """Remove blocks until the budget is met, and rank all by when they went."""
-        place = {edge: number for number, edge in enumerate(self.candidates.index.tolist())}
         gone = [edge for edge in self.removed.tolist() if edge >= 0]
-        left = self.left(gone)
+        states = self.states(gone)
         if self.looks < 0:
-            self.base.fill_(self.loss(trial, left))
+            self.base.fill_(self.loss(trial, states[-1]))
             self.looks.zero_()
-        while left.price(self.pricing.prices) > self.pricing.allowed:
-            saved = {edge: self.saved(left, edge) for edge in left.candidates()}
-            able = [edge for edge in saved if saved[edge] > 0.0]
+        while states[-1].price(self.pricing.prices) > self.pricing.allowed:
+            left = states[-1]
+            saved = {block: self.saved(left, block) for block in left.blocks()}
+            able = [block for block in saved if saved[block] > 0.0]
             if not able:
                 break
-            for edge in able[int(self.looks) :]:
-                without = left.less(edge)
+            for block in able[int(self.looks) :]:
+                without = left.less(*block)
                 assert without is not None
-                self.losses[place[edge]] = self.loss(trial, without)
+                self.losses[self.place[block[0]]] = self.loss(trial, without)
                 self.looks.add_(1)
                 trial.pause(f"removed {len(gone)} blocks, tried {int(self.looks)} of {len(able)} others")
-            for edge in able:
-                self.scores[place[edge]] = self.losses[place[edge]] - self.base
-            least = min(able, key=lambda edge: float(self.scores[place[edge]]) / saved[edge])
-            self.base.copy_(self.losses[place[least]])
-            self.removed[len(gone)] = least
+            costs = {block: float(self.losses[self.place[block[0]]] - self.base) for block in able}
+            for block, cost in costs.items():
+                for edge in block:
+                    self.scores[self.place[edge]] = cost
+            least = min(able, key=lambda block: costs[block] / saved[block])
+            self.base.copy_(self.losses[self.place[least[0]]])
+            self.removed[len(gone)] = least[0]
             self.looks.zero_()
-            gone.append(least)
-            left = self.left(gone)
+            gone.append(least[0])
+            states = self.states(gone)
         self.rank()
-        self.rank_removed(gone)
+        self.rank_removed(states)
 
-    def left(self, gone: list[int]) -> InUse:
-        """Return what is in use without the removed edges."""
-        left = self.in_use
+    def states(self, gone: Sequence[int]) -> list[InUse]:
+        """Return what is in use at first, and after each removal.
+
+        Args:
+            gone: Index of one edge of each removed block.
+        """
+        states = [self.in_use]
         for edge in gone:
-            without = left.less(edge)
+            (block,) = (block for block in states[-1].blocks() if edge in block)
+            without = states[-1].less(*block)
             assert without is not None
-            left = without
-        return left
+            states.append(without)
+        return states
 
     def loss(self, trial: Trial, in_use: InUse) -> float:
         """Return the mean loss over the batches."""
@@ -95,14 +104,10 @@ class Ablation(Ranking):
             losses = [float(trial.loss(weights, batch)) for batch in range(self.options.batches)]
         return sum(losses) / len(losses)
 
-    def rank_removed(self, gone: list[int]) -> None:
+    def rank_removed(self, states: Sequence[InUse]) -> None:
         """Rank the edges that went below all others, those that went first lowest."""
-        place = {edge: number for number, edge in enumerate(self.candidates.index.tolist())}
-        lowest = min(0.0, float(self.ranks.min())) - len(gone)
-        left = self.in_use
-        for number, edge in enumerate(gone):
-            without = left.less(edge)
-            assert without is not None
-            for died in set(left.candidates()) - set(without.candidates()):
-                self.ranks[place[died]] = lowest + number
-            left = without
+        lowest = min(0.0, float(self.ranks.min())) - len(states)
+        used = [{edge for block in state.blocks() for edge in block} for state in states]
+        for number, (before, after) in enumerate(pairwise(used)):
+            for died in before - after:
+                self.ranks[self.place[died]] = lowest + number

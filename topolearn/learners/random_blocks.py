@@ -5,8 +5,6 @@ from __future__ import annotations
 import random
 from typing import final
 
-import torch
-
 from topolearn.learners.base import register_learner
 from topolearn.learners.scoring import Ranking, RankOptions
 from topolearn.learners.trial import Trial
@@ -29,9 +27,8 @@ class RandomBlocks(Ranking):
 
     def score(self, trial: Trial) -> None:
         """Draw the order."""
-        used = self.in_use.candidates()
-        drawn = random.Random(self.options.seed).sample(used, len(used))
-        scores = {edge: number / len(used) for number, edge in enumerate(drawn)}
-        values = [scores.get(edge, 0.0) for edge in self.candidates.index.tolist()]
-        self.scores.copy_(torch.tensor(values, dtype=torch.float64))
+        blocks = self.in_use.blocks()
+        for number, block in enumerate(random.Random(self.options.seed).sample(blocks, len(blocks))):
+            for edge in block:
+                self.scores[self.place[edge]] = number / len(blocks)
         self.ranks.copy_(self.scores)

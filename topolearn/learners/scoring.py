@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import cached_property
 from typing import Annotated, Any
 
 import torch
@@ -11,9 +12,9 @@ from pydantic import Field
 from torch import Tensor
 
 from topolearn.errors import OptionError
-from topolearn.graph import Graph, Topology
+from topolearn.graph import Graph, Topology, removal
 from topolearn.graph.budget import affordable
-from topolearn.graph.price import Spent, edge_shares
+from topolearn.graph.price import Spent
 from topolearn.graph.skipping import InUse
 from topolearn.learners.base import EdgeLearner, Options, Phase, require_learnable
 from topolearn.learners.costs import COUNTED, Budget, Costs
@@ -39,15 +40,16 @@ class ScoreOptions(RankOptions):
 class Ranking(EdgeLearner):
     """Base of the learners that rank the blocks of a given network; a budget decides how many stay.
 
-    The learnable edges in use, those of a weight other than 0, are ranked. A block is removed with its edge. Edges of
-    weight 0 step in where a block without a shortcut goes (:class:`~topolearn.graph.skipping.InUse`).
+    A block is removed with the learnable edges from its last node, those of a weight other than 0. Edges of weight 0
+    step in where a block without a shortcut goes (:class:`~topolearn.graph.skipping.InUse`).
 
-    A score is what removing an edge costs the network. Edges are ranked by their score divided by the price that goes
+    A score is what removing a block costs the network. Blocks are ranked by their score divided by the price that goes
     with them, so that one expensive block is weighed against several cheap ones.
 
     Attributes:
-        scores: (L,) score of each learnable edge; 0 before it is measured, and for edges that are not in use.
-        ranks: (L,) rank of each learnable edge: those of the lowest rank go first.
+        scores: (L,) score of the block that each learnable edge starts from; 0 before it is measured, and for edges
+            that are not in use.
+        ranks: (L,) rank of the block that each learnable edge starts from: those of the lowest rank go first.
 
     Raises:
         OptionError: A graph without learnable edges, or a budget below the cheapest path.
@@ -84,27 +86,29 @@ class Ranking(EdgeLearner):
     def score(self, trial: Trial) -> None:
         """Score the blocks of a trained network; called once, before it is pruned."""
 
+    @cached_property
+    def place(self) -> dict[int, int]:
+        """Index of each learnable edge -> its place among them."""
+        return {edge: number for number, edge in enumerate(self.candidates.index.tolist())}
+
     def rank(self) -> None:
-        """Rank the edges by their score per price."""
-        place = {edge: number for number, edge in enumerate(self.candidates.index.tolist())}
-        prices = self.pricing.prices
-        shares = edge_shares(self.graph, prices, [weight != 0.0 for weight in self.in_use.weights])
+        """Rank the blocks by their score per price; those that save nothing or must stay rank highest."""
         ranks = torch.zeros_like(self.ranks)
-        for edge in self.in_use.candidates():
-            # An edge that saves nothing alone, between nodes that others keep alive, is a part of what saves.
-            price = self.saved(self.in_use, edge) or shares[edge] / self.pricing.full
-            ranks[place[edge]] = float(self.scores[place[edge]]) / price if price else torch.inf
+        for block in self.in_use.blocks():
+            price = self.saved(self.in_use, block)
+            for edge in block:
+                ranks[self.place[edge]] = float(self.scores[self.place[edge]]) / price if price else torch.inf
         self.ranks.copy_(ranks)
 
-    def saved(self, in_use: InUse, edge: int) -> float:
-        """Return the share of the whole cost that goes with an edge; 0 if it cannot go."""
-        left, prices = in_use.less(edge), self.pricing.prices
+    def saved(self, in_use: InUse, block: Sequence[int]) -> float:
+        """Return the share of the whole cost that goes with a block; 0 if it must stay."""
+        left, prices = in_use.less(*block), self.pricing.prices
         return 0.0 if left is None else (in_use.price(prices) - left.price(prices)) / self.pricing.full
 
     def order(self) -> list[int]:
         """Return the learnable edges in the order of removal: the spare ones, then by rank."""
-        ranks = dict(zip(self.candidates.index.tolist(), self.ranks.tolist(), strict=True))
-        return sorted(ranks, key=lambda i: (i not in self.in_use.spare, ranks[i], -i))
+        ranks = self.ranks.tolist()
+        return sorted(self.place, key=lambda i: (i not in self.in_use.spare, ranks[self.place[i]], -i))
 
     def edge_weights(self) -> Tensor:
         """Return the (E,) weights in the graph."""
@@ -119,8 +123,19 @@ class Ranking(EdgeLearner):
         return []
 
     def edge_values(self) -> Tensor:
-        """Return (E,) the scores, and the graph's weights for fixed edges."""
+        """Return the (E,) scores, and the graph's weights for fixed edges."""
         return self.candidates.spread(self.scores)
+
+    def without(self, removed: Collection[int]) -> Topology:
+        """Return the closed topology of all edges in use except ``removed``, with the weights in the graph.
+
+        Args:
+            removed: Indices of learnable edges.
+        """
+        left = self.in_use.less(*removed)
+        if left is None:  # the strongest path to the outputs is kept
+            return removal.without(self.graph, self.in_use.weights, removed)
+        return left.topology()
 
     def topology(self) -> Topology:
         """Return the topology of the edges that rank highest and fit the budget."""

@@ -2,7 +2,8 @@
 
 Molchanov, Mallya, Tyree, Frosio, Kautz, "Importance Estimation for Neural Network Pruning", CVPR 2019. A block's output
 is multiplied by its edge weight w, a gate at w = 1. To first order, setting it to 0 changes the loss by
-``|w * dloss/dw|``; the score is the mean of this over batches.
+``|w * dloss/dw|``; for a block that several edges read, w * dloss/dw is summed over them first. The score is the mean
+over batches.
 """
 
 from __future__ import annotations
@@ -29,4 +30,9 @@ class Taylor(Scorer):
         """Return the (L,) ``|w * dloss/dw|`` on one batch."""
         weights = self.edge_weights().detach().requires_grad_()
         (gradient,) = torch.autograd.grad(trial.loss(weights, batch), weights)
-        return (weights * gradient).detach().abs()[self.candidates.index]
+        products = (weights * gradient).detach().tolist()
+        scores = torch.zeros(len(self.candidates))
+        for block in self.in_use.blocks():
+            for edge in block:
+                scores[self.place[edge]] = abs(sum(products[i] for i in block))
+        return scores

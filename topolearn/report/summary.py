@@ -6,7 +6,7 @@ from typing import Any
 
 from topolearn.graph import Graph, removables
 from topolearn.graph.degrees import Degree, degrees
-from topolearn.graph.price import Alive, Prices
+from topolearn.graph.price import Prices
 from topolearn.ops import Bundle, Shape
 from topolearn.ops.shape import Size
 from topolearn.report.tables import NumberText, Table
@@ -139,7 +139,7 @@ def block_table(
     """
     found = removables(graph)
     full = (graph.cost.params, graph.cost.macs)
-    full_time = None if times is None else Alive.of(graph, [True] * len(graph.edges)).price(times)
+    full_time = None if times is None or not found else found[0].before.price(times)
     rows: list[tuple[Any, ...]] = []
     for each in found[:limit]:
         row: list[Any] = [each.id, len(each.nodes)]

@@ -45,8 +45,8 @@ def shrink(
 ) -> FitResult:
     """Make a trained network smaller: lift it, remove the blocks that it misses least, fine-tune what is left.
 
-    If the data have another number of classes than the weights, the network gets a new last layer, and half of the
-    epochs train it before blocks are scored.
+    If the data have another number of classes than the weights, the network gets a new last layer. Half of the epochs
+    then train the whole network before blocks are scored.
 
     Args:
         model: A trained network, which is not changed, lifted or not; or the name of one: torchvision's (``resnet50``)

@@ -30,7 +30,7 @@ class ScoringBatches:
     Attributes:
         net: The network, on the device.
         data: The training data.
-        loss: The task loss.
+        loss_function: The task loss.
         batch_size: Number of inputs per batch.
         seed: Seed of the batches.
         device: The device.
