@@ -224,7 +224,7 @@ def _load(model: nn.Module, net: Network, places: Mapping[str, str]) -> None:
         table, _, rest = ours.partition(".")
         path, _, leaf = ours.rpartition(".")
         name = f"{places[path]}.{leaf}" if path in places else rest.partition(".")[2]
-        if table in ("nodes", "edges") and name in mine:
+        if table != "shared" and name in mine:
             mine[name].data = tensor.detach().clone()
 
 
