@@ -45,7 +45,12 @@ CASES: list[tuple[type[BaseModel], Mapping[str, Any], tuple[str, ...], str]] = [
         ("budget",),
         "'budget' of it is 0.5, but it should name the cost that it limits, as {macs: 0.5}",
     ),
-    (ContinuousOptions, {"budget": {}}, ("budget",), "needs one of 'macs', 'params' and 'milliseconds', as {macs: 0.5}"),
+    (
+        ContinuousOptions,
+        {"budget": {}},
+        ("budget",),
+        "needs one of 'macs', 'params' and 'milliseconds', as {macs: 0.5}",
+    ),
     (
         ContinuousOptions,
         {"budget": {"mac": 0.5}},
