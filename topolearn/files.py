@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from topolearn.errors import OptionError, TopolearnError
+from topolearn.errors import OptionError, TopolearnError, first_few
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -43,6 +43,25 @@ def check_target(target: Path, sources: Iterable[Path]) -> None:
     for source in sources:
         if os.path.realpath(source) == place:
             raise OptionError(f"writing to {target} would destroy {source}, which is read; choose another file")
+
+
+def check_folder(folder: Path, own: Collection[str] = ()) -> None:
+    """Raise an OptionError if a folder to write to holds files of someone else.
+
+    Args:
+        folder: Any folder; it need not exist.
+        own: Names that may be there: they are replaced. Hidden files may be there too.
+    """
+    try:
+        found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise TopolearnError(f"cannot read the folder {folder}: {error.strerror}; choose another place") from None
+    others = [f"'{name}'" for name in found if name not in own and not name.startswith(".")]
+    if others:
+        raise OptionError(
+            f"the folder {folder} already holds other files, {first_few(others)}, so nothing is written there; choose a"
+            " new or empty folder with --out"
+        )
 
 
 def file_name(text: str) -> str:

@@ -335,6 +335,18 @@ def test_masks_replace_no_image_and_no_other_mask(tmp_path: Path) -> None:
     assert len(predict(path, [tmp_path / "masks", tmp_path / "masks" / "0.png"], out).images) == 2
 
 
+def test_masks_are_not_mixed_with_those_of_an_annotator(tmp_path: Path) -> None:
+    path = segmenter(tmp_path / "net.onnx")
+    (tmp_path / "scenes").mkdir()
+    random_images(tmp_path / "scenes" / "images", 2)
+    random_images(tmp_path / "scenes" / "masks", 2)
+    before = [file.read_bytes() for file in sorted((tmp_path / "scenes" / "masks").iterdir())]
+    scenes = tmp_path / "scenes" / "images", tmp_path / "scenes"
+    refused(OptionError, "'?.*/scenes/masks already holds files that are not predictions, so nothing is", path, *scenes)
+    assert [file.read_bytes() for file in sorted((tmp_path / "scenes" / "masks").iterdir())] == before
+    assert sorted(file.name for file in (tmp_path / "scenes").iterdir()) == ["images", "masks"]
+
+
 def test_old_files_are_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, out = segmenter(tmp_path / "net.onnx"), tmp_path / "out"
     random_images(tmp_path / "in", 1)

@@ -20,7 +20,7 @@ import torch
 import topolearn
 from tests.data.toys import toy
 from tests.training.runs import ROOT, Stopping, assert_same, graph, run
-from topolearn.errors import CheckpointError, TopolearnError
+from topolearn.errors import CheckpointError, OptionError, TopolearnError
 from topolearn.learners import Fixed
 from topolearn.runs import folder as run_folder
 from topolearn.runs import read_result
@@ -161,9 +161,18 @@ def test_a_folder_that_holds_a_run(finished: Path) -> None:
 def test_resume_without_a_run_starts_one(whole: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
+    for resume in (False, True):
+        with pytest.raises(OptionError) as caught:
+            run(tmp_path / "run", resume=resume)
+        assert str(caught.value) == (
+            f"the folder {tmp_path / 'run'} already holds other files, 'notes.txt', so nothing is written there; choose"
+            " a new or empty folder with --out"
+        )
+    assert [path.read_text() for path in (tmp_path / "run").iterdir()] == ["mine"]
+    (tmp_path / "run" / "notes.txt").rename(tmp_path / "run" / ".notes")
+    (tmp_path / "run" / "search.yaml").write_text("")  # of a run that was killed before it wrote its config.yaml
     run(tmp_path / "run", resume=True)
-    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
-    (tmp_path / "run" / "notes.txt").unlink()
+    (tmp_path / "run" / ".notes").unlink()
     assert_same(whole, tmp_path / "run")
 
 

@@ -41,11 +41,11 @@ def test_the_loss_and_the_metrics_of_the_run_judge_again(several: Path, tmp_path
     given: dict[str, Any] = {"data": pair("several"), "loss": several_loss, "device": "cpu"}
     again = reprune(several, tmp_path / "again", metrics={"error": error}, **given)
     assert again.metrics.keys() == {"loss", "error"}
-    whole = sweep(several, tmp_path, shares=(0.0,), seeds=(0,), metrics={"error": error}, quiet=True, **given)
+    whole = sweep(several, tmp_path / "swept", shares=(0.0,), seeds=(0,), metrics={"error": error}, quiet=True, **given)
     (own,) = whole.at(OWN, None)
     assert own.metrics == pytest.approx(again.metrics, abs=1e-6)
     assert "error" in whole.table().columns
-    alone = sweep(several, tmp_path, shares=(0.0,), seeds=(0,), quiet=True, **given)
+    alone = sweep(several, tmp_path / "swept", shares=(0.0,), seeds=(0,), quiet=True, **given)
     assert alone.metrics == ("loss",)
     assert alone.at(OWN, None)[0].metrics == {"loss": pytest.approx(again.metrics["loss"])}
 

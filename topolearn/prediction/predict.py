@@ -108,7 +108,8 @@ def predict(
 
     Raises:
         DataError: A file is missing, a folder has no images, or no image can be used.
-        OptionError: Output files would replace one another, or the images, or masks have no folder.
+        OptionError: Output files would replace one another or the images, masks have no folder, or would mix
+            with other masks.
         TopolearnError: A file cannot be written; or see :func:`load`.
     """
     target = _folder(out)
@@ -120,6 +121,7 @@ def predict(
     writer = _Writer(model, target)
     if model.info.kind.is_dense and target is not None:
         _check_names(files, target)
+    _check_free(model, target)
     result = Predictions(model.info.task)
     for path in files:
         try:
@@ -171,6 +173,7 @@ def predict_validation(
     model = model_of_run(net, folder, find_device(device))
     result = Predictions(model.info.task, notes=list(found.notes))
     writer = _Writer(model, target)
+    _check_free(model, target)
     digits = len(str(found.val_size - 1))
     images = (image[None] for batch, _ in found.val_batches(1) for image in listed(batch)[0])
     for number, image in enumerate(images):
@@ -188,6 +191,17 @@ def _folder(out: str | Path | None) -> Path | None:
     if target is not None and target.exists() and not target.is_dir():
         raise OptionError(f"'{target}' is a file; name a folder to write to")
     return target
+
+
+def _check_free(model: Model, out: Path | None) -> None:
+    """Raise an OptionError if predicted masks would mix with masks from elsewhere, such as those of an annotator."""
+    if out is None or not model.info.kind.is_dense or (out / OVERLAYS).is_dir():
+        return
+    if (out / MASKS).is_dir() and any((out / MASKS).iterdir()):
+        raise OptionError(
+            f"the folder {out / MASKS} already holds files that are not predictions, so nothing is written there;"
+            " choose another folder with -o"
+        )
 
 
 def _check_names(files: Sequence[Path], out: Path) -> None:

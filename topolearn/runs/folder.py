@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from topolearn.errors import CheckpointError, TopolearnError
-from topolearn.files import make_folder
+from topolearn.files import check_folder, make_folder
 
 STATE = "checkpoint/state.pt"
 WEIGHTS = "weights.safetensors"
@@ -29,6 +29,11 @@ PATIENCE = 10.0
 def holds_run(folder: Path) -> bool:
     """Whether ``folder`` holds a run, finished or not, or only its result."""
     return any((folder / name).is_file() for name in (CONFIG, GRAPH, WEIGHTS))
+
+
+def check_free(folder: Path) -> None:
+    """Raise an OptionError if a folder for a new run holds files of someone else."""
+    check_folder(folder, (SEARCHED,))  # the first file of a run; one that was killed there leaves no other
 
 
 def tidy(folder: Path) -> None:

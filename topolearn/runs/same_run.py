@@ -14,7 +14,7 @@ from topolearn.graph import Graph
 from topolearn.learners import EdgeLearner
 from topolearn.recipes.train_options import TrainOptions, as_phase
 from topolearn.runs.config import read_config, write_config
-from topolearn.runs.folder import CONFIG, SEARCHED, holds_run
+from topolearn.runs.folder import CONFIG, SEARCHED, check_free, holds_run
 from topolearn.runs.same_data import content_differs
 
 _MAY_CHANGE = ("training.workers", "training.checkpoint_steps")
@@ -50,8 +50,10 @@ def holds_this_run(
 
     Raises:
         CheckpointError: The folder holds another run, or a run although ``resume`` is false.
+        OptionError: The folder holds other files.
     """
     if not holds_run(folder):
+        check_free(folder)
         return False
     if not resume:
         raise CheckpointError(f"{folder} already holds a run; give --resume, or choose another folder with --out")

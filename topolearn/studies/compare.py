@@ -14,7 +14,7 @@ import torch
 
 from topolearn.data.for_graph import read_data
 from topolearn.errors import OptionError, TopolearnError, shown, tell
-from topolearn.files import file_name, make_folder
+from topolearn.files import check_folder, file_name, make_folder
 from topolearn.format.tree import Items, Scalar, parse
 from topolearn.format.writer import scalar
 from topolearn.learners import learner_class
@@ -24,7 +24,7 @@ from topolearn.recipes.train_options import TrainOptions
 from topolearn.report.tables import metric_spec
 from topolearn.runs.folder import holds_run
 from topolearn.samples import Data
-from topolearn.studies.comparison import Comparison, Failure, Row, RunSummary, clock
+from topolearn.studies.comparison import MARKDOWN, Comparison, Failure, Row, RunSummary, clock
 from topolearn.studies.processes import Crew, Job, run_all
 from topolearn.training.prepare import prepare
 
@@ -81,6 +81,7 @@ def compare(
     variants = tuple(_variants(recipes, common, vary or {}))
     crew = _crew(devices, jobs, len(variants) * len(chosen))
     board = _Board(variants, chosen, Path(out), quiet)
+    _check_folder(board.folder)
     _check(board, devices[0], data_root)
     for variant in variants:
         for key in variant.left_out:
@@ -291,6 +292,8 @@ def _is_for_others(key: str, learner: str, learners: Sequence[str]) -> bool:
 
 
 def _seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    if not isinstance(seeds, Sequence):
+        raise OptionError(f"'seeds' is {shown(seeds)}, but should be a list of whole numbers, such as [0, 1, 2]")
     chosen = tuple(seeds)
     for seed in chosen:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
@@ -301,6 +304,13 @@ def _seeds(seeds: Sequence[int]) -> tuple[int, ...]:
 
 
 # -- before anything starts ----------------------------------------------------------------------
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise an OptionError if the folder holds neither a comparison nor runs of one, but other files."""
+    if not (folder / MARKDOWN).is_file():
+        runs = {path.relative_to(folder).parts[0] for path in folder.glob("*/**/seed-*")}
+        check_folder(folder, runs)
 
 
 def _check(board: _Board, device: str, data_root: str | Path | None) -> None:

@@ -14,7 +14,7 @@ from topolearn.device import find_device
 from topolearn.errors import CheckpointError, DataError, TopolearnError
 from topolearn.files import make_folder
 from topolearn.graph import one_level_params
-from topolearn.runs.folder import SEARCH_STATE, holds_run
+from topolearn.runs.folder import SEARCH_STATE, check_free, holds_run
 from topolearn.runs.history import read_history
 from topolearn.runs.result import FitResult, closing_record, describe_data
 from topolearn.runs.searched import CPU, SearchedRun, load_searched
@@ -59,12 +59,14 @@ def reprune(
 
     Raises:
         CheckpointError: There is no such run or no search, or ``out`` holds a run already.
-        OptionError: An unknown option, one that acts only in training, or a device that cannot be used.
+        OptionError: An unknown option, one that acts only in training, a device that cannot be used, or ``out`` holds
+            other files.
         DataError: ``data`` cannot be read, or are for another network.
     """
     target, where = Path(out), find_device(device)
     if holds_run(target):
         raise CheckpointError(f"{target} already holds a run; choose another folder with --out")
+    check_free(target)
     run = load_searched(run_dir, settings, loss=loss, metrics=metrics)
     pruned = prune(run.net)
     judged_on = _find(run, data_root, where) if data is None else run.data(data, data_root).to(where)

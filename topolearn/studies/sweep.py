@@ -31,12 +31,13 @@ from topolearn.compiler import prune
 from topolearn.device import find_device
 from topolearn.drawing.curve import CurvePanel, Line, Mark, draw_curves
 from topolearn.errors import OptionError, TrainingError, shown
-from topolearn.files import make_folder, write_atomically
+from topolearn.files import check_folder, make_folder, write_atomically
 from topolearn.graph import Topology, removal_order
 from topolearn.graph.price import Alive
 from topolearn.graph.removal import removable, removed_at, removed_share
 from topolearn.learners import EdgeLearner
 from topolearn.report.tables import NumberText, Table, is_share, metric_heading
+from topolearn.runs.folder import holds_run
 from topolearn.runs.searched import SearchedRun, load_searched
 from topolearn.samples import Data
 from topolearn.samples.seeds import generator, global_state_kept, mix
@@ -252,13 +253,17 @@ def sweep(
     Raises:
         CheckpointError: There is no such run, or it has no search.
         DataError: The run's data cannot be found, or ``data`` are for another network.
-        OptionError: An unknown option, or invalid shares or seeds.
+        OptionError: An unknown option, invalid shares or seeds, or ``out`` holds other files.
         TrainingError: The search ended with all paths to an output at weight 0.
     """
     wanted = _shares(shares)
+    if not _is_list(seeds) or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
+        raise OptionError(f"'seeds' is {shown(seeds)}, but must hold whole numbers, 0 or more")
     if not seeds or len(set(seeds)) < len(seeds):
         raise OptionError(f"'seeds' is {shown(seeds)}, but must hold at least one seed, and each once")
     where = find_device(device)
+    if out is not None and not holds_run(Path(out)) and not (Path(out) / MARKDOWN).is_file():
+        check_folder(Path(out))
     with global_state_kept(), kept_memory() if where.type == "cpu" else contextlib.nullcontext():
         run = load_searched(run_dir, settings, loss=loss, metrics=metrics)
         judge = _Judge(run, run.data(data, data_root).to(where), where, recalibrate, Reporter(0, quiet=quiet))
@@ -287,9 +292,17 @@ def sweep(
     return found
 
 
+def _is_list(given: Any) -> bool:
+    return isinstance(given, Sequence) and not isinstance(given, str)
+
+
 def _shares(shares: Sequence[float]) -> tuple[float, ...]:
     """Return the shares in ascending order, each once."""
-    if not shares or not all(0 <= share <= 1 for share in shares):
+    if (
+        not _is_list(shares)
+        or not shares
+        or not all(isinstance(share, int | float) and 0 <= share <= 1 for share in shares)
+    ):
         raise OptionError(f"'shares' is {shown(shares)}, but must hold shares from 0 to 1")
     return tuple(sorted({float(share) for share in shares}))
 
