@@ -60,7 +60,7 @@ def validate(model: type[ModelT], values: Mapping[str, Any], what: str) -> Model
             case "missing":
                 message = f"{what} needs '{name}'"
             case _:
-                text = _either([_text(fault["msg"]) for fault, place in faults if place == path])
+                text = _either([plain_words(fault["msg"]) for fault, place in faults if place == path])
                 value = shown(first["input"])
                 message = f"'{name}' of {what} is {value}, but it {_verb(text)}" if path else f"{what}: {text}"
         raise InvalidOption(message, path) from None
@@ -195,7 +195,7 @@ _WORDS = (
 """Pattern in a message of the validation library -> the words for it in files."""
 
 
-def _text(message: str) -> str:
+def plain_words(message: str) -> str:
     """Return a message of the validation library in the words of files."""
     for pattern, words in _WORDS:
         message = re.sub(pattern, words, message)

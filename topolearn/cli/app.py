@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -21,6 +22,7 @@ from topolearn.cli.listing import list_
 from topolearn.cli.predict import predict
 from topolearn.cli.training import add_commands
 from topolearn.errors import OptionError, TopolearnError, tell
+from topolearn.options import plain_words
 
 if TYPE_CHECKING:
     from topolearn.graph import Graph
@@ -42,6 +44,8 @@ app.command(name="list")(list_)
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 + SIGINT, as in shells."""
+_MISUSE: Any = typer.BadParameter.__mro__[2]
+"""What Typer raises about a command line: the base class of all such errors, which it exports under no name."""
 PIPE_CLOSED = 141
 """Exit status if the reader of the output has closed the pipe: 128 + SIGPIPE."""
 
@@ -240,7 +244,12 @@ def _open_streams() -> None:
 def _run() -> int:
     streams = sys.stdout, sys.stderr
     try:
-        app()
+        return app(prog_name="topolearn", standalone_mode=False) or 0
+    except _MISUSE as error:
+        if not sys.argv[1:]:  # Typer has shown the help
+            return FAILED
+        complain(_misuse(error))
+        return FAILED
     except SystemExit as done:
         if sys.stdout is not streams[0]:  # Typer replaces it when the reader of the output has closed the pipe
             sys.stdout, sys.stderr = streams
@@ -249,11 +258,23 @@ def _run() -> int:
     except TopolearnError as error:
         complain(str(error))
         return FAILED
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except OSError as error:
         return _failed(error)
-    return 0
+
+
+def _misuse(error: Any) -> str:
+    """Return a complaint of Typer about the command line, in one line and in plain words."""
+    message = error.format_message().rstrip(".")
+    invalid = re.fullmatch(r"Invalid value for (.+?): (.+)", message, re.DOTALL)
+    if invalid is not None:
+        name, text = invalid[1], plain_words(invalid[2])
+        message = f"{name} {text}" if text.startswith("should") else f"{name}: {text}"
+    else:
+        message = f"{message[0].lower()}{message[1:]}"
+    command = "topolearn" if error.ctx is None else error.ctx.command_path
+    return message if message.endswith("?") else f"{message}; see '{command} --help'"
 
 
 def _failed(error: OSError) -> int:

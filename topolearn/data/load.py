@@ -12,11 +12,12 @@ from topolearn.data.named_images import DATASETS, IMAGE_SETS, MASK_SETS
 from topolearn.data.reading import Reading
 from topolearn.data.roots import find_folder, folder_names, roots
 from topolearn.data.text import TEXT_SETS, TextFormat, text_in, text_of_ids
-from topolearn.errors import DataError, suggest
+from topolearn.errors import DataError, shown, suggest
 from topolearn.samples.augment import Augment, Crop
 from topolearn.samples.base import Data
 from topolearn.samples.datasets import DatasetData
 from topolearn.samples.loaders import LoaderData
+from topolearn.samples.modes import MODES
 from topolearn.task_kinds import kind_of
 
 
@@ -73,6 +74,7 @@ def load_data(
     Raises:
         DataError: The data do not exist, cannot be read, or are for another task.
     """
+    _check_numbers(size, channels, classes, workers)
     if isinstance(data, Data):
         _check_task(data.info.name, data.info.task, task)
         return data
@@ -104,6 +106,22 @@ def load_data(
         augment=augment,
         workers=workers,
     )
+
+
+def _check_numbers(size: Any, channels: Any, classes: Any, workers: Any) -> None:
+    """Raise a DataError if a number that was given is not one."""
+
+    def whole(value: Any, least: int) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+    if size is not None and not (isinstance(size, tuple | list) and len(size) == 2 and all(whole(n, 1) for n in size)):
+        raise DataError(f"'size' is {shown(size)}, but must be (height, width) in pixels")
+    if channels not in (None, *MODES):
+        raise DataError(f"'channels' is {shown(channels)}, but must be 1 or 3")
+    if classes is not None and not whole(classes, 1):
+        raise DataError(f"'classes' is {shown(classes)}, but must be a whole number, 1 or more")
+    if not whole(workers, 0):
+        raise DataError(f"'workers' is {shown(workers)}, but must be a whole number, 0 or more")
 
 
 def _is_text(data: Any, task: str | None) -> bool:

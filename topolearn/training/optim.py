@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from topolearn.compiler import Network
-from topolearn.errors import OptionError, suggest
+from topolearn.errors import OptionError, shown, suggest
 from topolearn.format.ranges import expand
 from topolearn.recipes.train_options import TrainOptions
 
@@ -56,6 +56,10 @@ def optimizers(
         if option not in known:
             hint = "; choose the optimizer with 'name'" if option == "optimizer" else suggest(option, known)
             raise OptionError(f"unknown option '{option}' of optimizer '{name}'{hint}")
+    for option, value in {"lr": lr, **options}.items():
+        unknown = isinstance(value, str) or (option == "lr" and value is None)
+        if unknown or (isinstance(value, float) and not math.isfinite(value)):
+            raise OptionError(f"'{option}' of optimizer '{name}' is {shown(value)}, but should be a finite number")
     networks = [module for module in net.modules() if isinstance(module, Network)]
     learner = _learner(networks)
     own = set() if learner is None else {id(p) for p in learner.parameters()}
