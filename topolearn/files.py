@@ -37,6 +37,17 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise TopolearnError(f"cannot write {path}: {error.strerror}; choose another place or make room") from None
 
 
+def read_start(path: Path, most: int) -> bytes:
+    """Read a file, but at most ``most`` bytes; a pipe that nobody writes to counts as empty, instead of waiting.
+
+    Raises:
+        OSError: The file is missing, a folder, or cannot be read.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        os.set_blocking(file.fileno(), True)  # wait for data, if there is a writer
+        return file.read(most)  # do not ask for the size: a device has none
+
+
 def check_target(target: Path, sources: Iterable[Path]) -> None:
     """Raise an OptionError if writing to ``target`` would overwrite one of the files to be read."""
     place = os.path.realpath(target)

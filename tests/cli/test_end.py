@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 from safetensors.torch import save_file
 
 import topolearn
 from tests.cli.test_app import finished_run, process
 from tests.lifting.networks import network
+from tests.training.runs import ROOT, graph, quick_fit
 from topolearn.errors import tell
 from topolearn.runs.folder import FILES
 from topolearn.training.progress import Reporter
 
 Run = Callable[..., tuple[int, str, str]]
+
+SHORT = ("--epochs", "2", "--set", "train_images=100", "--quiet", "--device", "cpu")
 
 COMMAND = [sys.executable, "-m", "topolearn"]
 
@@ -33,10 +39,55 @@ def unread() -> Iterator[int]:
     os.close(writer)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    small = graph(channels=1, classes=10)
+    quick_fit(small, data="digits", epochs=2, batch_size=256, training={"train_images": 600}, out=folder)
+    return folder
+
+
 @pytest.mark.parametrize("command", [("list",), ("show", "digits"), ("schema",), ("show", "digits", "--json")])
 def test_without_a_reader_it_ends_in_silence(command: tuple[str, ...], unread: int) -> None:
     done = subprocess.run([*COMMAND, *command], stdout=unread, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(
+    ("command", "written"),
+    [
+        (("fit", "digits", *SHORT, "--out", "new"), ("new/weights.safetensors", "new/model.onnx")),
+        (("prune", "RUN", "--device", "cpu", "--out", "new"), ("new/weights.safetensors",)),
+        (("predict", "RUN", "IMAGES", "--device", "cpu", "-o", "new"), ("new/predictions.csv",)),
+        (("export", "RUN", "-o", "new.onnx"), ("new.onnx",)),
+        (("validate", "digits", "digits"), ()),
+        (("list", "ops"), ()),
+        (("list", "learners", "maskconnect"), ()),
+        (("show", "digits", "--expand"), ()),
+        (("bench", "RUN"), ()),
+        (("predict", "RUN", "IMAGES", "--device", "cpu"), ()),
+    ],
+    ids=lambda value: "-".join(value[:2]),
+)
+def test_without_a_reader_the_work_is_done(
+    command: tuple[str, ...], written: tuple[str, ...], unread: int, tmp_path: Path, trained: Path
+) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        Image.new("L", (8, 8), number).save(tmp_path / "images" / f"{number}.png")
+    names = {"RUN": str(trained), "IMAGES": str(tmp_path / "images")}
+    done = subprocess.run(
+        [*COMMAND, *(names.get(word, word) for word in command)],
+        stdout=unread,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, done.stderr) == (141, "")
+    assert [name for name in written if not (tmp_path / name).is_file()] == []
+    if command[0] == "predict" and written:
+        assert (tmp_path / "new" / "predictions.csv").read_text().count(".png") >= 3
 
 
 def test_a_complaint_without_a_reader_keeps_its_status(unread: int) -> None:
@@ -134,3 +185,62 @@ def test_what_is_there_already_is_replaced_as_before(tmp_path: Path) -> None:
     for _ in range(2):
         topolearn.export_onnx(net, tmp_path / "net.onnx", check=False)
     assert process("show", "digits", "-o", str(tmp_path / "net.svg")).returncode == 0
+
+
+class TestPipesAndDevices:
+    """What nobody writes to, or what never ends, is no file: nothing waits for it."""
+
+    @pytest.fixture(autouse=True)
+    def _pipes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.chdir(tmp_path)
+        for name in ("net.yaml", "pipe", "net.safetensors", "net.onnx", "a.png", "a.txt"):
+            os.mkfifo(name)
+        (tmp_path / "folder").mkdir()
+        os.mkfifo("folder/a.png")
+
+        def hangs(*_: object) -> None:
+            raise AssertionError("it waits")
+
+        before = signal.signal(signal.SIGALRM, hangs)
+        signal.alarm(60)
+        yield
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+    @pytest.mark.parametrize(
+        ("command", "says"),
+        [
+            (("show", "net.yaml"), "net.yaml:1:1: the file is empty"),
+            (("validate", "net.yaml"), "net.yaml:1:1: the file is empty"),
+            (("fit", "net.yaml"), "net.yaml:1:1: the file is empty"),
+            (("compare", "net.yaml"), "net.yaml:1:1: the file is empty"),
+            (("show", "/dev/zero"), "/dev/zero: the file is larger than 64 MiB"),
+            (("fit", "digits", *SHORT, "--data", "pipe"), "'pipe' is a file, but data is a name, a folder"),
+            (("fit", "digits", *SHORT, "--data", "/dev/zero"), "'/dev/zero' is a file, but data is a name, a folder"),
+            (("fit", "digits", *SHORT, "--data", "folder"), "the folder 'folder' has no class folders"),
+            (("fit", "gpt12x64-bytes", *SHORT[:2], "--data", "a.txt"), "'a.txt' is not a file that can be read twice"),
+            (("fit", "digits", *SHORT, "--weights", "pipe"), "pipe: not a file but a folder, a pipe or a device"),
+            (("fit", "digits", *SHORT, "--weights", "net.safetensors"), "net.safetensors: not a file but a folder"),
+            (("fit", "digits", *SHORT, "--weights", "/dev/zero"), "/dev/zero: not a file but a folder, a pipe or a"),
+            (("predict", "net.onnx", "a.png"), "there is no 'net.onnx'; name the folder of a finished run, or an ONNX"),
+            (
+                ("predict", "RUN", "a.png"),
+                "none of the 1 images can be used; the first: the image 'a.png' is not a file",
+            ),
+            (("predict", "RUN", "/dev/zero"), "none of the 1 images can be used; the first: the image '/dev/zero' is"),
+            (("predict", "RUN", "folder"), "none of the 1 images can be used; the first: the image 'folder/a.png' is"),
+        ],
+        ids=lambda value: "-".join(value) if isinstance(value, tuple) else None,
+    )
+    def test_given_on_the_command_line(self, command: tuple[str, ...], says: str, run: Run, trained: Path) -> None:
+        status, out, err = run(*(str(trained) if word == "RUN" else word for word in command))
+        assert (status, out) == (2, "")
+        assert err.splitlines()[-1].startswith(f"error: {says}")
+
+    def test_a_pipe_with_a_writer_is_read(self, run: Run) -> None:
+        text = topolearn.load_graph("digits").to_yaml().encode()
+        writer = threading.Thread(target=lambda: Path("net.yaml").write_bytes(text))
+        writer.start()
+        status, out, _ = run("show", "net.yaml", "--json")
+        writer.join()
+        assert (status, '"name": "digits"' in out) == (0, True)

@@ -132,3 +132,29 @@ def test_errors_tables_and_text_are_safe_to_print() -> None:
     assert "\x1b" not in table.markdown()
     assert printable("日本\tß\x9b", kept="\t") == "日本\tß"
     assert utf8("\ud800\udcff") == r"\ud800\xff"
+
+
+def test_line_breaks_and_escapes_in_names_of_classes_and_images(run: Run, tmp_path: Path) -> None:
+    """Each is one folder or file, and one line."""
+    data, out = tmp_path / "data", tmp_path / "run"
+    odd = f"two\nlines {ESCAPES}"
+    class_folders(data, "two", odd)
+    picture = data / "two" / f"a\n{ESCAPES}.png"
+    min((data / "two").iterdir()).rename(picture)
+    status, said, err = run("fit", graph_file(tmp_path), "--data", str(data), "--out", str(out), *FIT)
+    assert (status, err) == (0, "")
+    assert read_config(out / "config.yaml")["classes"] == ("two", odd)
+    for network in (out, out / "model.onnx"):
+        status, said, err = run("predict", str(network), str(picture), "--device=cpu")
+        assert (status, err) == (0, "")
+        first, last = said.splitlines()
+        assert first.startswith(f"{data}/two/a{SHOWN}.png: ")
+        assert f"twolines {SHOWN} " in first
+        assert (last, said.replace("\n", "").isprintable()) == ("classification, 1 image", True)
+    for command in (
+        ("prune", str(out), "--device=cpu"),
+        ("fit", graph_file(tmp_path), "--data", str(data), "--out", str(out), *FIT, "--resume"),
+    ):
+        status, said, err = run(*command)
+        assert (status, err) == (0, "")
+        assert said.replace("\n", "").isprintable()

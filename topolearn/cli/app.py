@@ -120,7 +120,7 @@ def show(
     elif output is None:
         from topolearn.report import block_table, headline, node_table
 
-        say(headline(shown))
+        say(headline(shown), kept="\n")
         print_table(node_table(shown, searched))
         table = block_table(of, None if searched is None else shown, times)
         if table is not None and (measured or is_by_block(of)):

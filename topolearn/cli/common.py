@@ -78,9 +78,14 @@ def print_table(table: Table) -> None:
         print(table.plain())
 
 
-def say(text: str) -> None:
-    """Print lines that contain names from outside to stdout, without terminal control characters."""
-    print(printable(text, kept="\n\t"), flush=True)
+def say(text: str, kept: str = "") -> None:
+    """Print a line that contains names from outside to stdout, without terminal control characters.
+
+    Args:
+        text: The line.
+        kept: Control characters to keep: line breaks, if there are several lines.
+    """
+    print(printable(text, kept), flush=True)
 
 
 def complain(message: str) -> None:

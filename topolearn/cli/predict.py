@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,12 +11,15 @@ import typer
 
 from topolearn.cli.common import say
 from topolearn.errors import DataError, OptionError, tell
+from topolearn.files import read_start
 
 if TYPE_CHECKING:
     from topolearn.prediction import Prediction, Predictions, Skipped, TextModel
 
 _NAMED = 3
 """Number of classes named per image."""
+_LONGEST = 64 * 2**20
+"""Most bytes of a prompt."""
 _STDIN = "-"
 """Name of a prompt that is read from standard input."""
 _TEXT = "Text"
@@ -96,10 +100,11 @@ def predict(
         return
     if given:
         raise OptionError(f"--{next(iter(given))} is for text, but '{model}' is for {loaded.info.task}; leave it out")
+    shown = _tell if output is None else _tell_if_read
     if inputs:
-        _print(run(loaded, inputs, output, on_image=_tell))
+        _print(run(loaded, inputs, output, on_image=shown))
     elif model.is_dir():
-        _print(predict_validation(model, output, data=data, data_root=data_root, device=device, on_image=_tell))
+        _print(predict_validation(model, output, data=data, data_root=data_root, device=device, on_image=shown))
     else:
         raise OptionError(f"'{model}' is a file without data; name images, or a folder of images")
 
@@ -126,6 +131,12 @@ def _tell(done: Prediction | Skipped) -> None:
         tell(f"skipped: {done.reason}")
 
 
+def _tell_if_read(done: Prediction | Skipped) -> None:
+    """Tell of an image whose prediction is written to a file too; without a reader the rest is still written."""
+    with contextlib.suppress(BrokenPipeError):
+        _tell(done)
+
+
 def _continue(model: TextModel, prompts: list[Path], output: Path | None, options: dict[str, Any]) -> None:
     from topolearn.files import write_atomically
     from topolearn.prediction import continue_text
@@ -138,7 +149,13 @@ def _continue(model: TextModel, prompts: list[Path], output: Path | None, option
         write_atomically(output, prompt + added)
         say(f"{model.info.task}, {len(added):,} bytes after {len(prompt):,}: {output}")
     else:
-        say(added.decode(errors="replace"))
+        say(added.decode(errors="replace"), kept="\n\t")
+
+
+def _short(prompt: bytes, name: str) -> bytes:
+    if len(prompt) > _LONGEST:
+        raise DataError(f"{name} is longer than {_LONGEST // 2**20} MiB; give a shorter prompt, only its end is read")
+    return prompt
 
 
 def _prompt(path: Path) -> bytes:
@@ -146,7 +163,7 @@ def _prompt(path: Path) -> bytes:
     from topolearn.data.images import SUFFIXES
 
     if str(path) == _STDIN:
-        return sys.stdin.buffer.read()
+        return _short(sys.stdin.buffer.read(_LONGEST + 1), "standard input")
     if not path.exists():
         raise DataError(f"there is no file '{path}'; name a text file, or - for standard input")
     if path.is_dir():
@@ -154,6 +171,6 @@ def _prompt(path: Path) -> bytes:
     if path.suffix.lower() in SUFFIXES:
         raise DataError(f"'{path}' is an image, but the network continues text; name a text file")
     try:
-        return path.read_bytes()
+        return _short(read_start(path, _LONGEST + 1), f"'{path}'")
     except OSError as error:
         raise DataError(f"'{path}' cannot be read: {error.strerror or error}; name a text file") from None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from topolearn.errors import FormatError, Location, suggest
+from topolearn.files import read_start
 
 T = TypeVar("T", str, bytes)
 
@@ -156,8 +157,7 @@ def read_text(path: Path) -> str:
         FormatError: Missing, not a readable file, too large, or not UTF-8.
     """
     try:
-        with path.open("rb") as file:  # do not ask for the size: a device has none
-            data = file.read(MAX_BYTES + 1)
+        data = read_start(path, MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise FormatError(f"the file is larger than {MAX_BYTES // 2**20} MiB", Location(str(path)))
         return data.decode()

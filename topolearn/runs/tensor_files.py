@@ -37,6 +37,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
+    if path.exists() and not path.is_file():  # reading a pipe would block
+        raise CheckpointError(
+            "not a file but a folder, a pipe or a device; name a safetensors file", Location(str(path))
+        )
     if not path.is_file():
         raise CheckpointError("no such file; is this the folder of a finished run?", Location(str(path)))
     content = b""
@@ -61,6 +65,8 @@ def read_about(path: Path) -> dict[str, Any]:
     """Read the ``about`` of a file that :func:`save_tensors` wrote; empty for files of other programs."""
     from safetensors import SafetensorError, safe_open
 
+    if not path.is_file():
+        return {}
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("topolearn", "{}"))
