@@ -66,6 +66,7 @@ class Case:
         std: Standard deviation, like ``mean``.
         more: Epochs of each way after the first training.
         more_lr: Peak learning rate of each way.
+        channels_last: Whether to train with channels last: what is faster for this network on a CPU.
     """
 
     model: str
@@ -79,6 +80,7 @@ class Case:
     std: tuple[float, ...] | None = None
     more: int = 3
     more_lr: float = 0.01
+    channels_last: bool = False
 
 
 LITE_MEAN, LITE_STD = (0.498,) * 3, (0.502,) * 3
@@ -86,9 +88,18 @@ LITE_MEAN, LITE_STD = (0.498,) * 3, (0.502,) * 3
 
 CASES = {
     "efficientnet_lite0": Case(
-        "timm:tf_efficientnet_lite0", "cifar100", 64, 100, 0.6, 4, 0.02, mean=LITE_MEAN, std=LITE_STD
+        "timm:tf_efficientnet_lite0",
+        "cifar100",
+        size=64,
+        classes=100,
+        budget=0.6,
+        epochs=4,
+        lr=0.02,
+        mean=LITE_MEAN,
+        std=LITE_STD,
+        channels_last=True,
     ),
-    "resnet34": Case("resnet34", "cifar100-coarse", 32, 20, 0.6, 8, 0.03),
+    "resnet34": Case("resnet34", "cifar100-coarse", size=32, classes=20, budget=0.6, epochs=8, lr=0.03),
 }
 
 
@@ -212,7 +223,13 @@ class Trial:
             seed=self.seed,
             out=self.folder / f"{way}-seed{self.seed}",
             resume=True,
-            training={"weight_decay": 5.0e-4, "evaluate_every": 100, "judge_given": False, **training},
+            training={
+                "weight_decay": 5.0e-4,
+                "evaluate_every": 100,
+                "judge_given": False,
+                "channels_last": case.channels_last,
+                **training,
+            },
         )
 
     def rows(self, results: Mapping[str, FitResult]) -> list[Record]:

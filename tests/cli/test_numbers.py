@@ -33,6 +33,7 @@ ARGUMENTS = {
     "lift": ("resnet18", "-o", "net.yaml"),
     "bench": ("run",),
     "predict": ("run",),
+    "shrink": ("resnet18", "--weights", "w.pt", "--data", "digits", "--budget", "macs=0.5", "--out", "small"),
 }
 
 
