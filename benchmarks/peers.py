@@ -13,7 +13,7 @@ Each way removes blocks or channels of that network and trains what is left, in 
 
 - ``learned``: ``continuous`` searches under a budget of MACs for a quarter of the epochs;
 - ``ablation``, ``taylor``, ``similarity``: blocks are scored;
-- ``random0`` …: blocks are drawn at random, until the same budget is met;
+- ``random0`` …: blocks are drawn at random, until the same budget is met; other blocks with every seed;
 - ``torch_pruning``: Torch-Pruning removes channels (group magnitude, global), as many as give the latency of
   ``ablation`` at batch 1;
 - ``whole``: nothing is removed.
@@ -161,7 +161,10 @@ class Trial:
             "whole": KEEP_ALL,
             "learned": {"name": "continuous", **budget},
             **{name: {"name": name, **budget} for name in SCORED},
-            **{f"random{draw}": {"name": "random_blocks", "seed": draw, **budget} for draw in range(DRAWS)},
+            **{
+                f"random{draw}": {"name": "random_blocks", "seed": self.seed * DRAWS + draw, **budget}
+                for draw in range(DRAWS)
+            },
         }
         phases = {"phases": {"search": 0.34, "fine_tune": 0.66}} if way == "learned" else {}
         return self.fit(self.net, way, learners[way], case.more, case.more_lr, **phases)
