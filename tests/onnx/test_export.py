@@ -166,7 +166,7 @@ def test_a_learners_choice_is_what_eval_mode_computes(tmp_path: Path) -> None:
 
 def test_two_inputs_of_two_sizes_and_two_outputs_with_every_axis_dynamic(tmp_path: Path) -> None:
     net = toys.build(toys.two_heads()).eval()
-    made = exported(net, tmp_path, dynamic=(*ALL_AXES, "length"))
+    made = exported(net, tmp_path, dynamic=ALL_AXES)
     assert set(made.report.errors) == {(2, 3, 9, 7), (5, 3, 15, 11)}
     assert [x.name for x in made.model.graph.output] == ["classes", "map"]
     inputs = {"image": torch.randn(1, 3, 21, 6), "depth": torch.randn(1, 2, 11, 3)}
@@ -342,6 +342,22 @@ def test_without_a_check_nothing_is_compared(converted: onnx.ModelProto, tmp_pat
 )
 def test_a_wrong_option_is_a_clear_error(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     refused(network(), tmp_path, message, **options)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "head", "axis", "there"),
+    [
+        ("{x: [5]}", "{op: linear, out_features: 4}", "height", "batch"),
+        ("{x: {length: 6, channels: 4}}", "{op: layer_norm}", "width", "batch, length"),
+    ],
+)
+def test_an_axis_that_no_input_has_is_a_clear_error(
+    tmp_path: Path, inputs: str, head: str, axis: str, there: str
+) -> None:
+    text = f"topolearn: 1\nname: v\ninputs: {inputs}\nnodes: {{head: {head}}}\n"
+    net = topolearn.compile(topolearn.loads(f"{text}edges: [{{from: x, to: head}}]\noutputs: [head]\n"))
+    message = f"the axis '{axis}' cannot change, since no input has it; the inputs have: {there}"
+    refused(net, tmp_path, message, dynamic=("batch", axis))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")

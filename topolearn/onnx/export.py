@@ -115,7 +115,7 @@ def export_onnx(
     """
     net = require_network(net, "export_onnx")
     target = Path(path)
-    axes = checked_axes(dynamic)
+    axes = checked_axes(dynamic, net.graph)
     if precision not in DTYPES:
         raise ExportError(f"unknown precision '{precision}'{suggest(precision, DTYPES)}")
     if output not in OUTPUTS:
@@ -167,12 +167,16 @@ def export_onnx(
     )
 
 
-def checked_axes(dynamic: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the axes that may change; raise an ExportError if there is no such axis."""
+def checked_axes(dynamic: str | Sequence[str], graph: Graph) -> tuple[str, ...]:
+    """Return the axes that may change; raise an ExportError if there is no such axis, or no input has it."""
     axes = (dynamic,) if isinstance(dynamic, str) else tuple(dynamic)
+    there = {axis for name in graph.inputs for axis in _axes_of(graph, name).values()}
     for axis in axes:
         if axis not in _AXES:
             raise ExportError(f"unknown axis '{axis}'{suggest(axis, _AXES)}")
+        if axis not in there:
+            has = ", ".join(each for each in _AXES if each in there)
+            raise ExportError(f"the axis '{axis}' cannot change, since no input has it; the inputs have: {has}")
     return axes
 
 
@@ -182,13 +186,24 @@ def axis_names(net: Network, dynamic: tuple[str, ...]) -> tuple[dict[int, str], 
     for name in net.graph.inputs:
         shape = net.graph.shapes[name]
         assert isinstance(shape, Shape)
-        kind = ("batch", "channels", "height", "width") if shape.is_map else ("batch", "length")
-        axes = dict(enumerate(kind if not shape.is_vector else ("batch",)))
         own = shape.stride != 1 and shape.is_map
         names.append(
-            {i: f"{name}_{axis}" if own and axis != "batch" else axis for i, axis in axes.items() if axis in dynamic}
+            {
+                i: f"{name}_{axis}" if own and axis != "batch" else axis
+                for i, axis in _axes_of(net.graph, name).items()
+                if axis in dynamic
+            }
         )
     return tuple(names)
+
+
+def _axes_of(graph: Graph, name: str) -> dict[int, str]:
+    """Return which axes of an input can change, by their place."""
+    shape = graph.shapes[name]
+    assert isinstance(shape, Shape)
+    if shape.is_vector:
+        return {0: "batch"}
+    return {0: "batch", 2: "height", 3: "width"} if shape.is_map else {0: "batch", 1: "length"}
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def export_pt2(
         OptionError: Not a network over a graph.
     """
     target, net = Path(path), require_network(net, "export_pt2")
-    axes = usual_axes(net.graph) if dynamic is None else checked_axes(dynamic)
+    axes = usual_axes(net.graph) if dynamic is None else checked_axes(dynamic, net.graph)
     original = ready(net, target)
     graph = original.graph
     baked = Baked(original, constant_weights(original)).eval()
