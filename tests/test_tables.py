@@ -30,6 +30,7 @@ from benchmarks.columns import (
     whole,
 )
 from benchmarks.families import family_of, lifted, smallest_of_torchvision
+from benchmarks.peers_table import PeersTable
 from benchmarks.results import FIRST, Record, Results, extend_file, extended, read_file, read_run, split, written
 from benchmarks.tables import TABLES, main, rewritten
 from tests.lifting.timm_names import TIMM
@@ -420,4 +421,33 @@ def test_families_of_both_libraries_and_refusals(tmp_path: Path, monkeypatch: py
     ]
     assert "| cc | `c` | ordinary nodes | 0 | 0 | 0 | 0 |" in tables.FamiliesTable("x", "torchvision").markdown(
         Results([])
+    )
+
+
+def test_ways_to_shrink_are_compared_with_draws_of_the_same_seed() -> None:
+    def record(way: str, seed: int, removed: str, tuned: str) -> Record:
+        costs = {
+            "milliseconds_1": "1.5",
+            "milliseconds_8": "8",
+            "parameters_learned": "1200",
+            "macs_learned": "2500000",
+        }
+        first = {"recipe": "peers-net", "variant": way, "seeds": str(seed)}
+        return {**first, "accuracy_as_removed": removed, "accuracy": tuned, **costs}
+
+    records = [
+        record("random0", 0, "0.1", "0.5"),
+        record("random1", 0, "0.3", "0.6"),
+        record("random0", 1, "0.4", "0.9"),
+        record("ablation", 0, "0.2", "0.6"),
+        record("ablation", 1, "0.5", "0.8"),
+        record("learned", 0, "", "0.7"),
+        {**record("taylor", 0, "1", "1"), "recipe": "another"},
+    ]
+    table = PeersTable("t", "peers-net").table(records)
+    costs = ("1.50", "8.00", "1,200", "2.50")
+    assert table.rows == (
+        ("`continuous`, while it learns", "", "", "70.00", "2 of 2", *costs),
+        ("`ablation`", "35.00 ± 21.21", "2 of 3", "70.00 ± 14.14", "1 of 3", *costs),
+        ("blocks drawn at random", "26.67 ± 15.28", "", "66.67 ± 20.82", "", *costs),
     )

@@ -18,7 +18,7 @@ from tests.compiler.test_prune import closed
 from topolearn.compiler import load_pretrained
 from topolearn.errors import GraphError, TrainingError
 from topolearn.format import loads
-from topolearn.graph import Edge, Graph, Node, Topology
+from topolearn.graph import Edge, Node, Topology
 from topolearn.ops import Shape
 from topolearn.ops.backbone import TimmBackbone, _measure_timm
 from topolearn.tracing.record import CountMacs
@@ -30,30 +30,9 @@ CONVNEXT = {"model": "test_convnext", "features": {"low": 0, "high": 2}}
 VIT = {"model": "test_vit", "features": {"low": 2, "high": 5}, "img_size": (64, 96)}
 
 
-def segmenter(params: dict[str, Any], size: tuple[int, int] = (64, 96)) -> Graph:
-    """backbone -> features -> a sum of conv_resize edges -> logits."""
-    features = list(params["features"])
-    return toys.graph(
-        [
-            Node("image", "input", {"size": (3, *size)}),
-            Node("backbone", "timm.backbone", params),
-            *(Node(name, "feature", {"name": name}) for name in features),
-            Node("sum", "identity", {}, "sum", Shape(8, 4)),
-            Node("logits", "segmentation_head", {"classes": 3}),
-        ],
-        [
-            Edge("image", "backbone"),
-            *(Edge("backbone", name) for name in features),
-            *(Edge(name, "sum", "conv_resize", learnable=True) for name in features),
-            Edge("sum", "logits"),
-        ],
-        task="segmentation",
-    )
-
-
 @pytest.mark.parametrize("params", [RESNET, CONVNEXT, VIT], ids=lambda params: params["model"])
 def test_features_parameters_and_macs_are_timms(params: dict[str, Any]) -> None:
-    graph = segmenter(params)
+    graph = toys.encoded(params)
     net = toys.build(graph, reference=True).eval()
     assert sum(p.numel() for p in net.parameters()) == graph.cost.params
     options = {"img_size": params["img_size"]} if "img_size" in params else {}
@@ -78,7 +57,7 @@ def test_features_parameters_and_macs_are_timms(params: dict[str, Any]) -> None:
 
 
 def test_a_model_that_rounds_sizes_down_takes_images_of_any_size() -> None:
-    graph = segmenter(CONVNEXT, (33, 45))
+    graph = toys.encoded(CONVNEXT, (33, 45))
     rule = graph.nodes["backbone"].rule
     assert isinstance(rule, TimmBackbone)
     assert rule.multiple == 16
@@ -94,7 +73,7 @@ def test_a_model_that_rounds_sizes_down_takes_images_of_any_size() -> None:
     with torch.device("meta"), CountMacs() as counter:
         topolearn.compile(graph, reference=True).eval()(torch.empty(1, 3, 33, 45))
     assert counter.total == graph.cost.macs
-    assert segmenter(RESNET, (33, 45)).nodes["backbone"].rule.multiple == 1  # type: ignore[attr-defined]
+    assert toys.encoded(RESNET, (33, 45)).nodes["backbone"].rule.multiple == 1  # type: ignore[attr-defined]
 
 
 def test_channels_come_first() -> None:
@@ -110,12 +89,12 @@ def test_measuring_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm_encoder, "measure_encoder", lambda *args: calls.append(args) or measure(*args))
     _measure_timm.cache_clear()
     for _ in range(2):
-        segmenter(RESNET, (96, 64)).cost  # noqa: B018
+        toys.encoded(RESNET, (96, 64)).cost  # noqa: B018
     assert len(calls) == 1
 
 
 def test_it_trains_as_the_reference_does_and_can_be_copied_pruned_and_exported(tmp_path: Path) -> None:
-    graph = segmenter({**RESNET, "bn_momentum": 0.02})
+    graph = toys.encoded({**RESNET, "bn_momentum": 0.02})
     compiled, reference = toys.pair(graph)
     inputs, weights = toys.examples(graph, 2, torch.float64, side=32), toys.edge_weights(graph, seed=4)
     steps = [toys.step(net, inputs, weights) for net in (compiled, reference)]
@@ -161,13 +140,13 @@ def test_without_timm_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "timm", None)
     _measure_timm.cache_clear()
     with pytest.raises(GraphError, match=r"node 'backbone': timm is not installed; run: pip install 'topo"):
-        segmenter(RESNET)
+        toys.encoded(RESNET)
 
 
 def test_pretrained_weights_are_loaded_when_training_starts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    graph = segmenter({**RESNET, "weights": "r160_in1k"})
+    graph = toys.encoded({**RESNET, "weights": "r160_in1k"})
     create = timm.create_model
 
     def offline(*args: Any, pretrained: bool = False, **options: Any) -> Any:
@@ -182,7 +161,7 @@ def test_pretrained_weights_are_loaded_when_training_starts(
         load_pretrained(net)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     with pytest.raises(TrainingError, match=r"timm has no weights 'nope' of 'test_resnet' \(r160_in1k\); give another"):
-        load_pretrained(topolearn.compile(segmenter({**RESNET, "weights": "nope"})))
+        load_pretrained(topolearn.compile(toys.encoded({**RESNET, "weights": "nope"})))
 
     asked = []
 

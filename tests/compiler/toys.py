@@ -279,3 +279,24 @@ class Macs:
         assert isinstance(channels, int)
         # Also right where a shared part runs over the stacked batch of its members.
         self.total += module.weight.numel() * (out.numel() // channels) / self.batch
+
+
+def encoded(params: dict[str, Any], size: tuple[int, int] = (64, 96)) -> Graph:
+    """An encoder of timm -> features -> a sum of conv_resize edges -> logits."""
+    features = list(params["features"])
+    return graph(
+        [
+            Node("image", "input", {"size": (3, *size)}),
+            Node("backbone", "timm.backbone", params),
+            *(Node(name, "feature", {"name": name}) for name in features),
+            Node("sum", "identity", {}, "sum", Shape(8, 4)),
+            Node("logits", "segmentation_head", {"classes": 3}),
+        ],
+        [
+            Edge("image", "backbone"),
+            *(Edge("backbone", name) for name in features),
+            *(Edge(name, "sum", "conv_resize", learnable=True) for name in features),
+            Edge("sum", "logits"),
+        ],
+        task="segmentation",
+    )

@@ -319,8 +319,8 @@ class TestBadInput:
     @pytest.mark.parametrize("name", ["resnet38-cifar100", "resnext29-8x8-cifar100", "resnet50-imagenet"])
     def test_data_of_another_size(self, run: Run, name: str) -> None:
         message = self.refused(run, "fit", name, "--data", "digits")
-        assert message.startswith("data 'digits' has 1 channels, but input 'image' of graph ")
-        assert message.endswith(f"'{name}' takes 3; change 'inputs' in the graph")
+        assert message.startswith("data 'digits' has 1 channel, but input 'image' of graph ")
+        assert message.endswith(f"'{name}' takes 3; use images with 3, or change 'inputs' in the graph")
 
     def test_data_that_are_not_there(self, run: Run) -> None:
         message = self.refused(run, "fit", "resnext50-4x32-imagenet")

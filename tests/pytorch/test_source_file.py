@@ -8,6 +8,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -162,6 +163,22 @@ def test_lifted_networks(name: str, libraries: set[str], tmp_path: Path) -> None
         wanted = net.eval()(x)
         assert (twin(x) - wanted).abs().max() <= TOLERANCE * max(1.0, wanted.abs().max())
     assert twin.train()(x).shape == wanted.shape
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"model": "test_resnet", "features": {"low": 1, "high": 3}, "bn_momentum": 0.25},
+        {"model": "test_convnext", "features": {"low": 0, "high": 2}},
+        {"model": "test_vit", "features": {"low": 2, "high": 5}, "img_size": (64, 96)},
+    ],
+    ids=lambda params: params["model"],
+)
+def test_encoders_of_timm(params: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    torch.manual_seed(0)
+    text = agree(topolearn.compile(toys.encoded(params)), tmp_path)
+    assert imported(text) == {"torch", "timm"}
 
 
 def test_a_network_of_your_own_and_what_it_looks_like(tmp_path: Path) -> None:

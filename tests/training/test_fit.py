@@ -378,7 +378,7 @@ def test_segmentation_from_end_to_end(tmp_path: Path) -> None:
 
 def test_a_graph_that_names_no_data_asks_for_some_where_digits_do_not_fit() -> None:
     for options, reason in (
-        ({"graph": graph(channels=3)}, "data 'digits' has 1 channels, but input 'image' of graph 'tiny' takes 3"),
+        ({"graph": graph(channels=3)}, "data 'digits' has 1 channel, but input 'image' of graph 'tiny' takes 3"),
         ({"graph": graph(channels=1, classes=7)}, "data 'digits' has 10 classes, but output 'head'"),
     ):
         with pytest.raises(DataError) as caught:
@@ -386,7 +386,7 @@ def test_a_graph_that_names_no_data_asks_for_some_where_digits_do_not_fit() -> N
         assert str(caught.value).startswith("graph 'tiny' names no data; say what to train on with --data (the default")
         assert reason in str(caught.value)
     named = graph(channels=3).replace(data="digits")
-    with pytest.raises(DataError, match=r"^data 'digits' has 1 channels, but input 'image' of graph 'tiny' takes 3"):
+    with pytest.raises(DataError, match=r"^data 'digits' has 1 channel, but input 'image' of graph 'tiny' takes 3"):
         quick_fit(named, epochs=2)
 
 
@@ -394,7 +394,7 @@ def test_a_graph_that_names_no_data_asks_for_some_where_digits_do_not_fit() -> N
     ("options", "error", "texts"),
     [
         ({"graph": graph(classes=7), "data": toy()}, DataError, ["has 4 classes", "'nodes.head.classes' to 4"]),
-        ({"graph": graph(channels=1)}, DataError, ["has 3 channels", "takes 1; change 'inputs'"]),
+        ({"graph": graph(channels=1)}, DataError, ["has 3 channels", "takes 1; use images with 1, or change 'inputs'"]),
         ({"graph": loads(SEGMENTATION)}, DataError, ["'toy' is for classification", "segmentation"]),
         ({"data": "cifar11"}, DataError, ["there is no data set 'cifar11'", "did you mean 'cifar10'?"]),
         ({"data": 3}, DataError, ["data is a int"]),

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from topolearn.compiler import Network, prune
-from topolearn.compiler.modules import backbone, build_edge
+from topolearn.compiler.modules import backbone, build_edge, timm_encoder
 from topolearn.compiler.modules.part import reading_size
 from topolearn.compiler.network import require_network
 from topolearn.compiler.plan import depths, edge_key, ends
@@ -19,7 +19,7 @@ from topolearn.files import write_atomically
 from topolearn.graph import Node
 from topolearn.onnx import usual_axes
 from topolearn.onnx.wrappers import Baked, constant_weights
-from topolearn.ops.backbone import TorchvisionBackbone
+from topolearn.ops.backbone import TimmBackbone, TorchvisionBackbone
 from topolearn.ops.part import NetworkPart
 from topolearn.pytorch.calls import INDENT, WIDTH, Called, Names, Written, assigned
 from topolearn.pytorch.checked import PyTorchReport, ready, report
@@ -288,7 +288,19 @@ class _Writer:
             self.modules.take(module, place)
             args = [("", plain(rule.model)), ("", plain(dict(rule.features)))]
             return Called(made, [*args, *((key, plain(value)) for key, value in options.items())])
+        if isinstance(module, timm_encoder.TimmEncoder):
+            assert isinstance(rule, TimmBackbone)
+            return self._encoder(module, rule, place)
         return self.modules.module(module, place)
+
+    def _encoder(self, module: timm_encoder.TimmEncoder, rule: TimmBackbone, place: str) -> Written:
+        made = self.modules.define(timm_encoder.make_encoder)
+        self.modules.take(module.network, f"{place}.network")
+        given = {"img_size": rule.img_size, "bn_momentum": rule.bn_momentum}
+        options = [(key, plain(value)) for key, value in given.items() if value is not None]
+        levels = plain(sorted(set(rule.features.values())))
+        parts = {"network": Called(made, [("", plain(rule.model)), ("", levels), *options])}
+        return self.modules.block(module, place, parts)
 
     def _part(self, module: Region, rule: NetworkPart, node: str, place: str) -> Written:
         source = self.graph.sources[rule.source]

@@ -8,7 +8,7 @@ import math
 import textwrap
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from types import FunctionType, ModuleType
+from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any
 
 import torch
@@ -100,12 +100,21 @@ class SourceParts:
         self.define(OrderedDict)
         return Called("nn.Sequential", [("", Called("OrderedDict", [("", Called("", pairs))]))])
 
-    def block(self, module: nn.Module, place: str) -> Written:
-        """Return the call of a class that is written into the file, with the module's parts and settings."""
+    def block(self, module: nn.Module, place: str, parts: Mapping[str, Written] = MappingProxyType({})) -> Written:
+        """Return the call of a class that is written into the file, with the module's parts and settings.
+
+        Args:
+            module: The module.
+            place: Its path in the network of the file.
+            parts: Expressions of parts that are written already.
+        """
         name, used = self.define_class(type(module))
         held = vars(module) | module._modules | module._parameters | module._buffers
         # What it does not hold, it does not need with these settings.
-        return Called(name, [(key, self.value(held[key], f"{place}.{key}")) for key in used if key in held])
+        return Called(
+            name,
+            [(key, parts.get(key) or self.value(held[key], f"{place}.{key}")) for key in used if key in held],
+        )
 
     def value(self, value: Any, place: str) -> Written:
         """Return the expression of a part or a setting."""

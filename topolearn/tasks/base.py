@@ -122,9 +122,10 @@ class Task(ABC):
         if channels != info.size[0]:
             if channels == info.size[-1]:
                 raise DataError(f"an image of data '{info.name}' {channels_last(info.size)}")
+            has = f"{info.size[0]} channel{'s' * (info.size[0] != 1)}"
             raise DataError(
-                f"data '{info.name}' has {info.size[0]} channels, but input '{name}' of graph"
-                f" '{graph.name}' takes {channels}; change 'inputs' in the graph"
+                f"data '{info.name}' has {has}, but input '{name}' of graph '{graph.name}' takes {channels}; use images"
+                f" with {channels}, or change 'inputs' in the graph"
             )
 
     def check_outputs(self, graph: Graph, info: DataInfo) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -74,7 +74,13 @@ def _timm() -> Any:
         raise ShapeError(error.message) from None
 
 
-def _network(model: str, features: Mapping[str, int], img_size: Size | None, weights: str | None = None) -> nn.Module:
+def _network(
+    model: str,
+    features: Mapping[str, int],
+    img_size: Size | None,
+    weights: str | None = None,
+    bn_momentum: float | None = None,
+) -> nn.Module:
     """Make timm's feature extractor.
 
     Args:
@@ -82,6 +88,7 @@ def _network(model: str, features: Mapping[str, int], img_size: Size | None, wei
         features: Name -> number in timm's ``feature_info``.
         img_size: Size of the images, for a model that takes only one.
         weights: Tag of pretrained weights; None: random ones.
+        bn_momentum: Momentum of all batch normalisations; None: timm's.
 
     Raises:
         ShapeError: timm is not installed, does not have the model, or the model not these features.
@@ -90,21 +97,47 @@ def _network(model: str, features: Mapping[str, int], img_size: Size | None, wei
     known = timm.list_models()
     if model not in known:
         raise ShapeError(f"timm has no model '{model}'{suggest(model, known)}")
-    options = {} if img_size is None else {"img_size": tuple(img_size)}
     levels = sorted(set(features.values()))
     name = model if weights is None else f"{model}.{weights}"
     try:
-        network: nn.Module = timm.create_model(
-            name, pretrained=weights is not None, features_only=True, out_indices=levels, **options
-        )
+        return make_encoder(name, levels, img_size=img_size, pretrained=weights is not None, bn_momentum=bn_momentum)
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         with torch.device("meta"):
             count = len(getattr(timm.create_model(model), "feature_info", ()))
         if count <= levels[-1]:
             raise ShapeError(f"'{model}' has no feature {levels[-1]}; it has {count}, and the first is 0") from None
         raise ShapeError(f"timm makes no features of '{model}': {_first_line(error)}") from None
+
+
+def make_encoder(
+    model: str,
+    levels: Sequence[int],
+    *,
+    img_size: Size | None = None,
+    pretrained: bool = False,
+    bn_momentum: float | None = None,
+) -> nn.Module:
+    """Make timm's feature extractor, which returns a list of features.
+
+    Args:
+        model: Name in timm; for pretrained weights with their tag.
+        levels: Numbers of the features in timm's ``feature_info``, sorted.
+        img_size: Size of the images, for a model that takes only one.
+        pretrained: Whether timm loads the weights.
+        bn_momentum: Momentum of all batch normalisations; None: timm's.
+    """
+    import timm
+
+    options = {} if img_size is None else {"img_size": tuple(img_size)}
+    network: nn.Module = timm.create_model(
+        model, pretrained=pretrained, features_only=True, out_indices=list(levels), **options
+    )
     never_in_place(network)
     with_our_layers(network)
+    if bn_momentum is not None:
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = bn_momentum
     return network
 
 
@@ -193,11 +226,7 @@ def count_macs(model: str, features: Mapping[str, int], img_size: Size | None, s
 @builds_node(TimmBackbone)
 def build_encoder(rule: TimmBackbone, x: Shape) -> nn.Module:
     """Build the feature extractor, with random weights; see :func:`load_encoder`."""
-    network = _network(rule.model, rule.features, rule.img_size)
-    if rule.bn_momentum is not None:
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = rule.bn_momentum
+    network = _network(rule.model, rule.features, rule.img_size, bn_momentum=rule.bn_momentum)
     return TimmEncoder(network, rule.features, rule.multiple, rule.strides)
 
 
