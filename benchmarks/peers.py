@@ -11,11 +11,11 @@ MODEL is one of:
 
 Each way removes blocks or channels of that network and trains what is left, in the same epochs with the same settings:
 
-- ``learned``: ``continuous`` searches under a budget of MACs for a quarter of the epochs;
+- ``learned``: ``continuous`` searches under a budget of MACs for one of three epochs;
 - ``ablation``, ``taylor``, ``similarity``: blocks are scored;
 - ``random0`` …: blocks are drawn at random, until the same budget is met; other blocks with every seed;
 - ``torch_pruning``: Torch-Pruning removes channels (group magnitude, global), as many as give the latency of
-  ``ablation`` at batch 1;
+  ``ablation`` at batch 1, so run that first;
 - ``whole``: nothing is removed.
 
 Adds rows to a results file. Latency in ONNX Runtime is measured for all ways in turns, with one thread. Finished runs
@@ -120,7 +120,7 @@ def _resized(images: Tensor, size: int) -> Tensor:
     return torch.cat(list(parts))
 
 
-class Trial:
+class Ways:
     """The ways of one case with one seed."""
 
     def __init__(self, args: argparse.Namespace, seed: int, data: TensorData) -> None:
@@ -281,8 +281,8 @@ def main() -> None:
     args = parser.parse_args()
     data = read(CASES[args.model], args.images, args.data_root)
     for seed in map(int, args.seeds.split(",")):
-        trial = Trial(args, seed, data)
-        extend_file(args.results, trial.rows({way: trial.run(way) for way in args.ways.split(",")}))
+        each = Ways(args, seed, data)
+        extend_file(args.results, each.rows({way: each.run(way) for way in args.ways.split(",")}))
 
 
 if __name__ == "__main__":

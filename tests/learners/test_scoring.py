@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,11 +12,12 @@ from torch import Tensor
 
 from tests.learners.samples import batch
 from topolearn import Network, compile, prune
-from topolearn.errors import OptionError
+from topolearn.errors import OptionError, TrainingError
 from topolearn.format import loads
 from topolearn.graph import Graph
+from topolearn.graph.price import Alive
 from topolearn.learners import make_learner
-from topolearn.learners.scoring import Ranking
+from topolearn.learners.scoring import Ranking, per_price
 
 BLOCKS = 5
 
@@ -251,3 +253,147 @@ def test_a_block_with_several_readers_goes_as_a_whole(name: str) -> None:
         assert {len(gone) for gone in removed} == {2}
     else:
         assert removed == {frozenset({"f1", "f3"})}
+
+
+CHAIN = """
+topolearn: 1
+name: chain
+inputs: {image: [4, 8, 8]}
+nodes:
+  f[1..6]: {op: conv_bn_relu, out_channels: 4}
+  head: {op: classifier, classes: 3}
+edges:
+  - {connect: complete, nodes: [image, "f[1..6]"], learnable: true, start: chain}
+  - {from: f6, to: head}
+outputs: [head]
+"""
+"""Blocks that can be skipped by edges of weight 0; the head needs the last one."""
+
+
+def bypassed() -> Graph:
+    """Six blocks, each with a learnable way around it, of weight 0."""
+    lasts = ["image", *(f"s{i}" for i in range(1, 6))]
+    edges = [
+        f"  - {{from: {last}, to: f{i}}}\n  - {{from: f{i}, to: s{i}, learnable: true}}\n"
+        f"  - {{from: {last}, to: s{i}, learnable: true, weight: 0.0}}"
+        for i, last in enumerate(lasts, 1)
+    ]
+    return loads(
+        "topolearn: 1\nname: bypassed\ninputs: {image: [4, 8, 8]}\nnodes:\n"
+        "  f[1..6]: {op: conv_bn_relu, out_channels: 4}\n  s[1..6]: {op: relu}\n"
+        "  head: {op: classifier, classes: 3}\nedges:\n"
+        + "\n".join([*edges, "  - {from: s6, to: head}"])
+        + "\noutputs: [head]\n"
+    )
+
+
+SPARE = {"chain": loads(CHAIN), "bypassed": bypassed()}
+
+
+def dead(learner: Ranking) -> set[str]:
+    """The blocks that are removed: ``f1`` …"""
+    living = learner.kept().living()
+    return {name for name in learner.graph.nodes if name.startswith("f") and name not in living}
+
+
+@pytest.mark.parametrize("worth", [(0.1, 0.9, 0.8, 0.7, 0.6, 0.2), (0.9, 0.1, 0.8, 0.2, 0.7, 0.6)])
+@pytest.mark.parametrize("name", ["ablation", "taylor"])
+@pytest.mark.parametrize("kind", SPARE)
+def test_blocks_without_a_shortcut_go_by_their_score(kind: str, name: str, worth: tuple[float, ...]) -> None:
+    graph = SPARE[kind]
+    values = {f"f{i}": value for i, value in enumerate(worth, 1)}
+    used = {
+        name: [i for i, edge in enumerate(graph.edges) if edge.src == name and edge.learnable and edge.weight]
+        for name in values
+    }
+
+    def loss(weights: Tensor) -> Tensor:
+        if name == "taylor":
+            return -torch.stack([value * weights[used[block]].sum() for block, value in values.items()]).sum()
+        living = Alive.of(graph, [bool(weight) for weight in weights.tolist()]).nodes
+        return torch.tensor(sum(value for block, value in values.items() if block not in living))
+
+    ranking = learner(name, graph, budget={"macs": 0.68}, batches=1)
+    ranking.score(Planted(loss))
+    able = list(values)[: None if kind == "bypassed" else -1]
+    assert dead(ranking) == set(sorted(able, key=values.__getitem__)[:2])
+
+
+@pytest.mark.parametrize(("kind", "pairs"), [("chain", 10), ("bypassed", 15)])
+def test_every_set_of_blocks_can_be_drawn(kind: str, pairs: int) -> None:
+    drawn = set()
+    for seed in range(200):
+        ranking = learner("random_blocks", SPARE[kind], budget={"macs": 0.68}, seed=seed)
+        ranking.score(Planted(lambda weights: weights.sum()))
+        drawn.add(frozenset(dead(ranking)))
+    assert {len(blocks) for blocks in drawn} == {2}
+    assert len(drawn) == pairs
+
+
+def test_what_was_removed_comes_back_if_it_still_fits() -> None:
+    graph = residual("1, 4, 1, 1, 1")  # f2 is half of it
+    worth = torch.tensor([0.05, 1.9, 0.3, 0.4, 0.5])
+
+    def loss(weights: Tensor) -> Tensor:
+        return (worth * (1 - weights[branches(graph)])).sum()
+
+    ranking = learner("taylor", graph, budget={"macs": 0.52}, batches=1)
+    ranking.score(Planted(loss))
+    assert ranking.order()[:4] == ["f1", "f3", "f4", "f2"]
+    assert removed(ranking) == {"f2"}
+
+
+def test_what_lowers_the_loss_goes_first() -> None:
+    assert sorted([(-0.05, 1.0), (-0.1, 4.0), (0.2, 1.0), (0.3, 2.0)], key=lambda pair: per_price(*pair)) == [
+        (-0.1, 4.0),
+        (-0.05, 1.0),
+        (0.3, 2.0),
+        (0.2, 1.0),
+    ]
+    assert per_price(-1.0, 0.0) == per_price(1.0, -0.1) == math.inf
+
+
+@pytest.mark.parametrize("name", ["ablation", "taylor"])
+def test_a_loss_that_is_no_number_ends_the_run(name: str) -> None:
+    graph = residual()
+    ranking = learner(name, graph, budget={"macs": 0.65}, batches=2)
+    with pytest.raises(TrainingError, match="is not finite"):
+        ranking.score(Planted(lambda weights: weights.sum() * math.nan))
+
+
+def test_ablation_keeps_a_block_without_which_the_loss_is_no_number() -> None:
+    graph = residual()
+
+    def loss(weights: Tensor) -> Tensor:
+        gone = weights[branches(graph)] == 0
+        return (torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]) * gone).sum() + (math.nan if gone[0] else 0.0)
+
+    ranking = learner("ablation", graph, budget={"macs": 0.65}, batches=1)
+    ranking.score(Planted(loss))
+    assert removed(ranking) == {"f2", "f3"}
+
+
+def test_a_budget_below_what_can_go_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"is less than graph 'chain' costs without all blocks .* at least 0\.1"):
+        learner("taylor", SPARE["chain"], budget={"macs": 0.05})
+
+
+def test_a_block_inside_a_branch_is_scored_where_the_branch_ends() -> None:
+    text = """
+topolearn: 1
+name: nested
+inputs: {image: [4, 6, 6]}
+nodes:
+  a: {op: conv_bn_relu, out_channels: 4}
+  b: {op: conv_bn_relu, out_channels: 4}
+  s: {op: relu}
+  head: {op: classifier, classes: 3}
+edges:
+  - {from: image, to: a}
+  - {from: a, to: b, learnable: true}
+  - {from: image, to: s}
+  - {from: b, to: s, learnable: true}
+  - {from: s, to: head}
+outputs: [head]
+"""
+    assert [block.source for block in learner("similarity", loads(text), budget={"macs": 0.9}).blocks] == ["b"]

@@ -67,6 +67,8 @@ def test_a_result_draws_and_exports_itself(tmp_path: Path) -> None:
     assert result.export(tmp_path / "other", "pt2", check=False).errors == {}
     with pytest.raises(OptionError, match="the format torch has no option 'precision'"):
         result.export(tmp_path / "half.py", precision="float16")
+    with pytest.raises(OptionError, match=r"'net\.PTH' would be a file of weights alone; write NAME"):
+        result.export(tmp_path / "net.PTH")
     with pytest.raises(OptionError, match="unknown format 'pt'; did you mean 'pt2'"):
         result.export(tmp_path / "net.pt", "pt")
     with pytest.raises(OptionError, match=r"goes to a .py file, not to 'net\.onnx'"):

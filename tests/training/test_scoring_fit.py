@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from topolearn.errors import OptionError
 from topolearn.graph import Graph
 from topolearn.runs import FitResult
 from topolearn.runs.result import read_result
+from topolearn.samples.base import AnyBatch
 from topolearn.studies.reprune import reprune
 from topolearn.training.scoring_batches import ScoringBatches
 from topolearn.training.trainer import Trainer
@@ -149,6 +150,35 @@ def test_losses_are_those_of_a_frozen_network_with_batch_statistics(given: Netwo
     frozen.set_edge_weights(weights)
     assert float(found) == pytest.approx(float(F.cross_entropy(frozen(inputs), targets).detach()), rel=1e-6)
     assert not torch.equal(batches.batch(0)[0], inputs)
+
+
+def test_an_overflow_leaves_no_trace(given: Network) -> None:
+    net = copy.deepcopy(given)
+    state = copy.deepcopy(net.state_dict())
+    batches = trial(net)
+    batches._batches = [(inputs * 1e38, targets) for inputs, targets in (batches.batch(0),)]
+    weights = torch.tensor([edge.weight for edge in net.graph.edges])
+    assert not batches.loss(weights, 0).isfinite()
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(("wanted", "read"), [(3, 3), (50, 8)])
+def test_each_batch_is_read_once(wanted: int, read: int, given: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, batches = toy(), trial(given)
+    whole = list(data.train_batches(8, seed=0, epoch=0))
+    reads: list[int] = []
+
+    def counted(*_: Any, **__: Any) -> Iterator[AnyBatch]:
+        for number, batch in enumerate(whole):
+            reads.append(number)
+            yield batch
+
+    monkeypatch.setattr(batches.data, "train_batches", counted)
+    for _ in range(2):
+        for number in range(wanted):
+            assert torch.equal(batches.batch(number)[0], whole[number % len(whole)][0])
+    assert reads == list(range(min(wanted, len(whole))))
+    assert len(reads) <= read
 
 
 def test_gradients_reach_edge_weights(given: Network) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from topolearn.graph.ir import Graph
@@ -38,27 +37,33 @@ class InUse:
             graph, weights, frozenset(i for i, edge in enumerate(graph.edges) if edge.learnable and not weights[i])
         )
 
-    @classmethod
-    def only(cls, graph: Graph, keep: Sequence[bool]) -> InUse:
-        """Return a graph that uses some edges only; of the spare ones among them, those that must step in.
+    def blocks(self) -> dict[str, tuple[int, ...]]:
+        """Return the learnable edges in use by the node that they start from: they go with the block that ends there.
 
-        Args:
-            graph: The graph.
-            keep: (E,) the edges that may be used; they have a path to every output.
+        Returns:
+            Id of a node -> indices of its edges.
         """
-        whole = cls.of(graph)
-        weights = tuple(weight if kept else 0.0 for weight, kept in zip(whole.weights, keep, strict=True))
-        left = whole._settled(list(weights), {i for i in whole.spare if keep[i]}, set(graph.nodes))
-        assert left is not None
-        return left
-
-    def blocks(self) -> tuple[tuple[int, ...], ...]:
-        """Return the learnable edges in use, those from one node together: they go with the block that ends there."""
         found: dict[str, list[int]] = {}
         for i, edge in enumerate(self.graph.edges):
             if edge.learnable and self.weights[i]:
                 found.setdefault(edge.src, []).append(i)
-        return tuple(map(tuple, found.values()))
+        return {source: tuple(edges) for source, edges in found.items()}
+
+    def removables(self) -> tuple[Removable, ...]:
+        """Return what can go, in the graph's order.
+
+        A node can go if it dies without the learnable edges that start from it, and no output needs it. What dies with
+        it goes too. If the same nodes go with the edges from several of them, only the last of these counts.
+        """
+        living = self.living()
+        found: dict[tuple[str, ...], Removable] = {}
+        for source, edges in self.blocks().items():
+            left = self.less(*edges)
+            gone = frozenset() if left is None else living - left.living()
+            if left is not None and source in gone:
+                nodes = tuple(name for name in self.graph.nodes if name in gone)
+                found[nodes] = Removable(source, edges, nodes, self, left)
+        return tuple(found.values())
 
     def less(self, *edges: int) -> InUse | None:
         """Return what is in use without some edges; None if an output would be cut off."""
@@ -112,11 +117,15 @@ class Removable:
     """What goes from a graph with the edges from one node: a branch, or a block that can be skipped.
 
     Attributes:
+        source: Id of that node.
+        edges: Indices of its learnable edges in use.
         nodes: Ids of the nodes that go, in the graph's order.
         before: The graph with the block.
         after: The graph without it.
     """
 
+    source: str
+    edges: tuple[int, ...]
     nodes: tuple[str, ...]
     before: InUse
     after: InUse
@@ -142,21 +151,8 @@ class Removable:
 
 
 def removables(graph: Graph) -> tuple[Removable, ...]:
-    """Return what can go from a graph, in its order.
-
-    A node can go if it dies without the learnable edges that start from it, and no output needs it. What dies with it
-    goes too.
-    """
-    whole = InUse.of(graph)
-    living = whole.living()
-    found: dict[tuple[str, ...], Removable] = {}
-    for block in whole.blocks():
-        left = whole.less(*block)
-        gone = frozenset() if left is None else living - left.living()
-        if left is not None and graph.edges[block[0]].src in gone:
-            nodes = tuple(name for name in graph.nodes if name in gone)
-            found.setdefault(nodes, Removable(nodes, whole, left))
-    return tuple(found.values())
+    """Return what can go from a graph, in its order; see :meth:`InUse.removables`."""
+    return InUse.of(graph).removables()
 
 
 def is_by_block(graph: Graph) -> bool:
@@ -166,4 +162,4 @@ def is_by_block(graph: Graph) -> bool:
     """
     whole = InUse.of(graph)
     read = Counter(edge.src for edge, weight in zip(graph.edges, whole.weights, strict=True) if weight)
-    return all(read[graph.edges[i].src] == 1 for block in whole.blocks() for i in block)
+    return all(read[graph.edges[i].src] == 1 for edges in whole.blocks().values() for i in edges)

@@ -2,22 +2,23 @@
 
 A block's score is the loss of the network without it, less the loss before, on some training batches, with the batch
 statistics of the network without it. It is divided by the price that is saved. The block of the smallest ratio goes.
-Then all others are tried again, because the choice changes what they are worth. It ends when the budget is met.
+Then all others are tried again, because the choice changes what they are worth. When the budget is met, removed blocks
+that still fit come back, the last one first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+import math
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
+from topolearn.errors import TrainingError
 from topolearn.graph import Graph
 from topolearn.graph.skipping import InUse
 from topolearn.learners.base import register_learner
-from topolearn.learners.scoring import Ranking, ScoreOptions
+from topolearn.learners.scoring import SLACK, Ranking, ScoreOptions, per_price
 from topolearn.learners.trial import Trial
 
 
@@ -33,7 +34,7 @@ class Ablation(Ranking):
     Attributes:
         removed: (L,) one edge of each block that was removed, in order; -1 for those to come.
         base: Loss before the present look.
-        losses: (L,) loss without each of the blocks that the present look has tried, at the block's first edge.
+        losses: (L,) loss without each of the blocks that the present look has tried, at all edges from its last node.
         looks: Number of blocks that the present look has tried; -1 before the loss of the given network is known.
     """
 
@@ -52,62 +53,50 @@ class Ablation(Ranking):
         self.register_buffer("looks", torch.tensor(-1))
 
     def score(self, trial: Trial) -> None:
-        """Remove blocks until the budget is met, and rank all by when they went."""
-        gone = [edge for edge in self.removed.tolist() if edge >= 0]
-        states = self.states(gone)
+        """Remove blocks until the budget is met."""
+        gone = self.gone()
         if self.looks < 0:
-            self.base.fill_(self.loss(trial, states[-1]))
+            self.base.fill_(self.loss(trial, self.in_use))
+            if not bool(self.base.isfinite()):
+                raise TrainingError("the loss of the network is not finite before anything is removed; train it first")
             self.looks.zero_()
-        while states[-1].price(self.pricing.prices) > self.pricing.allowed:
-            left = states[-1]
-            saved = {block: self.saved(left, block) for block in left.blocks()}
-            able = [block for block in saved if saved[block] > 0.0]
-            if not able:
-                break
+        while True:
+            left = self.less(gone)
+            assert left is not None
+            able = [block for block in left.removables() if self.saved(block) > 0.0]
+            if not able or left.price(self.pricing.prices) <= self.pricing.allowed * (1.0 + SLACK):
+                return
             for block in able[int(self.looks) :]:
-                without = left.less(*block)
-                assert without is not None
-                self.losses[self.place[block[0]]] = self.loss(trial, without)
+                self.losses[self.starts[block.source]] = self.loss(trial, block.after)
                 self.looks.add_(1)
                 trial.pause(f"removed {len(gone)} blocks, tried {int(self.looks)} of {len(able)} others")
-            costs = {block: float(self.losses[self.place[block[0]]] - self.base) for block in able}
-            for block, cost in costs.items():
-                for edge in block:
-                    self.scores[self.place[edge]] = cost
-            least = min(able, key=lambda block: costs[block] / saved[block])
-            self.base.copy_(self.losses[self.place[least[0]]])
-            self.removed[len(gone)] = least[0]
+            losses = {block.source: float(self.losses[self.starts[block.source][0]]) for block in able}
+            for source, loss in losses.items():
+                self.scores[self.starts[source]] = loss - float(self.base)
+            least = min(able, key=lambda block: per_price(self.score_of(block.source), self.saved(block)))
+            if not math.isfinite(losses[least.source]):
+                raise TrainingError(
+                    f"after {len(gone)} blocks are removed, the loss is not finite without any other one; give a"
+                    " larger budget"
+                )
+            self.base.fill_(losses[least.source])
+            self.removed[len(gone)] = least.edges[0]
             self.looks.zero_()
-            gone.append(least[0])
-            states = self.states(gone)
-        self.rank()
-        self.rank_removed(states)
+            gone.append(least.source)
 
-    def states(self, gone: Sequence[int]) -> list[InUse]:
-        """Return what is in use at first, and after each removal.
+    def gone(self) -> list[str]:
+        """Return the last nodes of the blocks that were removed, in order."""
+        return [self.graph.edges[edge].src for edge in self.removed.tolist() if edge >= 0]
 
-        Args:
-            gone: Index of one edge of each removed block.
-        """
-        states = [self.in_use]
-        for edge in gone:
-            (block,) = (block for block in states[-1].blocks() if edge in block)
-            without = states[-1].less(*block)
-            assert without is not None
-            states.append(without)
-        return states
+    def order(self) -> list[str]:
+        """Return the blocks that were removed, in order, then the others by score per price."""
+        gone = self.gone()
+        return [*gone, *(name for name in super().order() if name not in gone)]
 
     def loss(self, trial: Trial, in_use: InUse) -> float:
-        """Return the mean loss over the batches."""
+        """Return the mean loss over the batches; infinite if it is not a number."""
         weights = torch.tensor(in_use.weights, device=self.candidates.base.device)
         with torch.no_grad():
             losses = [float(trial.loss(weights, batch)) for batch in range(self.options.batches)]
-        return sum(losses) / len(losses)
-
-    def rank_removed(self, states: Sequence[InUse]) -> None:
-        """Rank the edges that went below all others, those that went first lowest."""
-        lowest = min(0.0, float(self.ranks.min())) - len(states)
-        used = [{edge for block in state.blocks() for edge in block} for state in states]
-        for number, (before, after) in enumerate(pairwise(used)):
-            for died in before - after:
-                self.ranks[self.place[died]] = lowest + number
+        mean = sum(losses) / len(losses)
+        return mean if math.isfinite(mean) else math.inf

@@ -130,14 +130,17 @@ class Costs(nn.Module):
     def check(self) -> None:
         """Raise an OptionError if the budget is too small for any path; measure costs that are not measured yet."""
         prices = self.prices
-        if self.budget is None:
-            return
-        least = Alive.of(self.graph, affordable(self.graph, self.places, prices, self.allowed, 1.0)).price(prices)
-        if least > self.allowed and not math.isclose(least, self.allowed):
+        if self.budget is not None:
+            least = Alive.of(self.graph, affordable(self.graph, self.places, prices, self.allowed, 1.0)).price(prices)
+            self.require(least, f"the cheapest path through graph '{self.graph.name}' costs")
+
+    def require(self, least: float, what: str) -> None:
+        """Raise an OptionError if the budget is less than the least cost that can be reached; ``what`` names it."""
+        if self.budget is not None and least > self.allowed and not math.isclose(least, self.allowed):
             share = least / self.full * (1.0 if self.kind in COUNTED else MARGIN)
             raise OptionError(
-                f"budget {{{self.kind}: {self.budget.share:g}}} is less than the cheapest path through graph"
-                f" '{self.graph.name}' costs; give at least {min(1.0, math.ceil(1000 * share) / 1000):g}"
+                f"budget {{{self.kind}: {self.budget.share:g}}} is less than {what};"
+                f" give at least {min(1.0, math.ceil(1000 * share) / 1000):g}"
             )
 
     def reached(self, topology: Topology) -> float:

@@ -14,7 +14,7 @@ class RandomBlocksOptions(RankOptions):
     """Options of :class:`RandomBlocks`."""
 
     seed: int = 0
-    """Seed of the draw."""
+    """Seed of the draw. Default: the run's seed, or 0 in a loop of your own."""
 
 
 @final
@@ -26,9 +26,10 @@ class RandomBlocks(Ranking):
     options: RandomBlocksOptions
 
     def score(self, trial: Trial) -> None:
-        """Draw the order."""
-        blocks = self.in_use.blocks()
-        for number, block in enumerate(random.Random(self.options.seed).sample(blocks, len(blocks))):
-            for edge in block:
-                self.scores[self.place[edge]] = number / len(blocks)
-        self.ranks.copy_(self.scores)
+        """Draw the order; the score of a block is its place in it."""
+        drawn = random.Random(self.options.seed).sample(self.blocks, len(self.blocks))
+        self.scores.copy_(self.by_block({block.source: float(place) for place, block in enumerate(drawn)}))
+
+    def order(self) -> list[str]:
+        """Return the order that was drawn; prices do not count."""
+        return sorted((block.source for block in self.blocks), key=self.score_of)

@@ -9,13 +9,11 @@ positions and inputs, and over the nodes if several read the block.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import final
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from topolearn.graph.skipping import InUse
 from topolearn.learners.base import register_learner
 from topolearn.learners.scoring import Scorer
 from topolearn.learners.trial import Trial
@@ -29,31 +27,23 @@ class Similarity(Scorer):
     The formula and its source: ``help("topolearn.learners.similarity")``.
     """
 
-    def scores_of(self, trial: Trial, batch: int) -> list[float]:
-        """Return the (L,) 1 - cosine on one batch."""
-        found: dict[int, float] = {}
+    def scores_of(self, trial: Trial, batch: int) -> dict[str, float]:
+        """Return 1 - cosine of each block on one batch."""
+        blocks = {edge: block for block in self.blocks for edge in block.edges}
+        found: dict[str, list[float]] = {block.source: [] for block in self.blocks}
 
         def see(node: str, terms: Mapping[int, Tensor]) -> None:
             whole = _sum(terms, self.in_use.weights)
             target = self.graph.nodes[node].input
             axis = 1 if target is None else target.channel_axis
-            for edge in terms:
-                left = self._without.get(edge)
-                if left is not None and any(left.weights[i] for i in terms):
-                    found[edge] = 1.0 - float(F.cosine_similarity(whole, _sum(terms, left.weights), axis).mean())
+            for edge in blocks.keys() & terms.keys():
+                block, left = blocks[edge], blocks[edge].after.weights
+                if any(left[i] for i in terms):
+                    cosine = F.cosine_similarity(whole, _sum(terms, left), axis)
+                    found[block.source].append(1.0 - float(cosine.mean()))
 
         trial.watch(batch, see)
-        scores = [0.0] * len(self.candidates)
-        for block in self.in_use.blocks():
-            seen = [found[edge] for edge in block if edge in found]
-            for edge in block if seen else ():
-                scores[self.place[edge]] = sum(seen) / len(seen)
-        return scores
-
-    @cached_property
-    def _without(self) -> dict[int, InUse | None]:
-        """Index of each learnable edge in use -> what is in use without its block; None if an output needs it."""
-        return {edge: left for block in self.in_use.blocks() for left in [self.in_use.less(*block)] for edge in block}
+        return {source: sum(seen) / len(seen) for source, seen in found.items() if seen}
 
 
 def _sum(terms: Mapping[int, Tensor], weights: Sequence[float]) -> Tensor:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import final
 
 import torch
-from torch import Tensor
 
 from topolearn.learners.base import register_learner
 from topolearn.learners.scoring import Scorer
@@ -26,13 +25,9 @@ class Taylor(Scorer):
     The formula and its source: ``help("topolearn.learners.taylor")``.
     """
 
-    def scores_of(self, trial: Trial, batch: int) -> Tensor:
-        """Return the (L,) ``|w * dloss/dw|`` on one batch."""
+    def scores_of(self, trial: Trial, batch: int) -> dict[str, float]:
+        """Return ``|w * dloss/dw|`` of each block on one batch."""
         weights = self.edge_weights().detach().requires_grad_()
         (gradient,) = torch.autograd.grad(trial.loss(weights, batch), weights)
         products = (weights * gradient).detach().tolist()
-        scores = torch.zeros(len(self.candidates))
-        for block in self.in_use.blocks():
-            for edge in block:
-                scores[self.place[edge]] = abs(sum(products[i] for i in block))
-        return scores
+        return {block.source: abs(sum(products[i] for i in block.edges)) for block in self.blocks}

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _SUFFIXES = {".pt2": "pt2", ".py": "torch"}
 """Suffix of a file -> its format; all others are ONNX files."""
+_OF_WEIGHTS = (".pt", ".pth", ".safetensors", ".ckpt", ".bin")
+"""Suffixes that say that a file holds weights alone."""
 _OPTIONS = {
     "onnx": ("precision", "dynamic", "output", "provider", "check"),
     "pt2": ("dynamic", "check"),
@@ -26,10 +28,17 @@ def format_of(path: Path, format: str | None = None) -> str:
     """Return the format of a file to write: ``onnx``, ``pt2`` or ``torch``; by default, by its suffix.
 
     Raises:
-        OptionError: There is no such format, or source code does not go to a .py file.
+        OptionError: There is no such format, the suffix says that the file holds weights alone, or source code does
+            not go to a .py file.
     """
+    suffix = path.suffix.lower()
+    if format is None and suffix in _OF_WEIGHTS:
+        raise OptionError(
+            f"'{path.name}' would be a file of weights alone; write NAME.onnx, NAME.pt2, or NAME.py with its weights"
+            " beside it in NAME.safetensors"
+        )
     if format is None:
-        return _SUFFIXES.get(path.suffix, "onnx")
+        return _SUFFIXES.get(suffix, "onnx")
     if format not in _OPTIONS:
         raise OptionError(f"unknown format '{format}'{suggest(format, _OPTIONS)}")
     if format == "torch" and path.suffix != ".py":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +77,13 @@ def shrink(
             f"shrink needs a trained network: give the weights of '{model}', a file or DEFAULT for torchvision's own"
         )
     asked = dict(training or {})
-    if size is None:
-        size = _usual_size(data, data_root)
     given = model if isinstance(model, str) else unwrapped(model)
-    net = given if isinstance(given, Network) else lift(given, weights, size=size)
+    if isinstance(given, Network):
+        _check_lifted(given, weights, size)
+        net = given
+    else:
+        size = _usual_size(data, data_root) if size is None else size
+        net = lift(given, weights, size=size)
     found = read_data(net.graph, data, data_root, validate(TrainOptions, asked, "training"))
     classes = len(found.info.classes)
     if found.info.kind.target == "label" and classes != _outputs(net):
@@ -93,6 +96,19 @@ def shrink(
         if learner_class(learner).scores_blocks:
             asked.setdefault("phases", {"adapt": ADAPT, "fine_tune": 1 - ADAPT})
     return fit(net, learner, found, epochs=epochs, lr=lr, training=asked, budget=dict(budget), **options)
+
+
+def _check_lifted(net: Network, weights: Any, size: int | Sequence[int] | None) -> None:
+    """Raise an OptionError if a lifted network was given with other weights or another size."""
+    if weights is not None:
+        raise OptionError("the network is lifted already and has its weights; leave out 'weights'")
+    own = net.graph.input_size(net.graph.inputs[0])[1:]
+    asked = (size, size) if isinstance(size, int) else size
+    if asked is not None and tuple(asked) != own:
+        raise OptionError(
+            f"the network is lifted already, for images of {' x '.join(map(str, own))}; leave out 'size', or lift it"
+            " again"
+        )
 
 
 def _usual_size(data: Any, root: str | Path | None) -> tuple[int, int] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -46,6 +45,8 @@ class ScoringBatches:
     device: torch.device
     precision: str
     paused: Callable[[str, bool], None]
+    _reader: Iterator[AnyBatch] | None = None
+    _all_read: bool = False
     _batches: list[AnyBatch] = field(default_factory=list)
     _saved: float = field(default_factory=time.monotonic)
 
@@ -63,7 +64,7 @@ class ScoringBatches:
         graph = self.net.graph
         reference = ReferenceDAG(graph, self.net.nodes, self.net.edges, self.net.shared)
         reference.see = lambda node, terms: see(node, terms) if node in graph.candidates else None
-        weights = self.net.divided(torch.tensor([edge.weight for edge in graph.edges]))
+        weights = self.net.divided(torch.tensor([edge.weight for edge in graph.edges], device=self.device))
         with torch.no_grad(), batch_statistics(self.net), autocast(self.precision, self.device):
             reference(self.batch(batch)[0], weights.tolist())
 
@@ -79,10 +80,14 @@ class ScoringBatches:
 
         If there are fewer, they are used again.
         """
-        if not self._batches or number >= len(self._batches):
-            missing = self.data.train_batches(self.batch_size, seed=self.seed, epoch=0)
-            read = itertools.islice(missing, len(self._batches), number + 1)
-            self._batches += [(moved(inputs, self.device), moved(targets, self.device)) for inputs, targets in read]
+        while len(self._batches) <= number and not self._all_read:
+            if self._reader is None:
+                self._reader = iter(self.data.train_batches(self.batch_size, seed=self.seed, epoch=0))
+            read = next(self._reader, None)
+            if read is None:
+                self._all_read = True
+            else:
+                self._batches.append((moved(read[0], self.device), moved(read[1], self.device)))
         return self._batches[number % len(self._batches)]
 
 
@@ -94,19 +99,15 @@ def batch_statistics(net: Network) -> Iterator[None]:
     """
     modes = {module: module.training for module in net.modules()}
     norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    counted = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
-    before = [norm.momentum for norm in norms], [count.clone() for count in counted]
+    statistics = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
     net.eval()
     for norm in norms:
         norm.train()
-        norm.momentum = 0.0  # the running statistics stay as they are
     try:
         yield
     finally:
-        for norm, momentum in zip(norms, before[0], strict=True):
-            norm.momentum = momentum
-        for count, value in zip(counted, before[1], strict=True):
-            count.copy_(value)
+        for buffer, value in statistics:
+            buffer.data.copy_(value)  # .data: what a gradient may need stays valid, because its values are the same
         net.train(modes[net])
         for module, mode in modes.items():
             if module.training != mode:

@@ -128,7 +128,7 @@ def make_encoder(
     """
     import timm
 
-    options = {} if img_size is None else {"img_size": tuple(img_size)}
+    options: dict[str, Any] = {} if img_size is None else {"img_size": tuple(img_size)}
     network: nn.Module = timm.create_model(
         model, pretrained=pretrained, features_only=True, out_indices=list(levels), **options
     )
