@@ -132,6 +132,7 @@ def test_a_block_is_what_a_prune_removes(data: st.DataObject) -> None:
         assert set(each.nodes) == kept.nodes.keys() - pruned.nodes.keys()
         assert kept.cost.macs - each.macs == pruned.cost.macs
         assert kept.cost.params - each.params == pruned.cost.params
+        assert kept.cost.params - each.params == pruned.cost.params
 
 
 def test_a_branch_of_several_nodes_goes_as_a_whole() -> None:

@@ -122,8 +122,9 @@ def show(
 
         say(headline(shown), kept="\n")
         print_table(node_table(shown, searched))
-        table = block_table(of, None if searched is None else shown, times)
-        if table is not None and (measured or is_by_block(of)):
+        asked = measured or is_by_block(of)
+        table = block_table(of, None if searched is None else shown, times) if asked else None
+        if table is not None:
             say("")
             print_table(table)
 

@@ -58,14 +58,21 @@ def param_prices(graph: Graph) -> Prices:
     """
     cost = graph.cost
     nodes = {name: float(price.params) for name, price in cost.nodes.items()}
-    groups: dict[str, float] = {}
+    groups = shared_params(graph)
+    for node in graph.nodes.values():
+        nodes[node.id] -= sum(groups[group] for group in node.share.values())
+    nodes[graph.outputs[0]] += sum(groups.values())
+    return Prices("params", nodes, tuple(float(price.params) for price in cost.edges))
+
+
+def shared_params(graph: Graph) -> dict[str, int]:
+    """Return the number of parameters of each group of shared parts."""
+    groups: dict[str, int] = {}
     for node in graph.nodes.values():
         for part, group in node.share.items():
             assert isinstance(node.input, Shape)
-            groups[group] = float(node.rule.part_cost(part, node.input, graph.image).params)
-            nodes[node.id] -= groups[group]
-    nodes[graph.outputs[0]] += sum(groups.values())
-    return Prices("params", nodes, tuple(float(price.params) for price in cost.edges))
+            groups[group] = node.rule.part_cost(part, node.input, graph.image).params
+    return groups
 
 
 def added_elements(graph: Graph) -> tuple[float, ...]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from topolearn.graph.ir import Graph
 from topolearn.graph.passes import KeepEdges
-from topolearn.graph.price import Alive, Prices, mac_prices
+from topolearn.graph.price import Alive, Prices, mac_prices, param_prices, shared_params
 from topolearn.graph.topology import Topology
 
 
@@ -142,7 +143,10 @@ class Removable:
     @property
     def params(self) -> int:
         """Number of parameters that go; what other nodes share stays."""
-        return self.before.pruned().cost.params - self.after.pruned().cost.params
+        graph = self.before.graph
+        groups = shared_params(graph)
+        lost = _groups(graph, self.before.living()) - _groups(graph, self.after.living())
+        return round(self.price(param_prices(graph))) + sum(groups[group] for group in lost)
 
     @property
     def macs(self) -> int:
@@ -153,6 +157,11 @@ class Removable:
 def removables(graph: Graph) -> tuple[Removable, ...]:
     """Return what can go from a graph, in its order; see :meth:`InUse.removables`."""
     return InUse.of(graph).removables()
+
+
+def _groups(graph: Graph, nodes: Collection[str]) -> set[str]:
+    """Return the groups of shared parts that some nodes have."""
+    return {group for name in nodes for group in graph.nodes[name].share.values()}
 
 
 def is_by_block(graph: Graph) -> bool:
