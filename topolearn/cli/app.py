@@ -106,6 +106,8 @@ def show(
             " of what can go; leave it out"
         )
     times = _times(of) if measured else None
+    # In a graph whose blocks are read by many, a search chooses among edges: a table of blocks would say little.
+    asked = measured or is_by_block(of)
     if output is not None:
         _draw(graph, shown, searched, output, matrix)
         tell(f"wrote {output}")
@@ -114,7 +116,7 @@ def show(
 
         from topolearn.report import block_facts, facts
 
-        print(json.dumps({**facts(shown), "can_go": block_facts(of, times)}))
+        print(json.dumps({**facts(shown), **({"can_go": block_facts(of, times)} if asked else {})}))
     elif expand:
         print(shown.to_yaml(), end="")
     elif output is None:
@@ -122,7 +124,6 @@ def show(
 
         say(headline(shown), kept="\n")
         print_table(node_table(shown, searched))
-        asked = measured or is_by_block(of)
         table = block_table(of, None if searched is None else shown, times) if asked else None
         if table is not None:
             say("")

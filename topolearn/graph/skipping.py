@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 
 from topolearn.graph.ir import Graph
 from topolearn.graph.passes import KeepEdges
@@ -73,11 +74,19 @@ class InUse:
 
     def price(self, prices: Prices) -> float:
         """Return the price of the nodes and edges in use."""
-        return Alive.of(self.graph, [value != 0.0 for value in self.weights]).price(prices)
+        return self._alive.price(prices)
 
     def living(self) -> frozenset[str]:
         """Return the ids of the nodes in use."""
-        return Alive.of(self.graph, [value != 0.0 for value in self.weights]).nodes
+        return self._alive.nodes
+
+    @cached_property
+    def _alive(self) -> Alive:
+        return Alive.of(self.graph, [value != 0.0 for value in self.weights])
+
+    @cached_property
+    def _prices(self) -> dict[str, Prices]:
+        return {"params": param_prices(self.graph), "macs": mac_prices(self.graph)}
 
     def topology(self) -> Topology:
         """Return the edges in use as a topology."""
@@ -146,12 +155,12 @@ class Removable:
         graph = self.before.graph
         groups = shared_params(graph)
         lost = _groups(graph, self.before.living()) - _groups(graph, self.after.living())
-        return round(self.price(param_prices(graph))) + sum(groups[group] for group in lost)
+        return round(self.price(self.before._prices["params"])) + sum(groups[group] for group in lost)
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates that go."""
-        return round(self.price(mac_prices(self.before.graph)))
+        return round(self.price(self.before._prices["macs"]))
 
 
 def removables(graph: Graph) -> tuple[Removable, ...]:
