@@ -44,7 +44,7 @@ from topolearn.files import write_atomically
 from topolearn.onnx import latencies, open_session
 from topolearn.runs import FitResult
 
-KEEP_ALL = {"name": "fixed", "rule": "full"}
+AS_GIVEN = {"name": "fixed", "rule": "given"}
 SCORED = ("ablation", "taylor", "similarity")
 DRAWS = 5
 WAYS = ("whole", "learned", *SCORED, *(f"random{draw}" for draw in range(DRAWS)), "torch_pruning")
@@ -134,7 +134,7 @@ class Ways:
         torch.manual_seed(self.seed)
         weights = None if self.args.weights is None else self.renamed(self.args.weights)
         net = topolearn.lift(case.model, weights, size=case.size, classes=case.classes)
-        trained = self.fit(net, "base", KEEP_ALL, case.epochs, case.lr, warmup_epochs=0.5)
+        trained = self.fit(net, "base", AS_GIVEN, case.epochs, case.lr, warmup_epochs=0.5)
         net.load_state_dict(trained.model.state_dict())
         net.about = trained.model.about
         return net
@@ -155,10 +155,10 @@ class Ways:
         """Shrink the network in one way."""
         case = self.case
         if way == "torch_pruning":
-            return self.fit(self.narrowed(), way, KEEP_ALL, case.more, case.more_lr)
+            return self.fit(self.narrowed(), way, AS_GIVEN, case.more, case.more_lr)
         budget = {"budget": {"macs": case.budget}}
         learners: dict[str, Mapping[str, Any]] = {
-            "whole": KEEP_ALL,
+            "whole": AS_GIVEN,
             "learned": {"name": "continuous", **budget},
             **{name: {"name": name, **budget} for name in SCORED},
             **{

@@ -48,6 +48,7 @@ SETTINGS = {
     "sparsemask": Setting("sparsemask", {"seed": 3}, draws=True, penalises=True),
     "fixed-prev": Setting("fixed", {"rule": "prev"}, learns=False, binary=True),
     "fixed-full": Setting("fixed", {"rule": "full"}, learns=False, binary=True),
+    "fixed-given": Setting("fixed", {"rule": "given"}, learns=False),
     "fixed-random": Setting("fixed", {"rule": "random", "seed": 3}, learns=False, binary=True),
     "ablation": Setting("ablation", {"budget": {"macs": 1.0}}, learns=False),
     "taylor": Setting("taylor", {"budget": {"params": 1.0}}, learns=False),

@@ -206,8 +206,8 @@ def _own_device(device: str | torch.device, size: int) -> str | torch.device:
     number = int(os.environ.get("LOCAL_RANK", torch.cuda.current_device()))
     if number >= torch.cuda.device_count():
         raise OptionError(
-            f"process {number} of this machine has no GPU, there are {torch.cuda.device_count()}; start as many"
-            " processes as there are GPUs, or set the device to 'cpu'"
+            f"process {number} of this machine has no GPU: this machine has only {torch.cuda.device_count()};"
+            " start as many processes as there are GPUs, or set the device to 'cpu'"
         )
     torch.cuda.set_device(number)
     return torch.device("cuda", number)

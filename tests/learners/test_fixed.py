@@ -86,6 +86,31 @@ def test_full_is_everything() -> None:
         }
 
 
+def test_given_is_what_the_graph_computes() -> None:
+    searched = loads("""
+topolearn: 1
+name: skipping
+inputs: {image: [2, 4, 4]}
+nodes:
+  a: {op: conv_bn_relu, out_channels: 2}
+  b: {op: relu}
+  head: {op: classifier, classes: 3}
+edges:
+  - {from: image, to: a}
+  - {from: image, to: b, learnable: true, weight: 0.0}
+  - {from: a, to: b, learnable: true, weight: 0.5}
+  - {from: b, to: head}
+outputs: [head]
+""")
+    weights = [edge.weight for edge in searched.edges]
+    learner = Fixed(searched, rule="given")
+    assert learner.edge_weights().tolist() == weights
+    assert learner.topology().keep == tuple(weight != 0 for weight in weights)
+    assert learner.topology().weights == tuple(weights)
+    assert learner.fan_in == 1
+    assert wired(graph("digits"), rule="given") == wired(graph("digits"), rule="full")
+
+
 @pytest.mark.parametrize("fan_in", [None, 1, 2, 5])
 def test_random_takes_k_distinct_or_all_there_are(fan_in: int | None) -> None:
     searched = complete(6)

@@ -149,7 +149,7 @@ def test_a_graph_without_learnable_edges(name: str) -> None:
     fails(name, {}, "train it with learner 'fixed'", no_choice())
 
 
-@pytest.mark.parametrize("rule", ["prev", "full", "random"])
+@pytest.mark.parametrize("rule", ["prev", "full", "random", "given"])
 def test_fixed_takes_a_graph_without_learnable_edges_as_it_is(rule: str) -> None:
     searched = no_choice()
     learner = make_learner("fixed", searched, {"rule": rule})

@@ -86,8 +86,8 @@ def show(
 ) -> None:
     """Show a graph: its nodes with their shapes, parameters and multiply-accumulates.
 
-    For a lifted network, a second table shows what can go: the branches and blocks that a search can remove, and what
-    each costs. GRAPH may also be the folder of a run. The picture then shows the learned graph within the searched
+    For a lifted network, a second table shows the branches and blocks that a search can remove, and what each
+    costs. GRAPH may also be the folder of a run. The picture then shows the learned graph within the searched
     one, the matrix the learner's masks, weights or gates at the end of the search.
     """
     if as_json and expand:
@@ -95,15 +95,16 @@ def show(
     if matrix and output is None:
         raise OptionError("--matrix draws a picture; name its file with -o FILE.svg")
     if measured and not as_json and (expand or output is not None):
-        raise OptionError("--measure adds to the table of what can go, which is not printed here; leave it out")
+        raise OptionError(
+            "--measure adds times to the table of what can be removed, but this command does not print it; leave it out"
+        )
     from topolearn.graph import is_by_block, removables
 
     shown, searched = load(graph, overrides(settings))
     of = shown if searched is None else searched
     if measured and not removables(of):
         raise OptionError(
-            f"--measure: nothing can go from graph '{of.name}' with its learnable edges, so there is no table"
-            " of what can go; leave it out"
+            f"--measure: nothing can be removed from graph '{of.name}' with its learnable edges; leave it out"
         )
     times = _times(of) if measured else None
     # In a graph whose blocks are read by many, a search chooses among edges: a table of blocks would say little.

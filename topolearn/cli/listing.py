@@ -48,7 +48,12 @@ def list_(
     width = max((len(word) for word, _ in rows), default=0)
     for word, text in rows:
         opening = f"{word:<{width}}  "
-        print(textwrap.fill(opening + text, _WIDTH, subsequent_indent=" " * len(opening), break_long_words=False))
+        indent = " " * len(opening)
+        print(
+            textwrap.fill(
+                opening + text, _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+            )
+        )
 
 
 def _describe(kind: Kind, name: str) -> None:

@@ -132,7 +132,7 @@ def _tell(done: Prediction | Skipped) -> None:
 
 
 def _tell_if_read(done: Prediction | Skipped) -> None:
-    """Tell of an image whose prediction is written to a file too; without a reader the rest is still written."""
+    """Print a result; a closed stdout is no error, because the result is also written to a file."""
     with contextlib.suppress(BrokenPipeError):
         _tell(done)
 

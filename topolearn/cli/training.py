@@ -157,8 +157,8 @@ def shrink(
 ) -> None:
     """Make a trained network smaller: remove the blocks that it misses least, fine-tune, export to ONNX.
 
-    If the data have another number of classes than the weights, half of the epochs first train the network with a new
-    last layer.
+    If the data have another number of classes than the weights, the network gets a new last layer. A learner that
+    scores first trains the whole network for half of the epochs.
     """
     from topolearn import shrink as run
     from topolearn.cli.common import overrides, sides

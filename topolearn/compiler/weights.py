@@ -111,7 +111,7 @@ class NumberWeights:
         self.numbers = numbers
 
     def are_one(self, edges: Sequence[int]) -> bool:
-        """Whether edges whose weight in the graph is 1 have it here."""
+        """Whether edges of weight 1 in the graph also weigh 1 here."""
         return all(self.numbers[i] == 1.0 for i in edges)
 
     def of(self, edges: InEdges) -> tuple[Tensor | None, Sequence[float] | None]:
@@ -139,7 +139,7 @@ class TensorWeights:
         self.numbers = numbers
 
     def are_one(self, edges: Sequence[int]) -> bool:
-        """Whether edges whose weight in the graph is 1 have it here; a fixed edge's entry is its weight."""
+        """Whether edges of weight 1 in the graph also weigh 1 here; a fixed edge's entry is its weight."""
         return True
 
     def of(self, edges: InEdges) -> tuple[Tensor | None, Sequence[float] | None]:

@@ -58,7 +58,7 @@ def read_data(
 
 
 def _read_others(graph: Graph, data: Any, root: str | Path | None, options: TrainOptions, own_loss: bool) -> Data:
-    """Load images or other tensors, all of them."""
+    """Load the whole data set, images or other tensors."""
     if _are_tensors(graph, data, own_loss):
         return _read_tensors(graph, data, options, own_loss)
     size = graph.input_size(graph.inputs[0])

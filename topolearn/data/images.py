@@ -133,7 +133,7 @@ def read_labels(path: Path, *, binary: bool = False, colours: Sequence[Colour] =
     """
     mask = open_image(path, "mask")
     if mask.format in _LOSSY and not binary:
-        raise DataError(f"the mask '{path}' is a JPEG, whose compression changes labels; write them to a PNG file")
+        raise DataError(f"the mask '{path}' is a JPEG file; JPEG compression changes labels, so save the mask as PNG")
     if colours:
         return _labels_of_colours(mask, colours, path)
     if binary and (mask.mode == "1" or (mask.mode == "P" and _is_grey(mask))):

@@ -223,7 +223,7 @@ def _folder(data: str | Path, root: str | Path | None) -> Path:
     if found is not None:
         return found
     if path.exists():
-        raise DataError(f"'{data}' is a file, but data is a name, a folder or a pair of sets; give its folder")
+        raise DataError(f"'{data}' is a file; give its folder, the name of a data set, or a pair (train, val)")
     if path.name != str(data):
         raise DataError(f"there is no folder '{path.absolute()}'; give another path, or the name of a data set")
     looked = ", ".join(f"'{each}'" for each in (Path(), *roots(root)))

@@ -1,4 +1,4 @@
-"""Removes blocks one by one: each time the one whose removal costs the loss least, for what it saves.
+"""Removes blocks one by one, each time the block that raises the loss least for what it saves.
 
 A block's score is the loss of the network without it, less the loss before, on some training batches, with the batch
 statistics of the network without it. It is divided by the price that is saved. The block of the smallest ratio goes.

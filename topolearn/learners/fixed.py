@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, final
 
 import torch
@@ -18,10 +19,11 @@ from topolearn.learners.base import EdgeLearner, Options, Phase, kept, register_
 class FixedOptions(Options):
     """Options of :class:`Fixed`."""
 
-    rule: Literal["prev", "full", "random"] = "prev"
+    rule: Literal["prev", "full", "random", "given"] = "prev"
     """``prev``: one source per node. If several nodes have the same candidates, each takes the one at its own position;
     otherwise a node takes its latest candidate, and one of 1 x 1 (``global``) only if there is no other. ``full``: all
-    candidates. ``random``: K distinct candidates, drawn uniformly per node.
+    candidates. ``random``: K distinct candidates, drawn uniformly per node. ``given``: the candidates of a weight other
+    than 0 in the graph, at that weight; so a lifted network stays as it is.
     """
     fan_in: Annotated[int, Field(ge=1)] | None = None
     """K of ``random``; default: half of the largest candidate set, rounded up."""
@@ -68,12 +70,19 @@ class Fixed(EdgeLearner):
                 "prev": min(1, graph.largest_candidate_set),
                 "full": graph.largest_candidate_set,
                 "random": resolve_fan_in(graph, self.options.fan_in),
+                "given": max((len(_used(graph, group)) for group in graph.candidates.values()), default=0),
             }[rule]
             chosen = _choose(graph, rule, self.fan_in, seed)
-        self.register_buffer("mask", torch.tensor(chosen, dtype=torch.float32), persistent=False)
+        mask = torch.tensor(chosen, dtype=torch.float32)
+        if rule == "given":
+            mask = self.candidates.base[self.candidates.index].clone()
+        self.register_buffer("mask", mask, persistent=False)
 
     def edge_weights(self) -> Tensor:
-        """Return the (E,) weights: 1 for chosen candidates, 0 for others, the graph's weight for fixed edges."""
+        """Return the (E,) weights: 1 for chosen candidates, 0 for others, the graph's weight for fixed edges.
+
+        With the rule ``given``, chosen candidates have the graph's weight too.
+        """
         return self.candidates.spread(self.mask)
 
     def active(self) -> Tensor:
@@ -102,9 +111,15 @@ def _choose(graph: Graph, rule: str, fan_in: int, seed: int) -> list[bool]:
     elif rule == "random":
         generator = random.Random(seed)
         chosen = {i for group in groups for i in generator.sample(group, min(fan_in, len(group)))}
+    elif rule == "given":
+        chosen = {i for group in groups for i in _used(graph, group)}
     else:
         chosen = {i for group in groups for i in group}
     return [i in chosen for group in groups for i in group]
+
+
+def _used(graph: Graph, candidates: Sequence[int]) -> list[int]:
+    return [i for i in candidates if graph.edges[i].weight]
 
 
 def _thin_out(graph: Graph, count: int, seed: int) -> list[bool]:

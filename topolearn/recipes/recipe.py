@@ -336,4 +336,4 @@ def check_functions(loss: Any, metrics: Any, callbacks: Any) -> None:
         if not callable(function) and (name != "loss" or function is not None):
             raise OptionError(f"'{name}' is {shown(function)}, but must be a function")
     if "loss" in (metrics or {}):
-        raise OptionError("a metric cannot be called 'loss', because the loss is; choose another name")
+        raise OptionError("'loss' is the name of the training loss; give the metric another name")

@@ -59,7 +59,7 @@ class Segmentation(Metric):
         counts = self.confusion.double().cpu()
         hits, labelled = counts.diag(), counts.sum(1)
         if not bool(labelled.any()):
-            warnings.warn("no pixel of the validation masks has a label, so mIoU is 0 and says nothing", stacklevel=2)
+            warnings.warn("no pixel of the validation masks has a label, so mIoU has no meaning", stacklevel=2)
         union = labelled + counts.sum(0) - hits
         self.per_class = [
             {

@@ -96,7 +96,7 @@ CalledT = TypeVar("CalledT", Operation, Call)
 
 
 def _settled(one: CalledT, other: CalledT, settle: Callable[[Any, Any], Any]) -> CalledT:
-    """Return a call whose arguments hold what ``settle`` makes of two leaves that differ.
+    """Return a copy of a call with each differing argument replaced by ``settle(one, other)``.
 
     Raises:
         Differs: The arguments differ in more than their leaves.

@@ -224,7 +224,7 @@ class _Recorder(TorchFunctionMode):
                     return
 
     def stand_in(self, path: str, block: Opaque, args: Any, kwargs: Any) -> Tensor:
-        """Return what a module would that is not looked into, and note it as one operation."""
+        """Return a stand-in for the output of a module that stays whole, and record it as one operation."""
         given = [leaf for _, leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         with torch._C.DisableTorchFunction():
             batch = block.shape[0] * self.batch // block.batch

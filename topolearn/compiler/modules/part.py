@@ -14,7 +14,7 @@ from topolearn.tracing.builders import open_source
 from topolearn.tracing.opened import Opened
 
 ANY_SIDE = 64
-"""Height and width of the images for which a network is read whose graph takes images of any size."""
+"""Height and width of the images with which a network is read if its graph takes any size."""
 
 
 def with_networks(graph: Graph, networks: Mapping[str, nn.Module]) -> Graph:
@@ -38,7 +38,7 @@ def with_networks(graph: Graph, networks: Mapping[str, nn.Module]) -> Graph:
         if opened.fingerprint != sources[name].fingerprint:
             raise GraphError(
                 f"source '{name}' is another {type(network).__name__} than the one that the graph was lifted from; make"
-                " it with the options of that time"
+                " it with the same options as when it was lifted"
             )
         sources[name] = sources[name].opened(opened)
     return graph.replace(sources=sources)
