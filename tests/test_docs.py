@@ -116,6 +116,22 @@ def test_the_shown_error_is_the_real_one(tmp_path: Path) -> None:
     assert done.stderr == shown
 
 
+def imports() -> list[tuple[str, str]]:
+    """(module, name) of what snippets and examples import from the rooms of topolearn."""
+    texts = [text for page in PAGES for language, text in snippets(page) if language == "python"]
+    texts += [path.read_text(encoding="utf-8") for path in (ROOT / "examples").glob("*.py")]
+    found = re.findall(r"^from (topolearn[\w.]*) import (.*)$", "\n".join(texts), re.MULTILINE)
+    return sorted({(module, name.strip()) for module, names in found for name in names.split(",")})
+
+
+@pytest.mark.parametrize(("module", "name"), imports())
+def test_what_docs_import_is_public(module: str, name: str) -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = re.findall(rf"automodule:: {re.escape(module)}\n +:members: (.*)", page)
+    listed += re.findall(r"currentmodule:: topolearn\n(.*?)```", page, re.DOTALL) if name in topolearn.__all__ else []
+    assert re.search(rf"\b{name}\b", " ".join(listed))
+
+
 def links() -> list[tuple[Path, str]]:
     """(page, target) of every link to a file."""
     pages = [*PAGES, *(ROOT / name / "README.md" for name in ("models", "benchmarks", "export"))]
