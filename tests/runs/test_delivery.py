@@ -38,6 +38,14 @@ def test_a_finished_run_is_not_exported_again(tmp_path: Path) -> None:
     assert (tmp_path / "run" / MODEL).read_bytes() == b"mine"
 
 
+def test_a_run_that_was_stopped_before_its_export_is_exported(tmp_path: Path) -> None:
+    trained = run(tmp_path / "run", export=False)
+    again = run(tmp_path / "run", export=True, resume=True)
+    assert files(tmp_path / "run") == {MODEL, PICTURE, MATRIX}
+    assert again.exported is not None
+    assert again.metrics == trained.metrics
+
+
 def test_without_export_there_are_the_run_s_own_files_alone(tmp_path: Path) -> None:
     assert run(tmp_path / "run", export=False).exported is None
     assert not files(tmp_path / "run")

@@ -21,7 +21,7 @@ from topolearn.learners import EdgeLearner
 from topolearn.recipes import Recipe, RecipeFile, TrainOptions
 from topolearn.runs import FitResult, read_result
 from topolearn.runs.config import about_data
-from topolearn.runs.delivery import deliver
+from topolearn.runs.delivery import MODEL, deliver
 from topolearn.runs.folder import WEIGHTS, claimed, holds_run
 from topolearn.runs.result import closing_record
 from topolearn.runs.run_writer import RunWriter
@@ -87,7 +87,8 @@ def fit(
         device: ``auto`` is CUDA if there is a GPU. If several processes train, each takes its own GPU.
         precision: ``float32``, ``bfloat16`` (autocast), ``auto``.
         out: Folder of the run. No other run may train in it at the same time. None writes nothing.
-        resume: Continue the run in ``out``. If there is no run yet, start it; if it is finished, return its result.
+        resume: Continue the run in ``out``. If there is no run yet, start it. If it is finished, return its result, and
+            export it if there is no ONNX file yet.
         training: Options of :class:`topolearn.recipes.TrainOptions`.
         data_root: Folder that is searched first for data sets.
         export: Whether ``out`` also gets model.onnx, compared with PyTorch, and the pictures graph.svg and matrix.svg.
@@ -132,7 +133,10 @@ def fit(
             world.from_main(lambda: claim.enter_context(claimed(folder)))
             if world.from_main(ready.is_finished):
                 _say(f"the run in {folder} is already finished", recipe, world)
-                return read_result(folder)
+                result = read_result(folder)
+                if not (folder / MODEL).is_file():  # it was stopped after training, or is wanted now
+                    _deliver(result, recipe, world, stacklevel=3)
+                return result
         with _surroundings(ready):
             return _train(ready, world, graph)
 
@@ -199,13 +203,19 @@ def _train(ready: Prepared, world: World, given: object) -> FitResult:
     )
     result.history.append(closing_record(result))
     world.from_main(lambda: writer.finish(result))
-    if folder is not None and recipe.export and world.is_main:
-        _say("exporting to ONNX, comparing with PyTorch", recipe, world)
-        try:
-            result.exported = deliver(result, folder)
-        except ExportError as error:
-            warnings.warn(f"the network was not exported: {error}", stacklevel=3)
+    _deliver(result, recipe, world, stacklevel=4)
     return result
+
+
+def _deliver(result: FitResult, recipe: Recipe, world: World, stacklevel: int) -> None:
+    """Export the network and draw pictures, if the recipe asks for it."""
+    if recipe.out is None or not recipe.export or not world.is_main:
+        return
+    _say("exporting to ONNX, comparing with PyTorch", recipe, world)
+    try:
+        result.exported = deliver(result, recipe.out)
+    except ExportError as error:
+        warnings.warn(f"the network was not exported: {error}", stacklevel=stacklevel)
 
 
 def _say(text: str, recipe: Recipe, world: World) -> None:
