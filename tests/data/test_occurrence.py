@@ -357,3 +357,77 @@ def test_declared_targets_that_are_not_the_items_own_do_not_count() -> None:
     assert for_graph(shifted, 3).info.classes == ("0", "1", "2")
     transformed = numbers(0, 1, 2, targets=[0, 2, 3], target_transform=abs)
     assert for_graph(transformed, 3).info.classes == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("kind", ["sets", "targets", "loaders", "rows"])
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ((1, 2, 2, 1), "labels start at 0; yours are 1 to 2: subtract 1"),
+        ((7, 5, 6, 7), "labels start at 0; yours are 5 to 7: subtract 5"),
+        ((0, 255, 0, 255), "labels are 0 to 1 for 2 classes; yours are 0, 255: number them 0, 1, … without a gap"),
+        ((3, 1, 3, 1), "labels are 0 to 1 for 2 classes; yours are 1, 3: number them 0, 1, … without a gap"),
+        ((0, 0, -1, 0), "item 2 of the training set has the label -1, but labels start at 0; number the classes 0, 1,"),
+    ],
+)
+def test_labels_that_are_numbered_otherwise(kind: str, values: tuple[int, ...], text: str) -> None:
+    targets = torch.tensor(values)
+    train: Any = numbers(*values)
+    graph = loads(GRAPH.format(task="classification", op="classifier", classes=2))
+    if kind == "targets":
+        train = TensorDataset(torch.zeros(4, 3, 4, 5), targets)
+    elif kind == "loaders":
+        train, text = DataLoader(train, 2), text.replace("item 2 of", "an item of")
+    elif kind == "rows":
+        train = TensorDataset(torch.zeros(4, 3), targets)
+        graph = loads(TABLE)
+    with pytest.raises(DataError) as caught:
+        read_data(graph, (train, train), None, TrainOptions())
+    assert str(caught.value).startswith(text)
+
+
+TABLE = """
+topolearn: 1
+name: table
+inputs: {row: [3]}
+nodes:
+  head: {op: linear, out_features: 2}
+edges:
+  - {from: row, to: head}
+outputs: [head]
+"""
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ((1, 2), "labels start at 0; yours are 1 to 2: subtract 1"),
+        ((0, 5, 255), "labels are 0 to 1 for 2 classes; yours are 0, 5: number them 0, 1, … without a gap"),
+        ((0, -1), "item 0 of the training set has the label -1, but labels start at 0; number the classes 0, 1, …, or "
+         "write 255 for pixels to ignore"),
+    ],
+)  # fmt: skip
+def test_masks_that_are_numbered_otherwise(values: tuple[int, ...], text: str) -> None:
+    masks = torch.tensor(np.resize(np.array(values), (4, 4, 5)))
+    for declared in (True, False):
+        items: Any = TensorDataset(torch.zeros(4, 3, 4, 5), masks)
+        with pytest.raises(DataError) as caught:
+            for_graph(items if declared else Items(list(items)), 2, dense=True)
+        assert str(caught.value) == text
+
+
+def test_numbers_with_another_fault_are_not_blamed() -> None:
+    def own(*values: int) -> TensorDataset:
+        return TensorDataset(torch.zeros(3, 3, 4, 5), torch.tensor(values))
+
+    assert for_graph(own(0, 1, 1), 2).info.classes == ("0", "1")
+    for values, missing in (((1, 2, 2), "class '0' has"), ((3, 3, 3), "classes '0', '1', '2' have")):
+        with pytest.raises(DataError, match=f"^the {missing} no training example"):
+            for_graph(own(*values), 4)
+
+
+def test_a_negative_label_in_validation_is_named() -> None:
+    negative = TensorDataset(torch.zeros(3, 3, 4, 5), torch.tensor([0, 1, -1]))
+    data = DatasetData(TensorDataset(*negative[:2]), negative)
+    with pytest.raises(DataError, match="item 2 of the validation set has the label -1, but labels start at 0"):
+        list(data.val_batches(4))

@@ -84,6 +84,7 @@ def _read_others(graph: Graph, data: Any, root: str | Path | None, options: Trai
     shape = graph.shapes[graph.outputs[0]]
     known = len(source.info.classes)
     channels = shape.channels if source.info.counted and isinstance(shape, Shape) else known
+    source.check_numbers(channels)
     if 0 < known < channels:
         # Only labels that were seen are counted. The graph declares rarer ones too.
         source = load_data(data, classes=channels, **settings)
@@ -119,6 +120,9 @@ def _read_tensors(graph: Graph, data: Any, options: TrainOptions, own_loss: bool
         raise OptionError(
             "'cuda_graph' needs one tensor of inputs and one of targets, not several by name; set it to false"
         )
+    shape = graph.shapes[graph.outputs[0]]
+    if isinstance(shape, Shape):
+        source.check_numbers(shape.channels)
     source.check_classes()
     return source
 

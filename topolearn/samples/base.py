@@ -125,6 +125,14 @@ class Data(ABC):
         if self._census is not None:
             self._census.check()
 
+    def check_numbers(self, outputs: int) -> None:
+        """Raise a DataError if labels do not start at 0 or have a gap, and so do not fit a number of outputs.
+
+        Only your own data are checked, if all their labels are known before training.
+        """
+        if self._census is not None:
+            self._census.check_numbers(outputs, self.info.ignore_index)
+
     @abstractmethod
     def steps(self, batch_size: int) -> int:
         """Return the number of training batches per epoch."""

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from topolearn.samples.occurrence import check_occurrence
+from topolearn.errors import DataError, first_few
+from topolearn.samples.occurrence import LISTED, check_occurrence
 
 
 class Census:
@@ -64,6 +65,30 @@ class Census:
             found = {str(label): count for label, count in sorted(self._found.items())}
             mend = "number the labels 0, 1, … without a gap, and remove classes that do not occur from 'classes'"
             check_occurrence(classes, counts, found, self._unit, "the training targets", mend)
+
+    def check_numbers(self, outputs: int, ignored: int | None) -> None:
+        """Check that the labels start at 0 and have no gap, if all targets are known and some labels are too high.
+
+        Otherwise the highest label alone would seem to tell the number of classes.
+
+        Args:
+            outputs: Number of classes that the network has.
+            ignored: The label that does not count, or None.
+
+        Raises:
+            DataError: The labels fit the outputs, but are numbered in another way.
+        """
+        labels = sorted(label for label in self._found if label != ignored)
+        if not self._is_whole or len(labels) < 2 or labels[-1] < outputs:
+            return
+        first, last = labels[0], labels[-1]
+        if first > 0 and labels == list(range(first, last + 1)):
+            raise DataError(f"labels start at 0; yours are {first} to {last}: subtract {first}")
+        if len(labels) == outputs:
+            raise DataError(
+                f"labels are 0 to {outputs - 1} for {outputs} classes; yours are"
+                f" {first_few(list(map(str, labels)), LISTED)}: number them 0, 1, … without a gap"
+            )
 
     def close(self) -> None:
         """Check the classes at the end of an epoch. If one is missing so far, look at all targets first.

@@ -14,7 +14,7 @@ from torch.utils.data import Subset, TensorDataset
 from topolearn.errors import DataError
 from topolearn.samples.base import BLACK_AND_WHITE, IGNORE, DataInfo
 from topolearn.samples.census import Census, count_labels
-from topolearn.samples.items import channels_last, first_place
+from topolearn.samples.items import channels_last, check_start, first_place
 from topolearn.samples.white import check_white, may_differ, tells
 from topolearn.task_kinds import TaskKind, kind_of
 
@@ -214,6 +214,7 @@ def _scan(dataset: Any, first: Tensor | None, targets: Targets, ndim: int, named
     """
     declared = _declared(dataset, first, ndim)
     if declared is not None:
+        check_start(declared, lambda index: f"item {index} of the training set")
         counts = count_labels(declared)
         highest = _highest(counts, masks=ndim > 0)
         place = f"item {first_place(declared == highest)}" if highest in counts else ""
@@ -225,6 +226,7 @@ def _scan(dataset: Any, first: Tensor | None, targets: Targets, ndim: int, named
     seen = 0
     if ndim or not named:
         for name, target in targets(SCANNED):
+            check_start(target[None], [f"{name} of the training set"].__getitem__)
             counts = count_labels(target)
             found.update(counts)
             seen += 1

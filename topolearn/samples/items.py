@@ -204,6 +204,28 @@ def first_place(wrong: Tensor) -> int:
     return int(wrong.flatten().nonzero()[0]) // max(1, wrong[0].numel())
 
 
+def check_start(targets: Tensor, name: Callable[[int], str], ignore_index: int | None = None) -> None:
+    """Check that no label is negative.
+
+    Args:
+        targets: (N,) or (N, H, W).
+        name: What errors call the n-th target.
+        ignore_index: The ignored label, or None.
+
+    Raises:
+        DataError: A label is negative and is not ``ignore_index``.
+    """
+    wrong = targets < 0
+    if ignore_index is not None:
+        wrong &= targets != ignore_index
+    if not targets.is_floating_point() and bool(wrong.any()):
+        way_out = f", or write {IGNORE} for pixels to ignore" if targets.ndim == 3 else ", or leave the item out"
+        raise DataError(
+            f"{name(first_place(wrong))} has the label {int(targets[wrong][0])}, but labels start at 0;"
+            f" number the classes 0, 1, …{way_out}"
+        )
+
+
 def check_labels(targets: Tensor, classes: int, ignore_index: int | None, name: Callable[[int], str]) -> None:
     """Check that all labels belong to a class or are ignored.
 
@@ -218,7 +240,8 @@ def check_labels(targets: Tensor, classes: int, ignore_index: int | None, name: 
     """
     if targets.is_floating_point() or not targets.numel() or not classes:
         return
-    wrong = (targets < 0) | (targets >= classes)
+    check_start(targets, name, ignore_index)
+    wrong = targets >= classes
     if ignore_index is not None:
         wrong &= targets != ignore_index
     if wrong.any():

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from topolearn.errors import DataError, first_few
 
-_LISTED = 12
+LISTED = 12
+"""Most values that an error lists."""
 
 
 def not_validated(classes: Sequence[str], counts: Sequence[int], what: str) -> list[str]:
@@ -48,4 +49,4 @@ def check_occurrence(
     listed = [f"{value} ({count:,} {unit})" for value, count in found.items()]
     if len(found) < 2 or not missing:
         mend = "add examples of another class"
-    raise DataError(f"{wrong}: {where} hold {first_few(listed, _LISTED) or 'nothing'}; {mend}")
+    raise DataError(f"{wrong}: {where} hold {first_few(listed, LISTED) or 'nothing'}; {mend}")
