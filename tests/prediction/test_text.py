@@ -201,7 +201,7 @@ def test_there_are_no_pictures_of_text(sources: dict[str, Path], tmp_path: Path)
 
 
 def test_numbers_that_are_none() -> None:
-    words = "the network gives infinite values or NaN"
+    words = "the network gives infinite values or NaN; train it again, or export it in float32"
     for wrong in (float("nan"), float("inf"), float("-inf")):
         refused(DataError, words, continue_text, always([0.0, wrong]), [0])
 

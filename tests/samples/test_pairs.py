@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset,
 
 from tests.data.scenes import picture_of_16_bits
 from tests.data.toys import Endless, Items, Noisy, global_state, image, same
-from topolearn.data import Augment, DataInfo, DatasetData, LoaderData
+from topolearn.data import Augment, DataInfo, DatasetData, LoaderData, load_data
 from topolearn.errors import DataError
 
 
@@ -171,6 +171,31 @@ def test_datasets_that_do_not_fit() -> None:
     assert "the targets hold no label" in message(Items([(image("float"), torch.full((4, 5), 255, dtype=torch.uint8))]))
     declared = TensorDataset(torch.rand(2, 3, 4, 5), torch.full((2, 4, 5), 255))
     assert "the targets hold no label" in message(declared)
+
+
+@pytest.mark.parametrize(
+    ("target", "task", "text"),
+    [
+        (2.0, "classification", "per image; use targets.long()"),
+        ([2], "classification", "per image; use targets[:, 0]"),
+        ([2.0], "classification", "per image; use targets[:, 0].long()"),
+        ([2], None, "one mask (H, W) per image; use targets[:, 0]"),
+        ([0.0, 1.0, 0.0], "classification", "per image; use targets.argmax(1)"),
+        ([[1] * 5] * 4, "classification", "for masks, write 'task: segmentation' into the graph"),
+        ([0.2, 0.8], "classification", "give labels as whole numbers, not scaled, or write a task of your own"),
+        ([[2.0] * 5] * 4, "segmentation", "per pixel; use targets.long()"),
+        ([[[2] * 5] * 4], "segmentation", "per pixel; use targets[:, 0]"),
+        ([[[2.0] * 5] * 4], "saliency", "per pixel; use targets[:, 0].long()"),
+        ([[[0.2] * 5] * 4], "segmentation", "give labels as whole numbers, not scaled, or write a task of your own"),
+        (1, "segmentation", "for one label per image, write 'task: classification' into the graph"),
+    ],
+)
+def test_targets_that_are_no_labels_say_what_to_do(target: Any, task: str | None, text: str) -> None:
+    items = Items([(image("float"), torch.tensor(target))])
+    for data in ((items, items), (DataLoader(items), DataLoader(items))):
+        with pytest.raises(DataError) as caught:
+            load_data(data, task=task)
+        assert text in str(caught.value)
 
 
 def test_sizes_that_differ_from_batch_to_batch() -> None:

@@ -324,6 +324,8 @@ def test_ids_are_in_the_vocabulary() -> None:
 def test_without_a_loss_targets_are_labels() -> None:
     for target in (0.5, {"a": 1}, torch.tensor([0, 1])):
         fails(["needs one whole number per item; give a 'loss'"], table(), Items([(torch.zeros(4), target)]))
+    for wrong, code in ((torch.tensor([2]), "[:, 0]"), (2.0, ".long()"), (torch.tensor([0, 1]), ".argmax(1)")):
+        fails([f"in Python for other targets, or use targets{code}"], table(), Items([(torch.zeros(4), wrong)]))
     val = TensorDataset(torch.zeros(3, 4), torch.tensor([0, 1, 7]))
     with pytest.raises(DataError, match="item 2 of the validation set has the label 7, but there are 3 classes"):
         list(read(table(), rows(), val).val_batches(4))

@@ -23,6 +23,9 @@ class AboutTask(BaseModel):
     task: Annotated[str, AfterValidator(printable)]
 
 
+NOT_FINITE = "the network gives infinite values or NaN; train it again, or export it in float32"
+"""The error for an answer that is no number."""
+
 _Kind = TypeVar("_Kind", bound=AboutTask)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from topolearn.compiler import Network
 from topolearn.errors import CheckpointError, DataError, ExportError, Location, printable
 from topolearn.ops import Shape
-from topolearn.prediction.metadata import AboutTask, damaged, first_error, ports, read_metadata
+from topolearn.prediction.metadata import NOT_FINITE, AboutTask, damaged, first_error, ports, read_metadata
 from topolearn.runs.config import read_config
 from topolearn.runs.folder import CONFIG
 from topolearn.runs.searched import train_options
@@ -115,7 +115,7 @@ class Model:
         if given.ndim != (3 if self.labels else 4 if self.info.kind.is_dense else 2) or len(given) != 1:
             raise ExportError(f"'{self.info.name}' gives {tuple(given.shape)}, which does not fit {self.info.task}")
         if not bool(torch.isfinite(given).all()):
-            raise DataError("the network gives infinite values or NaN")
+            raise DataError(NOT_FINITE)
         if self.labels:
             labels = given[:, None].float()
             return LabelMap(torch.nn.functional.interpolate(labels, size, mode="nearest-exact")[0, 0].long())

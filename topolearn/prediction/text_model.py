@@ -15,7 +15,7 @@ from torch import Tensor
 from topolearn.compiler import Network
 from topolearn.errors import DataError, ExportError
 from topolearn.ops import Shape
-from topolearn.prediction.metadata import AboutTask, damaged, ports, read_metadata
+from topolearn.prediction.metadata import NOT_FINITE, AboutTask, damaged, ports, read_metadata
 from topolearn.samples import DataInfo
 from topolearn.tasks import NextToken, task_of
 
@@ -78,7 +78,7 @@ class TextModel:
             raise ExportError(f"'{self.info.name}' gives {tuple(logits.shape)}, which does not fit {self.info.task}")
         last = logits[0, -1:].double()
         if not bool(torch.isfinite(last).all()):
-            raise DataError("the network gives infinite values or NaN")
+            raise DataError(NOT_FINITE)
         answer = task_of(self.info.task).answer((last - last.max()) / temperature, self.info)
         assert isinstance(answer, NextToken)
         return answer

@@ -14,7 +14,7 @@ from torch.utils.data import Subset, TensorDataset
 from topolearn.errors import DataError
 from topolearn.samples.base import BLACK_AND_WHITE, IGNORE, DataInfo
 from topolearn.samples.census import Census, count_labels
-from topolearn.samples.items import channels_last, check_start, first_place
+from topolearn.samples.items import as_labels, channels_last, check_start, first_place
 from topolearn.samples.white import check_white, may_differ, tells
 from topolearn.task_kinds import TaskKind, kind_of
 
@@ -73,14 +73,15 @@ def describe(
     kind = kind_of(task)
     if kind.target == "label" and (target.ndim or target.is_floating_point()):
         raise DataError(
-            f"{task} needs one whole number per image, but the target is {tuple(target.shape)} of {target.dtype}"
+            f"{task} needs one whole number per image, but the target is {tuple(target.shape)} of {target.dtype};"
+            f" {_way_out(target, 0)}"
         )
     if kind.is_dense and target.shape == image.shape[:2] != image.shape[1:]:
         raise DataError(f"an image {channels_last(image.shape)}")
     if kind.is_dense and (target.shape != image.shape[1:] or target.is_floating_point()):
         raise DataError(
             f"{task} needs masks (H, W) = {tuple(image.shape[1:])} of labels, but the target is "
-            f"{tuple(target.shape)} of {target.dtype}"
+            f"{tuple(target.shape)} of {target.dtype}; {_way_out(target, 2)}"
         )
     channels, height, width = image.shape
     found = Classes()
@@ -165,7 +166,22 @@ def _task(target: Tensor) -> str:
             return "classification"
         case 2:
             return "segmentation"
-    raise DataError(f"the targets are {tuple(target.shape)}; they must be one number or one mask (H, W) per image")
+    code = as_labels(target, 0) or as_labels(target, 2)
+    raise DataError(
+        f"the targets are {tuple(target.shape)}; they must be one number or one mask (H, W) per image"
+        f"{code and f'; use {code}'}"
+    )
+
+
+def _way_out(target: Tensor, axes: int) -> str:
+    """Return what to do about a target that is not a label with this number of axes: 0, or 2 for a mask."""
+    if code := as_labels(target, axes):
+        return f"labels are whole numbers, one per {'pixel' if axes else 'image'}; use {code}"
+    if axes == 0 and target.ndim == 2:
+        return "for masks, write 'task: segmentation' into the graph"
+    if axes == 2 and target.ndim == 0:
+        return "for one label per image, write 'task: classification' into the graph"
+    return "give labels as whole numbers, not scaled, or write a task of your own into the graph and give a 'loss'"
 
 
 def _declared_names(dataset: Any, count: int | None) -> tuple[str, ...]:

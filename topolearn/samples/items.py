@@ -204,6 +204,21 @@ def first_place(wrong: Tensor) -> int:
     return int(wrong.flatten().nonzero()[0]) // max(1, wrong[0].numel())
 
 
+def as_labels(target: Tensor, axes: int) -> str:
+    """Return the code that makes labels of your targets, such as ``targets[:, 0].long()``. Empty if none is certain.
+
+    Args:
+        target: The target of an item, which is not a label.
+        axes: Number of axes of a label: 0, or 2 for a mask.
+    """
+    if axes == 0 and target.ndim == 1 and sorted(target.tolist()) == [0] * (len(target) - 1) + [1] != [1]:
+        return "targets.argmax(1)"
+    code, values = ("targets[:, 0]", target[0]) if target.ndim == axes + 1 and len(target) == 1 else ("targets", target)
+    if values.ndim != axes or not torch.equal(values, values.round()):
+        return ""
+    return f"{code}.long()" if values.is_floating_point() else code
+
+
 def check_start(targets: Tensor, name: Callable[[int], str], ignore_index: int | None = None) -> None:
     """Check that no label is negative.
 

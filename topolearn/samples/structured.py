@@ -18,7 +18,7 @@ from topolearn.ops.basic import Input
 from topolearn.samples.base import AnyBatch, Data, DataInfo, Part, full_batches, moved, shuffled
 from topolearn.samples.census import Census
 from topolearn.samples.describe import Classes, find_classes, innermost
-from topolearn.samples.items import as_numbers, check_finite, check_labels, first_place, stacked, told
+from topolearn.samples.items import as_labels, as_numbers, check_finite, check_labels, first_place, stacked, told
 from topolearn.samples.seeded import Key, SeededItems, SeededLoader, load, val_keys
 from topolearn.samples.seeds import global_state_kept, mix
 from topolearn.task_kinds import kind_of
@@ -246,9 +246,11 @@ def describe_tensors(
     kind, found = kind_of(graph.task), Classes()
     if not own_loss and kind.target == "label":
         if form_of(targets) != {ALONE: (0, False)}:
+            code = as_labels(targets[ALONE], 0) if ALONE in targets else ""
             raise DataError(
                 f"the training set starts with {_told_form(form_of(targets))}, but {graph.task} by its own loss needs"
                 " one whole number per item; give a 'loss' of (outputs, targets) in Python for other targets"
+                f"{code and f', or use {code}'}"
             )
         known = getattr(graph.shapes[graph.outputs[0]], "channels", 0)
         for count in (None, known):
