@@ -81,6 +81,59 @@ def test_a_class_without_a_training_image(tmp_path: Path, split: str) -> None:
     fails(where, f"the class 'c' has no training example: the class folders of '{where}' hold {hold}; put images into")
 
 
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_a_class_with_images_one_level_down(tmp_path: Path, split: str) -> None:
+    where = classes(tmp_path / "set", f"{split}a", f"{split}b", f"{split}c/sub", *(["val/a"] if split else []))
+    fails(where, f"c (0 images); move the images of '{where / split / 'c' / 'sub'}' up into the folder of their class")
+
+
+@pytest.mark.parametrize("names", [("Train", "Val"), ("training", "validation"), ("train", "Validation")])
+@pytest.mark.parametrize("inner", ["/a", ""])
+def test_splits_of_other_names(tmp_path: Path, names: tuple[str, str], inner: str) -> None:
+    where = classes(tmp_path / "set", *(f"{name}{inner}" for name in names))
+    train, val = (where / name for name in names)
+    if names[0] == "train" and inner:
+        fails(where, f"has 'train' but no 'val' to validate on; rename '{val}' to 'val'")
+    else:
+        fails(where, f"'{train}' and '{val}' seem to be for training and validation; rename them to 'train' and 'val'")
+    for path, name in ((train, "train"), (val, "val")):
+        path.rename(where / name)
+    if inner:
+        classes(where, "train/b")
+        assert load_data(where).train_size == 10
+
+
+def test_classes_one_level_down_are_named(tmp_path: Path) -> None:
+    where = classes(tmp_path / "set", "all/a", "all/b")
+    place = where / "all"
+    fails(
+        where, f"no image in the class folders of '{where}', but in '{place / 'a'}'; if that is a class, give '{place}'"
+    )
+    splits = classes(tmp_path / "splits", "train/a/x", "val/a/x")
+    (splits / "train" / "b").mkdir()
+    fails(
+        splits,
+        f"there is no image in the subfolders of '{splits / 'train'}'; move the images of"
+        f" '{splits / 'train' / 'a' / 'x'}' up",
+    )
+
+
+@pytest.mark.parametrize("name", ["labels.txt", "obj.names", "train/_classes.csv", "train/classes.txt"])
+def test_lists_of_other_tools_are_told_of(tmp_path: Path, name: str) -> None:
+    where = classes(tmp_path / "set", "train/a", "train/b", "val/a", "val/b", "test/a")
+    assert load_data(where).notes == ()
+    (where / name).write_text("b\na")
+    assert load_data(where).notes == (
+        f"'{where / name}' seems to list classes, but is not read: the classes are in the order of their folders'"
+        f" names; for another order, write '{where / 'classes.txt'}', each line with the name of a folder",
+    )
+    (where / name).rename(where / "classes.txt")
+    classes(where, "extra/a")
+    data = load_data(where)
+    assert data.info.classes == ("b", "a")
+    assert data.notes == (f"in '{where}' 1 file or folder is skipped (neither training nor validation): extra/",)
+
+
 def test_one_class_alone(tmp_path: Path) -> None:
     fails(classes(tmp_path / "set", "a"), "there is only one class, 'a', so there is nothing to learn")
 

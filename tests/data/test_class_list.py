@@ -117,12 +117,32 @@ def test_the_other_list_counts_only_without_the_first(tmp_path: Path) -> None:
     assert read(tmp_path, "a").names == {0: "a"}
 
 
-@pytest.mark.parametrize("name", ["labels.txt", "label_colors.txt", "class_dict.csv", "Classes.TXT", "label_map.pbtxt"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("labels.txt", "label_colors.txt", "class_dict.csv", "Classes.TXT", "label_map.pbtxt", "obj.names"),
+        *("_classes.csv", "class.txt", "train/classes.txt", "trainannot/classes.txt", "valannot/labelmap.txt"),
+    ],
+)
 def test_lists_of_other_tools_are_refused(tmp_path: Path, name: str) -> None:
     where = folder(tmp_path / "set")
     (where / name).write_text("sky")
     fails(where, f"'{where / name}' seems to list classes, but is not read; write '{where / 'classes.txt'}'")
     (where / "classes.txt").write_text("sky\nroad\ncar")
+    assert load_data(where).info.classes == ("sky", "road", "car")
+
+
+@pytest.mark.parametrize("place", ["images", "masks", "images/train", "masks/val"])
+def test_lists_in_inner_folders_are_refused(tmp_path: Path, place: str) -> None:
+    where = folder(tmp_path / "set")
+    for split in ("train", "val"):
+        for half, name in (("images", split), ("masks", f"{split}annot")):
+            (where / half).mkdir(exist_ok=True)
+            (where / name).rename(where / half / split)
+    path = where / place / "classes.txt"
+    path.write_text("sky\nroad\ncar")
+    fails(where, f"'{path}' seems to list classes, but is not read; write '{where / 'classes.txt'}', each line as NAME")
+    path.rename(where / "classes.txt")
     assert load_data(where).info.classes == ("sky", "road", "car")
 
 

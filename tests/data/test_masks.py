@@ -257,13 +257,73 @@ def test_masks_without_an_image_are_told_of(tmp_path: Path) -> None:
     picture(where / "val" / "1.png").rename(where / "val" / "1.psd")
     data = load_data(where, augment=CROP)
     assert (data.train_size, data.val_size) == (6, 1)
-    first, second = data.notes
-    assert first.startswith(
-        f"'{where / 'trainannot'}' has 5 masks without an image of .apng, .avif, .bmp, .dib, .gif, "
+    why = "skipped (neither images nor their masks)"
+    assert data.notes == (
+        f"in '{where / 'trainannot'}' 5 files and folders are {why}: alone0.png, alone1.png, alone2.png and 2 more",
+        f"in '{where / 'val'}' 1 file or folder is {why}: 1.psd",
+        f"in '{where / 'valannot'}' 1 file or folder is {why}: 1.png",
     )
-    assert first.endswith("which are skipped: alone0.png, alone1.png, alone2.png and 2 more")
-    assert "has 1 masks without an image" in second
-    assert second.endswith(": 1.png")
+
+
+def side_by_side(where: Path, *parts: str) -> Path:
+    """``images/`` and ``masks/`` with these subfolders of three files each."""
+    for part in parts:
+        for index in range(3):
+            picture(where / "images" / part / f"{index}.jpg", index)
+            mask(where / "masks" / part / f"{index}.png", index)
+    return where
+
+
+def test_what_is_passed_over_beside_masks_is_counted(tmp_path: Path) -> None:
+    why = "skipped (neither images nor their masks)"
+    where = side_by_side(tmp_path / "set", "train", "val", "test")
+    assert load_data(where).notes == ()  # a test set is for the very end
+    side_by_side(where, "extra", "train/sub")
+    (where / "images" / "train" / "5.heic").write_bytes(b"")
+    (where / "images" / "train" / "notes.txt").write_text("text")
+    (where / "masks" / "train" / "5.json").write_text("{}")
+    (where / "labels").mkdir()
+    assert load_data(where).notes == (
+        f"in '{where}' 1 file or folder is {why}: labels/",
+        f"in '{where / 'images'}' 1 file or folder is {why}: extra/",
+        f"in '{where / 'images' / 'train'}' 3 files and folders are {why}: 5.heic, notes.txt, sub/",
+        f"in '{where / 'masks'}' 1 file or folder is {why}: extra/",
+        f"in '{where / 'masks' / 'train'}' 2 files and folders are {why}: 5.json, sub/",
+    )
+    whole = side_by_side(tmp_path / "whole", "", "sub")
+    (whole / "classes.txt").write_text("a\nb\nc")
+    assert load_data(whole).notes == tuple(
+        f"in '{whole / half}' 1 file or folder is {why}: sub/" for half in ("images", "masks")
+    )
+
+
+def test_images_of_masks_one_level_down_are_named(tmp_path: Path) -> None:
+    where = side_by_side(tmp_path / "set", "sub")
+    home = where / "images"
+    fails(where, f"there is no image in the folder '{home}'; move the images of '{home / 'sub'}' up")
+    where = side_by_side(tmp_path / "other", "training", "validation")
+    home = where / "images"
+    fails(where, f"'{home / 'training'}' and '{home / 'validation'}' seem to be for training and validation; rename")
+
+
+@pytest.mark.parametrize("task", [None, "segmentation", "saliency", "classification"])
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [("imgs", "masks"), ("images", "mask"), ("train/images", "train/masks"), ("Images", "Masks"), ("img", "gt")],
+)
+def test_images_and_masks_are_no_classes(tmp_path: Path, images: str, masks: str, task: str | None) -> None:
+    where = tmp_path / "set"
+    for index in range(3):
+        picture(where / images / f"{index}.jpg", index)
+        mask(where / masks / f"{index}.png", index)
+    if "/" in images:
+        picture(where / "val" / "images" / "0.jpg")
+    fails(
+        where,
+        f"'{where / images}' and '{where / masks}' seem to be images and their masks, but are laid out like classes;"
+        " layouts with masks are train/*.png and trainannot/*.png, images/train/*.png and masks/train/*.png, or images",
+        task=task,
+    )
 
 
 def masks_as(where: Path, name: str, mode: str | None = None) -> None:

@@ -18,8 +18,12 @@ IGNORED_NAMES = frozenset({"void", "unlabelled", "unlabeled", "ignore", "ignored
 """Names in ``classes.txt`` that mark a label as ignored: it counts neither in the loss nor in the metrics."""
 
 _READ = (CLASS_LIST, "labelmap.txt")  # CVAT writes the second, with colours
-_REFUSED = frozenset({"classes", "class_dict", "class_names", "label_colors", "label_map", "labelmap", "labels"})
+_REFUSED = frozenset(
+    {"class", "classes", "class_dict", "class_list", "class_names", "label", "labels", "label_colors", "label_map"}
+    | {"label_names", "labelmap", "predefined_classes"}
+)
 _TEXT = frozenset({".txt", ".csv", ".json", ".pbtxt", ".xml", ".yaml", ".yml"})
+_LIST = ".names"  # darknet's suffix, as in "obj.names"
 
 _LABEL_NAME = re.compile(r"(\d+)[\s,:]+(.+)")
 _OTHER_LABELS = (re.compile(r"(\d+)\W.*"), re.compile(r".*\W(\d+)"))  # such as "7; road", and "road 7"
@@ -44,22 +48,35 @@ class ClassList:
     colours: tuple[Colour, ...] = ()
 
 
-def read_class_list(folder: Path) -> ClassList:
+def list_file(folder: Path) -> Path | None:
+    """Return the file that lists the labels of a folder's masks: ``classes.txt``, or else ``labelmap.txt``."""
+    return next((folder / name for name in _READ if (folder / name).exists()), None)
+
+
+def read_class_list(folder: Path, *inner: Path) -> ClassList:
     """Read the list of classes of a folder: ``classes.txt``, or else ``labelmap.txt``.
 
     All lines have one form: ``NAME`` (the labels are 0, 1, …), ``LABEL NAME``, or a colour with a name, as
     ``R G B NAME`` or ``NAME:R,G,B`` (the masks are coloured). Empty lines and lines that start with ``#``
     are skipped.
 
+    Args:
+        folder: The folder.
+        inner: Folders inside it that may hold a list by mistake.
+
     Raises:
         DataError: The list mixes forms, holds both labels and colours, has one of them twice, or is in a file that is
             not read.
     """
-    path = next((folder / name for name in _READ if (folder / name).exists()), None)
+    path = list_file(folder)
     if path is not None and not path.is_file():  # reading a pipe would block
         raise DataError(f"'{path}' is not a file but a folder, a pipe or a device; write the names into a file")
     if path is None:
-        _refuse_others(folder)
+        for other in other_lists(folder, *inner):
+            raise DataError(
+                f"'{other}' seems to list classes, but is not read; write '{folder / CLASS_LIST}', each line as NAME,"
+                " or as LABEL NAME, or as R G B NAME for coloured masks, as in '128 0 0 car'"
+            )
         return ClassList()
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -75,14 +92,15 @@ def read_class_list(folder: Path) -> ClassList:
     return _with_colours(path, lines) or ClassList(_names(path, lines))
 
 
-def _refuse_others(folder: Path) -> None:
-    """Raise if a file that is not read seems to list classes: its names would be lost."""
-    for path in sorted(folder.iterdir()):
-        if path.stem.casefold() in _REFUSED and path.suffix.casefold() in _TEXT and path.is_file():
-            raise DataError(
-                f"'{path}' seems to list classes, but is not read; write '{folder / CLASS_LIST}', each line as NAME,"
-                " or as LABEL NAME, or as R G B NAME for coloured masks, as in '128 0 0 car'"
-            )
+def other_lists(*folders: Path) -> list[Path]:
+    """Return the files of folders without a list of classes that seem to be one. Their names would be lost."""
+    found = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
+    return [path for path in found if _seems_a_list(path) and path.is_file()]
+
+
+def _seems_a_list(path: Path) -> bool:
+    suffix = path.suffix.casefold()
+    return suffix == _LIST or (suffix in _TEXT and path.stem.casefold().strip("_") in _REFUSED)
 
 
 def _with_colours(path: Path, lines: Mapping[int, str]) -> ClassList | None:

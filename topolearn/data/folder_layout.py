@@ -11,15 +11,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
-from topolearn.data.class_list import CLASS_LIST, ClassList, read_class_list
+from topolearn.data.class_list import CLASS_LIST, ClassList, list_file, other_lists, read_class_list
 from topolearn.data.images import SUFFIXES
 from topolearn.errors import DataError, first_few
 from topolearn.task_kinds import kind_of
 
-LAYOUTS = (
-    "train/CLASS/*.png and val/CLASS/*.png, CLASS/*.png, or with masks train/*.png and trainannot/*.png, "
-    "images/train/*.png and masks/train/*.png, or images/*.png and masks/*.png"
+_MASK_LAYOUTS = (
+    "train/*.png and trainannot/*.png, images/train/*.png and masks/train/*.png, or images/*.png and masks/*.png"
 )
+LAYOUTS = f"train/CLASS/*.png and val/CLASS/*.png, CLASS/*.png, or with masks {_MASK_LAYOUTS}"
 MASKS = ("masks", "annotations", "labels")
 """Possible names of the folder of masks beside ``images``."""
 
@@ -27,6 +27,14 @@ _MASK_ENDINGS = ("", "_mask", "_label", "_gt")
 """What may follow the image's name in the name of its mask, first choice first."""
 _VAL = ("val", "valid", "validation", "test")
 """Possible names of the folder to validate on, first choice first."""
+
+_LIKE_TRAIN = frozenset({"train", "training", "train_set", "trainset"})
+_LIKE_VAL = frozenset({*_VAL, "dev", "eval", "testing", "test_set", "testset", "val_set", "valset"})
+_LIKE_IMAGES = frozenset({"image", "images", "img", "imgs", "jpegimages"})
+_LIKE_MASKS = frozenset(
+    {*MASKS, "annot", "annotation", "ground_truth", "groundtruth", "gt", "label", "mask", "segmentationclass"}
+)
+"""Other names of such folders, in small letters. They are not read, but an error says what to call them."""
 
 _NO_CLASSES = frozenset({"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "lost+found"})
 """Folders that archives, systems and programs leave behind. They are not classes."""
@@ -83,6 +91,12 @@ def find_files(folder: Path, task: str | None, val_split: str | None) -> ClassFi
         DataError: The folder has another layout.
     """
     home, masks_of = _layout(folder)
+    train = home / "train"
+    is_split = train.is_dir() and (val_split is not None or not _is_class(train, masks_of))
+    if masks_of is None:
+        _refuse_masks(train if is_split else home)
+    if not is_split:
+        _refuse_splits(home)
     found = "classification" if masks_of is None else "segmentation"
     if task is not None and kind_of(task).is_dense != (masks_of is not None):
         way_out = "" if masks_of is None else "write 'task: segmentation' into the graph, or use another layout; "
@@ -90,20 +104,48 @@ def find_files(folder: Path, task: str | None, val_split: str | None) -> ClassFi
             f"the folder '{folder}' is laid out for {found}, but the task is {task}; {way_out}supported layouts are"
             f" {LAYOUTS}"
         )
-    train = home / "train"
-    is_split = train.is_dir() and (val_split is not None or not _is_class(train, masks_of))
     if val_split is not None and not is_split:
         raise DataError(f"the folder '{home}' has no 'train', so it has no '{val_split}' to validate on")
     splits = [train, _val_folder(home, val_split)] if is_split else [home]
     if masks_of is None:
-        return _in_order(_class_folders(*splits) if is_split else _split(home), folder)
+        lists = [] if (folder / CLASS_LIST).exists() else other_lists(*dict.fromkeys((folder, *splits)))
+        files = _in_order(_class_folders(*splits) if is_split else _split(home), folder)
+        return replace(files, notes=_class_notes(folder, splits, lists))
     parts = [_masked(split, masks_of(split)) for split in splits]
+    others = [home / "test"] if is_split else []
+    notes = _mask_notes(folder, splits, others, masks_of)
     if not is_split:
         parts = list(_held_out(parts[0], lambda pair: pair[0].name))
         if not parts[1]:
             raise DataError(f"the folder '{home}' has only one image; add at least one more, for validation")
     train_pairs, val_pairs = parts
-    return MaskFiles(read_class_list(folder), train_pairs, val_pairs, _unread(splits, masks_of))
+    halves = [*splits, *map(masks_of, splits)]
+    listed = read_class_list(folder, *halves, *(half.parent for half in halves))
+    return MaskFiles(listed, train_pairs, val_pairs, notes)
+
+
+def _refuse_masks(classes: Path) -> None:
+    """Raise if folders of classes seem to be images and their masks: no network should tell these apart."""
+    image, mask = (_called(classes, like) for like in (_LIKE_IMAGES, _LIKE_MASKS))
+    if image is not None and mask is not None:
+        raise DataError(
+            f"'{image}' and '{mask}' seem to be images and their masks, but are laid out like classes; layouts with"
+            f" masks are {_MASK_LAYOUTS}; if they are classes, give the folders other names"
+        )
+
+
+def _refuse_splits(home: Path) -> None:
+    """Raise if folders seem to be splits, but have other names."""
+    train, val = (_called(home, like) for like in (_LIKE_TRAIN, _LIKE_VAL))
+    if train is not None and val is not None:
+        raise DataError(
+            f"'{train}' and '{val}' seem to be for training and validation; rename them to 'train' and 'val'"
+        )
+
+
+def _called(folder: Path, names: frozenset[str]) -> Path | None:
+    """Return the first subfolder that has one of the names, in small or capital letters. None if there is none."""
+    return next((path for path in _subfolders(folder) if path.name.casefold() in names), None)
 
 
 def _layout(folder: Path) -> tuple[Path, Callable[[Path], Path] | None]:
@@ -131,7 +173,9 @@ def _val_folder(folder: Path, name: str | None) -> Path:
     for each in names:
         if (folder / each).is_dir():
             return folder / each
-    raise DataError(f"the folder '{folder}' has 'train' but no '{names[0]}' to validate on; add '{folder / names[0]}'")
+    like = _called(folder, _LIKE_VAL) if name is None else None
+    way_out = f"add '{folder / names[0]}'" if like is None else f"rename '{like}' to '{names[0]}'"
+    raise DataError(f"the folder '{folder}' has 'train' but no '{names[0]}' to validate on; {way_out}")
 
 
 def images(folder: Path) -> list[Path]:
@@ -145,16 +189,73 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in inner if path.name not in _NO_CLASSES)
 
 
-def _passed_over(folder: Path) -> tuple[str, ...]:
-    """Return a note on what is skipped: files and folders that are not images of a class. Empty if there are none."""
-    classes = _subfolders(folder)
-    inner = [path for each in classes for path in sorted(set(each.iterdir()) - set(images(each)))]
-    left = [*sorted(set(folder.iterdir()) - {*classes, folder / CLASS_LIST}), *inner]
+def below(folder: Path) -> Path | None:
+    """Return the first folder inside a folder, at any depth, that holds images. None if there is none."""
+    for path, inner, _ in os.walk(folder):
+        inner[:] = sorted(name for name in inner if name[0] != "." and name not in _NO_CLASSES)
+        if Path(path) != folder and images(Path(path)):
+            return Path(path)
+    return None
+
+
+def _skipped(folder: Path, left: Sequence[Path], why: str) -> tuple[str, ...]:
+    """Return a note on the files and folders in a folder that are skipped. Empty if there are none."""
     if not left:
         return ()
     named = [f"{path.relative_to(folder).as_posix()}{'/' if path.is_dir() else ''}" for path in left]
     what = "file or folder is" if len(left) == 1 else "files and folders are"
-    return (f"in '{folder}' {len(left):,} {what} skipped (not images of a class): {first_few(named)}",)
+    return (f"in '{folder}' {len(left):,} {what} skipped ({why}): {first_few(named)}",)
+
+
+def _class_notes(folder: Path, splits: Sequence[Path], lists: Sequence[Path]) -> tuple[str, ...]:
+    """Return notes on lists of classes that are not read, and on files and folders that are not images of a class.
+
+    Args:
+        folder: The folder.
+        splits: The folders of the classes.
+        lists: Files that seem to list classes, but are not read.
+    """
+    notes = tuple(
+        f"'{path}' seems to list classes, but is not read: the classes are in the order of their folders' names; for"
+        f" another order, write '{folder / CLASS_LIST}', each line with the name of a folder"
+        for path in lists
+    )
+    known = {*lists, folder / CLASS_LIST}
+    if folder not in splits:
+        left = sorted(set(folder.iterdir()) - {*known, *splits, folder / "test"})
+        notes += _skipped(folder, left, "neither training nor validation")
+    for split in splits:
+        classes = _subfolders(split)
+        inner = [path for each in classes for path in sorted(set(each.iterdir()) - set(images(each)))]
+        left = [*sorted(set(split.iterdir()) - {*classes, *known}), *inner]
+        notes += _skipped(split, left, "not images of a class")
+    return notes
+
+
+def _mask_notes(
+    folder: Path, splits: Sequence[Path], others: Sequence[Path], masks_of: Callable[[Path], Path]
+) -> tuple[str, ...]:
+    """Return notes on files and folders that are neither images nor their masks.
+
+    Args:
+        folder: The folder.
+        splits: The folders of images.
+        others: More folders of images, to leave out.
+        masks_of: Returns the folder of masks for a folder of images.
+    """
+    kept = {*splits, *others, *map(masks_of, (*splits, *others))}
+    for split in splits:
+        stems = {name for names in _mask_names(split).values() for name in names}
+        kept |= {*images(split), *(path for path in _mask_files(masks_of(split)) if composed(path.stem) in stems)}
+    if (listed := list_file(folder)) is not None:
+        kept.add(listed)
+    places = {parent for path in kept for parent in path.parents if parent.is_relative_to(folder)}
+    return tuple(
+        note
+        for place in sorted(places)
+        if place.is_dir()
+        for note in _skipped(place, sorted(set(place.iterdir()) - kept - places), "neither images nor their masks")
+    )
 
 
 def _class_folders(train: Path, val: Path) -> ClassFiles:
@@ -174,8 +275,14 @@ def _class_folders(train: Path, val: Path) -> ClassFiles:
     ]
     for folder, found in zip((train, val), files, strict=True):
         if not found:
-            raise DataError(f"there is no image in the subfolders of '{folder}'")
-    return ClassFiles(tuple(classes.values()), train_files, val_files, (*_passed_over(train), *_passed_over(val)))
+            raise DataError(f"there is no image in the subfolders of '{folder}'; {_put(folder)}")
+    return ClassFiles(tuple(classes.values()), train_files, val_files)
+
+
+def _put(folder: Path) -> str:
+    """Return what to do if a folder or its classes have no images, for an error."""
+    deep = below(folder)
+    return "put images there" if deep is None else f"move the images of '{deep}' up"
 
 
 def _split(folder: Path) -> ClassFiles:
@@ -190,6 +297,11 @@ def _split(folder: Path) -> ClassFiles:
                 f"the folder '{folder}' has no class folders, only {own:,} images of its own; if it is one class, give"
                 f" the folder that holds all classes; supported layouts are {LAYOUTS}"
             )
+        if (deep := below(folder)) is not None:
+            raise DataError(
+                f"there is no image in the class folders of '{folder}', but in '{deep}'; if that is a class, give"
+                f" '{deep.parent}', else move its images up into the folder of their class"
+            )
         raise DataError(f"there is no image in the folder '{folder}'; supported layouts are {LAYOUTS}")
     train: list[tuple[Path, int]] = []
     val: list[tuple[Path, int]] = []
@@ -199,7 +311,7 @@ def _split(folder: Path) -> ClassFiles:
         val += [(file, number) for file in held_out]
     if not val:
         raise DataError(f"the folder '{folder}' has only one image per class; add images, for validation")
-    return ClassFiles(tuple(paths[0].name for paths in classes.values()), train, val, _passed_over(folder))
+    return ClassFiles(tuple(paths[0].name for paths in classes.values()), train, val)
 
 
 def _in_order(files: ClassFiles, folder: Path) -> ClassFiles:
@@ -241,7 +353,7 @@ def _masked(folder: Path, masks: Path) -> list[tuple[Path, Path]]:
         for image in names
     ]
     if not pairs:
-        raise DataError(f"there is no image in the folder '{folder}'; put files of {', '.join(sorted(SUFFIXES))} there")
+        raise DataError(f"there is no image in the folder '{folder}'; {_put(folder)}")
     for (first, _), (second, _) in pairwise(pairs):
         if first.stem == second.stem:
             raise DataError(f"'{first}' and '{second}' would share one mask; rename or remove one of them")
@@ -273,17 +385,3 @@ def like_the_missing(mask: Path) -> str:
     stem = composed(mask.stem)
     names = sorted(path.name for path in mask.parent.iterdir() if composed(path.name).startswith(stem))
     return next((f" ('{name}' is there)" for name in names if not composed(name)[len(stem)].isalnum()), "")
-
-
-def _unread(splits: Sequence[Path], masks_of: Callable[[Path], Path]) -> tuple[str, ...]:
-    """Return notes on masks that have no readable image."""
-    notes = []
-    for split in splits:
-        known = {name for names in _mask_names(split).values() for name in names}
-        alone = sorted(path.name for path in _mask_files(masks_of(split)) if composed(path.stem) not in known)
-        if alone:
-            notes.append(
-                f"'{masks_of(split)}' has {len(alone):,} masks without an image of {', '.join(sorted(SUFFIXES))} in"
-                f" '{split}', which are skipped: {first_few(alone)}"
-            )
-    return tuple(notes)

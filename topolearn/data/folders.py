@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from topolearn.data.folder_layout import ClassFiles, MaskFiles, find_files
+from topolearn.data.folder_layout import ClassFiles, MaskFiles, below, find_files
 from topolearn.data.images import ImageFiles, look_at, open_image
 from topolearn.data.masks import load_masks
 from topolearn.data.reading import Reading, data_from, in_threads, left_out
@@ -115,4 +115,8 @@ def _judge(folder: Path, files: ClassFiles) -> None:
     counts = [number[index] for index in range(len(files.classes))]
     found = dict(zip(files.classes, counts, strict=True))
     mend = "put images into each, or remove the folders of classes that have none"
+    empty = [home / name for name, count in found.items() if not count for home in (folder / "train", folder)]
+    deeper = [place for place in map(below, empty) if place is not None]
+    if deeper:
+        mend = f"move the images of '{deeper[0]}' up into the folder of their class"
     check_occurrence(files.classes, counts, found, "images", f"the class folders of '{folder}'", mend)
