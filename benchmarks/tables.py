@@ -34,7 +34,6 @@ from benchmarks.columns import (
     two,
     whole,
 )
-from benchmarks.peers_table import PeersTable
 from benchmarks.results import FOLDER, Results, read_file
 from topolearn.errors import TopolearnError
 from topolearn.files import write_atomically
@@ -230,8 +229,6 @@ TABLES: tuple[Made, ...] = (
             Row("lift-resnet34", "random", {"network": "7 blocks removed at random"}),
         ),
     ),
-    PeersTable("peers-resnet34", "peers-resnet34"),
-    PeersTable("peers-efficientnet_lite0", "peers-efficientnet_lite0"),
     of_paper(
         "resnet-cifar100",
         *(
