@@ -144,6 +144,11 @@ def test_links_lead_to_files(page: Path, target: str) -> None:
     assert (page.parent / target).exists()
 
 
+def test_the_citation_has_the_version_of_the_package() -> None:
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"^version: (.*)$", text, re.MULTILINE) == [topolearn.__version__]
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
