@@ -143,10 +143,10 @@ class TestShow:
     def test_measure_is_for_what_can_go(self, run: Run) -> None:
         status, out, err = run("show", "digits", "--measure", "--expand")
         assert (status, out) == (2, "")
-        assert err.startswith("error: --measure adds to the table of what can go")
+        assert err.startswith("error: --measure adds times to the table of what can be removed")
         status, out, err = run("show", "fcn-mobilenetv2-voc", "--measure")
         assert (status, out) == (2, "")
-        assert "nothing can go from graph" in err
+        assert "nothing can be removed from graph" in err
 
     def test_the_folder_of_a_run_shows_what_was_learned(self, run: Run, tmp_path: Path) -> None:
         searched = topolearn.load_graph("digits")

@@ -278,7 +278,7 @@ def test_folders_that_do_not_fit(class_folder: Path, mask_folder: Path, tmp_path
     save(tmp_path / "single" / "a" / "0.png")
     fails(tmp_path / "single", "has only one image per class; add images, for validation")
     fails(tmp_path / "absent", f"there is no folder '{tmp_path / 'absent'}'")
-    fails(empty / "train" / "a" / "0.png", "0.png' is a file, but data is a name, a folder")
+    fails(empty / "train" / "a" / "0.png", "0.png' is a file; give its folder")
 
 
 def test_files_that_do_not_fit(class_folder: Path, mask_folder: Path) -> None:

@@ -363,7 +363,7 @@ def test_jpeg_masks_are_for_yes_and_no_alone(tmp_path: Path) -> None:
     data = load_data(where, task="saliency", augment=CROP)
     assert labels(data) == [[0, 1], [0, 1]]
     bad = where / "trainannot" / "0.jpg"
-    fails(where, f"the mask '{bad}' is a JPEG, whose compression changes labels; write them to a PNG file")
+    fails(where, f"the mask '{bad}' is a JPEG file; JPEG compression changes labels, so save the mask as PNG")
 
 
 def test_a_mask_that_is_there_under_another_name_is_named(tmp_path: Path) -> None:

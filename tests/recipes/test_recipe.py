@@ -122,7 +122,7 @@ def test_a_learner_that_is_there_is_taken_as_it_is() -> None:
         ("mse", None, (), "'loss' is 'mse', but must be a function"),
         (None, [len], (), "'metrics' is a mapping from name to metric"),
         (None, {"a": None}, (), "'metrics.a' is None, but must be a function"),
-        (None, {"loss": len}, (), "a metric cannot be called 'loss'"),
+        (None, {"loss": len}, (), "'loss' is the name of the training loss"),
         (None, None, print, "'callbacks' is a list of functions"),
         (None, None, [print, 3], "'callbacks[1]' is 3, but must be a function"),
     ],

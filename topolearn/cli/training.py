@@ -382,10 +382,11 @@ def export(
     from topolearn.runs.exports import format_of
     from topolearn.runs.folder import FILES
 
+    check_target(output, (run_dir / name for name in FILES))
     kind = format_of(output, format)
     weights = output.with_suffix(".safetensors")
-    for file in (output, weights) if kind == "torch" else (output,):
-        check_target(file, (run_dir / name for name in FILES))
+    if kind == "torch":
+        check_target(weights, (run_dir / name for name in FILES))
     if argmax and kind != "onnx":
         raise OptionError(f"--argmax is for ONNX files, not for the format {kind}; leave it out")
     given = {"precision": precision, "output": "argmax" if argmax else None, "provider": provider}
