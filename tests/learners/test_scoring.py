@@ -89,6 +89,18 @@ def test_taylor_is_weight_times_gradient() -> None:
     assert removed(ranking) == {"f2", "f3"}
 
 
+def test_taylor_counts_the_edge_that_steps_in() -> None:
+    graph = SPARE["bypassed"]
+    slopes = torch.zeros(len(graph.edges))
+    steps = {name: [i for i, edge in enumerate(graph.edges) if edge.dst == name] for name in ("s2", "s4")}
+    for name, difference in (("s2", 0.0), ("s4", 0.25)):
+        around, through = sorted(steps[name], key=lambda i: graph.edges[i].weight)
+        slopes[through], slopes[around] = 3.0, 3.0 + difference
+    ranking = learner("taylor", graph, budget={"macs": 0.9}, batches=1)
+    ranking.score(Planted(lambda weights: (slopes * weights).sum()))
+    assert [ranking.score_of(f"f{i}") for i in (1, 2, 4)] == pytest.approx([0.0, 0.0, 0.25], abs=1e-6)
+
+
 def test_similarity_compares_a_sum_with_and_without_the_branch() -> None:
     graph = residual()
     shortcut, f = torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])

@@ -191,6 +191,11 @@ BAD: dict[str, tuple[Callable[[], nn.Module], str | None, str]] = {
         "or has a gradient of its own",
     ),
     "autocast": (lambda: Odd(with_autocast), "", "its own forward pass changes the precision with autocast"),
+    "a part for training alone": (
+        lambda: Odd(lambda self, x: nn.functional.dropout(self.conv(x)) if self.training else self.conv(x)),
+        "",
+        "its own forward pass does other things in training than in eval mode",
+    ),
     "Python's random numbers": (
         lambda: Odd(by_chance),
         "",

@@ -91,6 +91,8 @@ def test_what_cannot_be_shrunk() -> None:
         OptionError, match=r"the network has 3 outputs, but data .* have 4 classes; give it another last"
     ):
         topolearn.shrink(Net(), pictures(4), {"macs": 0.5}, size=8)
+    with pytest.raises(OptionError, match=r"'budget' of shrink is 0\.5; name what it limits, as \{'macs': 0\.6\}"):
+        topolearn.shrink(Net(), pictures(), 0.5, size=8)
     lifted = topolearn.lift(Net(), size=8)
     with pytest.raises(OptionError, match="is lifted already and has its weights; leave out 'weights'"):
         topolearn.shrink(lifted, pictures(), {"macs": 0.5}, weights="net.pth")

@@ -48,13 +48,15 @@ def is_run(name: str) -> bool:
     return os.path.isfile(Path(name) / "graph.yaml")
 
 
-def overrides(settings: list[str] | None, option: str = "--set") -> dict[str, str]:
-    """Return ``KEY=VALUE`` options as a mapping."""
+def overrides(
+    settings: list[str] | None, option: str = "--set", example: str = "nodes.head.classes=10"
+) -> dict[str, str]:
+    """Return ``KEY=VALUE`` options as a mapping; an error shows an example."""
     found = {}
     for text in settings or []:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise OptionError(f"{option} {text}: write it as KEY=VALUE, such as nodes.head.classes=10")
+            raise OptionError(f"{option} {text}: write it as KEY=VALUE, such as {example}")
         found[key] = value
     return found
 

@@ -166,7 +166,7 @@ def shrink(
     from topolearn.recipes.recipe_file import settings_of
 
     changes = overrides(settings)
-    changes |= {f"budget.{kind}": share for kind, share in overrides([budget], "--budget").items()}
+    changes |= {f"budget.{kind}": share for kind, share in overrides([budget], "--budget", "macs=0.6").items()}
     changes |= {key: f"[{text}]" for key, text in (("mean", mean), ("std", std)) if text is not None}
     options, training = settings_of(learner, changes)
     result = run(

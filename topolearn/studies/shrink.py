@@ -76,6 +76,8 @@ def shrink(
         raise OptionError(
             f"shrink needs a trained network: give the weights of '{model}', a file or DEFAULT for torchvision's own"
         )
+    if not isinstance(budget, Mapping):
+        raise OptionError(f"'budget' of shrink is {budget!r}; name what it limits, as {{'macs': 0.6}}")
     asked = dict(training or {})
     given = model if isinstance(model, str) else unwrapped(model)
     if isinstance(given, Network):

@@ -213,7 +213,7 @@ def read(model: nn.Module, size: Sequence[int], blocks: Sequence[str] = ()) -> t
             module=str(error),
         ) from None
     trace, closed = for_any_mode(trace, training)
-    flow = Flow(trace, closed - {0})
+    flow = Flow(trace, closed)
     given = [leaf for _, leaf in leaves(trace.calls[0].output) if isinstance(leaf, Ref)]
     if len(given) != 1:
         raise LiftError(
@@ -226,6 +226,12 @@ def read(model: nn.Module, size: Sequence[int], blocks: Sequence[str] = ()) -> t
         raise LiftError(
             f"cannot lift this {type(model).__name__}: in training mode it returns {len(trained)} tensors, but only"
             " networks that return one can be lifted; switch off its second heads (aux_logits=False)",
+            module="",
+        )
+    if 0 in closed:
+        raise LiftError(
+            f"cannot lift this {type(model).__name__}: its own forward pass does other things in training than in eval"
+            " mode; put that part into a module of its own, which then stays whole",
             module="",
         )
     return flow, flow.head[given[0].op]
