@@ -63,8 +63,10 @@ class Ablation(Ranking):
         while True:
             left = self.less(gone)
             assert left is not None
+            if left.price(self.pricing.prices) <= self.pricing.allowed * (1.0 + SLACK):
+                return
             able = [block for block in left.removables() if self.saved(block) > 0.0]
-            if not able or left.price(self.pricing.prices) <= self.pricing.allowed * (1.0 + SLACK):
+            if not able:
                 return
             for block in able[int(self.looks) :]:
                 self.losses[self.starts[block.source]] = self.loss(trial, block.after)

@@ -144,7 +144,8 @@ class Ranking(EdgeLearner):
         while cost > limit and len(gone) > before:
             before = len(gone)
             for name in order:  # again from the start: what went may let others go
-                without = left.less(*left.blocks().get(name, ())) if cost > limit else None
+                block = left.blocks().get(name)
+                without = left.less(*block) if block and cost > limit else None
                 less = cost if without is None else without.price(prices)
                 if without is not None and less < cost:
                     gone.append((name, cost - less))
@@ -248,9 +249,13 @@ class Scorer(Ranking):
 
 
 def per_price(score: float, price: float) -> float:
-    """Return the order of removal, lowest first: the score divided by what goes with the block.
+    """Return what blocks are sorted by, those to remove first at the front: the score divided by the price saved.
 
-    What lowers the loss goes before all else; what saves nothing goes last.
+    A block without which the loss is lower goes before all others. One that saves nothing goes last.
+
+    Args:
+        score: Change of the loss without the block.
+        price: Share of the whole cost that goes with the block.
     """
     if price <= 0.0:
         return math.inf

@@ -33,4 +33,8 @@ class Trial(Protocol):
         """
 
     def pause(self, done: str) -> None:
-        """Called between two evaluations: shows what is done; writes a checkpoint now and then; stops if asked to."""
+        """Called between two evaluations: shows what is done, and writes a checkpoint now and then.
+
+        Raises:
+            KeyboardInterrupt: The run was asked to stop; a checkpoint is written.
+        """
