@@ -185,12 +185,29 @@ class Tokens(nn.Module):
         return self.head(x[:, 0])
 
 
+class InPlace(nn.Module):
+    """A network whose branches and shortcuts read what an activation has changed in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.act = nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(inplace=True)
+        self.convs = nn.ModuleList(nn.Conv2d(6, 6, 3, padding=1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.convs[0](self.act(x))
+        y = self.convs[1](nn.functional.hardtanh(x, inplace=True))
+        y += x
+        return (y + self.convs[2](self.act(y))).mean((2, 3))
+
+
 OWN: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "a ResNet": (SmallResNet, 16),
     "activations inside of normalisations": (PreAct, 8),
     "a block called twice": (Twice, 8),
     "a transformer": (Tokens, 8),
     "windows": (Windows, 8),
+    "activations in place": (InPlace, 8),
     "layers": (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(True), nn.Flatten(), nn.Linear(288, 288)), 8),
 }
 """Networks that people write, and the size of their images."""

@@ -215,3 +215,54 @@ def test_a_network_by_name_is_built_for_the_size_of_its_images() -> None:
     again.load_state_dict(net.state_dict())
     x = torch.randn(1, 3, 64, 96)
     assert torch.equal(again.eval()(x), net.eval()(x))
+
+
+class Minus(WithoutGradients):
+    """A block that subtracts its branch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - self.conv(x)
+
+
+class Half(WithoutGradients):
+    """A block that adds half of its branch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(x, self.conv(x), alpha=0.5)
+
+
+class TwoLayers(WithoutGradients):
+    """A block of two layers without an addition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.last = nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.last(torch.relu(self.norm(self.conv(x)))))
+
+
+def layer() -> nn.Module:
+    """A layer with its normalisation and activation."""
+    return nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+
+
+@pytest.mark.parametrize("make", [layer, ByChance, Minus, Half, TwoLayers])
+def test_each_block_of_a_stack_can_go(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    stack = nn.Sequential(make(), make(), make())
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), stack, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+    net = topolearn.lift(model, size=8)
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.allclose(net(x), model(x), atol=1e-6)
+    branches = [edge for edge in net.graph.edges if edge.learnable and edge.weight == 1.0]
+    assert [edge.src for edge in branches] == ["n1_0", "n1_1", "n1_2"]
+    stack[1] = nn.Identity()
+    into = branches[1].dst
+    net.set_edge_weights(
+        [float(e.src == "n1_0_sum") if e.learnable and e.dst == into else e.weight for e in net.graph.edges]
+    )
+    assert torch.allclose(topolearn.prune(net)(x), model(x), atol=1e-6)
+    back = topolearn.unlift(net)
+    assert str(back) == str(model)
+    assert torch.allclose(back(x), model(x), atol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from torchvision import models
 
 import topolearn
 from tests.lifting.networks import images, mobilenet, randomise, regnet, relative, resnet
-from tests.lifting.test_any_network import PreAct, SmallResNet, Tokens, Twice
+from tests.lifting.test_any_network import PreAct, SmallResNet, Twice
 from topolearn.compiler import Network
 from topolearn.errors import LiftError
 from topolearn.format import dumps, loads
@@ -64,6 +65,30 @@ class Scaled(nn.Module):
         for conv, gamma in zip(self.convs, self.gamma.unbind(), strict=True):
             x = x + gamma * conv(x).sigmoid()
         return x.mean((2, 3))
+
+
+class Repeated(nn.Module):
+    """A network that repeats a layer, with an activation in its own forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.layer = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.layer(self.layer(x).sigmoid()).mean((2, 3))
+
+
+class Nosy(nn.Module):
+    """A network that looks into its branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.branch = nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(4, 4, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return (x + len(self.branch) * self.branch(x)).mean((2, 3))
 
 
 # How it is made, and nodes to remove.
@@ -185,12 +210,44 @@ def test_other_networks_that_a_class_cannot_be() -> None:
     graph = topolearn.load_graph("digits")
     with pytest.raises(LiftError, match="does not say which network it was lifted from"):
         topolearn.unlift(topolearn.compile(graph))
-    twice = without(topolearn.lift(Twice(), size=8), ["one"])
-    with pytest.raises(LiftError, match="give back the Twice: without what was removed, what it computes differs by"):
-        topolearn.unlift(twice)
-    tokens = without(topolearn.lift(Tokens(), size=8), ["layers_0_linear1"])
-    with pytest.raises(LiftError, match=r"without what was removed 'layers.0' \(TransformerEncoderLayer\) does not"):
-        topolearn.unlift(tokens)
+    with pytest.raises(LiftError, match="the Repeated: without what was removed, what it computes differs by"):
+        topolearn.unlift(without(topolearn.lift(Repeated(), size=8), ["layer"]))
+    with pytest.raises(LiftError, match=r"it does not run on an input of 3 x 8 x 8: .* has no len"):
+        topolearn.unlift(without(topolearn.lift(Nosy(), size=8), ["branch"]))
+
+
+def encoder(*, norm_first: bool) -> nn.Module:
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=norm_first)
+    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_any_branches_of_pytorchs_own_transformer_can_be_removed(norm_first: bool, count: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 16)
+    net = topolearn.lift(encoder(norm_first=norm_first).eval(), example=x)
+    branches = [i for i, edge in enumerate(net.graph.edges) if edge.learnable and edge.weight == 1.0]
+    assert len(branches) == 4
+    for gone in itertools.combinations(branches, count):
+        small = copy.deepcopy(net)
+        small.set_edge_weights([0.0 if i in gone else edge.weight for i, edge in enumerate(net.graph.edges)])
+        back = topolearn.unlift(small)
+        for gradients in (False, True):  # without them, the layers of PyTorch take another path
+            with torch.set_grad_enabled(gradients):
+                assert torch.allclose(back(x), small(x), atol=1e-6)
+        assert sum(p.numel() for p in back.parameters()) == topolearn.prune(small).graph.cost.params
+        again = copy.deepcopy(back).train()(x)
+        assert again.shape == x.shape
+
+
+def test_branches_that_share_their_module_are_removed_together() -> None:
+    torch.manual_seed(0)
+    model, x = Twice().eval(), images(2, 8)
+    small = without(topolearn.lift(model, example=x), ["one"])
+    back = topolearn.unlift(small)
+    assert torch.allclose(back(x), small(x), atol=1e-6)
+    assert type(back.one).__name__ == "Zeros"
 
 
 def test_a_changed_node_is_refused() -> None:

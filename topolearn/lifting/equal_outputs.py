@@ -45,7 +45,8 @@ def compare(model: nn.Module, net: Network, size: Sequence[int]) -> None:
     if not difference <= tolerance * largest:
         raise LiftError(
             f"cannot lift this network: what it computes differs from its graph by {difference / (largest or 1.0):.2g}"
-            " of the largest output; does its forward pass change a tensor that it still reads, or draw numbers?",
+            " of the largest output; does its forward pass change a view of a tensor, count its calls, draw numbers or"
+            " depend on the batch size? If so, put that part into a module, and name the module in blocks=[…]",
             module="",
         )
 
@@ -56,9 +57,35 @@ def outputs(model: nn.Module, size: Sequence[int]) -> Tensor:
     Raises:
         LiftError: The network does not run.
     """
-    first = next(model.parameters())
+    first = next(model.parameters(), torch.empty(0))
     numbers = torch.Generator().manual_seed(0)
     images = torch.randn(2, *size, generator=numbers).to(device=first.device, dtype=first.dtype)
+    try:
+        with torch.no_grad(), evaluating(model):
+            out = model(images)
+    except Exception as error:  # whatever a network's code raises
+        path = _stopped_at(model, images)
+        where = f"'{path}' ({type(model.get_submodule(path)).__name__})" if path else "it"
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LiftError(
+            f"cannot lift this {type(model).__name__}: {where} does not run on an input of"
+            f" {' x '.join(map(str, size))}: {why}",
+            module=path,
+        ) from None
+    if not isinstance(out, Tensor):
+        raise LiftError(
+            f"cannot lift this {type(model).__name__}: it returns a {type(out).__name__}, but only networks that return"
+            " one tensor can be lifted",
+            module="",
+        )
+    return out
+
+
+def _stopped_at(model: nn.Module, images: Tensor) -> str:
+    """Run a network that fails again, and return the path of the module in which it does; "" for its own code.
+
+    The first run has no hooks, since some modules of PyTorch do other things with hooks.
+    """
     entered: list[str] = []
 
     def leave(*_: object) -> None:
@@ -71,26 +98,13 @@ def outputs(model: nn.Module, size: Sequence[int]) -> Tensor:
     handles += [module.register_forward_hook(leave) for module in model.modules()]
     try:
         with torch.no_grad(), evaluating(model):
-            out = model(images)
-    except Exception as error:  # whatever a network's code raises
-        path = entered[-1] if entered else ""
-        where = f"'{path}' ({type(model.get_submodule(path)).__name__})" if path else "it"
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LiftError(
-            f"cannot lift this {type(model).__name__}: {where} does not run on an input of"
-            f" {' x '.join(map(str, size))}: {why}",
-            module=path,
-        ) from None
+            model(images)
+    except Exception:
+        return entered[-1] if entered else ""
     finally:
         for handle in handles:
             handle.remove()
-    if not isinstance(out, Tensor):
-        raise LiftError(
-            f"cannot lift this {type(model).__name__}: it returns a {type(out).__name__}, but only networks that return"
-            " one tensor can be lifted",
-            module="",
-        )
-    return out
+    return ""
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from topolearn.lifting.stretches import Stretch, stretches
 from topolearn.lifting.structure import Piece, Pieces, Sum, find_chain
 from topolearn.ops import Shape
 from topolearn.ops.shape import Size
+from topolearn.tracing.flow import common_path
 from topolearn.tracing.opened import Opened
 
 _RELUS = (F.relu, torch.relu, torch.Tensor.relu)
@@ -123,13 +124,7 @@ def _common(opened: Opened, unit: Stretch) -> str:
     """Return the path of the innermost module that holds all of a unit's operations."""
     trace = opened.flow.trace
     inside = opened.flow.inside(unit.entry, unit.exit)
-    paths = {trace.calls[trace.ops[number].call].path for number in inside}
-    common: list[str] = []
-    for names in zip(*(path.split(".") for path in paths), strict=False):
-        if len(set(names)) > 1:
-            break
-        common.append(names[0])
-    return ".".join(common)
+    return common_path({trace.calls[trace.ops[number].call].path for number in inside})
 
 
 @dataclass

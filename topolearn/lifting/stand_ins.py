@@ -10,6 +10,22 @@ from torch import Tensor, nn
 from topolearn.tracing.values import Ref, leaves, mapped
 
 
+def keep_settings(module: nn.Module, stand_in: nn.Module) -> None:
+    """Give a stand-in the settings of the module it is for, since other code may read them: its heads, its epsilon.
+
+    Its parameters are None, as those that a module was made without.
+    """
+    for name, value in vars(module).items():
+        if not name.startswith("_") and isinstance(value, str | int | float | tuple | None) and name not in _ITS_OWN:
+            setattr(stand_in, name, value)
+    for name in module._parameters:
+        stand_in.register_parameter(name, None)
+
+
+_ITS_OWN = ("output", "entry", "shapes")
+"""Attributes of stand-ins that no setting may take the place of."""
+
+
 class Skip(nn.Module):
     """Returns its first argument, whatever else it is given."""
 

@@ -59,8 +59,9 @@ def _grouped(opened: Opened, run: Sequence[Piece], *, outermost: bool) -> Iterat
 def _blocks(opened: Opened, run: Sequence[Piece]) -> list[tuple[int, int]]:
     """Return where blocks that could be skipped start and stop: their input and their output have one shape.
 
-    They are modules that were marked, and modules of two or more layers with parameters. Elsewhere they are a layer
-    with what follows it, such as a normalisation and an activation.
+    They are modules that were marked, and the innermost modules that are more than one layer: made of other modules, or
+    with several layers with parameters. Elsewhere they are a layer with what follows it, such as a normalisation and an
+    activation.
     """
     layers = [bool(opened.macs(piece.entry, piece.exit) and opened.params(piece.entry, piece.exit)) for piece in run]
     found: list[tuple[int, int]] = []
@@ -72,9 +73,9 @@ def _blocks(opened: Opened, run: Sequence[Piece]) -> list[tuple[int, int]]:
         call = opened.flow.trace.calls[opened.flow.trace.ops[piece.exit].call]
         if call.path in opened.blocks and opened.dims(piece.entry) == opened.dims(piece.exit):
             found.append((start, start + 1))
-    for start, stop in sorted(_modules(opened, run), key=lambda block: block[1] - block[0]):
+    for start, stop, is_made_of_others in sorted(_modules(opened, run), key=lambda block: block[1] - block[0]):
         same = opened.dims(run[start].entry) == opened.dims(run[stop - 1].exit)
-        if same and sum(layers[start:stop]) > 1 and is_free(start, stop):
+        if same and sum(layers[start:stop]) > (not is_made_of_others) and is_free(start, stop):
             found.append((start, stop))
     for start in (index for index, is_layer in enumerate(layers) if is_layer):
         end = next((index for index in range(start + 1, len(run)) if layers[index]), len(run))
@@ -85,15 +86,16 @@ def _blocks(opened: Opened, run: Sequence[Piece]) -> list[tuple[int, int]]:
     return found
 
 
-def _modules(opened: Opened, run: Sequence[Piece]) -> Iterator[tuple[int, int]]:
-    """Return where the modules start and stop that are exactly some pieces of a run."""
+def _modules(opened: Opened, run: Sequence[Piece]) -> Iterator[tuple[int, int, bool]]:
+    """Return where the modules start and stop that are exactly some pieces of a run, and which hold other modules."""
     starts = {piece.entry: index for index, piece in enumerate(run)}
     stops = {piece.exit: index + 1 for index, piece in enumerate(run)}
-    head = opened.flow.head
-    for call in opened.flow.trace.calls[1:]:
+    head, calls = opened.flow.head, opened.flow.trace.calls
+    parents = {call.parent for call in calls}
+    for index, call in enumerate(calls[1:], start=1):
         takes = set(refs((call.args, dict(call.kwargs))))
         gives = [leaf for _, leaf in leaves(call.output) if isinstance(leaf, Ref)]
         if len(takes) == 1 and len(gives) == 1:
             start, stop = starts.get(head[takes.pop().op]), stops.get(head[gives[0].op])
             if start is not None and stop is not None and start < stop:
-                yield start, stop
+                yield start, stop, index in parents

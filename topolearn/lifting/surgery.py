@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from topolearn.lifting.stand_ins import Skip, Zeros
+from topolearn.lifting.stand_ins import Skip, Zeros, keep_settings
+from topolearn.lifting.structure import Pieces, Sum, find_chain
 from topolearn.tracing.flow import Flow
 from topolearn.tracing.opened import Opened
 from topolearn.tracing.record import Call
@@ -114,7 +115,9 @@ def remove(opened: Opened, model: nn.Module, branches: Collection[int], bypassed
     needed = cut.needed()
     before = {member for number in flow.between(0, opened.output) for member in flow.members[number]}
     gone = before - needed
-    in_blocks = set().union(*(flow.inside(entry, exit) for exit, entry in bypassed.items()))
+    pass_on: set[int] = set()
+    for exit, entry in bypassed.items():
+        pass_on |= flow.inside(entry, exit) - _to_be_zero(flow, find_chain(flow, entry, exit))
     skipped, idle = set(), set()
     for index, call in enumerate(calls):
         body = set(range(call.start, call.stop))
@@ -131,10 +134,30 @@ def remove(opened: Opened, model: nn.Module, branches: Collection[int], bypassed
         if call.parent in replaced:
             replaced.add(index)
         elif index in skipped | idle and of_path[call.path] <= skipped | idle:
-            stand_in = _stand_in(opened, call, skips=index in skipped or call.start in in_blocks)
+            module = model.get_submodule(call.path)
+            if isinstance(module, nn.TransformerEncoderLayer):
+                continue  # an encoder reads settings of its first layer's parts
+            stand_in = _stand_in(opened, call, skips=index in skipped or call.start in pass_on)
             if stand_in is not None:
-                model.set_submodule(call.path, stand_in.train(model.training))
+                keep_settings(module, stand_in)
+                model.set_submodule(call.path, stand_in)
                 replaced.add(index)
+                around = model.get_submodule(call.path.rpartition(".")[0])
+                if isinstance(around, nn.TransformerEncoderLayer):
+                    # Its fast path reads all weights. It is only for relu and gelu, and this says: another activation.
+                    around.activation_relu_or_gelu = 0
+
+
+def _to_be_zero(flow: Flow, chain: Pieces) -> set[int]:
+    """Return the operations of a block that must give zeros, so that its additions pass on what the block is given."""
+    found: set[int] = set()
+    for part in chain:
+        if isinstance(part, Sum):
+            stays = () if () in part.terms else part.terms[0]
+            zero = [each for term in part.terms if term != stays for each in term]
+            found |= set().union(*(flow.inside(each.entry, each.exit) for each in zero))
+            found |= _to_be_zero(flow, stays)
+    return found
 
 
 def _stand_in(opened: Opened, call: Call, *, skips: bool) -> nn.Module | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -93,7 +94,7 @@ class _Origin:
 def _origin(now: Graph, opened: Opened, model: nn.Module) -> _Origin:
     """Lift the network again, without computing anything: nodes get the same ids each time."""
     flow, trace = opened.flow, opened.flow.trace
-    if any(node.op == NetworkPart.op_name for node in now.nodes.values()):
+    if all(node.op in ("input", *_SUMS, NetworkPart.op_name) for node in now.nodes.values()):
         graph = graph_of(opened, now.name, now.sources[SOURCE], now.input_size(now.inputs[0]))
         ends = {
             name: _ends(graph, opened, name) for name, node in graph.nodes.items() if node.op == NetworkPart.op_name
@@ -217,8 +218,8 @@ def _example(net: Network, name: str) -> Tensor:
 
 def _load(model: nn.Module, net: Network, places: Mapping[str, str]) -> None:
     """Give a model the tensors of a network that was lifted from it."""
-    first = next(net.parameters())
-    model.to(first.device)
+    for first in itertools.islice(net.parameters(), 1):
+        model.to(first.device)
     mine = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     for ours, tensor in (*net.named_parameters(remove_duplicate=False), *net.named_buffers(remove_duplicate=False)):
         table, _, rest = ours.partition(".")

@@ -14,6 +14,16 @@ from topolearn.tracing.record import Call, Operation, Trace
 from topolearn.tracing.values import Attribute, BatchMultiple, ByMode, InputType, Ref, leaves, mapped, refs
 
 
+def common_path(paths: Iterable[str]) -> str:
+    """Return the path of the innermost module that holds all of some modules."""
+    common: list[str] = []
+    for names in zip(*(path.split(".") for path in paths), strict=False):
+        if len(set(names)) > 1:
+            break
+        common.append(names[0])
+    return ".".join(common)
+
+
 class Differs(Exception):
     """Raised where two runs did different things."""
 
@@ -31,17 +41,17 @@ def for_any_batch(first: Trace, second: Trace) -> Trace:
             return BatchMultiple(one // first.batch)
         raise Differs
 
-    if len(first.ops) != len(second.ops) or len(first.calls) != len(second.calls):
-        raise Differs("")
     ops, calls = list(first.ops), list(first.calls)
-    for number, (one, other) in enumerate(zip(first.ops, second.ops, strict=True)):
+    for number, (one, other) in enumerate(zip(first.ops, second.ops, strict=False)):
         path = first.calls[one.call].path
         if one.name != other.name or one.function is not other.function:
-            raise Differs(path)
+            raise Differs(common_path((path, second.calls[other.call].path)))
         try:
             ops[number] = _settled(one, other, settle)
         except Differs:
             raise Differs(path) from None
+    if len(first.ops) != len(second.ops) or len(first.calls) != len(second.calls):
+        raise Differs("")
     for number, (call, same_call) in enumerate(zip(first.calls, second.calls, strict=True)):
         try:
             calls[number] = _settled(call, same_call, settle)

@@ -16,10 +16,13 @@ from topolearn.errors import LiftError, suggest
 from topolearn.tracing.flow import Differs, Flow, for_any_batch, for_any_mode
 from topolearn.tracing.record import CountMacs, Opaque, Stopped, Trace, record
 from topolearn.tracing.region import Action, Index, Region, Unresolved, build_region
-from topolearn.tracing.values import Attribute, Ref, leaves
+from topolearn.tracing.values import Attribute, Ref, leaves, refs
 
 _BATCHES = (2, 3)
 """Batches of the runs that are compared to see which numbers grow with the batch."""
+
+_LARGE_BATCH = 1000
+"""Batch of a third run: some networks split a large batch."""
 
 
 _ALIVE: weakref.WeakValueDictionary[str, Opened] = weakref.WeakValueDictionary()
@@ -206,10 +209,11 @@ def read(model: nn.Module, size: Sequence[int], blocks: Sequence[str] = ()) -> t
         )
     try:
         trace = for_any_batch(first, second)
+        for_any_batch(first, _recorded(model, (_LARGE_BATCH, *size), known))
     except Differs as error:
         raise LiftError(
             f"cannot lift this {type(model).__name__}: {_where(model, str(error))} does other things with other batch"
-            " sizes",
+            f" sizes; {_as_a_whole(str(error))}",
             module=str(error),
         ) from None
     trace, closed = for_any_mode(trace, training)
@@ -234,7 +238,28 @@ def read(model: nn.Module, size: Sequence[int], blocks: Sequence[str] = ()) -> t
             " mode; put that part into a module of its own, which then stays whole",
             module="",
         )
+    leaking = _leaking(flow)
+    if leaking is not None:
+        raise LiftError(
+            f"cannot lift this {type(model).__name__}: {_where(model, leaking)} stays whole, but more of it is read"
+            " than what it returns; if it changes its input in place, let it change a copy",
+            module=leaking,
+        )
     return flow, flow.head[given[0].op]
+
+
+def _leaking(flow: Flow) -> str | None:
+    """Return the path of a module that must stay whole, of which more is read than what it returns; None if none is."""
+    trace = flow.trace
+    for index in flow.closed:
+        call = trace.calls[index]
+        if call.start == call.stop or flow.head[call.start] != call.stop - 1:
+            continue  # nothing to read, or a part of another such module
+        body, gives = range(call.start, call.stop), set(refs(call.output))
+        after = (ref for op in trace.ops[call.stop :] for ref in refs((op.args, dict(op.kwargs))))
+        if any(ref.op in body and ref not in gives for ref in after):
+            return call.path
+    return None
 
 
 def measured(model: nn.Module, shape: Sequence[int], blocks: Sequence[str]) -> dict[str, Opaque]:
@@ -294,13 +319,19 @@ def _recorded(model: nn.Module, shape: Sequence[int], blocks: Mapping[str, Opaqu
     try:
         return record(model, shape, training=training, blocks=blocks)
     except Stopped as stopped:
-        inside = f"blocks=['{stopped.path}'] takes it as a whole"
-        way_out = inside if stopped.path else "put that part into a module, and name the module in blocks=[…]"
         raise LiftError(
             f"cannot lift this {type(model).__name__}: {_where(model, stopped.path)} depends on the values of its"
-            f" input, or does not run without values: {_first_line(stopped.__cause__)}; {way_out}",
+            f" input, or does not run without values: {_first_line(stopped.__cause__)};"
+            f" {_as_a_whole(stopped.path)}",
             module=stopped.path,
         ) from None
+
+
+def _as_a_whole(path: str) -> str:
+    """Say how a network can be lifted although one of its modules cannot be read."""
+    if path:
+        return f"blocks=['{path}'] takes it as a whole"
+    return "put that part into a module, and name the module in blocks=[…]"
 
 
 def _where(model: nn.Module, path: str) -> str:

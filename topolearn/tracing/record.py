@@ -124,9 +124,7 @@ def meta_copy(model: nn.Module, dtype: torch.dtype) -> tuple[nn.Module, dict[str
                 empty = torch.empty_like(tensor, device=META, dtype=kind)
                 memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if _is_parameter(tensor) else empty
                 paths[f"{prefix}.{name}" if prefix else name] = memo[id(tensor)]
-    copied = copy.deepcopy(model, memo)
-    never_in_place(copied)
-    return copied, paths
+    return copy.deepcopy(model, memo), paths
 
 
 def never_in_place(model: nn.Module) -> None:
@@ -201,7 +199,12 @@ class _Recorder(TorchFunctionMode):
         self.entered.pop()
         call = self.calls[self.open[-1]]
         given = {id(leaf) for _, leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        output = mapped(lambda leaf: self.passed(leaf) if id(leaf) in given else leaf, output)
+
+        def is_unchanged(leaf: Any) -> bool:
+            made = self.made.get(id(leaf))
+            return id(leaf) in given and (made is None or made.op < call.start)
+
+        output = mapped(lambda leaf: self.passed(leaf) if is_unchanged(leaf) else leaf, output)
         call.stop, call.output = len(self.ops), self.told(output)
         self.open.pop()
         return output
@@ -262,7 +265,7 @@ class _Recorder(TorchFunctionMode):
         in_place = _out_of_place(func, name, told_kwargs)
         if in_place is not None:
             func = in_place
-            told_kwargs = {key: value for key, value in told_kwargs.items() if key != "inplace"}
+            told_kwargs = {key: False if key == "inplace" else value for key, value in told_kwargs.items()}
         else:
             given = {id(leaf) for _, leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)}
             out = mapped(lambda leaf: _alias(leaf) if id(leaf) in given else leaf, out)

@@ -51,12 +51,12 @@ def _same(network: nn.Module) -> nn.Module:
 def reading_size(graph: Graph) -> tuple[int, ...]:
     """Return the shape of the input, without the batch, for which the network of a graph's source is read.
 
-    Parts are made for the size of the graph's input. Ordinary nodes take any size, so a graph without parts may have
-    another one than when it was lifted.
+    Parts are made for the size of the graph's input. Ordinary nodes take images of any size, so a graph without parts
+    may have another one than when it was lifted.
     """
     size = graph.input_size(graph.inputs[0])
     has_parts = any(node.op == NetworkPart.op_name for node in graph.nodes.values())
-    return size if has_parts else (size[0], *(ANY_SIDE for _ in size[1:]))
+    return size if has_parts or len(size) < 3 else (size[0], ANY_SIDE, ANY_SIDE)
 
 
 class Sources:
