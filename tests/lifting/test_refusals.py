@@ -288,3 +288,8 @@ def test_classes_are_a_number(classes: Any) -> None:
 def test_classes_are_not_for_a_model() -> None:
     with pytest.raises(OptionError, match="'classes' is for a network by name; give the model another last layer"):
         topolearn.lift(resnet(), classes=3)
+
+
+def test_a_network_that_is_lifted_already() -> None:
+    with pytest.raises(OptionError, match="this network is a graph already; use it as it is, or lift what"):
+        topolearn.lift(topolearn.lift(Plain(), size=8))

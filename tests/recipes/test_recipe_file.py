@@ -224,6 +224,8 @@ def test_settings_change_what_a_recipe_has() -> None:
     other = apply_settings(before, {"learner": "continuous"}).learner
     assert (other.name, other.options) == ("continuous", {})
     assert apply_settings(before, {"learner": "maskconnect"}).learner == before.learner
+    bound = recipe(learner={"name": "continuous", "budget": {"macs": 0.5}})
+    assert apply_settings(bound, {"budget.params": "0.8"}).learner.options == {"budget": {"params": 0.8}}
 
 
 def test_settings_change_what_a_phase_has() -> None:

@@ -168,6 +168,10 @@ def test_other_prices_are_in_the_state_of_the_search_too(tmp_path: Path) -> None
     run(tmp_path / "run", "continuous")
     cut = reprune(tmp_path / "run", tmp_path / "cut", {"budget": "{macs: 0.7}"})
     assert reprune(tmp_path / "run", tmp_path / "dotted", {"budget.macs": "0.7"}).graph == cut.graph
+    params = reprune(tmp_path / "cut", tmp_path / "params", {"budget.params": "0.8"})  # another kind of budget
+    assert params.config["learner_options"]["budget"] == {"macs": None, "params": 0.8, "milliseconds": None}
+    with pytest.raises(OptionError, match="needs one of 'macs', 'params' and 'milliseconds'"):
+        reprune(tmp_path / "cut", tmp_path / "two", {"budget.params": "0.8", "budget.macs": "0.8"})
     assert read_learned(tmp_path / "cut").values == read_learned(tmp_path / "run").values
     assert reprune(tmp_path / "cut", tmp_path / "freed", {"budget": "null"}).spent is None
 

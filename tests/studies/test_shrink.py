@@ -84,6 +84,7 @@ def test_a_new_last_layer_is_trained_first(folder: Path, weights: Path, tmp_path
     assert again.metrics == result.metrics
 
 
+@pytest.mark.filterwarnings("ignore:the network that is scored is not trained")
 def test_what_cannot_be_shrunk() -> None:
     with pytest.raises(OptionError, match="shrink needs a trained network: give the weights of 'resnet18'"):
         topolearn.shrink("resnet18", pictures(), {"macs": 0.5})
@@ -98,3 +99,24 @@ def test_what_cannot_be_shrunk() -> None:
         topolearn.shrink(lifted, pictures(), {"macs": 0.5}, weights="net.pth")
     with pytest.raises(OptionError, match="is lifted already, for images of 8 x 8; leave out 'size'"):
         topolearn.shrink(lifted, pictures(), {"macs": 0.5}, size=(8, 9))
+    pruned = topolearn.shrink(
+        Net(), pictures(), {"macs": 0.65}, learner="random_blocks", size=8, epochs=1, batch_size=8, quiet=True
+    ).model
+    with pytest.raises(OptionError, match=r"this network has been pruned; .*, shrink topolearn.unlift\(network\)"):
+        topolearn.shrink(pruned, pictures(), {"macs": 0.5})
+    again = topolearn.unlift(pruned)
+    result = topolearn.shrink(
+        again, pictures(), {"macs": 0.6}, learner="random_blocks", size=8, epochs=1, batch_size=8, quiet=True
+    )
+    assert result.graph.cost.macs <= 0.6 * pruned.graph.cost.macs
+
+
+def test_graph_files_and_runs_are_told_their_way(tmp_path: Path) -> None:
+    command = r"topolearn fit net.yaml --weights FILE --learner taylor --set budget.params=0.5"
+    with pytest.raises(OptionError, match=command):
+        topolearn.shrink("net.yaml", pictures(), {"params": 0.5}, learner="taylor")
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(
+        OptionError, match=r"is the folder of a run; in Python, shrink topolearn.unlift\(topolearn.load"
+    ):
+        topolearn.shrink(str(tmp_path), pictures(), {"params": 0.5})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -65,6 +65,12 @@ class Budget(Options):
     def share(self) -> float:
         """The share of that cost."""
         return self._given()[self.kind]
+
+
+def without_replaced_budget(options: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """Return a learner's options, without their budget if a setting such as ``budget.params`` replaces it."""
+    replaced = any(key.removeprefix("learner.").startswith("budget.") for key in settings)
+    return {name: value for name, value in options.items() if name != "budget" or not replaced}
 
 
 class Costs(nn.Module):

@@ -94,6 +94,8 @@ def lift(
         if classes is not None:
             raise OptionError("'classes' is for a network by name; give the model another last layer instead")
         net = unwrapped(model)
+        if isinstance(net, Network):
+            raise OptionError("this network is a graph already; use it as it is, or lift what topolearn.unlift gives")
         name = type(net).__name__.lower()
         if weights is not None:
             net = copy.deepcopy(net)

@@ -16,6 +16,7 @@ from topolearn.format.writer import scalar
 from topolearn.graph import Graph
 from topolearn.learners import LEARNERS, learner_class
 from topolearn.learners.base import mend_option
+from topolearn.learners.costs import without_replaced_budget
 from topolearn.options import InvalidOption, tuples, validate, with_option
 from topolearn.recipes.train_options import TrainOptions, as_phase
 
@@ -165,6 +166,7 @@ def apply_settings(recipe: RecipeFile, settings: Mapping[str, str]) -> RecipeFil
     graph_set: dict[str, Any] = dict(values.get("graph_set", {}))
     if "learner" in settings:
         learner, own = settings["learner"], {} if settings["learner"] != learner else own
+    own = without_replaced_budget(own, settings)
     options = learner_class(learner).options_type.model_fields
     for key, text in settings.items():
         value = tuples(parse(f"value: {text}", f"--set {key}={text}").root.values["value"].plain())

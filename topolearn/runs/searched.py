@@ -22,6 +22,7 @@ from topolearn.format.tree import parse
 from topolearn.graph import Graph
 from topolearn.learners import EdgeLearner, learner_class, make_learner
 from topolearn.learners.base import mend_option
+from topolearn.learners.costs import without_replaced_budget
 from topolearn.options import validate, with_option
 from topolearn.recipes.recipe import check_functions
 from topolearn.recipes.train_options import TrainOptions
@@ -240,7 +241,7 @@ def _with_prices(net: Network, tensors: Mapping[str, torch.Tensor]) -> dict[str,
 def _options(learner: str, options: Mapping[str, Any], settings: Mapping[str, str]) -> dict[str, Any]:
     """Return the learner's options with settings applied, which must decide what is kept."""
     known, deciding = learner_class(learner).options_type.model_fields, learner_class(learner).prunes_by
-    options = dict(options)
+    options = without_replaced_budget(options, settings)
     for key, text in settings.items():
         name = key.partition(".")[0]
         if name not in known:

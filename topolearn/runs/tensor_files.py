@@ -56,7 +56,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
                 Location(str(path)),
             ) from None
         raise CheckpointError(
-            f"damaged, or not a safetensors file ({error}); put back the file that the run wrote", Location(str(path))
+            f"damaged, or not a safetensors file ({error}); replace it with an undamaged copy", Location(str(path))
         ) from None
     return tensors
 

@@ -16,10 +16,12 @@ from topolearn.data.named_images import IMAGE_SETS
 from topolearn.errors import OptionError
 from topolearn.learners import learner_class
 from topolearn.lifting import lift
+from topolearn.lifting.sources import SOURCE
 from topolearn.ops import Shape
 from topolearn.options import validate
 from topolearn.recipes.train_options import TrainOptions
 from topolearn.runs import FitResult
+from topolearn.runs.folder import CONFIG
 from topolearn.training import fit
 
 EPOCHS, LR = 10, 0.01
@@ -72,12 +74,13 @@ def shrink(
     Raises:
         TopolearnError: One of its subclasses, for input that cannot be used.
     """
+    if not isinstance(budget, Mapping):
+        raise OptionError(f"'budget' of shrink is {budget!r}; name what it limits, as {{'macs': 0.6}}")
+    _check_is_network(model, learner, budget)
     if isinstance(model, str) and weights is None:
         raise OptionError(
             f"shrink needs a trained network: give the weights of '{model}', a file or DEFAULT for torchvision's own"
         )
-    if not isinstance(budget, Mapping):
-        raise OptionError(f"'budget' of shrink is {budget!r}; name what it limits, as {{'macs': 0.6}}")
     asked = dict(training or {})
     given = model if isinstance(model, str) else unwrapped(model)
     if isinstance(given, Network):
@@ -98,6 +101,34 @@ def shrink(
         if learner_class(learner).scores_blocks:
             asked.setdefault("phases", {"adapt": ADAPT, "fine_tune": 1 - ADAPT})
     return fit(net, learner, found, epochs=epochs, lr=lr, training=asked, budget=dict(budget), **options)
+
+
+def _check_is_network(model: nn.Module | str, learner: str, budget: Mapping[str, float]) -> None:
+    """Raise an OptionError for what looks like a network, and has a way of its own to become smaller."""
+    if isinstance(model, nn.Module):
+        net = unwrapped(model)
+        if (
+            isinstance(net, Network)
+            and SOURCE in net.graph.sources
+            and not any(edge.learnable for edge in net.graph.edges)
+        ):
+            raise OptionError(
+                "nothing is left to remove: this network has been pruned; to go on from it, shrink"
+                " topolearn.unlift(network)"
+            )
+        return
+    path = Path(model)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        settings = " ".join(f"--set budget.{kind}={share}" for kind, share in budget.items())
+        raise OptionError(
+            f"shrink takes a network, and '{model}' is a graph file; for a graph there is: topolearn fit {model}"
+            f" --weights FILE --learner {learner} {settings}"
+        )
+    if path.is_dir() and (path / CONFIG).is_file():
+        raise OptionError(
+            f"shrink takes a network, and '{model}' is the folder of a run; in Python, shrink"
+            f" topolearn.unlift(topolearn.load_model('{model}'))"
+        )
 
 
 def _check_lifted(net: Network, weights: Any, size: int | Sequence[int] | None) -> None:
