@@ -99,16 +99,13 @@ def test_what_cannot_be_shrunk() -> None:
         topolearn.shrink(lifted, pictures(), {"macs": 0.5}, weights="net.pth")
     with pytest.raises(OptionError, match="is lifted already, for images of 8 x 8; leave out 'size'"):
         topolearn.shrink(lifted, pictures(), {"macs": 0.5}, size=(8, 9))
-    pruned = topolearn.shrink(
-        Net(), pictures(), {"macs": 0.65}, learner="random_blocks", size=8, epochs=1, batch_size=8, quiet=True
-    ).model
+    options = {"learner": "random_blocks", "size": 8, "epochs": 1, "batch_size": 8, "quiet": True}
+    options["training"] = {"judge_given": False}
+    pruned = topolearn.shrink(Net(), pictures(), {"macs": 0.65}, **options).model
     with pytest.raises(OptionError, match=r"this network has been pruned; .*, shrink topolearn.unlift\(network\)"):
         topolearn.shrink(pruned, pictures(), {"macs": 0.5})
-    again = topolearn.unlift(pruned)
-    result = topolearn.shrink(
-        again, pictures(), {"macs": 0.6}, learner="random_blocks", size=8, epochs=1, batch_size=8, quiet=True
-    )
-    assert result.graph.cost.macs <= 0.6 * pruned.graph.cost.macs
+    again = topolearn.shrink(topolearn.unlift(pruned), pictures(), {"macs": 0.6}, **options)
+    assert again.graph.cost.macs <= 0.6 * pruned.graph.cost.macs
 
 
 def test_graph_files_and_runs_are_told_their_way(tmp_path: Path) -> None:
