@@ -27,10 +27,8 @@ def compare(model: nn.Module, net: Network, size: Sequence[int]) -> None:
     Raises:
         LiftError: The outputs differ, or are not finite.
     """
-    first = next(model.parameters())
-    theirs, ours = outputs(model, size).double(), outputs(net, size).double()
-    largest, difference = float(theirs.abs().max()), float((ours - theirs).abs().max())
-    if not largest < float("inf"):
+    theirs, ours = outputs(model, size), outputs(net, size)
+    if not theirs.isfinite().all():
         name = not_finite(model)
         if name is None:
             raise LiftError(
@@ -41,14 +39,27 @@ def compare(model: nn.Module, net: Network, size: Sequence[int]) -> None:
             f"cannot lift this network: its outputs hold values that are not finite, and so does '{name}'; give it"
             " trained weights"
         )
-    tolerance = max(TOLERANCE, 4 * torch.finfo(first.dtype).eps)
-    if not difference <= tolerance * largest:
+    differs_by = difference(ours, theirs)
+    if not differs_by <= tolerance_of(next(model.parameters()).dtype):
         raise LiftError(
-            f"cannot lift this network: what it computes differs from its graph by {difference / (largest or 1.0):.2g}"
-            " of the largest output; does its forward pass change a view of a tensor, count its calls, draw numbers or"
-            " depend on the batch size? If so, put that part into a module, and name the module in blocks=[…]",
+            f"cannot lift this network: what it computes differs from its graph by {differs_by:.2g} of the largest"
+            " output; does its forward pass change a view of a tensor, count its calls, draw numbers or depend on the"
+            " batch size? If so, put that part into a module, and name the module in blocks=[…]",
             module="",
         )
+
+
+def difference(found: Tensor, wanted: Tensor) -> float:
+    """Return the largest difference of two outputs over the largest value that is wanted; infinite for other shapes."""
+    if found.shape != wanted.shape:
+        return float("inf")
+    found, wanted = found.double(), wanted.double()
+    return float((found - wanted).abs().max()) / (float(wanted.abs().max()) or 1.0)
+
+
+def tolerance_of(dtype: torch.dtype) -> float:
+    """Return the largest difference that rounding may make in the outputs of a network with weights of some dtype."""
+    return max(TOLERANCE, 4 * torch.finfo(dtype).eps)
 
 
 def outputs(model: nn.Module, size: Sequence[int]) -> Tensor:

@@ -16,7 +16,7 @@ from topolearn.compiler.network import require_network
 from topolearn.errors import GraphError, LiftError
 from topolearn.graph import Edge, Graph, KeepEdges, RemoveIdleRelus, Topology, apply_passes
 from topolearn.lifting.convert import outline
-from topolearn.lifting.equal_outputs import TOLERANCE, evaluating, outputs
+from topolearn.lifting.equal_outputs import difference, evaluating, outputs, tolerance_of
 from topolearn.lifting.parts import graph_of
 from topolearn.lifting.sources import SOURCE
 from topolearn.lifting.surgery import remove
@@ -195,7 +195,7 @@ def _scale(net: Network, name: str, factor: float) -> bool:
             before = [tensor.clone() for tensor in own]
             for tensor in own:
                 tensor.mul_(factor)
-            if own and _difference(module(x), wanted) <= _tolerance(x.dtype):
+            if own and difference(module(x), wanted) <= tolerance_of(x.dtype):
                 return True
             for tensor, value in zip(own, before, strict=True):
                 tensor.copy_(value)
@@ -237,17 +237,6 @@ def _check(model: nn.Module, net: Network) -> None:
     except LiftError as error:
         raise LiftError(f"without what was removed{error.message.partition(':')[2]}") from None
     wanted = outputs(net, size)
-    difference = _difference(found, wanted)
-    if not difference <= _tolerance(wanted.dtype):
-        raise LiftError(f"without what was removed, what it computes differs by {difference:.2g} of the largest output")
-
-
-def _difference(found: Tensor, wanted: Tensor) -> float:
-    if found.shape != wanted.shape:
-        return float("inf")
-    largest = float(wanted.abs().max())
-    return float((found.double() - wanted.double()).abs().max()) / (largest or 1.0)
-
-
-def _tolerance(dtype: torch.dtype) -> float:
-    return max(TOLERANCE, 4 * torch.finfo(dtype).eps)
+    differs_by = difference(found, wanted)
+    if not differs_by <= tolerance_of(next(net.parameters(), wanted).dtype):
+        raise LiftError(f"without what was removed, what it computes differs by {differs_by:.2g} of the largest output")
