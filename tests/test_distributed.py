@@ -21,7 +21,15 @@ from topolearn.data.load import load_data
 from topolearn.distributed import World, is_main, launched
 from topolearn.errors import DataError, OptionError
 
-ARTEFACTS = ["config.yaml", "graph.yaml", "history.jsonl", "search.safetensors", "search.yaml", "weights.safetensors"]
+ARTEFACTS = [
+    "config.yaml",
+    "graph.yaml",
+    "history.jsonl",
+    "movement.f32",
+    "search.safetensors",
+    "search.yaml",
+    "weights.safetensors",
+]
 UNEVEN = 5
 """A batch of which one process takes 2 images and the other 3."""
 

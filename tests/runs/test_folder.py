@@ -28,7 +28,15 @@ from topolearn.runs.checkpoint import load_state, save_state
 from topolearn.runs.folder import STATE
 from topolearn.runs.tensor_files import load_tensors, save_tensors
 
-ARTEFACTS = ["config.yaml", "graph.yaml", "history.jsonl", "search.safetensors", "search.yaml", "weights.safetensors"]
+ARTEFACTS = [
+    "config.yaml",
+    "graph.yaml",
+    "history.jsonl",
+    "movement.f32",
+    "search.safetensors",
+    "search.yaml",
+    "weights.safetensors",
+]
 
 
 class Stop(BaseException):
@@ -110,7 +118,7 @@ def test_a_result_saves_what_its_run_wrote(whole: Path, tmp_path: Path) -> None:
     run().save(tmp_path / "deep" / "saved")
     read_result(whole).save(tmp_path / "copied")
     for folder in (tmp_path / "deep" / "saved", tmp_path / "copied"):
-        assert files(folder) == [name for name in ARTEFACTS if name != "search.safetensors"]
+        assert files(folder) == [name for name in ARTEFACTS if name not in ("search.safetensors", "movement.f32")]
         for name in ("weights.safetensors", "graph.yaml", "search.yaml", "config.yaml"):
             assert (folder / name).read_bytes() == (whole / name).read_bytes()
         assert topolearn.load_model(folder).about == topolearn.load_model(whole).about
@@ -392,7 +400,7 @@ def test_stopped_at_any_write_and_resumed(whole: Path, tmp_path: Path, writes: A
         assert not hidden, "a temporary file was left"
         writes(1000, Stop())
         run(folder, training=few, resume=number > 1)
-        for artefact in ("weights.safetensors", "graph.yaml", "search.safetensors"):
+        for artefact in ("weights.safetensors", "graph.yaml", "search.safetensors", "movement.f32"):
             assert (folder / artefact).read_bytes() == (whole / artefact).read_bytes()
         assert files(folder) == ARTEFACTS
 

@@ -197,7 +197,14 @@ def history(folder: Path) -> list[dict[str, Any]]:
 
 def assert_same(folder: Path, other: Path) -> None:
     """Two finished runs have left the same, byte by byte but for the clock."""
-    for name in ("weights.safetensors", "graph.yaml", "search.safetensors", "search.yaml", "config.yaml"):
+    for name in (
+        "weights.safetensors",
+        "graph.yaml",
+        "search.safetensors",
+        "search.yaml",
+        "config.yaml",
+        "movement.f32",
+    ):
         assert (folder / name).exists() == (other / name).exists(), name
         if (folder / name).exists():
             assert (folder / name).read_bytes() == (other / name).read_bytes(), f"{name} differs"
@@ -208,6 +215,7 @@ def assert_same(folder: Path, other: Path) -> None:
             "config.yaml",
             "graph.yaml",
             "history.jsonl",
+            "movement.f32",
             "search.safetensors",
             "search.yaml",
             "weights.safetensors",

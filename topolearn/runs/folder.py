@@ -20,7 +20,8 @@ SEARCH_STATE = "search.safetensors"
 CLASSES = "classes.csv"
 CONFIG = "config.yaml"
 HISTORY = "history.jsonl"
-FILES = (CLASSES, CONFIG, GRAPH, HISTORY, SEARCHED, SEARCH_STATE, STATE, WEIGHTS)
+MOVEMENT = "movement.f32"
+FILES = (CLASSES, CONFIG, GRAPH, HISTORY, MOVEMENT, SEARCHED, SEARCH_STATE, STATE, WEIGHTS)
 """All files that a run writes to its folder."""
 PATIENCE = 10.0
 """Seconds to wait for another process's lock: data loading workers outlive a killed process by a few seconds."""

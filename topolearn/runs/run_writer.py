@@ -10,10 +10,12 @@ from topolearn.compiler import Network
 from topolearn.files import make_folder, write_atomically
 from topolearn.format import dumps
 from topolearn.graph import Graph
+from topolearn.learners import EdgeLearner
 from topolearn.runs.checkpoint import Checkpoint, remove_state
 from topolearn.runs.config import write_config
-from topolearn.runs.folder import CONFIG, SEARCH_STATE, SEARCHED, STATE, holds_run, tidy
+from topolearn.runs.folder import CONFIG, MOVEMENT, SEARCH_STATE, SEARCHED, STATE, holds_run, tidy
 from topolearn.runs.history import append_history, write_history
+from topolearn.runs.movement import MovementWriter
 from topolearn.runs.result import FitResult
 from topolearn.runs.tensor_files import save_tensors
 
@@ -27,6 +29,7 @@ class RunWriter:
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
+        self._movement: MovementWriter | None = None
 
     def checkpoint_left(self) -> Checkpoint | None:
         """Read the checkpoint of a run that has begun; None if there is none.
@@ -54,6 +57,7 @@ class RunWriter:
             write_atomically(self.folder / SEARCHED, dumps(graph).encode())
             write_atomically(self.folder / CONFIG, write_config(config).encode())
         write_history(self.folder, [])
+        (self.folder / MOVEMENT).unlink(missing_ok=True)
 
     def resumed(self, history: list[dict[str, Any]]) -> None:
         """Replace the history by the one of the checkpoint."""
@@ -64,6 +68,19 @@ class RunWriter:
         """Add a record to the history."""
         if self.folder is not None:
             append_history(self.folder, record)
+
+    def moved(self, learner: EdgeLearner, step: int, steps: int) -> None:
+        """Record where the learner's values are in a search, at some of its steps.
+
+        Args:
+            learner: The learner.
+            step: Steps of the search taken so far.
+            steps: All steps of the search.
+        """
+        if self.folder is not None:
+            if self._movement is None:
+                self._movement = MovementWriter(self.folder, learner.graph, steps, step)
+            self._movement.add(step, learner)
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint."""

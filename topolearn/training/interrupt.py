@@ -1,9 +1,10 @@
-"""A handler that delays Ctrl-C until the training step ends."""
+"""Ctrl-C: a handler that delays it until the training step ends, and how the run goes on afterwards."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -33,3 +34,20 @@ class Interrupt:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+def way_on(folder: Path | None, *, exact: bool) -> str:
+    """Return how an interrupted run goes on.
+
+    Args:
+        folder: The run's folder, if it has one.
+        exact: Whether it goes on from where it stopped, else from the end of the last epoch.
+    """
+    if folder is None:
+        return "nothing was saved, because the run has no folder"
+    if exact:
+        return f"go on with --resume ({folder})"
+    return (
+        f"go on with --resume ({folder}), from the end of the last epoch, because a DataLoader cannot start in the"
+        " middle of an epoch"
+    )

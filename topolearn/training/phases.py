@@ -17,6 +17,7 @@ from topolearn.errors import OptionError, suggest
 from topolearn.graph import Graph, apply_passes
 from topolearn.learners import EdgeLearner, Phase, SearchSchedule
 from topolearn.recipes.train_options import PhaseOptions, TrainOptions
+from topolearn.runs.checkpoint import Position
 from topolearn.samples import Data
 from topolearn.training.optim import lr_factor
 
@@ -130,6 +131,24 @@ def schedule(learner: EdgeLearner, epochs: int, changes: Mapping[str, PhaseOptio
             )
         )
     return tuple(scheduled)
+
+
+def evaluations_left(plan: Sequence[Scheduled], at: Position, every: int) -> int:
+    """Return how often the network will still be evaluated at the end of an epoch."""
+    left = [(item, epoch) for item in plan[at.phase :] for epoch in range(item.epochs)][at.epoch :]
+    return sum(item.is_evaluated(epoch, at.epochs + i, every) for i, (item, epoch) in enumerate(left))
+
+
+def search_steps(plan: Sequence[Scheduled], at: Position, steps: int) -> tuple[int, int]:
+    """Return how many steps of the search are taken, and how many there are.
+
+    Args:
+        plan: The phases.
+        at: A position in a phase that searches.
+        steps: Steps per epoch.
+    """
+    epochs = [item.epochs if item.phase.search else 0 for item in plan]
+    return (sum(epochs[: at.phase]) + at.epoch) * steps + at.step, sum(epochs) * steps
 
 
 def _dealt(epochs: int, shares: Sequence[float]) -> list[int]:

@@ -31,9 +31,16 @@ from topolearn.samples.seeds import mix
 from topolearn.tasks import Evaluation, default_metrics, task_of
 from topolearn.tasks.sliding import judged
 from topolearn.training.given import check_given
-from topolearn.training.interrupt import Interrupt
+from topolearn.training.interrupt import Interrupt, way_on
 from topolearn.training.optim import load_saved_state, optimizers, saved_state
-from topolearn.training.phases import Scheduled, begin_phase, freeze_affine, recalibrate
+from topolearn.training.phases import (
+    Scheduled,
+    begin_phase,
+    evaluations_left,
+    freeze_affine,
+    recalibrate,
+    search_steps,
+)
 from topolearn.training.prepare import Prepared
 from topolearn.training.progress import Reporter
 from topolearn.training.scoring_batches import ScoringBatches
@@ -194,12 +201,9 @@ class Trainer:
             self.at.epochs += 1
             self.at.step = 0
             self.save()
-            if self.world.any(interrupt.asked, self.device) and not self.is_last(scheduled):
+            is_last = self.at.epoch == scheduled.epochs and self.at.phase == len(self.plan) - 1
+            if self.world.any(interrupt.asked, self.device) and not is_last:
                 self.stop()
-
-    def is_last(self, scheduled: Scheduled) -> bool:
-        """Whether the run has no epoch left."""
-        return self.at.epoch == scheduled.epochs and self.at.phase == len(self.plan) - 1
 
     def run_epoch(self, scheduled: Scheduled, interrupt: Interrupt) -> None:
         """Run the remaining steps of an epoch, and record it."""
@@ -208,9 +212,11 @@ class Trainer:
         self.net.train()
         self.measured = None
         images_seen = 0
+        self.note_values(scheduled)
         for inputs, targets in self.batches(self.at.step):
             total = total + self.step(scheduled, moved(inputs, self.device), moved(targets, self.device))
             self.at.step += 1
+            self.note_values(scheduled)
             count = len(listed(inputs)[0]) * self.world.size
             images_seen += count
             self.reporter.step(scheduled.phase.name, count)
@@ -379,11 +385,8 @@ class Trainer:
 
     def evaluations_left(self) -> int:
         """Return how often the network will be evaluated from here on, at most."""
-        left = [(item, epoch) for item in self.plan[self.at.phase :] for epoch in range(item.epochs)][self.at.epoch :]
-        every = self.options.evaluate_every
-        count = sum(item.is_evaluated(epoch, self.at.epochs + i, every) for i, (item, epoch) in enumerate(left))
         pruned = self.plan[-1].phase.search or (self.learner.scores_blocks and not self.at.settled)
-        return count + pruned  # once more after pruning
+        return evaluations_left(self.plan, self.at, self.options.evaluate_every) + pruned  # once more after pruning
 
     # -- records and checkpoints -----------------------------------------------------------------
 
@@ -411,6 +414,11 @@ class Trainer:
         self.reporter.epoch(record, self.learner.progress() if scheduled.phase.search else "")
         for callback in self.callbacks:
             callback(dict(record))  # a copy, so that callbacks cannot change the history
+
+    def note_values(self, scheduled: Scheduled) -> None:
+        """Record where the learner's values are in the search."""
+        if scheduled.phase.search:
+            self.writer.moved(self.learner, *search_steps(self.plan, self.at, self.steps))
 
     def save(self) -> None:
         """Write a checkpoint."""
@@ -447,16 +455,8 @@ class Trainer:
 
     def stop(self) -> None:
         """Report an interrupted run, and raise KeyboardInterrupt."""
-        folder = self.writer.folder
-        if folder is None:
-            self.reporter.say("interrupted; nothing was saved, because the run has no folder")
-        elif self.data.mid_epoch_resume or not self.at.step:
-            self.reporter.say(f"interrupted; go on with --resume ({folder})")
-        else:
-            self.reporter.say(
-                f"interrupted; go on with --resume ({folder}), from the end of the last epoch, because a"
-                " DataLoader cannot start in the middle of an epoch"
-            )
+        exact = self.data.mid_epoch_resume or not self.at.step
+        self.reporter.say(f"interrupted; {way_on(self.writer.folder, exact=exact)}")
         raise KeyboardInterrupt from None
 
     def restore(self, checkpoint: Checkpoint) -> None:
