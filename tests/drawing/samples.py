@@ -113,6 +113,21 @@ class Drawing:
             for use in self.groups[group].iter(f"{_SVG}use")
         ]
 
+    def cells(self, group: str) -> dict[tuple[int, int], np.ndarray]:
+        """The (3,) colour in [0, 1] of each rectangle of a group, by row and column."""
+        found: dict[Point, np.ndarray] = {}
+        styles = [each.get("style", "") for each in self.groups[group].iter()]
+        (first, *_) = [style for style in styles if "fill" in style]
+        for path in self.groups[group].iter(f"{_SVG}path"):
+            own = path.get("style", "")  # without a colour if there is one path only
+            colour = re.search("fill: #([0-9a-f]{6})", own if "fill" in own else first)
+            assert colour is not None
+            for piece in path.get("d", "").split("M")[1:]:
+                x, y = piece.split()[:2]
+                found[float(x), float(y)] = np.array([int(colour[1][i : i + 2], 16) / 255 for i in (0, 2, 4)])
+        columns, rows = (sorted({place[axis] for place in found}) for axis in (0, 1))
+        return {(rows.index(y), columns.index(x)): colour for (x, y), colour in found.items()}
+
     def style(self, group: str) -> str:
         """Style of the one path of a group."""
         (path,) = self.groups[group].iter(f"{_SVG}path")

@@ -33,6 +33,12 @@ RULED = 0.06
 """Minimum side of a cell for lines around it."""
 MAX_NUMBERS = 400
 """Maximum number of values written."""
+STEPS = 64
+"""Number of shades of each colour."""
+MAX_RECTANGLES = 10_000
+"""With more cells than this, they are an image: pixels of a few bytes each."""
+PIXELS = 8
+"""Pixels along each side of a cell of an image; some programs blur an image of one pixel per cell."""
 MARGIN = 0.22
 
 _Floats = npt.NDArray[np.float64]
@@ -82,7 +88,7 @@ class _Painter:
         self.heading = (
             title,
             (f"{self.left:,} of " if self.left < self.count else "")
-            + f"{self.count:,} learnable edges{' kept' if self.left < self.count else ''}; rows take, columns give"
+            + f"{self.count:,} learnable edges{' kept' if self.left < self.count else ''}; row reads column"
             + ("; dark lines part stages" if staged else ""),
         )
         self.cell = self._cell()
@@ -124,9 +130,9 @@ class _Painter:
         # One unit of the page is an inch.
         page.axis("off")
         borders = []
-        for panel, rows, columns, (x, y) in zip(self.panels, left, under, places, strict=True):
+        for number, (panel, rows, columns, (x, y)) in enumerate(zip(self.panels, left, under, places, strict=True)):
             corner = (MARGIN + x + indent, height - 0.7 - y - head)  # upper left
-            self._draw_image(page, panel, corner)
+            self._draw_cells(page, panel, corner, f"cells-{number}")
             self._draw_lines(page, panel, corner)
             self._draw_values(page, panel, corner)
             self._draw_names(page, rows, columns, corner, cell * len(panel.targets))
@@ -167,12 +173,20 @@ class _Painter:
 
     # -- one matrix ----------------------------------------------------------------------------
 
-    def _draw_image(self, page: Axes, panel: MatrixPanel, corner: Point) -> None:
+    def _draw_cells(self, page: Axes, panel: MatrixPanel, corner: Point, group: str) -> None:
+        colours = self.colours[list(panel.cells.values())]
+        if self.count <= MAX_RECTANGLES:
+            corners = [self._at(corner, *place) for place in panel.cells]
+            _rectangles(page, corners, (self.cell, self.cell), colours, group)
+            return
         pixels = np.ones((len(panel.targets), len(panel.sources), 3))
         rows, columns = zip(*panel.cells, strict=True)
-        pixels[rows, columns] = self.colours[list(panel.cells.values())]
+        pixels[rows, columns] = colours
         right, bottom = self._at(corner, *pixels.shape[:2])
-        _show(page, pixels, (corner[0], right, bottom, corner[1]))
+        pixels = pixels.repeat(PIXELS, axis=0).repeat(PIXELS, axis=1)
+        # With 'none' an SVG holds the pixels themselves.
+        extent = (corner[0], right, bottom, corner[1])
+        page.imshow(pixels, extent=extent, aspect="auto", interpolation="none", zorder=-1).set_gid(group)
 
     def _draw_lines(self, page: Axes, panel: MatrixPanel, corner: Point) -> None:
         """Draw lines between cells, and stronger lines between stages."""
@@ -269,7 +283,8 @@ class _Painter:
         kinds += [("dropped", DROPPED)] if self.left < self.count else []
         for word, shades in kinds:
             x = write(page, x, y, f"{word}  0", FONT) + 0.06
-            _show(page, _colours(shades, np.linspace(0, 1, 64))[None], (x, x + 0.55, y - 0.05, y + 0.05))
+            corners = [(x + 0.55 * i / STEPS, y + 0.05) for i in range(STEPS)]
+            _rectangles(page, corners, (0.55 / STEPS, 0.1), _colours(shades, np.linspace(0, 1, STEPS)))
             sign = "−" if shades is NEGATED else ""
             x = write(page, x + 0.6, y, f"{sign}{self.largest:.3g}", FONT) + 0.2
 
@@ -281,17 +296,31 @@ def number(value: float) -> str:
 
 
 def _colours(shades: _Shades, shares: _Floats) -> _Floats:
-    """Return the (..., 3) colours at ``shares``, from 0 (small) to 1 (large)."""
+    """Return the (..., 3) colours at ``shares``, from 0 (small) to 1 (large): one of :data:`STEPS`."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    colours: _Floats = LinearSegmentedColormap.from_list("shades", shades)(shares)[..., :3]
+    colours: _Floats = LinearSegmentedColormap.from_list("shades", shades, N=STEPS)(shares)[..., :3]
     return colours
 
 
-def _show(page: Axes, pixels: _Floats, extent: tuple[float, float, float, float]) -> None:
-    """Draw (H, W, 3) pixels as rectangles; ``extent`` is left, right, bottom and top."""
-    # With 'none' an SVG holds the pixels themselves, one per cell.
-    page.imshow(pixels, extent=extent, aspect="auto", interpolation="none", zorder=-1)
+def _rectangles(page: Axes, corners: Sequence[Point], size: Point, colours: _Floats, group: str | None = None) -> None:
+    """Draw rectangles of one size by their upper left corners; those of one colour are one path."""
+    from matplotlib.collections import PathCollection
+    from matplotlib.path import Path as Curve
+
+    (wide, tall) = size
+    outlines: dict[tuple[float, ...], list[Point]] = {}
+    for (x, y), colour in zip(corners, colours.tolist(), strict=True):
+        outline = [(x, y), (x + wide, y), (x + wide, y - tall), (x, y - tall), (x, y)]
+        outlines.setdefault(tuple(colour), []).extend(outline)
+    piece = [Curve.MOVETO, Curve.LINETO, Curve.LINETO, Curve.LINETO, Curve.CLOSEPOLY]
+    paths = [Curve(points, piece * (len(points) // 5)) for points in outlines.values()]
+    # The thin outline closes the gaps that rounding would leave between neighbours.
+    cells = PathCollection(
+        paths, facecolors=list(outlines), edgecolors="face", linewidths=0.1, zorder=-1, clip_on=False
+    )
+    cells.set_gid(group)
+    page.add_collection(cells, autolim=False)
 
 
 def _flow(sizes: Sequence[Point]) -> tuple[list[Point], float, float]:
