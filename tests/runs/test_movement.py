@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,21 @@ def test_a_run_records_its_search(tmp_path: Path) -> None:
     assert steps[-1] == 2 * 22  # half of the epochs
     fixed = topolearn.fit("digits", "fixed", epochs=1, out=tmp_path / "fixed", device="cpu", export=False, quiet=True)
     assert read_movement(tmp_path / "fixed", fixed.searched) is None
+
+
+@pytest.mark.parametrize("name", ["maskconnect", "continuous", "sparsemask"])
+def test_recording_changes_nothing(name: str, graph: Graph, tmp_path: Path) -> None:
+    learner = make_learner(name, graph).train()
+    learner.edge_weights()  # a step, which may draw
+    before = copy.deepcopy(learner.state_dict())
+    drawn = torch.random.get_rng_state()
+    MovementWriter(tmp_path, graph, 10, 0).add(0, learner)
+    assert learner.training
+    after = learner.state_dict()
+    assert after.keys() == before.keys()
+    for key, value in before.items():
+        assert torch.equal(after[key], value) if isinstance(value, torch.Tensor) else str(after[key]) == str(value), key
+    assert torch.equal(torch.random.get_rng_state(), drawn)
 
 
 def test_a_file_of_another_run(graph: Graph, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from topolearn.errors import CheckpointError, Location, TopolearnError
 from topolearn.graph import Graph
@@ -60,7 +61,7 @@ class MovementWriter:
             return
         row = np.zeros(1, _row(len(self.positions)))
         row["step"] = step
-        row["values"] = learner.edge_values().detach().float().cpu().numpy()[self.positions]
+        row["values"] = _values(learner)[self.positions]
         try:
             with open(self.path, "ab") as file:
                 file.write(row.tobytes())
@@ -95,6 +96,16 @@ def read_movement(folder: Path, graph: Graph) -> tuple[npt.NDArray[np.int32], np
     if size > MOST_BYTES or (steps < 0).any() or (np.diff(steps) <= 0).any():
         raise CheckpointError("is not the record of this run; remove it", Location(str(path)))
     return steps, rows["values"]
+
+
+def _values(learner: EdgeLearner) -> npt.NDArray[np.float32]:
+    """Return a learner's value of every edge, in eval mode: in training mode, some learners would draw numbers."""
+    mode = learner.training
+    learner.eval()
+    with torch.no_grad():
+        values: npt.NDArray[np.float32] = learner.edge_values().float().cpu().numpy()
+    learner.train(mode)
+    return values
 
 
 def learnable(graph: Graph) -> list[int]:
