@@ -108,8 +108,9 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
 ALLOWED = {name: set(others.split()) for name, _, others in ROOMS}
 
 EXCEPTIONS = {
-    # A convenience that outside programs call: the IR itself knows no files.
+    # Conveniences that outside programs and notebooks call: the IR itself knows no files and no pictures.
     ("topolearn.graph.ir", "topolearn.format"),
+    ("topolearn.graph.ir", "topolearn.drawing"),
     # A process of its own, which runs the command line.
     ("topolearn.studies.worker", "topolearn.cli"),
 }

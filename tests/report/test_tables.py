@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
@@ -18,6 +19,19 @@ TABLE = Table(("name", "count", "share"), (("a|b", 12345, 0.5), ("c", None, 0.12
 
 def test_plain_columns_are_aligned() -> None:
     assert TABLE.plain() == "Title\nname   count   share\na|b   12,345     0.5\nc          –  0.1235\na note"
+
+
+def test_html_shows_what_cells_hold_as_text() -> None:
+    hostile = "</td><script>alert(1)</script>&\x1b[31m"
+    found = Table((hostile, "count"), ((hostile, 1),), hostile, hostile).html()
+    assert found.count("&lt;/td&gt;&lt;script&gt;alert(1)&lt;/script&gt;&amp;") == 4
+    assert "<script" not in found
+    assert "\x1b" not in found
+    root = ElementTree.fromstring(f"<div>{TABLE.html()}</div>")
+    assert [[cell.text for cell in row] for row in root.iter("tr")] == [["name", "count", "share"], *TABLE.cells()]
+    assert [cell.get("style") for cell in next(root.iter("tr"))] == [
+        f"text-align: {side}" for side in ("left", "right", "right")
+    ]
 
 
 def test_markdown_escapes_bars_and_aligns_numbers() -> None:

@@ -192,6 +192,10 @@ class Network(nn.Module):
         """Return given (E,) edge weights divided as in a network frozen at them: by the in-edges that are not 0."""
         return self._divide(weights, weights != 0)  # type: ignore[no-any-return]
 
+    def _repr_svg_(self) -> str:
+        """Show the graph in a notebook."""
+        return self.graph._repr_svg_()
+
     def forward(self, *inputs: Tensor | Mapping[str, Tensor], **named: Tensor) -> Outputs:
         """Run the network.
 

@@ -4,7 +4,7 @@ from topolearn.drawing.canvas import check_path
 from topolearn.drawing.curve import CurvePanel, Line, Mark, draw_curves
 from topolearn.drawing.matrix import adjacency
 from topolearn.drawing.palette import MAX_COLOURS, VOID, Colours, class_colours
-from topolearn.drawing.picture import draw
+from topolearn.drawing.picture import draw, svg
 from topolearn.drawing.rows import draw_rows
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "draw",
     "draw_curves",
     "draw_rows",
+    "svg",
 ]

@@ -40,14 +40,18 @@ def check_path(path: Path) -> None:
 
 def save(figure: Figure, path: Path) -> None:
     """Write ``figure`` in the format of ``path``'s suffix; writes the whole file or nothing."""
+    write_atomically(path, rendered(figure, path.suffix.lower()))
+
+
+def rendered(figure: Figure, suffix: str) -> bytes:
+    """Return ``figure`` as the bytes of a file with some suffix, such as ``.svg``."""
     import matplotlib as mpl
 
-    suffix = path.suffix.lower()
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "topolearn", "svg.fonttype": "path", "path.simplify": True}):
         dpi = min(DPI if suffix == ".png" else RASTER_DPI, MAX_PIXELS / max(figure.get_size_inches()))
         figure.savefig(buffer, format=suffix[1:], dpi=dpi, metadata=_METADATA[suffix])
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def heading(text: str) -> str:

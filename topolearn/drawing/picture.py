@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topolearn.drawing.canvas import DIM, INK, POSITIVE, check_path, heading, save, text_width, write
+from topolearn.drawing.canvas import DIM, INK, POSITIVE, check_path, heading, rendered, save, text_width, write
 from topolearn.drawing.decoder_layout import arrange_decoder
 from topolearn.drawing.layout import Box, Layout, Point, arrange, range_text, stem
 from topolearn.drawing.scene import FAMILIES, GONE, Scene
@@ -62,6 +62,12 @@ def draw(graph: Graph, path: Path | str, searched: Graph | None = None, title: s
     path = Path(path)
     check_path(path)
     save(_Painter(Scene(graph, searched), heading(title or graph.name)).figure(), path)
+
+
+def svg(graph: Graph, searched: Graph | None = None) -> str:
+    """Return the picture that :func:`draw` writes to an SVG file, to be part of a page."""
+    text = rendered(_Painter(Scene(graph, searched), heading(graph.name)).figure(), ".svg").decode()
+    return text[text.index("<svg") :]
 
 
 def _path(curves: Sequence[Sequence[Point]]) -> Curve:

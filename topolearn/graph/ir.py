@@ -49,6 +49,12 @@ class Graph(Wiring):
 
         return dumps(self)
 
+    def _repr_svg_(self) -> str:
+        """Show the graph in a notebook."""
+        from topolearn.drawing import svg
+
+        return svg(self)
+
     def to_networkx(self) -> nx.DiGraph[str]:
         """Return a DiGraph with the fields of nodes and edges as attributes."""
         import networkx as nx

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from topolearn.errors import printable
@@ -44,6 +45,22 @@ class Table:
         """Whether a column holds numbers or :class:`NumberText`, which are aligned right."""
         values = [row[column] for row in self.rows if row[column] is not None]
         return bool(values) and all(isinstance(value, (int, float, NumberText)) for value in values)
+
+    def html(self) -> str:
+        """Return the table as HTML; whatever the cells hold is text."""
+
+        def row(cells: Sequence[str], tag: str) -> str:
+            sides = ("right" if self.is_numeric(i) else "left" for i in range(len(cells)))
+            parts = (
+                f'<{tag} style="text-align: {side}">{escape(text)}</{tag}>'
+                for text, side in zip(cells, sides, strict=True)
+            )
+            return f"<tr>{''.join(parts)}</tr>"
+
+        lines = ["<table>", *([f"<caption>{escape(printable(self.title))}</caption>"] if self.title else [])]
+        lines += [f"<thead>{row([cell(heading) for heading in self.columns], 'th')}</thead>"]
+        lines += ["<tbody>", *(row(cells, "td") for cells in self.cells()), "</tbody>", "</table>"]
+        return "\n".join([*lines, *([f"<p>{escape(printable(self.note))}</p>"] if self.note else [])])
 
     def plain(self) -> str:
         """Return aligned columns without lines, for pipes and log files."""

@@ -78,6 +78,12 @@ class FitResult:
     def __repr__(self) -> str:
         return self.table().plain()
 
+    def _repr_html_(self) -> str:
+        """Show the closing table and the learned graph in a notebook."""
+        from topolearn.drawing import svg
+
+        return f"{self.table().html()}\n{svg(self.graph, self.searched)}"
+
     def table(self, times: tuple[Latency, Latency] | None = None) -> Table:
         """Return the closing table: metrics, parameters, MACs, edges, nodes and latency, given and final.
 
