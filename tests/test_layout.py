@@ -50,7 +50,8 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
     (
         "runs",
         "the folder of a run: write, read, resume, deliver",
-        "tasks data samples recipes pytorch onnx learners compiler format drawing report graph options files errors",
+        "tasks data samples recipes pytorch onnx learners compiler format page drawing report graph options files"
+        " errors",
     ),
     (
         "tasks",
@@ -91,6 +92,7 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
     ),
     ("tracing", "what a network does, and modules of its parts", "graph errors"),
     ("format", "YAML <-> Graph", "graph ops files options plugins task_kinds errors frozen"),
+    ("page", "one HTML page of plain values: tables, charts, graphs", "drawing report graph files errors"),
     ("drawing", "pictures of graphs, matrices, curves, examples; never of runs", "graph ops files errors"),
     ("report", "tables and texts", "graph ops errors"),
     ("graph", "the IR: Graph, Node, Edge, verification, passes", "ops task_kinds errors frozen"),

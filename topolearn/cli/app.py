@@ -20,6 +20,7 @@ from topolearn.cli.common import FAILED, GraphName, Settings, complain, is_run, 
 from topolearn.cli.lift import lift
 from topolearn.cli.listing import list_
 from topolearn.cli.predict import predict
+from topolearn.cli.report import report
 from topolearn.cli.training import add_commands
 from topolearn.errors import OptionError, TopolearnError, tell
 from topolearn.options import plain_words
@@ -39,6 +40,7 @@ app = typer.Typer(
 add_commands(app)  # fit, compare, prune, export, bench
 app.command()(lift)
 app.command()(predict)
+app.command()(report)
 app.command(name="list")(list_)
 
 

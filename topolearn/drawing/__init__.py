@@ -2,9 +2,9 @@
 
 from topolearn.drawing.canvas import check_path
 from topolearn.drawing.curve import CurvePanel, Line, Mark, draw_curves
-from topolearn.drawing.matrix import adjacency
+from topolearn.drawing.matrix import adjacency, adjacency_svg
 from topolearn.drawing.palette import MAX_COLOURS, VOID, Colours, class_colours
-from topolearn.drawing.picture import draw, svg
+from topolearn.drawing.picture import Placed, draw, place, svg
 from topolearn.drawing.rows import draw_rows
 
 __all__ = [
@@ -14,11 +14,14 @@ __all__ = [
     "CurvePanel",
     "Line",
     "Mark",
+    "Placed",
     "adjacency",
+    "adjacency_svg",
     "check_path",
     "class_colours",
     "draw",
     "draw_curves",
     "draw_rows",
+    "place",
     "svg",
 ]

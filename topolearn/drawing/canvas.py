@@ -54,6 +54,12 @@ def rendered(figure: Figure, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
+def embedded(figure: Figure) -> str:
+    """Return ``figure`` as an ``<svg>`` element, to be part of a page."""
+    text = rendered(figure, ".svg").decode()
+    return text[text.index("<svg") :]
+
+
 def heading(text: str) -> str:
     """Escape ``text`` so that Matplotlib draws it letter by letter, not as a formula; it may contain a graph's name."""
     return printable(text).replace("$", r"\$")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from topolearn.drawing.canvas import check_path, heading, save
+from topolearn.drawing.canvas import check_path, embedded, heading, save
 from topolearn.drawing.heatmap import heatmap
 from topolearn.drawing.panels import panels
 from topolearn.errors import GraphError
 from topolearn.graph import Graph
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def adjacency(
@@ -37,6 +41,20 @@ def adjacency(
     """
     path = Path(path)
     check_path(path)
+    save(_figure(graph, values, kept, title), path)
+
+
+def adjacency_svg(
+    graph: Graph,
+    values: Sequence[float] | None = None,
+    kept: Sequence[bool] | None = None,
+    title: str | None = None,
+) -> str:
+    """Return the picture that :func:`adjacency` writes to an SVG file, to be part of a page."""
+    return embedded(_figure(graph, values, kept, title))
+
+
+def _figure(graph: Graph, values: Sequence[float] | None, kept: Sequence[bool] | None, title: str | None) -> Figure:
     if not graph.candidates:
         raise GraphError(
             f"graph '{graph.name}' has no learnable edges to draw; to draw what a run learned, name the run's folder"
@@ -45,4 +63,4 @@ def adjacency(
     if len(found) != len(graph.edges):
         raise GraphError(f"{len(found)} values do not fit a graph of {len(graph.edges)} edges")
     left = [value != 0.0 for value in found] if kept is None else list(kept)
-    save(heatmap(panels(graph), found, left, heading(title or graph.name)), path)
+    return heatmap(panels(graph), found, left, heading(title or graph.name))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topolearn.drawing.canvas import DIM, INK, POSITIVE, check_path, heading, rendered, save, text_width, write
+from topolearn.drawing.canvas import DIM, INK, POSITIVE, check_path, embedded, heading, save, text_width, write
 from topolearn.drawing.decoder_layout import arrange_decoder
 from topolearn.drawing.layout import Box, Layout, Point, arrange, range_text, stem
 from topolearn.drawing.scene import FAMILIES, GONE, Scene
@@ -64,10 +65,30 @@ def draw(graph: Graph, path: Path | str, searched: Graph | None = None, title: s
     save(_Painter(Scene(graph, searched), heading(title or graph.name)).figure(), path)
 
 
+@dataclass(frozen=True)
+class Placed:
+    """What a picture of a graph shows, and where.
+
+    Attributes:
+        scene: The nodes and edges, and how they look.
+        layout: Their places, in inches, with y upwards.
+        upright: Whether names are written from bottom to top.
+    """
+
+    scene: Scene
+    layout: Layout
+    upright: bool
+
+
+def place(graph: Graph, searched: Graph | None = None) -> Placed:
+    """Place the nodes and edges of a graph as :func:`draw` does, for another program to draw."""
+    painter = _Painter(Scene(graph, searched), "")
+    return Placed(painter.scene, painter.layout, painter.upright)
+
+
 def svg(graph: Graph, searched: Graph | None = None) -> str:
     """Return the picture that :func:`draw` writes to an SVG file, to be part of a page."""
-    text = rendered(_Painter(Scene(graph, searched), heading(graph.name)).figure(), ".svg").decode()
-    return text[text.index("<svg") :]
+    return embedded(_Painter(Scene(graph, searched), heading(graph.name)).figure())
 
 
 def _path(curves: Sequence[Sequence[Point]]) -> Curve:
@@ -224,14 +245,14 @@ class _Painter:
                 continue
             (x, y), box = self.layout.centres[name], self.boxes[name]
             alive = name in self.scene.graph.nodes
-            _, fill, outline = FAMILIES[self.scene.family_of(name)]
+            fill, outline = self.scene.look_of(name)
             patch = FancyBboxPatch(
                 (x - box.width / 2, y - box.height / 2),
                 box.width,
                 box.height,
                 boxstyle="round,pad=0,rounding_size=0.06",
-                facecolor=fill if alive else "white",
-                edgecolor=outline if alive else GONE,
+                facecolor=fill,
+                edgecolor=outline,
                 linestyle="-" if alive else (0, (2.5, 2)),
                 linewidth=0.9,
                 zorder=3,

@@ -196,6 +196,13 @@ class Scene:
             return "decoder stage"
         return family(self.nodes[name].op)
 
+    def look_of(self, name: str) -> tuple[str, str]:
+        """Return the colours of a node: fill and outline."""
+        if name not in self.graph.nodes:
+            return "white", GONE
+        _, fill, outline = FAMILIES[self.family_of(name)]
+        return fill, outline
+
     def width(self, share: float) -> float:
         """Return the width in points of a learned edge with this share of its target's largest |weight|."""
         return self.scale * (0.4 + 2.4 * share)

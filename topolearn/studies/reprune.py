@@ -14,9 +14,10 @@ from topolearn.device import find_device
 from topolearn.errors import CheckpointError, DataError, TopolearnError
 from topolearn.files import make_folder
 from topolearn.graph import one_level_params
+from topolearn.runs.finished import describe_data
 from topolearn.runs.folder import SEARCH_STATE, check_free, holds_run
 from topolearn.runs.history import read_history
-from topolearn.runs.result import FitResult, closing_record, describe_data
+from topolearn.runs.result import FitResult, closing_record
 from topolearn.runs.searched import CPU, SearchedRun, load_searched
 from topolearn.runs.tensor_files import save_tensors
 from topolearn.samples import Data
