@@ -72,6 +72,24 @@ def test_runs_side_by_side(runs: list[Path], tmp_path: Path) -> None:
         assert f"{src} → {dst}</td>" in text
 
 
+def test_the_curve_of_a_sweep(runs: list[Path], tmp_path: Path, run: Run) -> None:
+    folder = Path(shutil.copytree(runs[1], tmp_path / "swept"))
+    write_report([folder], tmp_path / "before.html")
+    status, _, err = run("prune", str(folder), "--sweep", "--device", "cpu", "--quiet")
+    assert status == 0, err
+    write_report([folder], tmp_path / "page.html")
+    heading = "What pruning more edges costs"
+    assert heading not in (tmp_path / "before.html").read_text(encoding="utf-8")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert heading in text
+    for order in ("by magnitude", "at random"):
+        assert order in text
+    for damaged in ("order,removed\nx,y", "order,removed,accuracy\nx,1\n", "order\nx\n"):
+        (folder / "sweep.csv").write_text(damaged)
+        with pytest.raises(CheckpointError, match=r"sweep.csv: cannot be read; make it again with topolearn prune"):
+            write_report([folder], tmp_path / "again.html")
+
+
 def test_what_cannot_be_reported(runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OptionError, match=r"give it the ending \.html"):
         write_report(runs, tmp_path / "page.pdf")

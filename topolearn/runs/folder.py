@@ -21,6 +21,8 @@ CLASSES = "classes.csv"
 CONFIG = "config.yaml"
 HISTORY = "history.jsonl"
 MOVEMENT = "movement.f32"
+SWEEP = "sweep.csv"
+"""Written by a sweep over the number of edges, not by the run itself."""
 FILES = (CLASSES, CONFIG, GRAPH, HISTORY, MOVEMENT, SEARCHED, SEARCH_STATE, STATE, WEIGHTS)
 """All files that a run writes to its folder."""
 PATIENCE = 10.0

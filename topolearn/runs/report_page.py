@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topolearn.drawing import adjacency_svg
-from topolearn.errors import OptionError
+from topolearn.errors import CheckpointError, Location, OptionError
+from topolearn.files import read_start
 from topolearn.graph import Graph
 from topolearn.report.tables import Table, metric_heading, metric_number
 from topolearn.runs.config import write_config
 from topolearn.runs.finished import FinishedRun, read_finished
-from topolearn.runs.folder import SEARCH_STATE
+from topolearn.runs.folder import SEARCH_STATE, SWEEP
 from topolearn.runs.learned import read_learned
 from topolearn.runs.movement import read_movement
 
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     from topolearn.page import Page
 
 MOST_RUNS = 8
+MOST_TEXT = 2**20
+"""Largest number of bytes that are read of a table."""
 MOST_EDGES = 60
 """Largest number of edges listed in which runs differ."""
 
@@ -53,6 +59,7 @@ def write_report(runs: Sequence[str | Path | FinishedRun], path: str | Path) -> 
     _training(page, found, names)
     for run, name in zip(found, names, strict=True):
         _learned(page, run, name if len(found) > 1 else "")
+        _pruned(page, run, name if len(found) > 1 else "")
     if len(found) > 1:
         _differences(page, found, names)
     for run, name in zip(found, names, strict=True):
@@ -159,6 +166,32 @@ def _learned(page: Page, run: FinishedRun, name: str) -> None:
         f"A chart for each node: a line is the value of an edge into it. Blue edges were kept.{note}",
     )
     page.chart(charts)
+
+
+def _pruned(page: Page, run: FinishedRun, name: str) -> None:
+    """Draw what pruning more and more edges costs, if that was measured."""
+    from topolearn.page import Curve, curves
+
+    if run.folder is None or not (run.folder / SWEEP).is_file():
+        return
+    metric = next((key for key in run.metrics if key != "loss"), "loss")
+    points: dict[str, dict[float, list[float]]] = {}
+    try:
+        text = read_start(run.folder / SWEEP, MOST_TEXT).decode()
+        for row in csv.DictReader(io.StringIO(text)):
+            removed, value = 100 * float(row["removed"]), float(row[metric])
+            points.setdefault(row["order"], {}).setdefault(removed, []).append(value)
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        raise CheckpointError(
+            "cannot be read; make it again with topolearn prune --sweep", Location(str(run.folder / SWEEP))
+        ) from None
+    lines = [
+        Curve(order, tuple(sorted(found)), tuple(statistics.fmean(found[share]) for share in sorted(found)))
+        for order, found in points.items()
+    ]
+    if lines:
+        page.section(_of("What pruning more edges costs", name), "A point is the searched network with fewer edges.")
+        page.chart(curves(metric, lines, x_label="edges removed, %"))
 
 
 def _differences(page: Page, runs: Sequence[FinishedRun], names: Sequence[str]) -> None:

@@ -37,7 +37,7 @@ from topolearn.graph.price import Alive
 from topolearn.graph.removal import removable, removed_at, removed_share
 from topolearn.learners import EdgeLearner
 from topolearn.report.tables import NumberText, Table, is_share, metric_heading
-from topolearn.runs.folder import holds_run
+from topolearn.runs.folder import SWEEP, holds_run
 from topolearn.runs.searched import SearchedRun, load_searched
 from topolearn.samples import Data
 from topolearn.samples.seeds import generator, global_state_kept, mix
@@ -47,7 +47,7 @@ from topolearn.training import phases
 from topolearn.training.memory import kept_memory
 from topolearn.training.progress import Reporter
 
-MARKDOWN, CSV, PICTURE = "sweep.md", "sweep.csv", "sweep.svg"
+MARKDOWN, CSV, PICTURE = "sweep.md", SWEEP, "sweep.svg"
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)
 SEEDS = (0, 1, 2)
 
