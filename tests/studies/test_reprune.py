@@ -14,7 +14,7 @@ from topolearn import cli
 from topolearn.errors import CheckpointError, OptionError
 from topolearn.runs import FitResult, read_learned, read_result
 from topolearn.runs.delivery import draw_run
-from topolearn.runs.folder import SEARCH_STATE
+from topolearn.runs.folder import MOVEMENT, SEARCH_STATE
 from topolearn.runs.searched import load_searched
 from topolearn.runs.tensor_files import load_tensors
 from topolearn.samples.seeds import mix
@@ -70,6 +70,8 @@ def test_the_folder_is_a_run_like_any_other(finished: FitResult, tmp_path: Path)
     assert finished.folder is not None
     first = reprune(finished.folder, tmp_path / "first", {"fan_in": "1"})
     assert files(tmp_path / "first") == files(finished.folder)
+    # The search is the same one, so what it recorded goes along.
+    assert (tmp_path / "first" / MOVEMENT).read_bytes() == (finished.folder / MOVEMENT).read_bytes()
     # It can be drawn, with what the learner thought of every edge …
     learned, before = read_learned(tmp_path / "first"), read_learned(finished.folder)
     assert learned.values == before.values

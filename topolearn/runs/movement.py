@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from topolearn.errors import CheckpointError, Location, TopolearnError
+from topolearn.files import write_atomically
 from topolearn.graph import Graph
 from topolearn.learners import EdgeLearner
 from topolearn.runs.folder import MOVEMENT
@@ -83,7 +84,34 @@ def read_movement(folder: Path, graph: Graph) -> tuple[npt.NDArray[np.int32], np
     Raises:
         CheckpointError: The file cannot be read, or is not for this graph.
     """
-    path = folder / MOVEMENT
+    data = _read(folder / MOVEMENT)
+    if data is None:
+        return None
+    rows = _rows(data, _row(len(learnable(graph))))
+    steps = rows["step"]
+    if (steps < 0).any() or (np.diff(steps) <= 0).any():
+        raise CheckpointError("is not the record of this run; remove it", Location(str(folder / MOVEMENT)))
+    return steps, rows["values"]
+
+
+def copy_movement(source: Path, target: Path) -> None:
+    """Copy the record of a run to the folder of a run with the same search; do nothing if there is none.
+
+    Raises:
+        CheckpointError: The record cannot be read.
+        TopolearnError: The copy cannot be written.
+    """
+    data = _read(source / MOVEMENT)
+    if data is not None:
+        write_atomically(target / MOVEMENT, data)
+
+
+def _read(path: Path) -> bytes | None:
+    """Return the content of a record; None if there is none.
+
+    Raises:
+        CheckpointError: It cannot be read, or is larger than a record can be.
+    """
     if not path.is_file():
         return None
     try:
@@ -91,11 +119,9 @@ def read_movement(folder: Path, graph: Graph) -> tuple[npt.NDArray[np.int32], np
         data = path.read_bytes() if size <= MOST_BYTES else b""
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror}", Location(str(path))) from None
-    rows = _rows(data, _row(len(learnable(graph))))
-    steps = rows["step"]
-    if size > MOST_BYTES or (steps < 0).any() or (np.diff(steps) <= 0).any():
+    if size > MOST_BYTES:
         raise CheckpointError("is not the record of this run; remove it", Location(str(path)))
-    return steps, rows["values"]
+    return data
 
 
 def _values(learner: EdgeLearner) -> npt.NDArray[np.float32]:

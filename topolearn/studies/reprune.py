@@ -17,6 +17,7 @@ from topolearn.graph import one_level_params
 from topolearn.runs.finished import describe_data
 from topolearn.runs.folder import SEARCH_STATE, check_free, holds_run
 from topolearn.runs.history import read_history
+from topolearn.runs.movement import copy_movement
 from topolearn.runs.result import FitResult, closing_record
 from topolearn.runs.searched import CPU, SearchedRun, load_searched
 from topolearn.runs.tensor_files import save_tensors
@@ -93,6 +94,7 @@ def reprune(
     )
     result.history.append(closing_record(result))
     make_folder(target)
+    copy_movement(Path(run_dir), target)
     save_tensors(target / SEARCH_STATE, run.net.state_dict(), {"graph": run.graph.name})
     result.save(target)
     return result
