@@ -18,8 +18,8 @@ Each way removes blocks or channels of that network and trains what is left, in 
   ``ablation`` at batch 1, so run that first;
 - ``whole``: nothing is removed.
 
-Adds rows to a results file. Latency in ONNX Runtime is measured for all ways in turns, with one thread. Finished runs
-stay in the folder and are not run again.
+Adds a row to a results file as soon as a way is done; a way that has its row is not run again, also on another machine.
+Latency in ONNX Runtime is measured in turns with that of the network that all start from, with one thread.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import topolearn
-from benchmarks.results import Record, ended, environment, extend_file
+from benchmarks.results import FIRST, Record, ended, environment, extend_file, read_file
 from topolearn.compiler import Network
 from topolearn.data import Augment, TensorData, load_data
 from topolearn.files import write_atomically
@@ -47,7 +47,7 @@ from topolearn.runs import FitResult
 AS_GIVEN = {"name": "fixed", "rule": "given"}
 SCORED = ("ablation", "taylor", "similarity")
 DRAWS = 5
-WAYS = ("whole", "learned", *SCORED, *(f"random{draw}" for draw in range(DRAWS)), "torch_pruning")
+WAYS = ("whole", "ablation", "torch_pruning", "learned", "taylor", "similarity", *(f"random{i}" for i in range(DRAWS)))
 
 
 @dataclass(frozen=True)
@@ -235,37 +235,36 @@ class Ways:
             },
         )
 
-    def rows(self, results: Mapping[str, FitResult]) -> list[Record]:
-        """Return a row for each way, with latencies that are measured in turns."""
-        times = {batch: self.times(results, batch) for batch in (1, 8)}
-        return [
-            {**environment(), **{key: str(value) for key, value in self.row(way, result, times).items()}}
-            for way, result in results.items()
-        ]
-
-    def times(self, results: Mapping[str, FitResult], batch: int) -> dict[str, float]:
-        """Return the median milliseconds of each way in ONNX Runtime, with one thread."""
-        x = torch.rand(batch, 3, self.case.size, self.case.size).numpy()
-        calls = []
-        for way in results:
-            session = open_session(self.folder / f"{way}-seed{self.seed}" / "model.onnx", threads=1)
-            calls.append((session, {session.get_inputs()[0].name: x}))
-        return dict(zip(results, (each.p50 for each in latencies(calls, rounds=7)), strict=True))
-
-    def row(self, way: str, result: FitResult, times: Mapping[int, Mapping[str, float]]) -> dict[str, Any]:
+    def row(self, way: str) -> Record:
+        """Shrink the network in one way; return its row."""
+        result = self.run(way)
         assert result.folder is not None
-        return {
-            "recipe": f"peers-{self.args.model}",
+        row = {
+            "recipe": recipe(self.args.model),
             "variant": way,
             "seeds": self.seed,
             "accuracy": result.metrics["accuracy"],
             "accuracy_as_removed": result.removed_metrics.get("accuracy", ""),
-            **{f"milliseconds_{batch}": f"{ways[way]:.3f}" for batch, ways in times.items()},
+            **{f"time_{batch}": f"{self.time(result.folder, batch):.4f}" for batch in (1, 8)},
             "parameters_learned": result.graph.cost.params,
             "macs_learned": result.graph.cost.macs,
             "data": result.info.name,
             "date": ended(result.folder),
         }
+        return {**environment(), **{key: str(value) for key, value in row.items()}}
+
+    def time(self, run: Path, batch: int) -> float:
+        """Return the median time of a run's network in ONNX Runtime, as a share of that of the first network."""
+        x = torch.rand(batch, 3, self.case.size, self.case.size).numpy()
+        files = (run / "model.onnx", self.folder / f"base-seed{self.seed}" / "model.onnx")
+        sessions = [open_session(file, threads=1) for file in files]
+        ours, theirs = latencies([(each, {each.get_inputs()[0].name: x}) for each in sessions], rounds=15)
+        return ours.p50 / theirs.p50
+
+
+def recipe(model: str) -> str:
+    """Return what the rows of a model are called in the results file."""
+    return f"peers-{model}"
 
 
 def main() -> None:
@@ -281,8 +280,12 @@ def main() -> None:
     args = parser.parse_args()
     data = read(CASES[args.model], args.images, args.data_root)
     for seed in map(int, args.seeds.split(",")):
-        each = Ways(args, seed, data)
-        extend_file(args.results, each.rows({way: each.run(way) for way in args.ways.split(",")}))
+        done = {tuple(row[name] for name in FIRST) for row in read_file(args.results)}
+        left = [way for way in args.ways.split(",") if (recipe(args.model), way, str(seed)) not in done]
+        if left:
+            each = Ways(args, seed, data)
+        for way in left:
+            extend_file(args.results, [each.row(way)])
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class PeersTable:
             if runs:
                 rows.append((words, *_accuracies(runs, [] if way in (DRAW, "whole") else draws), *_costs(runs)))
         accuracies = ("as removed, %", "draws beaten", "fine-tuned, %", "draws beaten")
-        costs = ("ms, batch 1", "ms, batch 8", "parameters", "million MACs")
+        costs = ("time, batch 1", "time, batch 8", "parameters", "million MACs")
         return Table(("way", *accuracies, *costs), tuple(rows))
 
 
@@ -79,8 +79,8 @@ def _costs(runs: Sequence[Record]) -> tuple[NumberText, ...]:
         return NumberText(text(statistics.fmean(float(run[key]) / unit for run in runs)))
 
     return (
-        mean("milliseconds_1", two),
-        mean("milliseconds_8", two),
+        mean("time_1", two),
+        mean("time_8", two),
         mean("parameters_learned", whole),
         mean("macs_learned", two, 1e6),
     )

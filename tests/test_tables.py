@@ -427,8 +427,8 @@ def test_families_of_both_libraries_and_refusals(tmp_path: Path, monkeypatch: py
 def test_ways_to_shrink_are_compared_with_draws_of_the_same_seed() -> None:
     def record(way: str, seed: int, removed: str, tuned: str) -> Record:
         costs = {
-            "milliseconds_1": "1.5",
-            "milliseconds_8": "8",
+            "time_1": "1.5",
+            "time_8": "8",
             "parameters_learned": "1200",
             "macs_learned": "2500000",
         }
