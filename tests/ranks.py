@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tests.own_ranks import loop
 from tests.training.runs import ROOT, SEVERAL, TEXT, Stopping, graph, pair, run, send, text_pair, untimed, usual_loss
 from topolearn.errors import TopolearnError
 from topolearn.format import loads
@@ -89,7 +90,8 @@ class Ranks:
         self.server.stdin.write(json.dumps({"folder": str(folder), "ranks": ranks, **job}) + "\n")
         self.server.stdin.flush()
         statuses = json.loads(self.server.stdout.readline())
-        return statuses, [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in range(ranks)]
+        files = [folder / f"rank-{rank}.pt" for rank in range(ranks)]
+        return statuses, [torch.load(file, weights_only=False) if file.is_file() else {} for file in files]
 
 
 def serve() -> None:
@@ -139,8 +141,11 @@ def _process(rank: int, folder: str, **job: Any) -> None:
         with open(f"{folder}/rank-{rank}.log", "a", encoding="utf-8") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-        with _masks(record):
-            _fit(rank, Path(folder), record, **job)
+        if job.pop("own_loop", False):
+            loop(rank, record)
+        else:
+            with _masks(record):
+                _fit(rank, Path(folder), record, **job)
         status = 0
     except KeyboardInterrupt:
         status = STOPPED

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,9 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch import Tensor, nn
 
 import topolearn
 from tests.data.toys import Batches, toy
+from tests.learner_settings import SETTINGS
 from tests.ranks import FAILED, STOPPED, Ranks
 from tests.training.runs import ROOT, assert_same, pair
 from topolearn.data import Augment, Data
@@ -38,6 +43,14 @@ UNEVEN = 5
 def ranks() -> Iterator[Ranks]:
     with Ranks() as server:
         yield server
+
+
+@pytest.fixture
+def own_group() -> Iterator[None]:
+    """A process group of this process alone."""
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    yield
+    dist.destroy_process_group()
 
 
 def same_tensors(first: Any, second: Any, **tolerance: float) -> None:
@@ -130,6 +143,38 @@ def test_two_processes_learn_from_text_what_one_does(ranks: Ranks, tmp_path: Pat
             assert one[name] == pytest.approx(two[name], rel=1e-3), name
 
 
+class Idle(nn.Module):
+    """A layer that is never called, one that is frozen, and batch statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.used, self.never, self.frozen = nn.BatchNorm1d(3), *(nn.Linear(3, 3) for _ in range(3))
+        self.frozen.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.frozen(self.used(self.norm(x)))  # type: ignore[no-any-return]
+
+
+def test_a_parameter_without_a_gradient_is_not_waited_for(own_group: None) -> None:
+    net, inputs = Idle(), torch.randn(4, 3)
+    state, numbers = copy.deepcopy(net.state_dict()), torch.get_rng_state()
+    wrapped = World(0, 2).parallel(net, inputs)
+    same_tensors(net.state_dict(), state)
+    assert torch.equal(torch.get_rng_state(), numbers)
+    trained = {name for name, p in net.named_parameters() if p.requires_grad}
+    assert trained == {f"{layer}.{p}" for layer in ("norm", "used", "never") for p in ("weight", "bias")}
+    for _ in range(3):
+        wrapped(torch.randn(4, 3)).sum().backward()
+        assert net.used.weight.grad is not None
+        assert net.never.weight.grad is None
+
+
+def test_a_network_without_anything_to_train_stays_as_it_is(own_group: None) -> None:
+    net = Idle().requires_grad_(False)
+    assert World(0, 2).parallel(net, torch.randn(4, 3)) is net
+    assert World().parallel(Idle(), torch.randn(4, 3)).__class__ is Idle
+
+
 def test_datasets_are_divided(ranks: Ranks, tmp_path: Path) -> None:
     options = {"data": "datasets", "network": "tiny", "batch_size": UNEVEN}
     statuses, (first, second) = ranks.run(tmp_path, **options)
@@ -143,6 +188,23 @@ def test_in_a_group_of_the_programs_own(ranks: Ranks, tmp_path: Path) -> None:
     _, (launched_first, _) = ranks.run(tmp_path / "launched")
     same_tensors(first["weights"], launched_first["weights"])
     same_tensors(first["weights"], second["weights"])
+
+
+# -- a loop of the program's own -------------------------------------------------------------------
+
+
+def test_every_learner_in_a_loop_with_ddp(ranks: Ranks, tmp_path: Path) -> None:
+    """No parameter lacks a gradient, before and after pruning; masks agree though every process has its own seed."""
+    statuses, (first, second) = ranks.run(tmp_path, own_loop=True)
+    assert statuses == [0, 0], (tmp_path / "rank-1.log").read_text()
+    assert first.keys() == SETTINGS.keys()
+    for name, setting in SETTINGS.items():
+        for kind in ("searched", "pruned"):
+            same_tensors(first[name][kind], second[name][kind])
+        weights = [record[name]["steps"] for record in (first, second)]
+        assert all(torch.equal(one, two) for one, two in zip(*weights, strict=True)), name
+        if setting.draws:
+            assert any(not torch.equal(each, weights[0][0]) for each in weights[0]), "nothing is drawn"
 
 
 # -- stopping and going on ------------------------------------------------------------------------
@@ -192,6 +254,19 @@ def test_an_error_in_one_process_ends_all(failing: int, ranks: Ranks, tmp_path: 
     other = 1 - failing
     assert statuses[other] == FAILED, "it must not wait for ever"
     assert records[other]["error"].startswith("TrainingError: another process of this run has stopped")
+
+
+@pytest.mark.parametrize(("killed", "at"), [(0, 3), (1, 3), (1, 10), (0, 17)])
+def test_a_killed_process_ends_all_and_nothing_is_lost(killed: int, at: int, ranks: Ranks, tmp_path: Path) -> None:
+    ranks.run(tmp_path / "whole", network="tiny")
+    stop = {"rank": killed, "action": "SIGKILL", "at": [at]}
+    statuses, records = ranks.run(tmp_path / "killed", network="tiny", stop=stop)
+    assert statuses[killed] == -signal.SIGKILL
+    assert statuses[1 - killed] == FAILED, "it must not wait for ever"
+    assert records[1 - killed]["error"].startswith("TrainingError: another process of this run has stopped")
+    statuses, _ = ranks.run(tmp_path / "killed", network="tiny", resume=True)
+    assert statuses == [0, 0], (tmp_path / "killed" / "rank-0.log").read_text()
+    assert_same(tmp_path / "whole" / "run", tmp_path / "killed" / "run")
 
 
 @pytest.mark.parametrize(
@@ -284,7 +359,8 @@ outputs: [head]
 """
 
 
-def test_torchrun(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [[], pytest.param(["--set", "compile=true"], marks=pytest.mark.slow)])
+def test_torchrun(more: list[str], tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(DIGITS)
     command = [
         sys.executable,
@@ -297,8 +373,8 @@ def test_torchrun(tmp_path: Path) -> None:
         "topolearn",
     ]
     command += ["fit", str(tmp_path / "small.yaml"), "--epochs", "2", "--batch-size", "64", "--no-export"]
-    command += ["--set", "train_images=256", "--device", "cpu", "--out", str(tmp_path / "run")]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    command += ["--set", "train_images=256", "--device", "cpu", "--out", str(tmp_path / "run"), *more]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("small: maskconnect") == 1, "one process prints the table"
     assert ran.stderr.count("search 1/1") == 1

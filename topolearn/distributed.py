@@ -4,9 +4,9 @@ Start it with ``torchrun --nproc-per-node N -m topolearn fit …``, or call
 ``torch.distributed.init_process_group`` in your program before ``fit``.
 
 - ``batch_size`` counts the images of a step over all processes.
-- After the backward pass the gradients are averaged over all images of the batch, including those of the
-  edge learner (MaskConnect's straight-through gradient). So every process takes the same step. A
-  loss that is not a mean over images (a mean over labelled pixels, say) becomes the mean of the parts.
+- PyTorch's ``DistributedDataParallel`` averages the gradients over all images of the batch during the backward
+  pass, including those of the edge learner (MaskConnect's straight-through gradient). So every process takes the
+  same step. A loss that is not a mean over images (a mean over labelled pixels, say) becomes the mean of the parts.
 - Every process draws the same masks. All start with the state of process 0, including its random
   generators, and draw once per step. Only then does each seed its own other random numbers (dropout).
 - Batch normalisation sees the part of its own process. The running statistics of process 0 are kept,
@@ -15,32 +15,36 @@ Start it with ``torchrun --nproc-per-node N -m topolearn fit …``, or call
 - Only process 0 writes files, shows progress and calls callbacks. All processes read the data, and the
   folder of a finished run.
 
-Gradients are summed at once after the backward pass, without ``DistributedDataParallel``. That
-would hide the network (``net.dag``, ``net.learner``) behind a wrapper that each phase has to replace,
-needs parts of equal size for an exact mean, and sends every buffer at every forward pass. Its advantage
-is communication during the backward pass, which matters for large gradients; here
-they are 2 MB for a CIFAR ResNet and 350 MB for the largest graph.
+Each phase of a run makes its own ``DistributedDataParallel``, and only the training step knows of it. All else sees the
+network itself.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from topolearn.errors import OptionError, TopolearnError, TrainingError
 from topolearn.samples import Data
+from topolearn.samples.base import Tensors, each, listed
 
 _T = TypeVar("_T")
 
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Environment variables that a launcher such as torchrun sets."""
+
+_TIMEOUT = timedelta(days=7)
+"""Longest wait for another process. A dead one is noticed at once; one that measures or compiles may take hours."""
 
 _BUCKET = 1 << 24
 """Largest number of elements sent at once. They are copied into one tensor, so this limits its memory."""
@@ -105,25 +109,48 @@ class World:
             state = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in own}
             module.load_state_dict(self.from_main(lambda: state))
 
-    def average(self, gradients: Sequence[Tensor], loss: Tensor, images: int) -> Tensor:
-        """Average gradients over the images of all processes, in place.
+    def parallel(self, net: nn.Module, inputs: Tensors) -> nn.Module:
+        """Return a module that calls a network, and averages its gradients over all processes in the backward pass.
 
         Args:
-            gradients: Gradients of the mean loss over this process's images.
-            loss: That mean loss, a scalar.
+            net: The network. Parameters that are frozen later still take part.
+            inputs: Some inputs. The network runs on a few of them, to find parameters without a gradient.
+        """
+        trained = [p for p in net.parameters() if p.requires_grad]
+        if self.size == 1 or not trained:
+            return net
+        unused = _unused(net, inputs)
+        for parameter in unused:
+            parameter.requires_grad_(False)  # DistributedDataParallel would wait for its gradient for ever
+        with _connected():
+            wrapped = DistributedDataParallel(net)
+        for parameter in unused:
+            parameter.requires_grad_(True)
+        return wrapped
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Context for a forward or backward pass in which processes exchange tensors."""
+        with _connected(_is_exchange) if self.size > 1 else nullcontext():
+            yield
+
+    def mean(self, loss: Tensor, images: int) -> tuple[Tensor, Tensor | float]:
+        """Average a loss over the images of all processes.
+
+        Args:
+            loss: The mean loss over this process's images, a scalar.
             images: The number of this process's images.
 
         Returns:
-            The mean loss over the images of all processes.
+            The mean loss over the images of all processes; and the factor on ``loss`` for which the mean of the
+            gradients over processes is the gradient of that: images x processes / all images.
         """
         if self.size == 1:
-            return loss
-        mean = loss.detach().float()
-        numbers = torch.stack([mean * images, torch.full_like(mean, images)])
-        torch._foreach_mul_(list(gradients), float(images))
-        self.sum([*gradients, numbers])
-        torch._foreach_div_(list(gradients), numbers[1])
-        return numbers[0] / numbers[1]
+            return loss.detach(), 1.0
+        own = loss.detach().float()
+        numbers = torch.stack([own * images, torch.full_like(own, images)])
+        self.sum([numbers])
+        return numbers[0] / numbers[1], self.size * images / numbers[1]
 
     def totals(self, sums: Mapping[str, Tensor], count: int) -> tuple[dict[str, float], int]:
         """Return the sums over samples and the number of samples, added up over all processes."""
@@ -180,7 +207,7 @@ def world_of(device: str | torch.device) -> Iterator[tuple[World, str | torch.de
     own = _own_device(device, size)
     with _connected():
         on_gpu = torch.cuda.is_available() and dist.is_nccl_available()
-        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_TIMEOUT)
     yield World(dist.get_rank(), dist.get_world_size()), own
     # Not after an error: this can wait for ever for processes that have stopped.
     dist.destroy_process_group()
@@ -213,12 +240,29 @@ def _own_device(device: str | torch.device, size: int) -> str | torch.device:
     return torch.device("cuda", number)
 
 
+def _unused(net: nn.Module, inputs: Tensors) -> list[nn.Parameter]:
+    """Return the parameters that a training step gives no gradient: an unused layer of somebody's own module."""
+    probe = copy.deepcopy(net)
+    with torch.random.fork_rng(list({p.device for p in net.parameters() if p.is_cuda})):
+        outputs = listed(probe(each(inputs, lambda values: values[:2])))
+        torch.autograd.backward([output.float().sum() for output in outputs if output.requires_grad])
+    pairs = zip(net.parameters(), probe.parameters(), strict=True)
+    return [own for own, tried in pairs if own.requires_grad and tried.grad is None]
+
+
+def _is_exchange(error: RuntimeError) -> bool:
+    """Whether an error comes from sending tensors, not from the network or the loss."""
+    return isinstance(error, dist.DistError) or any(name in str(error).lower() for name in ("gloo", "nccl"))
+
+
 @contextmanager
-def _connected() -> Iterator[None]:
+def _connected(is_exchange: Callable[[RuntimeError], bool] = lambda _: True) -> Iterator[None]:
     """Turn a failed exchange into a TrainingError that says what it means."""
     try:
         yield
     except RuntimeError as error:
+        if not is_exchange(error):
+            raise
         reason = str(error).partition("\n")[0][:200]
         raise TrainingError(
             f"another process of this run has stopped or cannot be reached ({reason}); see its output, then go on"

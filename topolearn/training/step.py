@@ -61,11 +61,10 @@ class TrainingStep:
     rates: Rates = field(init=False)
 
     def __post_init__(self) -> None:
-        held = [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
         own = set() if self.learner is None else {id(p) for p in self.learner.parameters()}
-        self._held = held
         self._weights = [p for p in self.net.parameters() if id(p) not in own]
         self._has_run = False
+        self._parallel: nn.Module | None = None  # made by the first step
         self.rates = Rates(self.optimizers)
         self._run: Callable[[Any, Any], Tensor] = self.compute
         if self.captured:
@@ -95,26 +94,31 @@ class TrainingStep:
             _seed(mix(seed, self.world.rank))
         if self.channels_last:
             inputs = each(inputs, _channels_last)
+        if self._parallel is None and self.world.size > 1:
+            self._parallel = self.world.parallel(self.net, inputs)
         return self._run(inputs, targets)
 
     def compute(self, inputs: Tensors, targets: Tensors) -> Tensor:
         """Run the part of a step that is on the device and never waits for it; return the task loss."""
         first = listed(inputs)[0]
-        with autocast(self.precision, first.device):
-            outputs = self.net(inputs)
+        with self.world.together(), autocast(self.precision, first.device):
+            outputs = (self._parallel or self.net)(inputs)
             with nullcontext() if self._has_run else _without_broadcasting():
                 task = _checked(self.loss(outputs, targets))
         self._has_run = True
-        loss = task if self.learner is None else task + self.learner.penalty()
+        mean, factor = self.world.mean(task, len(first))
+        loss = task * factor
+        if self.learner is not None:
+            loss = loss + self.learner.penalty()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        task = self.world.average([p.grad for p in self._held if p.grad is not None], task, len(first))
+        with self.world.together():
+            loss.backward()  # type: ignore[no-untyped-call]
         if self.clip_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._weights, self.clip_grad_norm)
         for optimizer in self.optimizers:
             optimizer.step()  # the last one ends the learner's step
-        return task.detach().double()
+        return mean.double()
 
 
 def _channels_last(values: Tensor) -> Tensor:
