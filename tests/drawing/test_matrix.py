@@ -103,6 +103,9 @@ class TestCells:
         (image,) = drawing(tmp_path, graph, [0.0] * len(graph.edges)).images()
         white = np.all(image == 1.0, axis=-1)  # what is no candidate
         assert np.array_equal(white, np.kron(np.triu(np.ones((17, 17), bool), 1), np.ones((8, 8), bool)))
+        monkeypatch.setattr(heatmap, "SIDE", 90)  # a large image would need gigabytes
+        (image,) = drawing(tmp_path, graph, [0.0] * len(graph.edges)).images()
+        assert image.shape[:2] == (5 * 17, 5 * 17)
 
     def test_without_values_the_weights_are_drawn(self, digits: Graph, tmp_path: Path) -> None:
         picture = drawing(tmp_path, digits)

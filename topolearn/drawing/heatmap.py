@@ -38,7 +38,9 @@ STEPS = 64
 MAX_RECTANGLES = 10_000
 """With more cells than this, they are an image: pixels of a few bytes each."""
 PIXELS = 8
-"""Pixels along each side of a cell of an image; some programs blur an image of one pixel per cell."""
+"""Most pixels along each side of a cell of an image; some programs blur an image of one pixel per cell."""
+SIDE = 4_096
+"""Most pixels along each side of an image, if its cells have more than one."""
 MARGIN = 0.22
 
 _Floats = npt.NDArray[np.float64]
@@ -179,11 +181,12 @@ class _Painter:
             corners = [self._at(corner, *place) for place in panel.cells]
             _rectangles(page, corners, (self.cell, self.cell), colours, group)
             return
-        pixels = np.ones((len(panel.targets), len(panel.sources), 3))
+        pixels = np.full((len(panel.targets), len(panel.sources), 3), 255, np.uint8)
         rows, columns = zip(*panel.cells, strict=True)
-        pixels[rows, columns] = colours
+        pixels[rows, columns] = np.round(255 * colours)
         right, bottom = self._at(corner, *pixels.shape[:2])
-        pixels = pixels.repeat(PIXELS, axis=0).repeat(PIXELS, axis=1)
+        each = max(1, min(PIXELS, SIDE // max(pixels.shape)))
+        pixels = pixels.repeat(each, axis=0).repeat(each, axis=1)
         # With 'none' an SVG holds the pixels themselves.
         extent = (corner[0], right, bottom, corner[1])
         page.imshow(pixels, extent=extent, aspect="auto", interpolation="none", zorder=-1).set_gid(group)
