@@ -20,10 +20,11 @@ from topolearn.format import loads
 from topolearn.graph.passes import UnitWeights
 from topolearn.learners import Phase, make_learner
 from topolearn.recipes.train_options import PhaseOptions, TrainOptions
+from topolearn.runs.checkpoint import Position
 from topolearn.runs.searched import load_searched
 from topolearn.samples.seeds import mix
 from topolearn.training.optim import lr_factor
-from topolearn.training.phases import Scheduled, begin_phase, freeze_affine, recalibrate, schedule
+from topolearn.training.phases import Scheduled, begin_phase, evaluations_left, freeze_affine, recalibrate, schedule
 
 LEARNERS = ("maskconnect", "continuous", "sparsemask", "fixed")
 
@@ -34,6 +35,20 @@ def planned(learner: str, epochs: int, phases: dict[str, Any]) -> tuple[Schedule
 
 def dealt(learner: str, epochs: int, **shares: float) -> dict[str, int]:
     return {item.phase.name: item.epochs for item in planned(learner, epochs, shares)}
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 7, 100])
+def test_the_evaluations_that_are_left_are_counted(every: int) -> None:
+    plan = planned("maskconnect", 11, {})
+    epochs = [(number, epoch) for number, item in enumerate(plan) for epoch in range(item.epochs)]
+    evaluated = [plan[number].is_evaluated(epoch, i, every) for i, (number, epoch) in enumerate(epochs)]
+    assert len(plan) == 2
+    for done, (phase, epoch) in enumerate(epochs):
+        assert evaluations_left(plan, Position(phase=phase, epoch=epoch, epochs=done), every) == sum(evaluated[done:])
+    assert evaluations_left(plan, Position(phase=2, epochs=11), every) == 0
+    assert evaluations_left(plan, Position(phase=1, epoch=plan[1].epochs, epochs=11), every) == 0
+    many = planned("maskconnect", 10**12, {})
+    assert evaluations_left(many, Position(), 1) == 10**12, "at once"
 
 
 @pytest.mark.parametrize("learner", LEARNERS)

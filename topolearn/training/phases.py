@@ -135,8 +135,14 @@ def schedule(learner: EdgeLearner, epochs: int, changes: Mapping[str, PhaseOptio
 
 def evaluations_left(plan: Sequence[Scheduled], at: Position, every: int) -> int:
     """Return how often the network will still be evaluated at the end of an epoch."""
-    left = [(item, epoch) for item in plan[at.phase :] for epoch in range(item.epochs)][at.epoch :]
-    return sum(item.is_evaluated(epoch, at.epochs + i, every) for i, (item, epoch) in enumerate(left))
+    count, first = 0, at.epochs
+    for number, item in enumerate(plan[at.phase :]):
+        last = first + item.epochs - (0 if number else at.epoch)
+        if last > first:
+            ends_between = last % every != 0  # the last epoch of a phase is evaluated anyway
+            count += last // every - first // every + ends_between
+        first = last
+    return count
 
 
 def search_steps(plan: Sequence[Scheduled], at: Position, steps: int) -> tuple[int, int]:
