@@ -14,6 +14,8 @@ from hypothesis import settings
 
 # The tests run one process per core: more threads than that only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# MLflow reports its use over the network, unless it is told not to.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # for `from tests.strategies import …` whichever way pytest is started

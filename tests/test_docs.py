@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 
@@ -23,6 +24,9 @@ SETUP = ("git clone", "make ", "pip install", "python -m venv")
 """Setting up from nothing inside the suite would take too long; running the suite would not end."""
 SHORT = {"topolearn fit models/gpt12x64-bytes-learned.yaml": " --set steps_per_epoch=1"}
 """Starts of commands that take minutes -> what is added to them here."""
+
+NEEDS = {"tracking": ("mlflow", "wandb")}
+"""Page -> modules of extras that its snippets need."""
 
 SNIPPET = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 FILE = re.compile(r"# ([\w-]+\.(?:py|yaml|txt))\n")
@@ -75,6 +79,9 @@ def run(command: list[str] | str, folder: Path) -> str:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if list(programs(page))], ids=lambda page: page.stem)
 def test_snippets_run(page: Path, tmp_path: Path) -> None:
+    for module in NEEDS.get(page.stem, ()):
+        if find_spec(module) is None:
+            pytest.skip(f"needs {module}")
     for name, text in files(page).items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     for program in programs(page):

@@ -21,14 +21,14 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
     (
         "cli",
         "the commands: a thin layer over the API",
-        "topolearn studies prediction runs distributed data recipes onnx learners format drawing report graph ops"
-        " files options plugins errors _version compiler",
+        "topolearn studies prediction loggers runs distributed data recipes onnx learners format drawing report graph"
+        " ops files options plugins errors _version compiler",
     ),
     (
         "topolearn",
         "the public names, each loaded on first use",
-        "studies training prediction lifting runs tasks data recipes pytorch onnx learners compiler tracing format"
-        " graph errors _version",
+        "studies training loggers prediction lifting runs tasks data recipes pytorch onnx learners compiler tracing"
+        " format graph errors _version",
     ),
     (
         "studies",
@@ -39,8 +39,9 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
     (
         "training",
         "fit(): phases, loop, optimisers, CUDA capture",
-        "runs tasks distributed data samples recipes learners compiler format graph device errors _version",
+        "loggers runs tasks distributed data samples recipes learners compiler format graph device errors _version",
     ),
+    ("loggers", "callbacks that write a run's numbers to TensorBoard, MLflow, W&B", "runs files errors"),
     (
         "prediction",
         "images or text in; classes, masks, overlays or text out",

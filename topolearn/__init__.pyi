@@ -1,6 +1,7 @@
 from . import data as data
 from . import errors as errors
 from . import learners as learners
+from . import loggers as loggers
 from . import prediction as prediction
 from . import recipes as recipes
 from . import runs as runs

@@ -10,7 +10,7 @@ import pytest
 
 import topolearn
 
-ROOMS = ("data", "errors", "learners", "prediction", "recipes", "runs", "studies", "tasks", "training")
+ROOMS = ("data", "errors", "learners", "loggers", "prediction", "recipes", "runs", "studies", "tasks", "training")
 STUB = Path(topolearn.__file__).with_suffix(".pyi")
 
 

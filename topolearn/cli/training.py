@@ -17,6 +17,12 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder o
 Provider = Annotated[str, typer.Option(help="Execution provider of ONNX Runtime: cpu, cuda or tensorrt.")]
 
 
+Log = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Also log to mlflow, wandb (Weights & Biases) or tensorboard; may be repeated."),
+]
+
+
 def add_commands(app: typer.Typer) -> None:
     """Add this file's commands to ``app``."""
     for command in (fit, shrink, compare, prune, export, bench):
@@ -68,6 +74,7 @@ def fit(
         ),
     ] = None,
     no_export: Annotated[bool, typer.Option("--no-export", help="Write no ONNX file and no pictures.")] = False,
+    log: Log = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Learn which edges of a graph to keep, prune the rest, train what is left, export it to ONNX."""
@@ -75,8 +82,10 @@ def fit(
     from topolearn.cli.common import overrides, sides
     from topolearn.distributed import is_main
     from topolearn.files import file_name
+    from topolearn.loggers import make_logger
     from topolearn.recipes import load_recipe
 
+    loggers = [make_logger(name) for name in log or ()]
     changes = overrides(settings)
     if learner is not None:
         changes["learner"] = learner
@@ -100,6 +109,7 @@ def fit(
         weights=weights,
         data_root=data_root,
         out=folder,
+        callbacks=loggers,
         resume=resume,
         export=not no_export,
         quiet=quiet,
@@ -153,6 +163,7 @@ def shrink(
         ),
     ] = None,
     no_export: Annotated[bool, typer.Option("--no-export", help="Write no ONNX file and no pictures.")] = False,
+    log: Log = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Make a trained network smaller: remove the blocks that it misses least, fine-tune, export to ONNX.
@@ -163,8 +174,10 @@ def shrink(
     from topolearn import shrink as run
     from topolearn.cli.common import overrides, sides
     from topolearn.distributed import is_main
+    from topolearn.loggers import make_logger
     from topolearn.recipes.recipe_file import settings_of
 
+    loggers = [make_logger(name) for name in log or ()]
     changes = overrides(settings)
     changes |= {f"budget.{kind}": share for kind, share in overrides([budget], "--budget", "macs=0.6").items()}
     changes |= {key: f"[{text}]" for key, text in (("mean", mean), ("std", std)) if text is not None}
@@ -184,6 +197,7 @@ def shrink(
         precision=precision,
         data_root=data_root,
         out=out,
+        callbacks=loggers,
         resume=resume,
         export=not no_export,
         quiet=quiet,

@@ -25,6 +25,8 @@ SWEEP = "sweep.csv"
 """Written by a sweep over the number of edges, not by the run itself."""
 FILES = (CLASSES, CONFIG, GRAPH, HISTORY, MOVEMENT, SEARCHED, SEARCH_STATE, STATE, WEIGHTS)
 """All files that a run writes to its folder."""
+LOGGED = ("mlflow-run.txt", "wandb", "wandb-run.txt")
+"""What loggers write before the run writes its own files."""
 PATIENCE = 10.0
 """Seconds to wait for another process's lock: data loading workers outlive a killed process by a few seconds."""
 
@@ -36,7 +38,8 @@ def holds_run(folder: Path) -> bool:
 
 def check_free(folder: Path) -> None:
     """Raise an OptionError if a folder for a new run holds files of someone else."""
-    check_folder(folder, (SEARCHED,))  # the first file of a run; one that was killed there leaves no other
+    # A run that was killed at its start has left these at most: `SEARCHED` is its first own file.
+    check_folder(folder, (SEARCHED, *LOGGED))
 
 
 def tidy(folder: Path) -> None:

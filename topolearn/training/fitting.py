@@ -28,13 +28,13 @@ from topolearn.runs.run_writer import RunWriter
 from topolearn.runs.tensor_files import load_into, load_tensors, plain_names
 from topolearn.samples.seeds import global_state_kept
 from topolearn.tasks import Loss, Metric
+from topolearn.training.callbacks import Callback, begun, with_tensorboard
 from topolearn.training.capture import check_capture
 from topolearn.training.given import is_trained
 from topolearn.training.memory import kept_memory
 from topolearn.training.prepare import Prepared, prepare
 from topolearn.training.progress import Reporter
-from topolearn.training.tensorboard import tensorboard
-from topolearn.training.trainer import Callback, Trainer
+from topolearn.training.trainer import Trainer
 
 
 def fit(
@@ -80,7 +80,7 @@ def fit(
             default depends on the task, see :mod:`topolearn.tasks`.
         metrics: Name -> ``torchmetrics.Metric`` or function of (outputs, targets). The default depends on the task,
             see :mod:`topolearn.tasks`.
-        callbacks: Functions called with each record of the history.
+        callbacks: Functions called with each record of the history, or loggers: see :mod:`topolearn.loggers`.
         weights: safetensors file, or the folder of a run, to start from. A phase that starts from fresh weights
             starts from these again, without those of removed parts.
         seed: Seed of everything random, default 0. Equal seeds give equal results.
@@ -176,14 +176,25 @@ def _train(ready: Prepared, world: World, given: object) -> FitResult:
     if folder is None or not world.from_main(lambda: holds_run(folder)):
         world.from_main(learner.check)
         world.share(learner.buffers())  # which `check` measured in process 0
-    if checkpoint is None:
-        world.from_main(lambda: writer.begin(ready.graph, ready.config))
-    else:
+    if checkpoint is not None:
         trainer.restore(checkpoint)
-    with tensorboard(trainer):
-        metrics = trainer.run()
+    trainer.callbacks = with_tensorboard(trainer.callbacks, writer.folder)
+    with begun(trainer.callbacks, world, ready.config, writer.folder, tuple(trainer.history)) as end:
+        if checkpoint is None:
+            world.from_main(lambda: writer.begin(ready.graph, ready.config))
+        result = _result(ready, trainer, trainer.run())
+        result.history.append(closing_record(result))
+        world.from_main(lambda: writer.finish(result))
+        end(result)
+    _deliver(result, recipe, world, stacklevel=4)
+    return result
+
+
+def _result(ready: Prepared, trainer: Trainer, metrics: dict[str, float]) -> FitResult:
+    """Return the result of a run that has been trained."""
     trainer.net.about = about_data(ready.config)
-    result = FitResult(
+    learner = ready.learner
+    return FitResult(
         graph=trainer.net.graph,
         model=trainer.net.eval(),
         searched=ready.graph,
@@ -198,13 +209,9 @@ def _train(ready: Prepared, world: World, given: object) -> FitResult:
         one_level_params=one_level_params(ready.graph, learner.topology()),
         info=ready.data.info,
         spent=learner.spent(),
-        folder=folder,
+        folder=ready.recipe.out,
         config=ready.config,
     )
-    result.history.append(closing_record(result))
-    world.from_main(lambda: writer.finish(result))
-    _deliver(result, recipe, world, stacklevel=4)
-    return result
 
 
 def _deliver(result: FitResult, recipe: Recipe, world: World, stacklevel: int) -> None:

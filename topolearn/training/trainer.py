@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from topolearn.samples.base import AnyBatch, Tensors, listed, moved
 from topolearn.samples.seeds import mix
 from topolearn.tasks import Evaluation, default_metrics, task_of
 from topolearn.tasks.sliding import judged
+from topolearn.training.callbacks import Callback
 from topolearn.training.given import check_given
 from topolearn.training.interrupt import Interrupt, way_on
 from topolearn.training.optim import load_saved_state, optimizers, saved_state
@@ -45,8 +46,6 @@ from topolearn.training.prepare import Prepared
 from topolearn.training.progress import Reporter
 from topolearn.training.scoring_batches import ScoringBatches
 from topolearn.training.step import TrainingStep, autocast
-
-Callback = Callable[[Mapping[str, Any]], None]
 
 _CHECK_EVERY = 25
 """Steps between checks on a GPU (is the loss finite, has someone asked to stop). Each check waits for the device."""
