@@ -32,9 +32,9 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "studies",
-        "many runs: compare, sweep, prune again",
-        "lifting training runs tasks data samples recipes learners compiler format drawing report graph ops options"
-        " device files errors",
+        "many runs: compare, here or on a cluster, sweep, search, prune again",
+        "lifting training loggers runs tasks data samples recipes learners compiler format drawing report graph ops"
+        " options device files errors",
     ),
     (
         "training",

@@ -245,6 +245,18 @@ def compare(
     data_root: Annotated[
         Path | None, typer.Option(envvar="TOPOLEARN_DATA", help="Folder in which data sets are looked for.")
     ] = None,
+    log: Log = None,
+    launcher: Annotated[
+        str, typer.Option(help="Where the runs are: processes on this machine, or jobs of slurm.")
+    ] = "processes",
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="With --launcher slurm: an option of sbatch by its long name, such as time=4:00:00 (which is needed),"
+            " partition=gpu, gpus=1, cpus=4, memory=32G.",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Train several recipes with several seeds, and print one table: metrics, size before and after, time.
@@ -258,6 +270,10 @@ def compare(
     from topolearn.studies.compare import values
     from topolearn.studies.comparison import CSV, MARKDOWN
 
+    if launcher not in ("processes", "slurm"):
+        raise OptionError(f"--launcher {launcher}: write processes or slurm")
+    if slurm and launcher != "slurm":
+        raise OptionError("--slurm is for jobs of Slurm; give --launcher slurm too")
     numbers = values(seeds, f"--seeds {seeds}")
     if not all(number.isdecimal() for number in numbers):
         raise OptionError(f"--seeds {seeds}: seeds are whole numbers, such as 0,1,2 or 0..4")
@@ -272,6 +288,8 @@ def compare(
         jobs=jobs,
         device=device,
         data_root=data_root,
+        log=log or (),
+        slurm=overrides(slurm, "--slurm", "partition=gpu") if launcher == "slurm" else None,
         quiet=quiet,
     )
     print_table(comparison.table())

@@ -12,20 +12,23 @@ from typing import Any
 
 import torch
 
-from topolearn.data.for_graph import read_data
 from topolearn.errors import OptionError, TopolearnError, shown, tell
 from topolearn.files import check_folder, file_name, make_folder
 from topolearn.format.tree import Items, Scalar, parse
 from topolearn.format.writer import scalar
 from topolearn.learners import learner_class
+from topolearn.loggers import make_logger
 from topolearn.recipes import Recipe, RecipeFile, load_recipe
 from topolearn.recipes.recipe_file import is_learner_option, learner_of
 from topolearn.recipes.train_options import TrainOptions
 from topolearn.report.tables import metric_spec
-from topolearn.runs.folder import holds_run
-from topolearn.samples import Data
+from topolearn.runs import read_config
+from topolearn.runs.folder import CONFIG, holds_run
+from topolearn.studies.cluster import FOLDER as JOBS
+from topolearn.studies.cluster import Cluster, run_on_cluster
 from topolearn.studies.comparison import MARKDOWN, Comparison, Failure, Row, RunSummary, clock
 from topolearn.studies.processes import Crew, Job, run_all
+from topolearn.studies.shared_data import SharedData
 from topolearn.training.prepare import prepare
 
 _MOST = 10_000
@@ -43,6 +46,8 @@ def compare(
     jobs: int | None = None,
     device: str = "auto",
     data_root: str | Path | None = None,
+    log: Sequence[str] = (),
+    slurm: Mapping[str, Any] | None = None,
     quiet: bool = False,
 ) -> Comparison:
     """Train several recipes with several seeds, and compare the results.
@@ -61,9 +66,13 @@ def compare(
             option applies only to the learners that have it.
         epochs: Epochs of every run, instead of the recipe's.
         out: Folder for the runs and the table (``compare.md`` and ``compare.csv``).
-        jobs: Number of runs at a time; they share the CPU's threads. None: one per GPU, or one without a GPU.
+        jobs: Number of runs at a time; they share the CPU's threads. None: one per GPU, or one without a GPU. On a
+            cluster: as many as it starts.
         device: ``auto`` takes all GPUs in turn, or the CPU without a GPU.
         data_root: Folder in which data sets are looked for first.
+        log: Loggers of every run, by name: ``mlflow``, ``wandb``, ``tensorboard``.
+        slurm: Options of sbatch by long name, such as ``{"time": "4:00:00", "partition": "gpu", "gpus": 1}``. Every run
+            is then a job of Slurm. None: every run is a process on this machine.
         quiet: Whether to hide progress.
 
     Returns:
@@ -71,23 +80,26 @@ def compare(
 
     Raises:
         TopolearnError: A recipe, a setting or data cannot be used.
-        KeyboardInterrupt: After Ctrl-C; the same call resumes.
+        KeyboardInterrupt: After Ctrl-C; the same call resumes. Jobs of Slurm have been cancelled.
     """
-    devices = _devices(device)
+    for name in log:
+        make_logger(name)  # raises an error if it cannot be used
+    cluster = None if slurm is None else Cluster.of(slurm, _at_once(jobs))
+    devices = _devices("auto" if cluster else device)
     common = {key: _yaml(value) for key, value in (settings or {}).items()}
     if epochs is not None:
         common["epochs"] = _yaml(epochs)
     chosen = _seeds(seeds)
     variants = tuple(_variants(recipes, common, vary or {}))
-    crew = _crew(devices, jobs, len(variants) * len(chosen))
+    crew = _crew(devices, _at_once(jobs), len(variants) * len(chosen))
     board = _Board(variants, chosen, Path(out), quiet)
     _check_folder(board.folder)
-    _check(board, devices[0], data_root)
+    _check(board, devices[0], data_root, elsewhere=cluster is not None)
     for variant in variants:
         for key in variant.left_out:
             board.say(f"{variant.name}: without {key}={common[key]}, because its learner has no such option")
     make_folder(board.folder)
-    fixed = ["--no-export", *(["--quiet"] if quiet else [])]
+    fixed = ["--no-export", *(["--quiet"] if quiet else []), *(part for name in log for part in ("--log", name))]
     if data_root is not None:
         fixed += ["--data-root", str(data_root)]
     runs = {
@@ -99,7 +111,10 @@ def compare(
         board.note(*runs[job], failure)
 
     try:
-        run_all(tuple(runs), crew, say=board.say, ended=ended)
+        if cluster is None:
+            run_all(tuple(runs), crew, say=board.say, ended=ended)
+        else:
+            run_on_cluster(tuple(runs), cluster, board.folder / JOBS, device, say=board.say, ended=ended)
     except KeyboardInterrupt:
         board.say(f"interrupted; {board.count()} are finished; give the same command to resume the rest ({out})")
         raise
@@ -253,7 +268,7 @@ def _variants(
     wanted = [(str(recipe), dict(zip(vary, each, strict=True))) for recipe in listed for each in combinations]
     learners = [_learner(recipe, common, own) for recipe, own in wanted]
     for (recipe, own), learner in zip(wanted, learners, strict=True):
-        left_out = tuple(key for key in common if _is_for_others(key, learner, learners))
+        left_out = tuple(key for key in common if is_for_others(key, learner, learners))
         settings = {key: text for key, text in common.items() if key not in left_out} | own
         texts = _texts(own)
         asked = " ".join([recipe, *texts])
@@ -282,7 +297,7 @@ def _learner(recipe: str, common: Mapping[str, str], own: Mapping[str, str]) -> 
     return learner
 
 
-def _is_for_others(key: str, learner: str, learners: Sequence[str]) -> bool:
+def is_for_others(key: str, learner: str, learners: Sequence[str]) -> bool:
     """Whether a common setting is an option of some of the learners, but not of this one."""
     return (
         key not in TrainOptions.model_fields
@@ -310,35 +325,29 @@ def _check_folder(folder: Path) -> None:
     """Raise an OptionError if the folder holds neither a comparison nor runs of one, but other files."""
     if not (folder / MARKDOWN).is_file():
         runs = {path.relative_to(folder).parts[0] for path in folder.glob("*/**/seed-*")}
-        check_folder(folder, runs)
+        check_folder(folder, {*runs, JOBS})
 
 
-def _check(board: _Board, device: str, data_root: str | Path | None) -> None:
+def _check(board: _Board, device: str, data_root: str | Path | None, *, elsewhere: bool) -> None:
     """Check every run, and read those that are finished.
+
+    Args:
+        board: The runs.
+        device: The device to check for.
+        data_root: Folder in which data sets are looked for first.
+        elsewhere: Whether the runs are on other machines, where ``auto`` may have meant another precision.
 
     Raises:
         TopolearnError: The first thing that is wrong.
     """
-    loaded: dict[tuple[Any, ...], Data] = {}
-
-    def with_data(recipe: Recipe) -> Recipe:
-        """Return the same request with its data loaded; requests for the same data share them."""
-        if not recipe.names_data:
-            return recipe
-        graph, options = recipe.graph, recipe.training
-        sizes = tuple(graph.input_size(name) for name in graph.inputs)
-        files = (options.crop, options.scale, options.skip_bad)
-        amounts = (options.train_images, options.steps_per_epoch)
-        key = (recipe.chosen_data, graph.task, sizes, options.augment, options.workers, amounts, files)
-        if key not in loaded:
-            loaded[key] = read_data(graph, recipe.chosen_data, recipe.data_root, options)
-        return recipe.changed(data=loaded[key])
-
+    shared = SharedData(data_root)
     for variant, seed in itertools.product(board.variants, board.seeds):
         folder = variant.folder(board.folder, seed)
         with _named(variant.name):
             asked = Recipe.of(variant.file, seed=seed, device=device, data_root=data_root, out=folder, resume=True)
-            finished = prepare(with_data(asked)).is_finished()
+            if elsewhere and asked.precision == "auto" and holds_run(folder):
+                asked = asked.changed(precision=read_config(folder / CONFIG)["precision"])
+            finished = prepare(shared.read_for(asked)).is_finished()
         if finished:
             board.read(variant, seed)
 
@@ -360,8 +369,12 @@ def _devices(device: str) -> tuple[str, ...]:
     return (gpus or ("cpu",)) if device == "auto" else (device,)
 
 
-def _crew(devices: tuple[str, ...], jobs: int | None, runs: int) -> Crew:
+def _at_once(jobs: int | None) -> int | None:
     if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1):
         raise OptionError(f"'jobs' is {shown(jobs)}, but should be the number of runs at a time, 1 or more")
+    return jobs
+
+
+def _crew(devices: tuple[str, ...], jobs: int | None, runs: int) -> Crew:
     at_once = min(jobs or len(devices), runs)
     return Crew(devices, at_once, max(1, torch.get_num_threads() // at_once))

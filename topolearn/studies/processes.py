@@ -12,8 +12,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from topolearn.training.interrupt import Interrupt
-
 _POLL = 0.1
 """Seconds between checks of the processes."""
 _PATIENCE = 30.0
@@ -62,15 +60,17 @@ def run_all(
     Raises:
         KeyboardInterrupt: After Ctrl-C or SIGTERM, once every job has stopped.
     """
+    from topolearn.training.interrupt import Interrupt  # imports torch, which a job on a cluster does without
+
     waiting = deque(jobs)
-    running: dict[int, _Process] = {}
+    running: dict[int, Process] = {}
     told = False
     with Interrupt() as interrupt:
         try:
             while running or (waiting and not interrupt.asked):
                 for place in range(crew.jobs):
                     if waiting and place not in running and not interrupt.asked:
-                        running[place] = _Process(waiting.popleft(), crew, place, say)
+                        running[place] = Process(waiting.popleft(), crew, place, say)
                 if interrupt.asked and not told:
                     told = True
                     for process in running.values():
@@ -91,7 +91,7 @@ def run_all(
             raise KeyboardInterrupt
 
 
-class _Process:
+class Process:
     """A running job."""
 
     def __init__(self, job: Job, crew: Crew, place: int, say: Callable[[str], None]) -> None:

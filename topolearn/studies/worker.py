@@ -15,6 +15,8 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)  # Slurm's warning goes to every process of a job; the parent answers it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from topolearn.cli import main
 
