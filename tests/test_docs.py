@@ -25,8 +25,8 @@ SETUP = ("git clone", "make ", "pip install", "python -m venv")
 SHORT = {"topolearn fit models/gpt12x64-bytes-learned.yaml": " --set steps_per_epoch=1"}
 """Starts of commands that take minutes -> what is added to them here."""
 
-NEEDS = {"tracking": ("mlflow", "wandb")}
-"""Page -> modules of extras that its snippets need."""
+NEEDS = {"tracking": ("mlflow", "wandb"), "search": ("optuna",), "optuna_study": ("optuna",)}
+"""Page or example -> modules of extras that it needs."""
 
 SNIPPET = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 FILE = re.compile(r"# ([\w-]+\.(?:py|yaml|txt))\n")
@@ -63,6 +63,12 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "HOME": str(folder)}
 
 
+def skip_without(name: str) -> None:
+    for module in NEEDS.get(name, ()):
+        if find_spec(module) is None:
+            pytest.skip(f"needs {module}")
+
+
 def run(command: list[str] | str, folder: Path) -> str:
     done = subprocess.run(
         command,
@@ -79,9 +85,7 @@ def run(command: list[str] | str, folder: Path) -> str:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if list(programs(page))], ids=lambda page: page.stem)
 def test_snippets_run(page: Path, tmp_path: Path) -> None:
-    for module in NEEDS.get(page.stem, ()):
-        if find_spec(module) is None:
-            pytest.skip(f"needs {module}")
+    skip_without(page.stem)
     for name, text in files(page).items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     for program in programs(page):
@@ -162,5 +166,6 @@ def test_the_readme_is_short() -> None:
 
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
 def test_examples_run_and_are_short(example: Path, tmp_path: Path) -> None:
+    skip_without(example.stem)
     assert len(example.read_text(encoding="utf-8").splitlines()) < 100
     assert "done:" in run([sys.executable, str(example)], tmp_path)

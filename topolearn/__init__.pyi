@@ -32,6 +32,7 @@ from .runs import HubModel as HubModel
 from .runs import load_model as load_model
 from .studies import Comparison as Comparison
 from .studies.compare import compare as compare
+from .studies.objective import objective as objective
 from .studies.shrink import shrink as shrink
 from .tracing import register_source as register_source
 from .training import fit as fit

@@ -77,6 +77,10 @@ class TrainingError(TopolearnError):
     """A training run that cannot start or continue."""
 
 
+class DivergedError(TrainingError):
+    """A training run whose loss or weights became infinite or NaN."""
+
+
 class CheckpointError(TopolearnError):
     """A checkpoint or run directory that cannot be used."""
 

@@ -19,7 +19,7 @@ from topolearn.compiler import Network, prune
 from topolearn.compiler import compile as build
 from topolearn.compiler.finite import not_finite
 from topolearn.distributed import ALONE, World
-from topolearn.errors import CheckpointError, DataError, TopolearnError, TrainingError
+from topolearn.errors import CheckpointError, DataError, DivergedError, TopolearnError
 from topolearn.format import dumps, loads
 from topolearn.runs.checkpoint import Checkpoint, Position, foreign_checkpoint
 from topolearn.runs.folder import STATE
@@ -118,8 +118,8 @@ class Trainer:
             Metrics of the final network on the validation data.
 
         Raises:
-            TrainingError: The loss or a weight becomes infinite or NaN, or the given network is no better than
-                guessing.
+            DivergedError: The loss or a weight becomes infinite or NaN.
+            TrainingError: The given network is no better than guessing.
             KeyboardInterrupt: After Ctrl-C, with a checkpoint written.
         """
         total = sum(item.epochs for item in self.plan) * self.steps
@@ -266,7 +266,7 @@ class Trainer:
             )
 
     def check_finite(self, total: Tensor) -> None:
-        """Raise a TrainingError if the loss is infinite or NaN."""
+        """Raise a DivergedError if the loss is infinite or NaN."""
         if math.isfinite(float(total)):
             return
         what = f"the loss became {float(total)}"
@@ -275,19 +275,19 @@ class Trainer:
         raise self.diverged(what)
 
     def check_weights(self) -> None:
-        """Raise a TrainingError if a weight is infinite or NaN, before a checkpoint or a result keeps it."""
+        """Raise a DivergedError if a weight is infinite or NaN, before a checkpoint or a result keeps it."""
         name = not_finite(self.net)
         if name is not None:
             raise self.diverged("a weight became infinite or nan", f"the first is '{name}'; {_ADVICE}")
 
-    def diverged(self, what: str, advice: str = _ADVICE) -> TrainingError:
+    def diverged(self, what: str, advice: str = _ADVICE) -> DivergedError:
         """Return the error for a run that can only go back to its last checkpoint."""
         last = self.writer.last_checkpoint()
         kept = "" if last is None else f"; the last good checkpoint is in {last}"
         reach = self.reach()
         if not reach <= _USUAL:
             advice = f"the {self.data.info.items} reach {reach:.3g}: bring them to about 1; {advice}"
-        return TrainingError(
+        return DivergedError(
             f"{what} in phase '{self.plan[self.at.phase].phase.name}', epoch {self.at.epoch + 1}, step {self.at.step};"
             f" {advice}{kept}"
         )
