@@ -113,3 +113,32 @@ class Windows(nn.Module):
         y = y + torch.relu(self.mix(y))
         y = y.view(n, 4, -1, c).flatten(1, 2)
         return self.head(y.mean(1))
+
+
+class Inner(nn.Module):
+    """A module with a convolution, whose forward pass is the function it is given."""
+
+    def __init__(self, function: Callable[..., Any], **parts: Any) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.function = function
+        for name, part in parts.items():
+            if isinstance(part, Tensor) and not isinstance(part, nn.Parameter):
+                self.register_buffer(name, part)
+            else:
+                setattr(self, name, part)
+
+    def forward(self, *args: Any, **named: Any) -> Any:
+        return self.function(self, *args, **named)
+
+
+class Outer(Inner):
+    """A network of a stem, the function it is given, and a head."""
+
+    def __init__(self, function: Callable[..., Any], **parts: Any) -> None:
+        super().__init__(function, **parts)
+        self.stem, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 2)
+        self._modules = {"stem": self.stem, **self._modules}  # the first layer says what the network takes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.function(self, self.stem(x)).mean((2, 3)))

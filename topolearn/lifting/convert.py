@@ -39,6 +39,7 @@ _READERS: dict[type[nn.Module], Callable[[Draft], None]] = {
 }
 
 
+@torch.inference_mode(mode=False)
 def lift(
     model: nn.Module | str,
     weights: str | Path | WeightsEnum | None = None,
@@ -97,10 +98,10 @@ def lift(
         if isinstance(net, Network):
             raise OptionError("this network is a graph already; use it as it is, or lift what topolearn.unlift gives")
         name = type(net).__name__.lower()
-        if weights is not None:
-            net = copy.deepcopy(net)
-            load_file(net, weights)
     refuse_unreadable(net)
+    if weights is not None and not isinstance(model, str):
+        net = copy.deepcopy(net)
+        load_file(net, weights)
     shape = input_size(net, example, size)
     marked = _paths(blocks)
     lifted = None if marked else _as_nodes(net, name, shape, origin)

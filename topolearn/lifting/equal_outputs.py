@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from topolearn.compiler import Network
 from topolearn.compiler.finite import not_finite
 from topolearn.errors import LiftError
+from topolearn.tracing.draws import same_draws
 
 TOLERANCE = 1e-5
 """Largest difference between the outputs of the two networks, divided by the largest output."""
@@ -65,6 +67,8 @@ def tolerance_of(dtype: torch.dtype) -> float:
 def outputs(model: nn.Module, size: Sequence[int]) -> Tensor:
     """Return a network's outputs in eval mode for two random inputs.
 
+    A copy of the network runs, because some networks count their calls, or keep what they have computed.
+
     Raises:
         LiftError: The network does not run.
     """
@@ -72,8 +76,8 @@ def outputs(model: nn.Module, size: Sequence[int]) -> Tensor:
     numbers = torch.Generator().manual_seed(0)
     images = torch.randn(2, *size, generator=numbers).to(device=first.device, dtype=first.dtype)
     try:
-        with torch.no_grad(), evaluating(model):
-            out = model(images)
+        with torch.no_grad(), same_draws(first.device):
+            out = copy.deepcopy(model).eval()(images)
     except Exception as error:  # whatever a network's code raises
         path = _stopped_at(model, images)
         where = f"'{path}' ({type(model.get_submodule(path)).__name__})" if path else "it"
@@ -97,24 +101,20 @@ def _stopped_at(model: nn.Module, images: Tensor) -> str:
 
     The first run has no hooks, since some modules of PyTorch do other things with hooks.
     """
+    model = copy.deepcopy(model).eval()
     entered: list[str] = []
 
     def leave(*_: object) -> None:
         entered.pop()
 
-    handles = [
+    for path, module in model.named_modules():
         module.register_forward_pre_hook(lambda _, args, path=path: entered.append(path))
-        for path, module in model.named_modules()
-    ]
-    handles += [module.register_forward_hook(leave) for module in model.modules()]
+        module.register_forward_hook(leave)
     try:
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), same_draws(images.device):
             model(images)
     except Exception:
         return entered[-1] if entered else ""
-    finally:
-        for handle in handles:
-            handle.remove()
     return ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import MethodType
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from topolearn.errors import LiftError, OptionError, shown
+from topolearn.tracing.record import meta_copy
 
 SIZE = 224
 """Default height and width of the graph's input: the size that most image networks were made for."""
@@ -51,6 +53,39 @@ def refuse_unreadable(model: nn.Module) -> None:
         raise refusal("", model, "its parameters are on the meta device and hold no values")
     if len({device for device, _ in kinds}) > 1:
         raise refusal("", model, "its parameters are on several devices; move them with .to(…) first")
+    _refuse_uncopied(model)
+
+
+def _refuse_uncopied(model: nn.Module) -> None:
+    """Raise a LiftError unless a network can be copied, and its copy trained."""
+    for path, module in model.named_modules():
+        for name, tensor in {**module._parameters, **module._buffers}.items():
+            if tensor is not None and tensor.is_inference():
+                why = "was made under torch.inference_mode and cannot be trained; make the network outside of that"
+                raise refusal(path, module, f"its tensor '{name}' {why}")
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                why = f"is a tensor with a history of gradients; keep {name}.detach(), or compute it in forward"
+                raise refusal(path, module, f"its attribute '{name}' {why}")
+    try:
+        meta_copy(model, torch.float32)
+    except Exception as error:  # whatever an object raises
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        for path, module in model.named_modules():
+            for name, value in vars(module).items():
+                if name not in ("_parameters", "_buffers", "_modules") and not _is_copied(value):
+                    raise refusal(
+                        path, module, f"its attribute '{name}' cannot be copied ({why}); make it in forward"
+                    ) from None
+        raise refusal("", model, f"it cannot be copied: {why}") from None
+
+
+def _is_copied(value: Any) -> bool:
+    try:
+        copy.deepcopy(value)
+    except Exception:
+        return False
+    return True
 
 
 def _is_own_method(module: nn.Module, value: Any) -> bool:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from topolearn.errors import LiftError, suggest
+from topolearn.tracing.draws import same_draws
 from topolearn.tracing.flow import Differs, Flow, for_any_batch, for_any_mode
 from topolearn.tracing.record import CountMacs, Opaque, Stopped, Trace, record
 from topolearn.tracing.region import Action, Index, Region, Unresolved, build_region
@@ -295,7 +296,7 @@ def measured(model: nn.Module, shape: Sequence[int], blocks: Sequence[str]) -> d
     numbers = torch.Generator().manual_seed(0)
     images = torch.randn(*shape, generator=numbers).to(device=first.device, dtype=first.dtype)
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), counter:
+        with same_draws(first.device), torch.no_grad(), counter:
             copied(images)
     except Exception as error:  # whatever a network's code raises
         raise LiftError(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from topolearn.tracing.draws import drawn, same_draws
 from topolearn.tracing.values import Attribute, Device, Ref, leaves, mapped
 
 META = torch.device("meta")
@@ -183,7 +182,7 @@ class _Recorder(TorchFunctionMode):
         self.counter = CountMacs()
         self.whole: dict[str, str] = {}
         self.entered: list[str] = []  # for each open call: what was switched when it began
-        self.drawn = _drawn()
+        self.drawn = drawn()
 
     # -- modules -------------------------------------------------------------------------------
 
@@ -211,10 +210,10 @@ class _Recorder(TorchFunctionMode):
 
     def check_draws(self) -> None:
         """Note that the innermost module must stay whole if it has drawn numbers that are not on the device."""
-        drawn = _drawn()
-        if drawn != self.drawn and self.open:
+        now = drawn()
+        if now != self.drawn and self.open:
             self.whole.setdefault(self.calls[self.open[-1]].path, "draws numbers to decide what it does")
-        self.drawn = drawn
+        self.drawn = now
 
     def check_switches(self, given: Any) -> None:
         """Note that a module must stay whole if it has switched gradients off, or autocast on."""
@@ -320,23 +319,6 @@ def _switched() -> str:
     return "changes the precision with autocast" if any(map(torch.is_autocast_enabled, kinds)) else ""
 
 
-def _drawn() -> tuple[Any, ...]:
-    """Return the states of the generators that no operation on a device uses."""
-    with torch._C.DisableTorchFunction():
-        return torch.random.get_rng_state().numpy().tobytes(), random.getstate()
-
-
-@contextmanager
-def _same_draws() -> Iterator[None]:
-    """Leave the generators as they were."""
-    state = random.getstate()
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            random.setstate(state)
-
-
 def _alias(tensor: Tensor) -> Tensor:
     with torch._C.DisableTorchFunction():
         return tensor.view(tensor.shape) if tensor.layout == torch.strided else tensor.clone()
@@ -416,7 +398,7 @@ def _record(
     recorder.ops.append(Operation("", None, (), {}, 0, tuple(example.shape)))
     recorder.made[id(example)] = Ref(0)
     try:
-        with _same_draws(), torch.enable_grad(), recorder.counter, recorder:
+        with same_draws(), torch.enable_grad(), recorder.counter, recorder:
             model(example)
     except Exception as error:  # whatever a network's code raises
         raise Stopped(recorder.calls[recorder.open[-1]].path if recorder.open else "") from error
