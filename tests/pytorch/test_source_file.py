@@ -271,3 +271,37 @@ def test_what_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ):
         topolearn.export_torch(net, tmp_path / "net.py")
     assert not list(tmp_path.iterdir())
+
+
+class InPlace(nn.Module):
+    """A network that changes tensors in place by functions that have no other form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = torch.empty_like(x)
+        y.copy_(x)
+        y[:, ::2] += 1
+        return (x + self.conv(y)).mean((2, 3))
+
+
+def test_changes_in_place_are_written_for_copies(tmp_path: Path) -> None:
+    assert ".clone().copy_(" in agree(topolearn.lift(InPlace(), size=8), tmp_path)
+    sequence_first = nn.Sequential(nn.Linear(8, 8), SequenceFirst(), nn.Linear(8, 2))
+    assert "x.shape[1]" in agree(topolearn.lift(sequence_first, example=torch.randn(2, 6, 8)), tmp_path)
+
+
+class SequenceFirst(nn.Module):
+    """A layer whose parts see the batch as the second axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.more = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(0, 1)
+        x = x + self.mix(x).reshape(6, 2 * x.shape[1], 4).tanh().reshape(6, x.shape[1], 8)
+        return (x + self.more(x)).transpose(0, 1)

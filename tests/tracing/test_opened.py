@@ -106,7 +106,7 @@ def test_a_region_that_needs_more_than_its_input() -> None:
 def test_the_network_is_not_run_nor_changed() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    trace = record(model, (2, 4), training=True)
+    (trace,) = record(model, (2, 4), training=True)
     assert trace.changed == {"1.num_batches_tracked"}  # on the meta device, that of the averages is not seen
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())

@@ -63,7 +63,7 @@ class _Stopwatch:
             module = built.to(self.device).float().eval()
             x = self.tensor(node.input)
             if isinstance(module, Region):  # windows of an image may stand in its batch
-                x = x.repeat(module.factor, *(1 for _ in x.shape[1:]))
+                x = x.repeat(module.factor, *(1 for _ in x.shape[1:])).movedim(0, module.axis)
             self.known[key] = self.median(lambda: module(x))
         return self.known[key]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from topolearn.compiler import Network
 from topolearn.compiler.finite import not_finite
 from topolearn.errors import LiftError
 from topolearn.tracing.draws import same_draws
+from topolearn.tracing.record import tensors_in
 
 TOLERANCE = 1e-5
 """Largest difference between the outputs of the two networks, divided by the largest output."""
@@ -43,6 +45,14 @@ def compare(model: nn.Module, net: Network, size: Sequence[int]) -> None:
         )
     differs_by = difference(ours, theirs)
     if not differs_by <= tolerance_of(next(model.parameters()).dtype):
+        path = _unsteady(model, size)
+        if path is not None:
+            where = f"'{path}' ({type(model.get_submodule(path)).__name__})" if path else "it"
+            raise LiftError(
+                f"cannot lift this {type(model).__name__}: {where} gives another result each time; let it depend on its"
+                " input and on what it holds",
+                module=path,
+            )
         raise LiftError(
             f"cannot lift this network: what it computes differs from its graph by {differs_by:.2g} of the largest"
             " output; does its forward pass change a view of a tensor, count its calls, draw numbers or depend on the"
@@ -72,11 +82,9 @@ def outputs(model: nn.Module, size: Sequence[int]) -> Tensor:
     Raises:
         LiftError: The network does not run.
     """
-    first = next(model.parameters(), torch.empty(0))
-    numbers = torch.Generator().manual_seed(0)
-    images = torch.randn(2, *size, generator=numbers).to(device=first.device, dtype=first.dtype)
+    images = _images(model, size)
     try:
-        with torch.no_grad(), same_draws(first.device):
+        with torch.no_grad(), same_draws(images.device):
             out = copy.deepcopy(model).eval()(images)
     except Exception as error:  # whatever a network's code raises
         path = _stopped_at(model, images)
@@ -94,6 +102,32 @@ def outputs(model: nn.Module, size: Sequence[int]) -> Tensor:
             module="",
         )
     return out
+
+
+def _images(model: nn.Module, size: Sequence[int]) -> Tensor:
+    first = next(model.parameters(), torch.empty(0))
+    numbers = torch.Generator().manual_seed(0)
+    return torch.randn(2, *size, generator=numbers).to(device=first.device, dtype=first.dtype)
+
+
+def _unsteady(model: nn.Module, size: Sequence[int]) -> str | None:
+    """Return the path of the first module that gives another output in a second copy of a network, or None."""
+    runs: list[list[tuple[str, Any]]] = []
+    for _ in range(2):
+        copied = copy.deepcopy(model).eval()
+        run: list[tuple[str, Any]] = []
+        for path, module in copied.named_modules():
+            module.register_forward_hook(lambda _, args, out, path=path, run=run: run.append((path, out)))
+        images = _images(model, size)
+        with torch.no_grad(), same_draws(images.device):
+            copied(images)
+        runs.append(run)
+    first, second = runs
+    for (path, one), (_, other) in zip(first, second, strict=False):
+        pairs = zip(tensors_in(one), tensors_in(other), strict=False)
+        if any(found.shape != wanted.shape or not torch.equal(found, wanted) for found, wanted in pairs):
+            return path
+    return None
 
 
 def _stopped_at(model: nn.Module, images: Tensor) -> str:

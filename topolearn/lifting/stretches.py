@@ -71,16 +71,18 @@ def _blocks(opened: Opened, run: Sequence[Piece]) -> list[tuple[int, int]]:
 
     for start, piece in enumerate(run):
         call = opened.flow.trace.calls[opened.flow.trace.ops[piece.exit].call]
-        if call.path in opened.blocks and opened.dims(piece.entry) == opened.dims(piece.exit):
+        if call.path in opened.blocks and opened.layout(piece.entry) == opened.layout(piece.exit):
             found.append((start, start + 1))
     for start, stop, is_made_of_others in sorted(_modules(opened, run), key=lambda block: block[1] - block[0]):
-        same = opened.dims(run[start].entry) == opened.dims(run[stop - 1].exit)
+        same = opened.layout(run[start].entry) == opened.layout(run[stop - 1].exit)
         if same and sum(layers[start:stop]) > (not is_made_of_others) and is_free(start, stop):
             found.append((start, stop))
     for start in (index for index, is_layer in enumerate(layers) if is_layer):
         end = next((index for index in range(start + 1, len(run)) if layers[index]), len(run))
         stops = [
-            index + 1 for index in range(start, end) if opened.dims(run[index].exit) == opened.dims(run[start].entry)
+            index + 1
+            for index in range(start, end)
+            if opened.layout(run[index].exit) == opened.layout(run[start].entry)
         ]
         found += [(start, stop) for stop in reversed(stops) if is_free(start, stop)][:1]
     return found

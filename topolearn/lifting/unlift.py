@@ -24,6 +24,7 @@ from topolearn.ops import Shape
 from topolearn.ops.part import NetworkPart
 from topolearn.tracing.builders import open_source
 from topolearn.tracing.opened import Opened
+from topolearn.tracing.region import Region
 
 _EXITS = "export it as ONNX, .pt2 or PyTorch source instead"
 _SUMS = ("identity", "relu")
@@ -211,9 +212,12 @@ def _example(net: Network, name: str) -> Tensor:
         assert shape.length is not None
         dims = (shape.length, shape.channels)
     first = next(parameter for parameter in net.parameters() if parameter.is_floating_point())
-    rows = 2 * getattr(net.nodes[name], "factor", 1)  # windows of an image are rows too
+    module = net.nodes[name]
+    factor, axis = (module.factor, module.axis) if isinstance(module, Region) else (1, 0)
+    rows = 2 * factor  # windows of an image are rows too
     numbers = torch.Generator().manual_seed(0)
-    return torch.randn(rows, *(shape.dims or dims), generator=numbers).to(device=first.device, dtype=first.dtype)
+    x = torch.randn(rows, *(shape.dims or dims), generator=numbers).to(device=first.device, dtype=first.dtype)
+    return x.movedim(0, axis)
 
 
 def _load(model: nn.Module, net: Network, places: Mapping[str, str]) -> None:

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from topolearn.graph import Source
 from topolearn.pytorch.calls import INDENT, Called, Names, Written, assigned
 from topolearn.pytorch.written import AS_IN_TORCH, SourceParts, Unwritable, constructed, is_torch, plain
+from topolearn.tracing.in_place import OnCopy
 from topolearn.tracing.opened import Opened
 from topolearn.tracing.region import Action, Region, get_path, itself
-from topolearn.tracing.values import Attribute, BatchMultiple, ByMode, Device, InputType, Ref
+from topolearn.tracing.values import Attribute, BatchMultiple, ByMode, Device, InputType, Ref, refs
 
 GIVEN = "given"
 """Name of the library's network in the written constructor."""
@@ -150,14 +151,23 @@ class PartWriter:
         return self._values[ref]
 
     def _call(self, step: Action) -> Written:
-        args = [self._written(arg) for arg in step.args]
-        named = [(key, self._written(value)) for key, value in step.kwargs.items() if key != "_stacklevel"]
+        given, kwargs = step.args, dict(step.kwargs)
+        args = [self._written(arg) for arg in given]
+        named = [(key, self._written(value)) for key, value in kwargs.items() if key != "_stacklevel"]
+        target = step.target
+        if step.copies:
+            if any(not isinstance(leaf, Ref) for leaf in (*given, *kwargs.values()) if list(refs(leaf))):
+                raise Unwritable(f"'{step.target}', which changes tensors in place that are inside of what it is given")
+            args = [f"{arg}.clone()" if isinstance(leaf, Ref) else arg for arg, leaf in zip(args, given, strict=True)]
+            named = [(key, f"{arg}.clone()" if isinstance(kwargs[key], Ref) else arg) for key, arg in named]
+        if isinstance(step.target, OnCopy):
+            target, args[0] = step.target.function, f"{args[0]}.clone()"
         if isinstance(step.target, str):
             return Called(self._module(step.target), [*(("", arg) for arg in args), *named])
-        written = _operation(step.target, args) if not named else None
+        written = _operation(target, args) if not named else None
         if written is not None:
             return written
-        function, method = self._function(step.target)
+        function, method = self._function(target)
         if method:
             return Called(f"{args[0]}.{function}", [*(("", arg) for arg in args[1:]), *named])
         return Called(function, [*(("", arg) for arg in args), *named])
@@ -184,7 +194,7 @@ class PartWriter:
             return self._tensor(f"constant{len(self.held)}", value)
         if isinstance(value, BatchMultiple):
             factor, whole = value.factor, self.region.factor
-            rows = "x.shape[0]" if factor == 1 else f"{factor} * x.shape[0]"
+            rows = f"x.shape[{self.region.axis}]" if factor == 1 else f"{factor} * x.shape[{self.region.axis}]"
             return rows if whole == 1 else f"{rows} // {whole}"
         if isinstance(value, ByMode):
             if value == ByMode(training=True, evaluating=False):

@@ -19,10 +19,19 @@ def drawn() -> tuple[Any, ...]:
 
 
 @contextmanager
-def same_draws(device: torch.device | None = None) -> Iterator[None]:
-    """Leave the generators as they were; ``device``: that of the network, if it is a GPU."""
+def same_draws(device: torch.device | None = None, seed: int | None = None) -> Iterator[None]:
+    """Leave the generators as they were.
+
+    Args:
+        device: Device of the network.
+        seed: What the generators start from; None: from where they are.
+    """
     pythons, numpys = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else []):
+        if seed is not None:
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)
         try:
             yield
         finally:

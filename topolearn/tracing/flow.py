@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
+from types import MethodType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from topolearn.tracing.record import Call, Operation, Trace
-from topolearn.tracing.values import Attribute, BatchMultiple, ByMode, InputType, Ref, leaves, mapped, refs
+from topolearn.tracing.values import Attribute, BatchMultiple, ByMode, InputType, Ref, Unknown, leaves, mapped, refs
 
 
 def common_path(paths: Iterable[str]) -> str:
@@ -32,32 +34,59 @@ def for_any_batch(first: Trace, second: Trace) -> Trace:
     """Replace the numbers that grow with the batch, given two runs with different batches.
 
     Raises:
-        Differs: The runs differ otherwise; holds the path of the module.
+        Differs: The runs differ otherwise, outside of modules that stay whole; holds the path of the module.
     """
 
     def settle(one: Any, other: Any) -> Any:
         whole = type(one) is type(other) is int and one % first.batch == 0
         if whole and one * second.batch == other * first.batch:
             return BatchMultiple(one // first.batch)
+        if isinstance(one, Ref) and isinstance(other, Ref) and _origin(first, one) == _origin(second, other):
+            return one
         raise Differs
 
-    ops, calls = list(first.ops), list(first.calls)
-    for number, (one, other) in enumerate(zip(first.ops, second.ops, strict=False)):
-        path = first.calls[one.call].path
-        if one.name != other.name or one.function is not other.function:
-            raise Differs(common_path((path, second.calls[other.call].path)))
-        try:
-            ops[number] = _settled(one, other, settle)
-        except Differs:
-            raise Differs(path) from None
-    if len(first.ops) != len(second.ops) or len(first.calls) != len(second.calls):
-        raise Differs("")
-    for number, (call, same_call) in enumerate(zip(first.calls, second.calls, strict=True)):
-        try:
-            calls[number] = _settled(call, same_call, settle)
-        except Differs:
-            raise Differs(call.path) from None
-    return replace(first, ops=tuple(ops), calls=tuple(calls))
+    trace, differing = _settled(first, second, settle)
+    for index in sorted(differing):
+        inside: int | None = index
+        while inside is not None and trace.calls[inside].path not in trace.whole:
+            inside = trace.calls[inside].parent
+        if inside is None:
+            raise Differs(trace.calls[index].path)
+    shapes = {op.name: op.shape for op in second.ops}
+    ops = tuple(replace(op, axis=_axis(op.shape, shapes.get(op.name), first, second)) for op in trace.ops)
+    return replace(trace, ops=ops)
+
+
+def _origin(trace: Trace, ref: Ref) -> tuple[str, tuple[Any, ...]]:
+    """Return what an output is called in every run: a module that stays whole may do more in one of them."""
+    op = trace.ops[ref.op]
+    call: int | None = op.call
+    while call is not None:
+        if trace.calls[call].path in trace.whole:
+            return trace.calls[call].path, ()
+        call = trace.calls[call].parent
+    return op.name, ref.place
+
+
+def _axis(one: tuple[int, ...] | None, other: tuple[int, ...] | None, first: Trace, second: Trace) -> int | None:
+    """Return the only axis that differs in two shapes, if it grows with the batch."""
+    if one is None or other is None or len(one) != len(other):
+        return None
+    grows = [axis for axis, sizes in enumerate(zip(one, other, strict=True)) if sizes[0] != sizes[1]]
+    if len(grows) != 1 or one[grows[0]] * second.batch != other[grows[0]] * first.batch:
+        return None
+    return grows[0]
+
+
+def unlike(first: Trace, second: Trace) -> set[str]:
+    """Return the paths of the modules whose own forward pass did other things in a second run of the same kind."""
+
+    def settle(one: Any, other: Any) -> Any:
+        if isinstance(one, Ref) and isinstance(other, Ref):
+            return one  # a module between them may do more
+        raise Differs
+
+    return {first.calls[index].path for index in _settled(first, second, settle)[1]}
 
 
 def for_any_mode(evaluating: Trace, training: Trace) -> tuple[Trace, frozenset[int]]:
@@ -77,35 +106,63 @@ def for_any_mode(evaluating: Trace, training: Trace) -> tuple[Trace, frozenset[i
             return one
         if isinstance(one, Ref) and isinstance(other, Ref):
             return one  # operations in the same order; a module between them may do more in training
-        if any(isinstance(leaf, Ref | Attribute | Tensor) for leaf in (one, other)):
+        if any(isinstance(leaf, Ref | Attribute | Tensor | Unknown) for leaf in (one, other)):
             raise Differs
         return InputType() if (one, other) == (torch.float32, torch.float64) else ByMode(other, one)
 
-    theirs = _by_key(training)
-    ops, calls, closed = list(evaluating.ops), list(evaluating.calls), set()
-    bodies, other_bodies = _bodies(evaluating), _bodies(training)
-    for key, index in _by_key(evaluating).items():
+    trace, differing = _settled(evaluating, training, settle)
+    whole = {**training.whole, **evaluating.whole}
+    closed = differing | {index for index, call in enumerate(trace.calls) if call.path in whole}
+    changing = {call.path for call in training.calls if call.changes}
+    for call in trace.calls:
+        call.changes |= call.path in changing
+    return replace(trace, changed=training.changed, whole=whole), frozenset(closed)
+
+
+def _settled(first: Trace, second: Trace, settle: Callable[[Any, Any], Any]) -> tuple[Trace, set[int]]:
+    """Compare two runs, module by module.
+
+    Args:
+        first: A run.
+        second: Another run.
+        settle: Returns what takes the place of two leaves that differ, or raises :class:`Differs`.
+
+    Returns:
+        The first run, with leaves that differ replaced. And the calls of modules whose own forward pass differs.
+    """
+    theirs = _by_key(second)
+    ops, calls, differing = list(first.ops), list(first.calls), set()
+    bodies, other_bodies = _bodies(first), _bodies(second)
+    for key, index in _by_key(first).items():
         body, other_body = bodies[index], other_bodies[theirs[key]] if key in theirs else []
         try:
-            if [_what(evaluating, entry) for entry in body] != [_what(training, entry) for entry in other_body]:
+            if [_what(first, entry) for entry in body] != [_what(second, entry) for entry in other_body]:
                 raise Differs
             for (is_op, number), (_, other) in zip(body, other_body, strict=True):
                 if is_op:
-                    ops[number] = _settled(ops[number], training.ops[other], settle)
+                    ops[number] = _matched(ops[number], second.ops[other], settle)
                 else:
-                    calls[number] = _settled(calls[number], training.calls[other], settle)
+                    calls[number] = _matched(calls[number], second.calls[other], _or_unknown(settle))
         except Differs:
-            closed.add(index)
-    whole = {**training.whole, **evaluating.whole}
-    closed |= {index for index, call in enumerate(evaluating.calls) if call.path in whole}
-    trace = replace(evaluating, ops=tuple(ops), calls=tuple(calls), changed=training.changed, whole=whole)
-    return trace, frozenset(closed)
+            differing.add(index)
+    return replace(first, ops=tuple(ops), calls=tuple(calls)), differing
+
+
+def _or_unknown(settle: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Let functions that a module is given differ: what it does with them is seen in its operations."""
+
+    def settle_all(one: Any, other: Any) -> Any:
+        if isinstance(one, Unknown) and callable(other):
+            return one
+        return Unknown(type(one).__name__) if callable(one) and callable(other) else settle(one, other)
+
+    return settle_all
 
 
 CalledT = TypeVar("CalledT", Operation, Call)
 
 
-def _settled(one: CalledT, other: CalledT, settle: Callable[[Any, Any], Any]) -> CalledT:
+def _matched(one: CalledT, other: CalledT, settle: Callable[[Any, Any], Any]) -> CalledT:
     """Return a copy of a call with each differing argument replaced by ``settle(one, other)``.
 
     Raises:
@@ -129,7 +186,19 @@ def _settled(one: CalledT, other: CalledT, settle: Callable[[Any, Any], Any]) ->
 def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) or isinstance(other, Tensor):
         return one is other or (type(one) is type(other) and one.device == other.device and torch.equal(one, other))
-    return one is other or (type(one) is type(other) and bool(one == other))
+    try:
+        return one is other or (type(one) is type(other) and bool(_meaning(one) == _meaning(other)))
+    except Exception:  # objects of any class, such as arrays
+        return False
+
+
+def _meaning(value: Any) -> Any:
+    """Return what two functions have in common that compute the same: each run has other objects."""
+    if isinstance(value, partial):
+        return _meaning(value.func), value.args, value.keywords
+    if isinstance(value, MethodType):
+        return value.__func__, type(value.__self__)
+    return value
 
 
 Entry = tuple[bool, int]
@@ -138,7 +207,7 @@ Entry = tuple[bool, int]
 
 def _what(trace: Trace, entry: Entry) -> Any:
     is_op, number = entry
-    return trace.ops[number].function if is_op else trace.calls[number].path
+    return _meaning(trace.ops[number].function) if is_op else trace.calls[number].path
 
 
 def _by_key(trace: Trace) -> dict[tuple[Any, ...], int]:
@@ -211,8 +280,8 @@ class Flow:
                 self.readers[source].append(number)
 
     def is_tensor(self, number: int) -> bool:
-        """Whether everything that reads an operation reads it as one tensor: its whole output."""
-        return self.trace.ops[number].shape is not None and self._places[number] <= {Ref(number)}
+        """Whether everything that reads an operation reads it as one tensor, its whole output, with a batch axis."""
+        return self.trace.ops[number].axis is not None and self._places[number] <= {Ref(number)}
 
     def between(self, entry: int, exit: int) -> set[int]:
         """Return the operations on a path from ``entry`` to ``exit``, with ``exit`` and without ``entry``."""
@@ -244,9 +313,8 @@ class Flow:
         if len(given) != 2 or not all(isinstance(leaf, Ref) and not leaf.place for leaf in given):
             return ()
         terms = tuple(self.head[leaf.op] for leaf in given)
-        if any(self.trace.ops[term].shape != op.shape for term in terms) or any(
-            term and not self.sources[term] for term in terms
-        ):
+        layouts = {(self.trace.ops[term].shape, self.trace.ops[term].axis) for term in terms}
+        if layouts != {(op.shape, op.axis)} or any(term and not self.sources[term] for term in terms):
             return ()
         return terms
 

@@ -6,7 +6,8 @@ import copy
 import hashlib
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -14,10 +15,10 @@ from torch import Tensor, nn
 
 from topolearn.errors import LiftError, suggest
 from topolearn.tracing.draws import same_draws
-from topolearn.tracing.flow import Differs, Flow, for_any_batch, for_any_mode
-from topolearn.tracing.record import CountMacs, Opaque, Stopped, Trace, record
-from topolearn.tracing.region import Action, Index, Region, Unresolved, build_region
-from topolearn.tracing.values import Attribute, Ref, leaves, refs
+from topolearn.tracing.flow import Differs, Flow, for_any_batch, for_any_mode, unlike
+from topolearn.tracing.record import CountMacs, Opaque, Stopped, Trace, record, tensors_in
+from topolearn.tracing.region import Action, Index, Region, Unresolved, hold_copies
+from topolearn.tracing.values import Attribute, ByMode, Ref, Unknown, is_plain, leaves, refs
 
 _BATCHES = (2, 3)
 """Batches of the runs that are compared to see which numbers grow with the batch."""
@@ -80,9 +81,14 @@ class Opened:
 
     def dims(self, number: int) -> tuple[int, ...]:
         """Return the dimensions of an operation's output, without the batch."""
-        shape = self.flow.trace.ops[number].shape
-        assert shape is not None
-        return shape[1:]
+        op = self.flow.trace.ops[number]
+        assert op.shape is not None
+        axis = op.axis or 0
+        return op.shape[:axis] + op.shape[axis + 1 :]
+
+    def layout(self, number: int) -> tuple[Any, ...]:
+        """Return the dimensions of an operation's output, and the axis of its batch."""
+        return *self.dims(number), self.flow.trace.ops[number].axis
 
     def steps(self, entry: int, exit: int) -> list[Action]:
         """Return the steps from one operation to another: modules where they are whole, else single operations."""
@@ -163,9 +169,10 @@ class Opened:
             steps = self.steps(entry, exit)
         except Unresolved as error:
             raise LiftError(f"what leads from '{after}' to '{until}' also needs '{error}'") from None
-        shape = self.flow.trace.ops[entry].shape
-        factor = max(shape[0] // self.flow.trace.batch, 1) if shape else 1
-        return build_region(model, steps, Ref(entry), Ref(exit), factor)
+        op = self.flow.trace.ops[entry]
+        axis = op.axis or 0
+        factor = max(op.shape[axis] // self.flow.trace.batch, 1) if op.shape else 1
+        return hold_copies(Region(Ref(entry), Ref(exit), steps, axis, factor), model)
 
 
 def _named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -197,11 +204,19 @@ def read(model: nn.Module, size: Sequence[int], blocks: Sequence[str] = ()) -> t
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a network warns about is for those who run it
         known = measured(model, (_BATCHES[0], *size), blocks) if blocks else {}
-        first, second = (_recorded(model, (batch, *size), known) for batch in _BATCHES)
+        first = _recorded(model, (_BATCHES[0], *size), known, repeated=True)
+        second, large = (
+            _recorded(model, (batch, *size), known, repeated=False) for batch in (_BATCHES[1], _LARGE_BATCH)
+        )
         try:
-            training = record(model, (_BATCHES[0], *size), training=True, dtype=torch.float64, blocks=known)
+            training = _repeated(
+                model,
+                lambda runs: record(
+                    model, (_BATCHES[0], *size), training=True, dtype=torch.float64, blocks=known, runs=runs
+                ),
+            )
         except Stopped:  # it has a precision of its own
-            training = _recorded(model, (_BATCHES[0], *size), known, training=True)
+            training = _recorded(model, (_BATCHES[0], *size), known, training=True, repeated=True)
     if why := training.whole.get("", first.whole.get("")):
         raise LiftError(
             f"cannot lift this {type(model).__name__}: its own forward pass {why}; put that part into a module of its"
@@ -210,7 +225,7 @@ def read(model: nn.Module, size: Sequence[int], blocks: Sequence[str] = ()) -> t
         )
     try:
         trace = for_any_batch(first, second)
-        for_any_batch(first, _recorded(model, (_LARGE_BATCH, *size), known))
+        for_any_batch(first, large)
     except Differs as error:
         raise LiftError(
             f"cannot lift this {type(model).__name__}: {_where(model, str(error))} does other things with other batch"
@@ -218,44 +233,70 @@ def read(model: nn.Module, size: Sequence[int], blocks: Sequence[str] = ()) -> t
             module=str(error),
         ) from None
     trace, closed = for_any_mode(trace, training)
-    flow = Flow(trace, closed)
-    given = [leaf for _, leaf in leaves(trace.calls[0].output) if isinstance(leaf, Ref)]
-    if len(given) != 1:
-        raise LiftError(
-            f"cannot lift this {type(model).__name__}: in eval mode it returns {len(given)} tensors, but only networks"
-            " that return one can be lifted",
-            module="",
-        )
-    trained = [leaf for _, leaf in leaves(training.calls[0].output) if isinstance(leaf, Ref)]
-    if len(trained) != 1:
-        raise LiftError(
-            f"cannot lift this {type(model).__name__}: in training mode it returns {len(trained)} tensors, but only"
-            " networks that return one can be lifted; switch off its second heads (aux_logits=False)",
-            module="",
-        )
+    output = _output(model, trace, training)
     if 0 in closed:
         raise LiftError(
             f"cannot lift this {type(model).__name__}: its own forward pass does other things in training than in eval"
             " mode; put that part into a module of its own, which then stays whole",
             module="",
         )
-    leaking = _leaking(flow)
+    for index in closed:
+        call = trace.calls[index]
+        for kind in (leaf.kind for _, leaf in leaves((call.args, dict(call.kwargs))) if isinstance(leaf, Unknown)):
+            raise LiftError(
+                f"cannot lift this {type(model).__name__}: {_where(model, call.path)} stays whole, but it is given an"
+                f" object ({kind}), which a graph cannot give it; give it tensors and numbers",
+                module=call.path,
+            )
+    whole = {trace.calls[index].path for index in closed}
+    leaking = _leaking(trace, whole) or _leaking(training, whole)
     if leaking is not None:
         raise LiftError(
             f"cannot lift this {type(model).__name__}: {_where(model, leaking)} stays whole, but more of it is read"
             " than what it returns; if it changes its input in place, let it change a copy",
             module=leaking,
         )
-    return flow, flow.head[given[0].op]
+    flow = Flow(trace, closed)
+    return flow, flow.head[output]
 
 
-def _leaking(flow: Flow) -> str | None:
+def _output(model: nn.Module, trace: Trace, training: Trace) -> int:
+    """Return the number of the operation that gives the output.
+
+    Raises:
+        LiftError: The network does not return one tensor with a batch axis.
+    """
+    for mode, run in (("eval", trace), ("training", training)):
+        found = [leaf for _, leaf in leaves(run.calls[0].output)]
+        objects = [leaf.kind for leaf in found if isinstance(leaf, Unknown)]
+        tensors = [leaf for leaf in found if isinstance(leaf, Ref | Attribute | Tensor)]
+        if objects or len(tensors) != 1:
+            returned = f"an object ({objects[0]})" if objects else f"{len(tensors)} tensors"
+            advice = "; switch off its second heads (aux_logits=False)" if mode == "training" else ""
+            raise LiftError(
+                f"cannot lift this {type(model).__name__}: in {mode} mode it returns {returned}, but only networks that"
+                f" return one tensor can be lifted{advice}",
+                module="",
+            )
+    (place,) = (leaf for _, leaf in leaves(trace.calls[0].output) if isinstance(leaf, Ref | Attribute | Tensor))
+    op = trace.ops[place.op] if isinstance(place, Ref) else trace.ops[0]
+    if not isinstance(place, Ref) or op.axis != 0 or op.shape is None or op.shape[0] != trace.batch:
+        shape = "" if not isinstance(place, Ref) else f" of shape {op.shape} for a batch of {trace.batch}"
+        raise LiftError(
+            f"cannot lift this {type(model).__name__}: its output{shape} has no batch axis in front; let it return one"
+            " result for each input: (N, …)",
+            module="",
+        )
+    return place.op
+
+
+def _leaking(trace: Trace, whole: Collection[str]) -> str | None:
     """Return the path of a module that must stay whole, of which more is read than what it returns; None if none is."""
-    trace = flow.trace
-    for index in flow.closed:
-        call = trace.calls[index]
-        if call.start == call.stop or flow.head[call.start] != call.stop - 1:
-            continue  # nothing to read, or a part of another such module
+    covered = 0
+    for call in trace.calls:
+        if call.path not in whole or call.start < covered:  # a part of another such module
+            continue
+        covered = call.stop
         body, gives = range(call.start, call.stop), set(refs(call.output))
         after = (ref for op in trace.ops[call.stop :] for ref in refs((op.args, dict(op.kwargs))))
         if any(ref.op in body and ref not in gives for ref in after):
@@ -284,15 +325,22 @@ def measured(model: nn.Module, shape: Sequence[int], blocks: Sequence[str]) -> d
             raise LiftError(f"cannot lift {_where(model, path)} as a block: it is inside of '{around}'", module=path)
     copied = copy.deepcopy(model).eval()
     first = next(copied.parameters())
-    outputs: dict[str, list[tuple[Any, int]]] = {path: [] for path in blocks}
-    begun: list[int] = []
+    outputs: dict[str, list[tuple[Any, int, bool]]] = {path: [] for path in blocks}
+    begun: list[tuple[int, list[tuple[Tensor, int]]]] = []
     counter = CountMacs()
     for path in blocks:
         module = copied.get_submodule(path)
-        module.register_forward_pre_hook(lambda *_: begun.append(counter.total))
-        module.register_forward_hook(
-            lambda _, args, out, path=path: outputs[path].append((out, counter.total - begun.pop()))
-        )
+
+        def enter(_: nn.Module, args: Any, kwargs: Any) -> None:
+            begun.append((counter.total, [(tensor, tensor._version) for tensor in tensors_in((args, kwargs))]))
+
+        def leave(_: nn.Module, args: Any, kwargs: Any, out: Any, path: str = path) -> None:
+            before, given = begun.pop()
+            changes = any(tensor._version != version for tensor, version in given)
+            outputs[path].append((out, counter.total - before, changes))
+
+        module.register_forward_pre_hook(enter, with_kwargs=True)
+        module.register_forward_hook(leave, with_kwargs=True)
     numbers = torch.Generator().manual_seed(0)
     images = torch.randn(*shape, generator=numbers).to(device=first.device, dtype=first.dtype)
     try:
@@ -307,8 +355,8 @@ def measured(model: nn.Module, shape: Sequence[int], blocks: Sequence[str]) -> d
         if len(calls) != 1 or not isinstance(calls[0][0], Tensor):
             why = "it does not return one tensor" if len(calls) == 1 else f"it is called {len(calls)} times"
             raise LiftError(f"cannot lift {_where(model, path)} as a block: {why}", module=path)
-        out, macs = calls[0]
-        found[path] = Opaque(tuple(out.shape), shape[0], macs)
+        out, macs, changes = calls[0]
+        found[path] = Opaque(tuple(out.shape), shape[0], macs, changes)
     return found
 
 
@@ -316,9 +364,37 @@ def _first_line(error: BaseException | None) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _recorded(model: nn.Module, shape: Sequence[int], blocks: Mapping[str, Opaque], *, training: bool = False) -> Trace:
+def _repeated(model: nn.Module, recorded: Callable[[int], Sequence[Trace]]) -> Trace:
+    """Return what a copy of a network does; a module that does other things in a second run stays whole.
+
+    Args:
+        model: The network.
+        recorded: Returns what a new copy does in a number of runs.
+
+    Raises:
+        LiftError: A module does other things in another copy of the network.
+    """
+    first, again = recorded(2)
+    others = unlike(first, again)
+    if others and (elsewhere := unlike(first, *recorded(1))):
+        path = max(elsewhere, key=len)
+        raise LiftError(
+            f"cannot lift this {type(model).__name__}: {_where(model, path)} does other things each time, and so it"
+            " depends on something outside of the network, such as the time or a global variable; let it depend on its"
+            " input and on what it holds",
+            module=path,
+        )
+    return replace(first, whole={**dict.fromkeys(others, "does other things when it is called again"), **first.whole})
+
+
+def _recorded(
+    model: nn.Module, shape: Sequence[int], blocks: Mapping[str, Opaque], *, training: bool = False, repeated: bool
+) -> Trace:
+    def recorded(runs: int) -> Sequence[Trace]:
+        return record(model, shape, training=training, blocks=blocks, runs=runs)
+
     try:
-        return record(model, shape, training=training, blocks=blocks)
+        return _repeated(model, recorded) if repeated else recorded(1)[0]
     except Stopped as stopped:
         raise LiftError(
             f"cannot lift this {type(model).__name__}: {_where(model, stopped.path)} depends on the values of its"
@@ -345,7 +421,9 @@ def _fingerprint(trace: Trace, model: nn.Module) -> str:
             return f"tensor{tuple(value.shape)}"
         if callable(value):
             return str(getattr(value, "__qualname__", None) or getattr(value, "__name__", type(value).__name__))
-        return repr(value)
+        if isinstance(value, ByMode) and not (is_plain(value.training) and is_plain(value.evaluating)):
+            return f"{told(value.training)} or {told(value.evaluating)}"
+        return repr(value) if is_plain(value) else type(value).__name__
 
     digest = hashlib.sha256()
     for op in trace.ops:

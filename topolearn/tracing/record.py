@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from topolearn.tracing.draws import drawn, same_draws
-from topolearn.tracing.values import Attribute, Device, Ref, leaves, mapped
+from topolearn.tracing.in_place import Shared, out_of_place, storage_of, with_item
+from topolearn.tracing.values import Attribute, Device, Ref, Unknown, is_plain, leaves, mapped
 
 META = torch.device("meta")
 
@@ -32,6 +32,8 @@ class Operation:
         call: Number of the innermost module call that it is in.
         shape: Shape of its output, or None if that is not one tensor.
         macs: Multiply-accumulates.
+        axis: The axis of its output that grows with the batch; None if there is none, or not only one, or if it is not
+            known.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Operation:
     call: int
     shape: tuple[int, ...] | None
     macs: int = 0
+    axis: int | None = None
 
 
 @dataclass(slots=True)
@@ -55,6 +58,7 @@ class Call:
         start: Number of the first operation in it.
         stop: Number after its last operation.
         output: What it returned, with a :class:`Ref` for each tensor.
+        changes: Whether it changes a tensor that it is given, in place.
     """
 
     path: str
@@ -64,6 +68,7 @@ class Call:
     start: int
     stop: int = -1
     output: Any = None
+    changes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +98,13 @@ class Opaque:
         shape: Shape of its output.
         batch: Batch size of the run that gave this shape.
         macs: Multiply-accumulates in that run.
+        changes: Whether it changed a tensor that it was given, in place.
     """
 
     shape: tuple[int, ...]
     batch: int
     macs: int
+    changes: bool = False
 
 
 def meta_copy(model: nn.Module, dtype: torch.dtype) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -169,9 +176,10 @@ class CountMacs(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Recorder(TorchFunctionMode):
-    def __init__(self, paths: Mapping[int, str], batch: int) -> None:
+    def __init__(self, held: Mapping[str, Tensor], batch: int) -> None:
         super().__init__()
-        self.paths = paths
+        self.paths = {id(tensor): path for path, tensor in held.items()}
+        self.shared = Shared(held.values())
         self.batch = batch
         self.ops: list[Operation] = []
         self.calls: list[Call] = []
@@ -182,29 +190,37 @@ class _Recorder(TorchFunctionMode):
         self.counter = CountMacs()
         self.whole: dict[str, str] = {}
         self.entered: list[str] = []  # for each open call: what was switched when it began
-        self.drawn = drawn()
+        self.may_be_in_place: list[bool] = []  # for each open call: whether the module has a setting for that
+        self.given: list[list[tuple[Tensor, int]]] = []  # for each open call: its tensors and their versions
+        self.drawn: Any = None
 
     # -- modules -------------------------------------------------------------------------------
 
-    def enter(self, path: str, args: Any, kwargs: Any) -> None:
+    def enter(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         self.check_draws()
+        self.may_be_in_place.append(isinstance(getattr(module, "inplace", None), bool))
         self.entered.append(_switched())
         parent = self.open[-1] if self.open else None
-        self.calls.append(Call(path, parent, self.told(args), self.told(kwargs), len(self.ops)))
+        self.given.append([(tensor, self.version(tensor)) for tensor in tensors_in((args, kwargs))])
+        self.calls.append(Call(path, parent, self.plain(args), self.plain(kwargs), len(self.ops)))
         self.open.append(len(self.calls) - 1)
 
     def leave(self, args: Any, kwargs: Any, output: Any) -> Any:
         self.check_draws()
         self.entered.pop()
         call = self.calls[self.open[-1]]
-        given = {id(leaf) for _, leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        call.changes |= any(self.version(tensor) != version for tensor, version in self.given.pop())
+        self.may_be_in_place.pop()
+        given = set(map(id, tensors_in((args, kwargs))))
 
-        def is_unchanged(leaf: Any) -> bool:
+        def is_passed(leaf: Any) -> bool:
             made = self.made.get(id(leaf))
+            if not call.path and made is not None and made.place:
+                return True  # what the network gives is an operation
             return id(leaf) in given and (made is None or made.op < call.start)
 
-        output = mapped(lambda leaf: self.passed(leaf) if is_unchanged(leaf) else leaf, output)
-        call.stop, call.output = len(self.ops), self.told(output)
+        output = mapped(lambda leaf: self.passed(leaf) if is_passed(leaf) else leaf, output)
+        call.stop, call.output = len(self.ops), self.plain(output)
         self.open.pop()
         return output
 
@@ -212,13 +228,13 @@ class _Recorder(TorchFunctionMode):
         """Note that the innermost module must stay whole if it has drawn numbers that are not on the device."""
         now = drawn()
         if now != self.drawn and self.open:
-            self.whole.setdefault(self.calls[self.open[-1]].path, "draws numbers to decide what it does")
+            self.stays_whole("draws numbers to decide what it does")
         self.drawn = now
 
     def check_switches(self, given: Any) -> None:
         """Note that a module must stay whole if it has switched gradients off, or autocast on."""
         switched = _switched()
-        trains = any(isinstance(leaf, Tensor) and leaf.requires_grad for _, leaf in leaves(given))
+        trains = any(tensor.requires_grad for tensor in tensors_in(given))
         if switched and (trains or switched != NO_GRADIENT):
             for call, before in zip(reversed(self.open), reversed(self.entered), strict=True):
                 if before != switched:
@@ -227,11 +243,15 @@ class _Recorder(TorchFunctionMode):
 
     def stand_in(self, path: str, block: Opaque, args: Any, kwargs: Any) -> Tensor:
         """Return a stand-in for the output of a module that stays whole, and record it as one operation."""
-        given = [leaf for _, leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        given = tensors_in((args, kwargs))
         with torch._C.DisableTorchFunction():
             batch = block.shape[0] * self.batch // block.batch
-            out = given[0].new_empty(batch, *block.shape[1:])
-        self.note("whole", None, self.told(args), self.told(kwargs), out)
+            out = torch.empty(batch, *block.shape[1:], device=META, dtype=given[0].dtype if given else None)
+        self.note("whole", None, self.plain(args), self.plain(kwargs), out)
+        if block.changes:
+            call = self.calls[self.open[-1]]
+            call.changes = True
+            self.shared.changed |= {id(tensor): (self.open[-1], None) for tensor in given}
         self.ops[-1] = replace(self.ops[-1], macs=block.macs * self.batch // block.batch)
         self.whole[path] = "is marked as a block"
         return out
@@ -247,29 +267,84 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         before = self.counter.total
-        told_args, told_kwargs = self.told(tuple(args)), self.told(kwargs)
         name = getattr(func, "__name__", type(func).__name__)
+        if name == "__setitem__":
+            self.shared.put_back(*args)
+        told_args, told_kwargs = self.told(tuple(args)), self.told(kwargs)
         if name == "__get__":
             name = getattr(func.__self__, "__name__", name)
         if name == "__set__":
             raise RuntimeError(f"it sets '{getattr(func.__self__, '__name__', 'data')}' of a tensor")
         self.check_switches((args, kwargs))
+        given = tensors_in((args, kwargs))
+        versions = [tensor._version for tensor in given]
         if name == "__setitem__":
             func(*args, **kwargs)
             self.note("set_item", with_item, told_args, told_kwargs, args[0], before)
+            self.check_changes(args[0], given, versions)
             return None
         out = func(*args, **kwargs)
-        if not any(isinstance(leaf, Tensor) for _, leaf in leaves(out)):
+        if any(isinstance(leaf, torch.Generator) for _, leaf in leaves((args, kwargs))):
+            self.stays_whole("draws from a generator of its own")
+        if not tensors_in(out):
             return out
-        in_place = _out_of_place(func, name, told_kwargs)
+        in_place = out_of_place(func, name, told_kwargs)
         if in_place is not None:
             func = in_place
             told_kwargs = {key: False if key == "inplace" else value for key, value in told_kwargs.items()}
         else:
-            given = {id(leaf) for _, leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-            out = mapped(lambda leaf: _alias(leaf) if id(leaf) in given else leaf, out)
+            ids = set(map(id, given))
+            out = mapped(lambda leaf: _alias(leaf) if id(leaf) in ids else leaf, out)
         self.note(name.strip("_"), func, told_args, told_kwargs, out, before)
+        by_setting = kwargs.get("inplace") is True
+        self.check_changes(None if in_place is None else out, given, versions, by_setting=by_setting)
         return out
+
+    def check_changes(
+        self, known: Any, given: Sequence[Tensor], versions: Sequence[int], *, by_setting: bool = False
+    ) -> None:
+        """Note which tensors an operation has changed in place.
+
+        Args:
+            known: The tensor whose changed values are recorded as the operation's output.
+            by_setting: Whether an argument ``inplace`` asks for it.
+            given: The operation's tensors.
+            versions: Their versions before it.
+        """
+        for tensor, version in zip(given, versions, strict=True):
+            if tensor._version == version or (known is not tensor and _share(known, tensor)):
+                continue
+            if by_setting and self.may_be_in_place[-1]:
+                self.shared.switchable[storage_of(tensor)] += tensor._version - version
+            if self.shared.is_held(tensor):
+                self.stays_whole("changes a tensor that it holds")
+            elif tensor is not known:
+                self.stays_whole("changes a tensor in place")
+                self.shared.changed[id(tensor)] = (self.open[-1], None)
+            self.shared.change(tensor, self.open[-1])
+
+    def version(self, tensor: Tensor) -> int:
+        """Return how often a tensor has been changed in place, without what a module's setting can switch off."""
+        with torch._C.DisableTorchFunction():
+            return tensor._version - self.shared.switchable[storage_of(tensor)]
+
+    def stays_whole(self, why: str) -> None:
+        """Note that the innermost module must stay whole."""
+        self.whole.setdefault(self.calls[self.open[-1]].path, why)
+
+    def check_read(self, tensor: Tensor) -> None:
+        """Note that a module must stay whole in which a tensor is read that was changed through another one."""
+        if id(tensor) in self.shared.changed:
+            changing_call, _ = self.shared.changed[id(tensor)]
+            ancestors: list[int | None] = [changing_call]
+            while ancestors[-1] is not None:
+                ancestors.append(self.calls[ancestors[-1]].parent)
+            common = next(call for call in reversed(self.open) if call in ancestors)
+            changing = self.calls[changing_call].path
+            how = "it has changed through a view of it"
+            if self.calls[common].path != changing:
+                how = f"'{changing}' has changed in place"
+            self.whole.setdefault(self.calls[common].path, f"reads a tensor that {how}")
 
     def note(
         self,
@@ -291,12 +366,19 @@ class _Recorder(TorchFunctionMode):
             if isinstance(leaf, Tensor):
                 self.made[id(leaf)] = Ref(number, place)
                 self.kept.append(leaf)
+                with torch._C.DisableTorchFunction():
+                    self.shared.add(leaf)
 
     def told(self, value: Any) -> Any:
         return mapped(self.leaf, value)
 
+    def plain(self, value: Any) -> Any:
+        """Return what a module is given or gives, with :class:`Unknown` for objects that may hold tensors."""
+        return mapped(lambda leaf: leaf if is_plain(leaf) else Unknown(type(leaf).__name__), self.told(value))
+
     def leaf(self, value: Any) -> Any:
         if isinstance(value, Tensor):
+            self.check_read(value)
             if id(value) in self.made:
                 return self.made[id(value)]
             if id(value) in self.paths:
@@ -319,27 +401,18 @@ def _switched() -> str:
     return "changes the precision with autocast" if any(map(torch.is_autocast_enabled, kinds)) else ""
 
 
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return the tensors in a nested value."""
+    return [leaf for _, leaf in leaves(value) if isinstance(leaf, Tensor)]
+
+
+def _share(one: Any, other: Tensor) -> bool:
+    return isinstance(one, Tensor) and storage_of(one) == storage_of(other)
+
+
 def _alias(tensor: Tensor) -> Tensor:
     with torch._C.DisableTorchFunction():
         return tensor.view(tensor.shape) if tensor.layout == torch.strided else tensor.clone()
-
-
-def with_item(tensor: Tensor, index: Any, value: Any) -> Tensor:
-    """Return a copy of a tensor with other values at an index."""
-    changed = tensor.clone()
-    changed[index] = value
-    return changed
-
-
-def _out_of_place(func: Any, name: str, kwargs: Mapping[str, Any]) -> Any:
-    """Return the function that computes the same without changing its first argument; None if ``func`` changes none."""
-    if kwargs.get("inplace") is True:
-        return func
-    if name.startswith("__i") and name.endswith("__"):
-        return getattr(operator, f"__{name[3:-2]}__", None)
-    if name.endswith("_") and not name.endswith("__"):
-        return getattr(Tensor, name[:-1], None) or getattr(torch, name[:-1], None)
-    return None
 
 
 def record(
@@ -349,7 +422,8 @@ def record(
     training: bool,
     dtype: torch.dtype = torch.float32,
     blocks: Mapping[str, Opaque] | None = None,
-) -> Trace:
+    runs: int = 1,
+) -> list[Trace]:
     """Run a copy of a network on the meta device, where nothing is computed, and record what it does.
 
     Args:
@@ -358,34 +432,42 @@ def record(
         training: Whether the network trains or is evaluated.
         dtype: InputType of the run.
         blocks: Path of a module that is not looked into -> what is known of it.
+        runs: How often the copy runs.
+
+    Returns:
+        What it did in each run.
 
     Raises:
         Stopped: The network does not run.
     """
     try:
-        return _record(model, shape, training, dtype, blocks or {})
+        return _record(model, shape, training, dtype, blocks or {}, runs)
     except Stopped as stopped:
         try:  # a network that makes tensors without saying where runs on its device only by chance
             with torch.device(META):
-                return _record(model, shape, training, dtype, blocks or {})
+                return _record(model, shape, training, dtype, blocks or {}, runs)
         except Stopped:
             raise stopped from stopped.__cause__
 
 
 def _record(
-    model: nn.Module, shape: Sequence[int], training: bool, dtype: torch.dtype, blocks: Mapping[str, Opaque]
-) -> Trace:
-    # Each run has its own copy: some networks keep what they have computed once.
+    model: nn.Module, shape: Sequence[int], training: bool, dtype: torch.dtype, blocks: Mapping[str, Opaque], runs: int
+) -> list[Trace]:
+    # A copy for each call of this function: some networks keep what they have computed once.
     model, tensors = meta_copy(model, dtype)
     model.train(training)
+    return [_run(model, tensors, torch.empty(*shape, device=META, dtype=dtype), blocks) for _ in range(runs)]
+
+
+def _run(model: nn.Module, tensors: Mapping[str, Tensor], example: Tensor, blocks: Mapping[str, Opaque]) -> Trace:
     versions = {path: tensor._version for path, tensor in tensors.items()}
-    example = torch.empty(*shape, device=META, dtype=dtype)
-    recorder = _Recorder({id(tensor): path for path, tensor in tensors.items()}, example.shape[0])
+    buffers = {path: dict(module._buffers) for path, module in model.named_modules()}
+    recorder = _Recorder(tensors, example.shape[0])
     handles = []
     for path, module in model.named_modules():
         handles.append(
             module.register_forward_pre_hook(
-                lambda _, args, kwargs, path=path: recorder.enter(path, args, kwargs), with_kwargs=True
+                lambda module, args, kwargs, path=path: recorder.enter(path, module, args, kwargs), with_kwargs=True
             )
         )
         handles.append(
@@ -395,16 +477,21 @@ def _record(
         )
         if path in blocks:
             module.forward = lambda *args, path=path, **kwargs: recorder.stand_in(path, blocks[path], args, kwargs)
-    recorder.ops.append(Operation("", None, (), {}, 0, tuple(example.shape)))
+    recorder.ops.append(Operation("", None, (), {}, 0, tuple(example.shape), axis=0))
     recorder.made[id(example)] = Ref(0)
+    recorder.shared.add(example)
     try:
-        with same_draws(), torch.enable_grad(), recorder.counter, recorder:
+        with same_draws(seed=0), torch.enable_grad(), recorder.counter, recorder:
+            recorder.drawn = drawn()
             model(example)
     except Exception as error:  # whatever a network's code raises
         raise Stopped(recorder.calls[recorder.open[-1]].path if recorder.open else "") from error
     finally:
         for handle in handles:
             handle.remove()
+    for path, module in model.named_modules():
+        if any(module._buffers.get(name) is not tensor for name, tensor in buffers.get(path, {}).items()):
+            recorder.whole.setdefault(path, "replaces a tensor that it holds")
     changed = {path for path, tensor in tensors.items() if tensor._version != versions[path]}
     changed |= {path for path in tensors if any(path.startswith(f"{block}.") for block in blocks)}
     ops, calls = tuple(recorder.ops), tuple(recorder.calls)

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import copy
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from topolearn.tracing.record import Call, Trace, never_in_place
-from topolearn.tracing.values import Attribute, BatchMultiple, ByMode, Device, InputType, Ref, leaves, mapped, refs
+from topolearn.tracing.values import (
+    Attribute,
+    BatchMultiple,
+    ByMode,
+    Device,
+    InputType,
+    Ref,
+    Unknown,
+    leaves,
+    mapped,
+    refs,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +35,7 @@ class Action:
         kwargs: Keyword arguments.
         gives: Where each tensor of the output goes: its place in the output -> the operation's output.
         done: Outputs that no later step reads.
+        copies: Whether it takes copies of tensors, because it changes them.
     """
 
     target: Any
@@ -31,6 +43,7 @@ class Action:
     kwargs: Mapping[str, Any]
     gives: tuple[tuple[tuple[Any, ...], Ref], ...]
     done: tuple[Ref, ...] = ()
+    copies: bool = False
 
     def __deepcopy__(self, memo: Any) -> Action:
         return self
@@ -40,13 +53,21 @@ class Region(nn.Module):
     """Runs some operations of a network, from one tensor to another.
 
     Its parameters have the names that they have in the network.
+
+    Attributes:
+        entry: Its input.
+        exit: Its output.
+        steps: What it does.
+        axis: The axis of its input that grows with the batch.
+        factor: The size of this axis is the batch size times this.
     """
 
-    def __init__(self, entry: Ref, exit: Ref, steps: Iterable[Action], factor: int) -> None:
+    def __init__(self, entry: Ref, exit: Ref, steps: Iterable[Action], axis: int, factor: int) -> None:
         super().__init__()
         self.entry = entry
         self.exit = exit
         self.steps = tuple(steps)
+        self.axis = axis
         self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,7 +80,7 @@ class Region(nn.Module):
             if isinstance(leaf, Attribute):
                 return get_path(self, leaf.path)
             if isinstance(leaf, BatchMultiple):
-                return leaf.factor * x.shape[0] // self.factor
+                return leaf.factor * x.shape[self.axis] // self.factor
             if isinstance(leaf, ByMode):
                 return leaf.training if self.training else leaf.evaluating
             if isinstance(leaf, InputType):
@@ -68,13 +89,20 @@ class Region(nn.Module):
 
         for step in self.steps:
             target = get_path(self, step.target) if isinstance(step.target, str) else step.target
-            out = target(*mapped(given, step.args), **mapped(given, step.kwargs))
+            args, kwargs = mapped(given, (step.args, dict(step.kwargs)))
+            if step.copies:
+                args, kwargs = mapped(_copied, (args, kwargs))
+            out = target(*args, **kwargs)
             for place, ref in step.gives:
                 values[ref] = at(out, place)
             for ref in step.done:
                 del values[ref]
         result: Tensor = values[self.exit]
         return result
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def at(value: Any, place: tuple[Any, ...]) -> Any:
@@ -158,8 +186,13 @@ class Index:
             if call.path and found == call.stop - call.start and whole(index):
                 gives = tuple((place, leaf) for place, leaf in leaves(call.output) if isinstance(leaf, Ref))
                 given = {leaf for _, leaf in gives}
-                if set(refs((call.args, dict(call.kwargs)))) <= available and self._read_after(call, exit) <= given:
-                    steps.append(Action(call.path, call.args, call.kwargs, gives))
+                takes = (call.args, dict(call.kwargs))
+                if (
+                    set(refs(takes)) <= available
+                    and self._read_after(call, exit) <= given
+                    and not any(isinstance(leaf, Unknown) for _, leaf in leaves(takes))
+                ):
+                    steps.append(Action(call.path, call.args, call.kwargs, gives, copies=call.changes))
                     available.update(given)
                     return
             for _, kind, number in self._bodies[index]:
@@ -202,19 +235,10 @@ def _freed(steps: list[Action], exit: Ref) -> list[Action]:
     return [replace(step, done=tuple(done.get(index, ()))) for index, step in enumerate(steps)]
 
 
-def build_region(model: nn.Module, steps: Sequence[Action], entry: Ref, exit: Ref, factor: int) -> Region:
-    """Make a region with copies of the network's modules and tensors.
-
-    Args:
-        model: The network; it is not changed.
-        steps: What the region does.
-        entry: Its input.
-        exit: Its output.
-        factor: Its input's first dimension is the batch size times this.
-    """
-    region = Region(entry, exit, steps, factor)
+def hold_copies(region: Region, model: nn.Module) -> Region:
+    """Give a region copies of the network's modules and tensors; the network is not changed."""
     memo: dict[int, Any] = {}
-    for step in steps:
+    for step in region.steps:
         if isinstance(step.target, str):
             module = copy.deepcopy(model.get_submodule(step.target), memo)
             never_in_place(module)

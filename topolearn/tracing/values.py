@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import Enum
+from types import BuiltinFunctionType, EllipsisType, FunctionType, NoneType
 from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +59,50 @@ class ByMode:
     evaluating: Any
 
 
-Leaf = Ref | Attribute | BatchMultiple | Device | InputType | ByMode
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """An object that may hold tensors, or that is another one in each run.
+
+    Attributes:
+        kind: Its type.
+    """
+
+    kind: str
+
+
+Leaf = Ref | Attribute | BatchMultiple | Device | InputType | ByMode | Unknown
+
+
+_PLAIN = (
+    NoneType,
+    bool | int | float | complex | str | bytes | range | EllipsisType,
+    torch.dtype | torch.device | torch.layout | torch.memory_format | Tensor,
+    Enum | np.generic | FunctionType | BuiltinFunctionType | type,
+    Leaf,
+)
+
+
+def is_plain(leaf: Any) -> bool:
+    """Whether a leaf is a tensor or a number, or what else means the same in every run."""
+    return isinstance(leaf, _PLAIN)
 
 
 def mapped(change: Callable[[Any], Any], value: Any) -> Any:
-    """Return ``value`` with every leaf of its tuples, lists, dicts and slices replaced by ``change(leaf)``."""
+    """Return ``value`` with every leaf of its tuples, lists, dicts and slices replaced by ``change(leaf)``.
+
+    A tuple of a class of its own stays as it is if no leaf changes.
+    """
     if isinstance(value, tuple):
         items = [mapped(change, item) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+        if all(item is before for item, before in zip(items, value, strict=True)):
+            return value
+        if hasattr(value, "_fields"):
+            return type(value)(*items)
+        return type(value)(items) if hasattr(value, "n_fields") else tuple(items)  # what torch.max returns
     if isinstance(value, list):
         return [mapped(change, item) for item in value]
-    if isinstance(value, Mapping):
-        return {key: mapped(change, item) for key, item in value.items()}
+    if type(value) in _DICTS:
+        return type(value)((key, mapped(change, item)) for key, item in value.items())
     if isinstance(value, slice):
         return slice(*(mapped(change, item) for item in (value.start, value.stop, value.step)))
     return change(value)
@@ -74,13 +113,16 @@ def leaves(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any,
     if isinstance(value, tuple | list):
         for index, item in enumerate(value):
             yield from leaves(item, (*place, index))
-    elif isinstance(value, Mapping):
+    elif type(value) in _DICTS:
         for key, item in value.items():
             yield from leaves(item, (*place, key))
     elif isinstance(value, slice):
         yield from leaves((value.start, value.stop, value.step), place)
     else:
         yield place, value
+
+
+_DICTS = (dict, OrderedDict)
 
 
 def refs(value: Any) -> Iterator[Ref]:
