@@ -100,6 +100,7 @@ class Network(nn.Module):
         self.graph = graph
         self.learner = learner
         self.about: dict[str, Any] = {}
+        self.frozen_affine: set[str] = set()
         self.reference = reference
         self.shared = ModuleTable()
         self.nodes = ModuleTable()
@@ -368,18 +369,24 @@ def require_network(net: object, function: str) -> Network:
 
 
 def copy_weights(source: Network, target: Network) -> None:
-    """Copy every parameter and buffer of ``target`` from ``source``; ``target`` moves to its device and dtype."""
+    """Copy every parameter and buffer of ``target`` from ``source``; ``target`` moves to its device and dtype.
+
+    A parameter that does not train stays so, unless only a phase of training has frozen it.
+    """
     first = next(source.parameters(), None)
     if first is not None:
         target.to(device=first.device, dtype=first.dtype)
     state = {name: value for name, value in source.state_dict().items() if not name.startswith("learner.")}
     own = [name for name in target.state_dict() if not name.startswith("learner.")]
     renamed = _moved_edges(source, target)
+    before, parameters = (dict(net.named_parameters(remove_duplicate=False)) for net in (source, target))
     wanted = {}
     for name in own:
         prefix, _, rest = name.removeprefix("edges.").partition(".")
         old = f"edges.{renamed[prefix]}.{rest}" if name.startswith("edges.") and prefix in renamed else name
         wanted[name] = state[old]
+        if name in parameters:
+            parameters[name].requires_grad_(old in source.frozen_affine or before[old].requires_grad)
     target.load_state_dict(wanted, strict=False)
     target.about = dict(source.about)
 

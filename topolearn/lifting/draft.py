@@ -155,6 +155,10 @@ class Draft:
             if name not in found:
                 raise LiftError(f"cannot lift this network: it has no tensor for '{name}'", module="")
         net.load_state_dict(found)
+        theirs, ours_by_name = dict(self.source.model.named_parameters()), dict(net.named_parameters())
+        for name, parameter in theirs.items():
+            path, _, leaf = name.rpartition(".")
+            ours_by_name[joined(self.places[path], leaf)].requires_grad_(parameter.requires_grad)
 
 
 def joined(*parts: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from topolearn.lifting.structure import Pieces, Sum, find_chain
 from topolearn.tracing.flow import Flow
 from topolearn.tracing.opened import Opened
 from topolearn.tracing.record import Call
-from topolearn.tracing.values import Ref, leaves, refs
+from topolearn.tracing.values import Ref, Unknown, leaves, refs
 
 RELUS = (F.relu, torch.relu, torch.Tensor.relu)
 """The functions that compute a relu."""
@@ -88,14 +89,24 @@ class Cut:
                     waiting.append(source)
         return {member for number in found for member in flow.members[number]}
 
-    def skips(self, call: Call) -> bool:
-        """Whether a module returns its input, now."""
+    def passed_on(self, call: Call) -> tuple[Any, ...] | None:
+        """Return the place of the argument that a module returns, now; None if it returns none of them."""
         head = self.opened.flow.head
-        takes, gives = set(refs((call.args, dict(call.kwargs)))), [leaf for _, leaf in leaves(call.output)]
-        if len(takes) != 1 or len(gives) != 1 or not isinstance(gives[0], Ref):
-            return False
-        before, after = head[takes.pop().op], head[gives[0].op]
-        return self._same.get(before, before) == self._same.get(after, after)
+        gives = [leaf for _, leaf in leaves(call.output)]
+        if len(gives) != 1 or not isinstance(gives[0], Ref):
+            return None
+        after = head[gives[0].op]
+        for place, leaf in leaves((call.args, dict(call.kwargs))):
+            if isinstance(leaf, Ref):
+                before = head[leaf.op]
+                if self._same.get(before, before) == self._same.get(after, after):
+                    return place
+        return None
+
+    def gives(self, call: Call) -> set[int]:
+        """Return the operations whose outputs a module returns, now."""
+        heads = [self.opened.flow.head[ref.op] for ref in refs(call.output)]
+        return {self._same.get(number, number) for number in heads}
 
 
 def remove(opened: Opened, model: nn.Module, branches: Collection[int], bypassed: Mapping[int, int]) -> None:
@@ -118,34 +129,53 @@ def remove(opened: Opened, model: nn.Module, branches: Collection[int], bypassed
     pass_on: set[int] = set()
     for exit, entry in bypassed.items():
         pass_on |= flow.inside(entry, exit) - _to_be_zero(flow, find_chain(flow, entry, exit))
-    skipped, idle = set(), set()
+    skipped: dict[int, tuple[Any, ...]] = {}
+    idle = set()
     for index, call in enumerate(calls):
         body = set(range(call.start, call.stop))
         if call.path and body & gone:
-            if cut.skips(call):
-                skipped.add(index)
-            elif not body & needed:
+            place = cut.passed_on(call)
+            if place is None and call.start in pass_on and not body & needed:
+                place = _like_output(opened, call, pass_on | set(bypassed.values()))
+            if place is not None:
+                skipped[index] = place
+            elif not body & needed and not cut.gives(call) & needed:
                 idle.add(index)
     of_path: dict[str, set[int]] = defaultdict(set)
     for index, call in enumerate(calls):
         of_path[call.path].add(index)
+    names: dict[int, list[str]] = defaultdict(list)
+    for path, module in model.named_modules(remove_duplicate=False):
+        names[id(module)].append(path)
     replaced: set[int | None] = set()
     for index, call in enumerate(calls):
         if call.parent in replaced:
             replaced.add(index)
-        elif index in skipped | idle and of_path[call.path] <= skipped | idle:
+        elif of_path[call.path] <= idle.union(skipped) and (index in skipped or index in idle):
             module = model.get_submodule(call.path)
             if isinstance(module, nn.TransformerEncoderLayer):
                 continue  # an encoder reads settings of its first layer's parts
-            stand_in = _stand_in(opened, call, skips=index in skipped or call.start in pass_on)
+            stand_in = _stand_in(opened, module, call, skipped.get(index))
             if stand_in is not None:
                 keep_settings(module, stand_in)
-                model.set_submodule(call.path, stand_in)
                 replaced.add(index)
-                around = model.get_submodule(call.path.rpartition(".")[0])
-                if isinstance(around, nn.TransformerEncoderLayer):
-                    # Its fast path reads all weights. It is only for relu and gelu, and this says: another activation.
-                    around.activation_relu_or_gelu = 0
+                for path in names[id(module)]:
+                    model.set_submodule(path, stand_in)
+                    around = model.get_submodule(path.rpartition(".")[0])
+                    if isinstance(around, nn.TransformerEncoderLayer):
+                        # Its fast path reads all weights. It is only for relu and gelu, and this says: another one.
+                        around.activation_relu_or_gelu = 0
+
+
+def _like_output(opened: Opened, call: Call, allowed: Collection[int]) -> tuple[Any, ...] | None:
+    """Return the place of a module's argument that has the shape of its output, to be passed on; None if none has."""
+    made = list(refs(call.output))
+    if len(made) != 1:
+        return None
+    for place, leaf in leaves((call.args, dict(call.kwargs))):
+        if isinstance(leaf, Ref) and leaf.op in allowed and opened.layout(leaf.op) == opened.layout(made[0].op):
+            return place
+    return None
 
 
 def _to_be_zero(flow: Flow, chain: Pieces) -> set[int]:
@@ -160,14 +190,17 @@ def _to_be_zero(flow: Flow, chain: Pieces) -> set[int]:
     return found
 
 
-def _stand_in(opened: Opened, call: Call, *, skips: bool) -> nn.Module | None:
-    """Return what takes the place of a module; None if there is nothing that could."""
-    ops = opened.flow.trace.ops
-    given, made = list(refs((call.args, dict(call.kwargs)))), list(refs(call.output))
-    if not given:
+def _stand_in(opened: Opened, module: nn.Module, call: Call, passes_on: tuple[Any, ...] | None) -> nn.Module | None:
+    """Return what takes the place of a module; None if there is nothing that could.
+
+    Args:
+        opened: The network.
+        module: The module.
+        call: A call of it.
+        passes_on: Place of the argument that it passes on; None if it gives zeros.
+    """
+    if any(isinstance(leaf, Unknown) for _, leaf in leaves(call.output)):
         return None
-    if skips:
-        if len(made) != 1 or ops[given[0].op].shape != ops[made[0].op].shape:
-            return None
-        return nn.Identity() if len(call.args) == 1 and not call.kwargs else Skip()
-    return Zeros(call.output, given[0], {ref.op: ops[ref.op].shape for ref in (given[0], *made)})
+    if passes_on == (0, 0) and len(call.args) == 1 and not call.kwargs:
+        return nn.Identity()
+    return Zeros(module, call, opened.flow.trace.ops) if passes_on is None else Skip(module, passes_on)

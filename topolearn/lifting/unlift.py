@@ -231,6 +231,7 @@ def _load(model: nn.Module, net: Network, places: Mapping[str, str]) -> None:
         name = f"{places[path]}.{leaf}" if path in places else rest.partition(".")[2]
         if table != "shared" and name in mine:
             mine[name].data = tensor.detach().clone()
+            mine[name].requires_grad_(tensor.requires_grad)
 
 
 def _check(model: nn.Module, net: Network) -> None:

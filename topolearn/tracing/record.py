@@ -379,10 +379,10 @@ class _Recorder(TorchFunctionMode):
     def leaf(self, value: Any) -> Any:
         if isinstance(value, Tensor):
             self.check_read(value)
+            if id(value) in self.paths:  # even if it was changed: a module that does that stays whole
+                return Attribute(self.paths[id(value)])
             if id(value) in self.made:
                 return self.made[id(value)]
-            if id(value) in self.paths:
-                return Attribute(self.paths[id(value)])
             self.kept.append(value)
             return value
         if isinstance(value, torch.device) and value == META:

@@ -217,13 +217,18 @@ def begin_phase(net: Network, phase: Phase, seed: int, start: Mapping[str, Tenso
 
 
 def freeze_affine(net: Network, whose: Literal["all", "weighted"] | None) -> None:
-    """Freeze scale and shift of the batch normalisations that ``whose`` names, and train those of the others."""
+    """Freeze scale and shift of the batch normalisations that ``whose`` names, and thaw those that it froze before."""
     weighted = weighted_norms(net) if whose == "weighted" else set()
-    for module in net.modules():
+    for path, module in net.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
             trained = whose != "all" and module not in weighted
-            module.weight.requires_grad_(trained)
-            module.bias.requires_grad_(trained)
+            for name, parameter in module.named_parameters(path, recurse=False):
+                if trained and name in net.frozen_affine:
+                    net.frozen_affine.discard(name)
+                    parameter.requires_grad_(True)
+                elif not trained and parameter.requires_grad:
+                    net.frozen_affine.add(name)
+                    parameter.requires_grad_(False)
 
 
 def weighted_norms(net: Network) -> set[nn.Module]:
