@@ -105,6 +105,22 @@ class TestShow:
         assert (tmp_path / name).stat().st_size > 1000
         assert run("show", "digits", "-o", str(tmp_path / name))[1] == ""
 
+    def test_a_lifted_network_says_that_its_last_layer_is_new(self, run: Run, tmp_path: Path) -> None:
+        import torch
+        from torchvision.models import resnet18
+
+        from topolearn.runs.tensor_files import read_about
+
+        given, lifted = tmp_path / "given.pth", tmp_path / "net.yaml"
+        torch.save(resnet18(num_classes=3).state_dict(), given)
+        options = ("resnet18", "-o", str(lifted), "--size", "32", "--weights", str(given))
+        for classes, about in ((2, {"new_layer": "fc"}), (3, {})):
+            assert run("lift", *options, "--classes", str(classes))[0] == 0
+            assert read_about(lifted.with_suffix(".safetensors"))["about"] == about
+            first, *_ = lifted.read_text(encoding="utf-8").splitlines()
+            assert first.startswith("# The last layer, 'fc', starts at random") == bool(about)
+            assert topolearn.load_graph(lifted).nodes["fc"].params["classes"] == classes
+
     def test_a_lifted_network_shows_what_can_go(self, run: Run, tmp_path: Path) -> None:
         lifted = tmp_path / "net.yaml"
         assert run("lift", "mobilenet_v3_small", "-o", str(lifted), "--size", "32", "--classes", "3")[0] == 0

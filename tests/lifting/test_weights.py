@@ -80,6 +80,9 @@ def test_a_file_for_another_number_of_classes_gets_a_new_last_layer(
 ) -> None:
     net = topolearn.lift("resnet18", file, classes=3)
     assert capsys.readouterr().err == "the last layer 'fc' starts at random: 5 classes in the weights, not 3\n"
+    assert net.about == {"new_layer": "fc"}
+    assert topolearn.prune(net).about == net.about
+    assert topolearn.lift("resnet18", file).about == {}
     head = net.nodes["fc"].linear
     assert head.weight.shape == (3, 512)
     assert 0.02 < float(head.weight.detach().std()) < 0.03  # as nn.Linear starts
@@ -153,7 +156,8 @@ def test_pretrained_weights_tell_what_they_were_trained_on(hub: nn.Module, weigh
 
 def test_pretrained_weights_for_other_classes(hub: nn.Module) -> None:
     net = topolearn.lift("resnet18", "DEFAULT", classes=4)
-    assert set(net.about) == {"mean", "std"}
+    assert set(net.about) == {"mean", "std", "new_layer"}
+    assert net.about["new_layer"] == "fc"
     assert torch.equal(net.nodes["conv1"].conv.weight, hub.conv1.weight)
     assert net.nodes["fc"].linear.weight.shape == (4, 512)
 

@@ -107,6 +107,20 @@ def test_a_last_layer_that_is_new_is_not_judged(trained: Trained) -> None:
     assert again(net).given_metrics == {}
 
 
+def test_a_new_last_layer_is_not_judged_whatever_else_is_known(trained: Trained, tmp_path: Path) -> None:
+    """Weights from a file say nothing of their data."""
+    net = trained.copy(new_layer="fc")
+    result = again(net, colours("bcda"), out=tmp_path / "run")
+    assert result.given_metrics == {}
+    assert read_config(tmp_path / "run" / CONFIG)["new_layer"] == "fc"
+    assert "new_layer" not in result.model.about  # it has been trained
+    file = tmp_path / "net.safetensors"
+    save_tensors(file, net.state_dict(), {"about": net.about})
+    assert again(graph(), colours("bcda"), weights=file).given_metrics == {}
+    assert again(net, colours("bcda"), out=tmp_path / "run", resume=True).given_metrics == {}
+    assert "new_layer" not in again(trained.net, out=tmp_path / "other").config
+
+
 def test_neither_is_a_network_for_other_classes(trained: Trained) -> None:
     net = trained.copy(mean=[0.4] * 3, std=[0.3] * 3, classes=["w", "x", "y", "z"])
     assert again(net).given_metrics == {}
@@ -139,6 +153,7 @@ def test_a_network_of_unknown_classes_that_guesses_is_an_error(trained: Trained,
     shifted = colours("bcda", mean=0.4, std=0.3)
     with pytest.raises(TrainingError, match="no better than guessing among 4 classes"):
         again(net, shifted, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()  # nothing stands in the way of the next try
     result = again(net, shifted, out=tmp_path / "anyway", training={"judge_given": False})
     assert result.given_metrics["accuracy"] < 0.3
 

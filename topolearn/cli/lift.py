@@ -10,7 +10,7 @@ import typer
 
 from topolearn.cli.common import say, sides
 from topolearn.errors import OptionError
-from topolearn.files import check_target
+from topolearn.files import check_target, write_atomically
 
 _YAML = (".yaml", ".yml")
 
@@ -46,11 +46,17 @@ def lift(
     from topolearn import dump_graph
     from topolearn import lift as run
     from topolearn.report import facts
+    from topolearn.runs.config import NEW_LAYER
     from topolearn.runs.tensor_files import save_tensors
 
     net = run(model, weights, size=image, classes=classes)
     save_tensors(tensors, net.state_dict(), {"graph": net.graph.name, "format": 1, "about": net.about})
     dump_graph(net.graph, output)
+    if NEW_LAYER in net.about:
+        comment = (
+            f"# The last layer, '{net.about[NEW_LAYER]}', starts at random: it has other classes than the weights.\n"
+        )
+        write_atomically(output, comment.encode() + output.read_bytes())
     known = facts(net.graph)
     say(
         f"{output}, {tensors}: {known['params']:,} parameters, {known['macs']:,} MACs, {known['nodes']:,} nodes,"

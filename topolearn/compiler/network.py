@@ -88,7 +88,9 @@ class Network(nn.Module):
         graph: The graph.
         learner: The edge learner; None if edges have fixed weights.
         about: What a server needs to know about the training data (``mean``, ``std``, ``classes``); written into
-            exported files.
+            exported files. ``new_layer``: path of a last layer that starts at random, in the network it was lifted
+            from.
+        frozen_affine: Names of parameters that only a phase of training has frozen.
         dag: The interpreter: ``dag(inputs, effective_weights)``. Compile, capture or export this, not the network.
     """
 

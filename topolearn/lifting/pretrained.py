@@ -16,6 +16,7 @@ from topolearn.errors import CheckpointError, LiftError, Location, OptionError, 
 from topolearn.frozen import FrozenMap
 from topolearn.graph import Source
 from topolearn.ops.shape import Size
+from topolearn.runs.config import NEW_LAYER
 from topolearn.runs.tensor_files import load_tensors, plain_names, why_refused
 from topolearn.tracing.builders import builder, names, outline_of, timm_library, version
 
@@ -42,7 +43,7 @@ def by_name(
         size: Height and width of the images, for a network that takes only one size; None for its own.
 
     Returns:
-        The network; what is known about the data that it was trained on; and the source that builds it.
+        The network; what is known about it, such as the data that it was trained on; and the source that builds it.
 
     Raises:
         LiftError: No such network, or no such weights.
@@ -82,6 +83,7 @@ def by_name(
                 place, there = head[0].rpartition(".")[0], state[head[0]].shape[0]
                 tell(f"the last layer '{place}' starts at random: {there} classes in the weights, not {wanted}")
                 about.pop("classes", None)
+                about[NEW_LAYER] = place
             state |= {key: own[key] for key in head}
         load_state(net, state, path or Path(f"the weights of {model}"))
     return net, about, source

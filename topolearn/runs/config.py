@@ -11,6 +11,9 @@ from topolearn.format.tree import parse, read_text
 from topolearn.format.writer import scalar
 from topolearn.options import tuples
 
+NEW_LAYER = "new_layer"
+"""Key of what is known of a network: path of its last layer, if that starts at random."""
+
 
 def about_data(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what serving needs to know of a run's data: ``mean``, ``std``, ``classes``.

@@ -167,7 +167,6 @@ def _train(ready: Prepared, world: World, given: object) -> FitResult:
         writer=writer,
         world=world,
         start=_weights_of(net) if checkpoint is None and _starts_over(ready) else None,
-        known=ready.about if trained else None,
     )
     advice = (*_unused_weights(recipe, given), *_other_optimizer(recipe)) if checkpoint is None else ()
     for note in (*ready.data.notes, *advice) if world.is_main else ():
@@ -178,6 +177,8 @@ def _train(ready: Prepared, world: World, given: object) -> FitResult:
         world.share(learner.buffers())  # which `check` measured in process 0
     if checkpoint is not None:
         trainer.restore(checkpoint)
+    elif trained:  # before the first file: a network that is refused leaves no run behind
+        trainer.judge_given(ready.about)
     trainer.callbacks = with_tensorboard(trainer.callbacks, writer.folder)
     with begun(trainer.callbacks, world, ready.config, writer.folder, tuple(trainer.history)) as end:
         if checkpoint is None:

@@ -12,7 +12,7 @@ from topolearn.compiler import Network
 from topolearn.errors import DataError, TrainingError
 from topolearn.recipes import Recipe, TrainOptions
 from topolearn.runs import read_config
-from topolearn.runs.config import about_data
+from topolearn.runs.config import NEW_LAYER, about_data
 from topolearn.runs.folder import CONFIG, SEARCH_STATE, WEIGHTS
 from topolearn.runs.tensor_files import read_about
 from topolearn.samples import Data, DataInfo, ImageData
@@ -22,7 +22,7 @@ _DEVIATIONS = 3.0
 
 
 def about_given(recipe: Recipe) -> dict[str, Any]:
-    """Return what is known of the data that the given network was trained on: ``mean``, ``std``, ``classes``."""
+    """Return what is known of the given network: ``mean``, ``std`` and ``classes`` of its data, and ``new_layer``."""
     if recipe.weights is None:
         return {} if recipe.start is None else dict(recipe.start.about)
     folder = recipe.weights if recipe.weights.is_dir() else recipe.weights.parent
@@ -62,14 +62,14 @@ def is_trained(net: Network, about: Mapping[str, Any], recipe: Recipe, info: Dat
 
     Args:
         net: The network, with the weights that training starts from.
-        about: What is known of the data that it was trained on: ``mean``, ``std``, ``classes``.
+        about: What is known of it, as :func:`about_given` returns it.
         recipe: The request.
         info: The data.
     """
     if recipe.start is None and recipe.weights is None:
         return False
-    if "mean" in about and "classes" not in about:
-        return False  # pretrained, but its last layer is new
+    if NEW_LAYER in about or ("mean" in about and "classes" not in about):
+        return False
     if known_classes(about) and set(about["classes"]) != set(info.classes):
         return False  # it was for something else
     return not _is_fresh(net)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from topolearn.graph import Graph
 from topolearn.graph.sequences import check_sequences
 from topolearn.learners import EdgeLearner
 from topolearn.recipes import Recipe, TrainOptions
+from topolearn.runs.config import NEW_LAYER
 from topolearn.runs.folder import is_finished
 from topolearn.runs.same_data import data_settings
 from topolearn.runs.same_run import holds_this_run
@@ -36,7 +37,7 @@ class Prepared:
         data: The data as the graph takes them, on the CPU.
         plan: Phases and epochs.
         config: The content of config.yaml.
-        about: What is known of the data that the given network was trained on.
+        about: What is known of the given network.
     """
 
     recipe: Recipe
@@ -95,7 +96,7 @@ def prepare(recipe: Recipe) -> Prepared:
     about = about_given(recipe)
     data = seen_by_given(_read(recipe), about, recipe.training)
     data.notes = (*data.notes, *_other_size(recipe.graph, data.info))
-    return Prepared(recipe, learner, data, plan, _config(recipe, learner, data), about)
+    return Prepared(recipe, learner, data, plan, _config(recipe, learner, data, about), about)
 
 
 def _read(recipe: Recipe) -> Data:
@@ -141,7 +142,7 @@ def _check_node_lr(graph: Graph, node_lr: Iterable[str]) -> None:
                 )
 
 
-def _config(recipe: Recipe, learner: EdgeLearner, data: Data) -> dict[str, Any]:
+def _config(recipe: Recipe, learner: EdgeLearner, data: Data, about: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of config.yaml."""
     graph = recipe.graph
     return {
@@ -158,4 +159,5 @@ def _config(recipe: Recipe, learner: EdgeLearner, data: Data) -> dict[str, Any]:
         **data_settings(data),
         "input_size": {name: graph.input_rule(name).spec for name in graph.inputs},
         "training": recipe.training.model_dump(),
+        **({NEW_LAYER: about[NEW_LAYER]} if NEW_LAYER in about else {}),
     }

@@ -66,7 +66,6 @@ class Trainer:
         world: The processes that train together.
         start: The weights that the run was given, for a later phase that starts from them again, or None.
         callbacks: Functions called with each record of the history.
-        known: What is known of the training data of the given network. None: the run was given no trained network.
         history: Records so far.
         given_metrics: Metrics of the network that the run was given, or that a learner that scores was given.
         removed_metrics: Metrics right after blocks were removed by their scores.
@@ -82,7 +81,6 @@ class Trainer:
     world: World = ALONE
     start: Mapping[str, Tensor] | None = None
     callbacks: tuple[Callback, ...] = field(init=False)
-    known: Mapping[str, Any] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     given_metrics: dict[str, float] = field(default_factory=dict)
     removed_metrics: dict[str, float] = field(default_factory=dict)
@@ -119,7 +117,6 @@ class Trainer:
 
         Raises:
             DivergedError: The loss or a weight becomes infinite or NaN.
-            TrainingError: The given network is no better than guessing.
             KeyboardInterrupt: After Ctrl-C, with a checkpoint written.
         """
         total = sum(item.epochs for item in self.plan) * self.steps
@@ -130,8 +127,6 @@ class Trainer:
         )
         with Interrupt() as interrupt, self.reporter:
             self.interrupt = interrupt
-            if self.known is not None and self.at == Position():
-                self.judge_given(self.known)
             while self.at.phase < len(self.plan):
                 self.start_phase()
                 with self.broken_off(interrupt):
