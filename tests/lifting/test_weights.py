@@ -246,3 +246,29 @@ def test_files_that_hold_something_else(tmp_path: Path, name: str) -> None:
 def test_weights_of_another_network(file: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds no 'layer1\.2\.conv1\.weight', which this ResNet needs"):
         topolearn.lift("resnet34", file)
+
+
+class Tied(nn.Module):
+    """A network whose layers share a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+        self.one, self.two = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.two.weight = self.one.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.two(torch.relu(self.one(self.stem(x)))).mean((2, 3)))
+
+
+def test_tied_weights_are_saved_and_loaded(tmp_path: Path) -> None:
+    data = torch.utils.data.TensorDataset(torch.randn(8, 3, 8, 8), torch.arange(8) % 2)
+    net = topolearn.lift(Tied(), size=8)
+    options = {"batch_size": 4, "device": "cpu", "export": False, "training": {"judge_given": False}}
+    result = topolearn.fit(
+        net, "fixed", (data, data), epochs=1, rule="given", out=tmp_path / "run", quiet=True, **options
+    )
+    again = topolearn.load_model(tmp_path / "run", sources={"net": Tied()})
+    assert torch.equal(again(torch.ones(1, 3, 8, 8)), result.model(torch.ones(1, 3, 8, 8)))
+    back = topolearn.unlift(again)
+    assert back.two.weight is back.one.weight

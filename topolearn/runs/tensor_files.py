@@ -23,7 +23,13 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     """Write tensors to a safetensors file; the same tensors give the same bytes."""
     from safetensors.torch import save
 
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+    plain: dict[str, Tensor] = {}
+    stored: set[int] = set()
+    for name, tensor in sorted(tensors.items()):
+        own = tensor.detach().cpu().contiguous()
+        place = own.untyped_storage().data_ptr()
+        plain[name] = own.clone() if place in stored else own  # safetensors takes no tied weights
+        stored.add(place)
     # safetensors writes several metadata keys in random order, so there is only one.
     write_atomically(path, save(plain, {"topolearn": json.dumps(dict(about), sort_keys=True)}))
 
