@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 import topolearn
 from tests.lifting.networks import Inner, Outer
@@ -85,6 +86,10 @@ GIVEN: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         lambda self, x: Pair(x, branch(self, x)),
     ),
     "a shape comes back": (lambda self, x: x + self.conv(x) * self.inner(x).numel(), lambda self, x: x.shape[2:]),
+    "other weights": (
+        lambda self, x: x + functional_call(self.inner, {"conv.weight": self.conv.weight * 2}, (x,)),
+        lambda self, x: branch(self, x),
+    ),
     "what torch.max returns": (
         lambda self, x: x + self.conv(x) * x.max(1, keepdim=True).values + x.topk(1, 1).values,
         lambda self, x: x,

@@ -98,6 +98,12 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], str]] = {
         ),
         "inner",
     ),
+    "a half of the channels": (
+        lambda: Outer(
+            lambda self, x: (lambda a, b: torch.cat([a + self.part(b), b], 1))(*x.chunk(2, 1)), part=nn.Conv2d(2, 2, 1)
+        ),
+        "part",
+    ),
 }
 
 
@@ -177,3 +183,31 @@ def test_what_is_frozen_stays_frozen(kind: str) -> None:
         assert flags == {path: parameter.requires_grad for path, parameter in model.named_parameters()}
     net.requires_grad_(False)
     assert not any(parameter.requires_grad for parameter in topolearn.unlift(topolearn.prune(net)).parameters())
+
+
+def two_precisions() -> nn.Module:
+    """A network whose head is in float32, and the rest in bfloat16."""
+    model = Outer(lambda self, x: (x + self.conv(x)).float()).bfloat16()
+    model.head.float()
+    return model
+
+
+def with_complex_numbers() -> nn.Module:
+    """A network with a complex parameter, which comes first."""
+    scale = nn.Parameter(torch.randn(4, 1, 1, dtype=torch.complex64))
+    model = Outer(lambda self, x: x + torch.fft.ifft2(torch.fft.fft2(self.conv(x)) * self.scale).real, scale=scale)
+    assert next(model.parameters()) is scale
+    return model
+
+
+@pytest.mark.parametrize("make", [two_precisions, with_complex_numbers])
+def test_parameters_of_several_types(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = make().eval()
+    net = topolearn.lift(model, size=8).eval()
+    x = torch.randn(5, 3, 8, 8, dtype=model.stem.weight.dtype)
+    assert torch.equal(net(x), model(x))
+    assert torch.equal(topolearn.prune(net)(x), model(x))
+    assert torch.equal(topolearn.unlift(net)(x), model(x))
+    small = without(net, ["conv"])
+    assert torch.equal(topolearn.unlift(small)(x), small(x))

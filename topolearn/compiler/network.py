@@ -377,7 +377,8 @@ def copy_weights(source: Network, target: Network) -> None:
     """
     first = next(source.parameters(), None)
     if first is not None:
-        target.to(device=first.device, dtype=first.dtype)
+        dtypes = {parameter.dtype for parameter in source.parameters()}
+        target.to(device=first.device, dtype=first.dtype if len(dtypes) == 1 else None)
     state = {name: value for name, value in source.state_dict().items() if not name.startswith("learner.")}
     own = [name for name in target.state_dict() if not name.startswith("learner.")]
     renamed = _moved_edges(source, target)
@@ -388,6 +389,7 @@ def copy_weights(source: Network, target: Network) -> None:
         old = f"edges.{renamed[prefix]}.{rest}" if name.startswith("edges.") and prefix in renamed else name
         wanted[name] = state[old]
         if name in parameters:
+            parameters[name].data = parameters[name].data.to(state[old].dtype)
             parameters[name].requires_grad_(old in source.frozen_affine or before[old].requires_grad)
     target.load_state_dict(wanted, strict=False)
     target.about = dict(source.about)

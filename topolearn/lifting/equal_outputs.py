@@ -44,7 +44,8 @@ def compare(model: nn.Module, net: Network, size: Sequence[int]) -> None:
             " trained weights"
         )
     differs_by = difference(ours, theirs)
-    if not differs_by <= tolerance_of(next(model.parameters()).dtype):
+    kinds = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
+    if not differs_by <= max(map(tolerance_of, kinds)):
         path = _unsteady(model, size)
         if path is not None:
             where = f"'{path}' ({type(model.get_submodule(path)).__name__})" if path else "it"
@@ -105,7 +106,7 @@ def outputs(model: nn.Module, size: Sequence[int]) -> Tensor:
 
 
 def _images(model: nn.Module, size: Sequence[int]) -> Tensor:
-    first = next(model.parameters(), torch.empty(0))
+    first = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), torch.empty(0))
     numbers = torch.Generator().manual_seed(0)
     return torch.randn(2, *size, generator=numbers).to(device=first.device, dtype=first.dtype)
 

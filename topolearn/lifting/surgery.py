@@ -170,10 +170,12 @@ def remove(opened: Opened, model: nn.Module, branches: Collection[int], bypassed
 def _like_output(opened: Opened, call: Call, allowed: Collection[int]) -> tuple[Any, ...] | None:
     """Return the place of a module's argument that has the shape of its output, to be passed on; None if none has."""
     made = list(refs(call.output))
-    if len(made) != 1:
+    if len(made) != 1 or made[0].place:
         return None
     for place, leaf in leaves((call.args, dict(call.kwargs))):
-        if isinstance(leaf, Ref) and leaf.op in allowed and opened.layout(leaf.op) == opened.layout(made[0].op):
+        if not isinstance(leaf, Ref) or leaf.place or leaf.op not in allowed:
+            continue
+        if opened.layout(leaf.op) == opened.layout(made[0].op):
             return place
     return None
 

@@ -324,7 +324,7 @@ def measured(model: nn.Module, shape: Sequence[int], blocks: Sequence[str]) -> d
         if around is not None:
             raise LiftError(f"cannot lift {_where(model, path)} as a block: it is inside of '{around}'", module=path)
     copied = copy.deepcopy(model).eval()
-    first = next(copied.parameters())
+    first = next(tensor for tensor in copied.parameters() if tensor.is_floating_point())
     outputs: dict[str, list[tuple[Any, int, bool]]] = {path: [] for path in blocks}
     begun: list[tuple[int, list[tuple[Tensor, int]]]] = []
     counter = CountMacs()

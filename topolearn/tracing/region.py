@@ -190,6 +190,7 @@ class Index:
                 if (
                     set(refs(takes)) <= available
                     and self._read_after(call, exit) <= given
+                    and self._read_by(call) <= set(refs(takes))
                     and not any(isinstance(leaf, Unknown) for _, leaf in leaves(takes))
                 ):
                     steps.append(Action(call.path, call.args, call.kwargs, gives, copies=call.changes))
@@ -212,6 +213,10 @@ class Index:
         if exit not in available:
             raise Unresolved(self.trace.ops[exit.op].name)
         return _freed(steps, exit)
+
+    def _read_by(self, call: Call) -> set[Ref]:
+        """Return the outputs of operations before a call that are read in it."""
+        return {ref for number in range(call.start, call.stop) for ref in self.reads[number] if ref.op < call.start}
 
     def _read_after(self, call: Call, exit: Ref) -> set[Ref]:
         """Return the outputs of the operations in a call that are read after it."""
