@@ -56,8 +56,8 @@ def compare(model: nn.Module, net: Network, size: Sequence[int]) -> None:
             )
         raise LiftError(
             f"cannot lift this network: what it computes differs from its graph by {differs_by:.2g} of the largest"
-            " output; does its forward pass change a view of a tensor, count its calls, draw numbers or depend on the"
-            " batch size? If so, put that part into a module, and name the module in blocks=[…]",
+            " output; does its forward pass do other things with other values, batches or devices? If so, put that part"
+            " into a module, and name the module in blocks=[…]",
             module="",
         )
 
