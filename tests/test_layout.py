@@ -33,8 +33,8 @@ ROOMS: tuple[tuple[str, str, str], ...] = (
     (
         "studies",
         "many runs: compare, here or on a cluster, sweep, search, prune again",
-        "lifting training loggers runs tasks data samples recipes learners compiler format drawing report graph ops"
-        " options device files errors",
+        "lifting training loggers runs tasks data samples recipes learners compiler format page drawing report graph"
+        " ops options device files errors",
     ),
     (
         "training",

@@ -16,7 +16,7 @@ from tests.drawing.samples import keep_largest, values_of
 from tests.page.browser import Browser, browser, needs_browser
 from tests.page.test_document import full
 from topolearn.format import loads
-from topolearn.page import Page, graph_view, movements
+from topolearn.page import Page, dots, graph_view, movements
 
 pytestmark = needs_browser
 
@@ -163,3 +163,19 @@ def test_a_large_graph_and_its_movements(chromium: Browser, tmp_path: Path) -> N
     chromium.open(tmp_path / "large.html")
     assert chromium.run(CHART + "return chart.model.renderers[1].data_source.data.name.length", 0) == len(graph.nodes)
     assert chromium.complaints() == []
+
+
+def test_the_dots_of_a_comparison_say_what_they_are(chromium: Browser, tmp_path: Path) -> None:
+    name = "</script><img src=x onerror=alert(1)>"
+    page = Page("comparison")
+    page.chart(dots("accuracy", {name: {3: 0.5, 4: 0.75}, "other": {3: 0.6}}))
+    page.write(tmp_path / "page.html")
+    chromium.complaints(), chromium.requests()
+    chromium.open(tmp_path / "page.html")
+    place = chromium.run(PLACE.replace("arguments[2])]", "[arguments[2], 0])]"), 0, 0.75, name)
+    text = hover(chromium, place)
+    assert name in text
+    assert "4" in text
+    assert "0.7500" in text
+    assert chromium.complaints() == []
+    assert chromium.requests() <= LOCAL

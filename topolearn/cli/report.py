@@ -9,14 +9,24 @@ import typer
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR…", help="The folders of finished runs.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN_DIR…", help="The folders of finished runs, or of a comparison.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The page: NAME.html.")] = Path(
         "report.html"
     ),
 ) -> None:
-    """Write a page about one run, or several side by side, that opens in any browser, without a network."""
+    """Write a page about a run, several side by side, or a comparison, that opens in any browser without a network."""
     from topolearn.cli.common import say
+    from topolearn.errors import OptionError
     from topolearn.runs.report_page import write_report
+    from topolearn.studies.compare_page import is_comparison, write_comparison
 
-    write_report(runs, output)
+    compared = [folder for folder in runs if is_comparison(folder)]
+    if compared and len(runs) > 1:
+        raise OptionError(f"{compared[0]} is the folder of a comparison, which has a page of its own; report it alone")
+    if compared:
+        write_comparison(compared[0], output)
+    else:
+        write_report(runs, output)
     say(f"{output}: open it in a browser")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -76,6 +78,40 @@ def curves(
         chart.legend.border_line_alpha = 0.0
         chart.legend.location = "center"
         chart.add_layout(chart.legend[0], "right")
+    finished: Model = chart
+    return finished
+
+
+def dots(label: str, rows: Mapping[str, Mapping[int, float]]) -> Model:
+    """Draw the runs of a comparison: a row for each recipe, a dot for each seed, and a line at the mean.
+
+    A bar reaches from one sample standard deviation below the mean to one above it.
+
+    Args:
+        label: Name of the quantity.
+        rows: Name of a recipe -> seed -> the quantity. A recipe without runs has an empty row.
+    """
+    from bokeh.models import FactorRange, HoverTool
+    from bokeh.models.annotations import Span
+
+    names = list(rows)
+    height = 90 + 28 * len(names)
+    chart = plot(WIDTH, height, label, "", y_range=FactorRange(factors=names[::-1]))
+    for name, runs in rows.items():
+        values = list(runs.values())
+        if len(values) > 1:
+            mean, spread = statistics.fmean(values), statistics.stdev(values)
+            chart.hbar([name], left=[mean - spread], right=[mean + spread], height=0.5, color=COLOURS[0], alpha=0.2)
+            chart.scatter([mean], [name], marker="dash", angle=math.pi / 2, size=16, color=COLOURS[0], line_width=2)
+    points = [(name, seed, value) for name, runs in rows.items() for seed, value in runs.items()]
+    data = dict(zip(("name", "seed", "value"), map(list, zip(*points, strict=True)), strict=False))
+    if data:
+        found = chart.scatter("value", "name", source=data, size=8, color=COLOURS[0], fill_alpha=0.6)
+        tooltips = [("", "@name"), ("seed", "@seed"), (label, "@value{0.0000}")]
+        chart.add_tools(HoverTool(renderers=[found], tooltips=tooltips))
+    chart.ygrid.grid_line_color = None
+    for row in range(1, len(names)):
+        chart.add_layout(Span(location=row, dimension="width", line_color=GREY, line_alpha=0.25))
     finished: Model = chart
     return finished
 

@@ -129,6 +129,15 @@ def check_ending(path: Path) -> None:
         raise OptionError(f"cannot write a page to '{path}'; give it the ending .html")
 
 
+def needs_bokeh(path: Path) -> None:
+    """Raise an OptionError unless a page with charts can be written to a path: its ending, and Bokeh."""
+    check_ending(path)
+    try:
+        import bokeh  # noqa: F401
+    except ImportError:
+        raise OptionError("Bokeh is not installed; run: pip install 'topolearn-torch[report]'") from None
+
+
 def _text(text: str) -> str:
     return escape(printable(text))
 

@@ -43,13 +43,9 @@ def write_report(runs: Sequence[str | Path | FinishedRun], path: str | Path) -> 
         OptionError: No runs or too many, another ending, or Bokeh is not installed.
         TopolearnError: The page would be too large, or the file cannot be written.
     """
-    from topolearn.page import Page, check_ending
+    from topolearn.page import Page, needs_bokeh
 
-    check_ending(Path(path))
-    try:
-        import bokeh  # noqa: F401
-    except ImportError:
-        raise OptionError("Bokeh is not installed; run: pip install 'topolearn-torch[report]'") from None
+    needs_bokeh(Path(path))
     if not 1 <= len(runs) <= MOST_RUNS:
         raise OptionError(f"{len(runs)} runs were given, and a page shows 1 to {MOST_RUNS}")
     found = [run if isinstance(run, FinishedRun) else read_finished(run) for run in runs]

@@ -67,14 +67,14 @@ def objective(
         TopolearnError: A setting or value cannot be used, or Optuna is not installed.
     """
     try:
-        import optuna
+        import optuna  # noqa: F401
     except ImportError:
         raise OptionError("Optuna is not installed; run: pip install 'topolearn-torch[optuna]'") from None
     if not isinstance(space, Mapping) or not space:
         raise OptionError(f"'space' is {shown(space)}; map settings to values, such as {{'fan_in': (1, 4)}}")
     if "resume" in options:
         raise OptionError("'resume' is for one run; a study goes on by itself if you load it again")
-    distributions = {key: _distribution(optuna.distributions, key, values) for key, values in space.items()}
+    distributions = {key: _distribution(key, values) for key, values in space.items()}
     fixed = {key: _text(value) for key, value in (settings or {}).items()}
     _check_once(space, fixed, options)
     options = {"quiet": True, "export": False, **options}
@@ -180,18 +180,20 @@ def _applies(key: str, recipe: str | Path, space: Mapping[str, BaseDistribution]
     return not is_for_others(key, learner_of(recipe, texts), learners)
 
 
-def _distribution(optuna: Any, key: str, values: Any) -> BaseDistribution:
+def _distribution(key: str, values: Any) -> BaseDistribution:
     """Return the distribution that the values of a setting mean."""
-    if isinstance(values, optuna.BaseDistribution):
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(values, BaseDistribution):
         return values
     try:
         if isinstance(values, list):
             plain = (str, int, float, bool, type(None))
-            return optuna.CategoricalDistribution([each if isinstance(each, plain) else _text(each) for each in values])
+            return CategoricalDistribution([each if isinstance(each, plain) else _text(each) for each in values])
         numbers = isinstance(values, tuple) and all(type(each) in (int, float) for each in values)
         if numbers and len(values) == 2:
             whole = all(isinstance(each, int) for each in values)
-            return optuna.IntDistribution(*values) if whole else optuna.FloatDistribution(*values)
+            return IntDistribution(*values) if whole else FloatDistribution(*values)
     except ValueError as error:
         raise OptionError(f"the values of '{key}' are {shown(values)}: {error}") from None
     raise OptionError(
@@ -213,8 +215,12 @@ def _suggested(trial: Trial, key: str, values: BaseDistribution) -> Any:
 
 def _ends(values: BaseDistribution) -> tuple[Any, ...]:
     """Return the values to check: all of a list, the ends of a range."""
-    choices = getattr(values, "choices", None)
-    return tuple(choices) if choices is not None else (values.low, values.high)
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(values, CategoricalDistribution):
+        return tuple(values.choices)
+    assert isinstance(values, FloatDistribution | IntDistribution)
+    return values.low, values.high
 
 
 def _text(value: Any) -> str:
