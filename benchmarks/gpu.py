@@ -123,7 +123,7 @@ def exported(name: str, device: torch.device, quick: bool) -> list[Row]:
         file = topolearn.export_onnx(small, Path(folder) / "net.onnx").path
         small.to(device)
         for batch in (1, len(given.images)):
-            inputs = given.images[:batch]
+            inputs = of_size(given.images[:batch], small)
             held = inputs.to(device)
             for provider in PROVIDERS[device.type]:
                 what = f"{name}, pruned, batch {batch}, {provider}"
@@ -133,7 +133,8 @@ def exported(name: str, device: torch.device, quick: bool) -> list[Row]:
                     rows.append({"what": what, "ratio": str(error)})
                     continue
                 worst = difference(call(), small, held)
-                times = times_by_round({"torch": partial(forward, small, held), "onnx": call}, device, 15)
+                calls = {"torch": partial(forward, small, held), "onnx": call}
+                times = times_by_round(calls, device, 1 if quick else 15)
                 rows.append(
                     {
                         "what": what,
@@ -143,6 +144,12 @@ def exported(name: str, device: torch.device, quick: bool) -> list[Row]:
                     }
                 )
     return rows
+
+
+def of_size(inputs: Tensor, net: topolearn.Network) -> Tensor:
+    """Return random images of the size that the network's graph declares, as many as given; texts as they are."""
+    size = net.graph.input_size(net.graph.inputs[0])
+    return torch.randn(len(inputs), *size) if inputs.is_floating_point() else inputs
 
 
 def run_onnx(file: Path, provider: str, inputs: Tensor) -> Callable[[], Any]:

@@ -15,12 +15,24 @@ def report(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The page: NAME.html.")] = Path(
         "report.html"
     ),
+    data_root: Annotated[
+        Path | None,
+        typer.Option(envvar="TOPOLEARN_DATA", help="Folder in which data sets are looked for, to show examples."),
+    ] = None,
 ) -> None:
     """Write a page about a run, several side by side, or a comparison, that opens in any browser without a network."""
     from topolearn.cli.common import say
-    from topolearn.errors import OptionError
-    from topolearn.runs.report_page import write_report
+    from topolearn.errors import DataError, OptionError, tell
+    from topolearn.prediction import run_samples
+    from topolearn.runs.report_page import RunSample, write_report
     from topolearn.studies.compare_page import is_comparison, write_comparison
+
+    def sample_of(folder: Path) -> RunSample | None:
+        try:
+            return run_samples(folder, data_root)
+        except DataError as error:
+            tell(f"no examples of {folder}: {error.message}")
+            return None
 
     compared = [folder for folder in runs if is_comparison(folder)]
     if compared and len(runs) > 1:
@@ -28,5 +40,5 @@ def report(
     if compared:
         write_comparison(compared[0], output)
     else:
-        write_report(runs, output)
+        write_report(runs, output, sample_of)
     say(f"{output}: open it in a browser")

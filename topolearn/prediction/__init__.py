@@ -7,6 +7,7 @@ from topolearn.prediction.inputs import Skipped
 from topolearn.prediction.model import Model
 from topolearn.prediction.opening import load
 from topolearn.prediction.predict import Prediction, Predictions, predict, predict_validation
+from topolearn.prediction.run_samples import run_samples
 from topolearn.prediction.text_model import TextModel
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "predict",
     "predict_validation",
     "printable",
+    "run_samples",
 ]

@@ -49,7 +49,7 @@ class Example:
 def draw_examples(
     run_dir: str | Path,
     path: str | Path,
-    places: Sequence[int] = (0, 1, 2),
+    places: Sequence[int] | None = None,
     *,
     data: Any = None,
     data_root: str | Path | None = None,
@@ -63,7 +63,7 @@ def draw_examples(
     Args:
         run_dir: The folder of a finished run for segmentation, saliency or edges.
         path: An SVG, PNG or PDF file. It appears whole or not at all.
-        places: Numbers of the validation images, from 0.
+        places: Numbers of the validation images, from 0; default: the first three.
         data: As for :func:`topolearn.fit`; default: the data of the run.
         data_root: Folder of data sets to look in.
         device: The device of the network; ``auto`` is CUDA if there is a GPU.
@@ -86,7 +86,7 @@ def draw_examples(
         colours[found.info.ignore_index] = VOID
     examples = []
     with torch.no_grad():
-        for image, truth in _chosen(found, places):
+        for image, truth in _chosen(found, range(min(3, found.val_size)) if places is None else places):
             logits = fit_to_labels(run(image.to(where)), truth).float().cpu()
             examples.append(_example(found.info, image[0].cpu(), truth[0].cpu(), logits[0], colours))
     rows = [example.pictures for example in examples]

@@ -6,7 +6,8 @@ import csv
 import io
 import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +32,33 @@ MOST_EDGES = 60
 """Largest number of edges listed in which runs differ."""
 
 
-def write_report(runs: Sequence[str | Path | FinishedRun], path: str | Path) -> None:
+@dataclass(frozen=True)
+class RunSample:
+    """What a run's network does with some examples.
+
+    Attributes:
+        heading: Heading of the section.
+        svg: A picture: an ``<svg>`` element that this package drew; or empty.
+        text: Text; or empty.
+    """
+
+    heading: str
+    svg: str = ""
+    text: str = ""
+
+
+def write_report(
+    runs: Sequence[str | Path | FinishedRun],
+    path: str | Path,
+    sample_of: Callable[[Path], RunSample | None] | None = None,
+) -> None:
     """Write a page of HTML about finished runs: what they learned, and how. It opens without a network.
 
     Args:
         runs: Folders of finished runs, or their results; at most 8.
         path: The file, with the ending .html; written whole or not at all.
+        sample_of: Gives what a run's network does with some examples, from the folder of the run, such as
+            ``topolearn.prediction.run_samples``.
 
     Raises:
         CheckpointError: A folder holds no finished run.
@@ -53,6 +75,14 @@ def write_report(runs: Sequence[str | Path | FinishedRun], path: str | Path) -> 
     page = Page(" and ".join(names) if len(names) <= 2 else f"{len(names)} runs")
     _results(page, found, names)
     _training(page, found, names)
+    for run, name in zip(found, names, strict=True):
+        sample = None if sample_of is None or run.folder is None else sample_of(run.folder)
+        if sample is not None:
+            page.section(_of(sample.heading, name if len(found) > 1 else ""))
+            if sample.svg:
+                page.svg(sample.svg)
+            else:
+                page.text(sample.text)
     for run, name in zip(found, names, strict=True):
         _learned(page, run, name if len(found) > 1 else "")
         _pruned(page, run, name if len(found) > 1 else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from topolearn.learners import EdgeLearner
     from topolearn.onnx import ExportReport
     from topolearn.pytorch import PyTorchReport
+    from topolearn.runs.report_page import RunSample
 
 
 @dataclass(repr=False, kw_only=True)
@@ -39,20 +41,21 @@ class FitResult(FinishedRun):
     learner: EdgeLearner | None
     exported: ExportReport | None = None
 
-    def report(self, path: str | Path) -> None:
+    def report(self, path: str | Path, sample_of: Callable[[Path], RunSample | None] | None = None) -> None:
         """Write a page of HTML about the run, which opens in any browser, without a network.
 
         How the values moved during the search is in it if the run has a folder.
 
         Args:
             path: The file, with the ending .html.
+            sample_of: ``topolearn.prediction.run_samples``, to show examples too.
 
         Raises:
             TopolearnError: The file cannot be written, or Bokeh is not installed.
         """
         from topolearn.runs.report_page import write_report
 
-        write_report([self], path)
+        write_report([self], path, sample_of)
 
     def export(self, path: str | Path, format: str | None = None, **options: Any) -> ExportReport | PyTorchReport:
         """Export the learned network, and compare the file with it.

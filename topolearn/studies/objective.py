@@ -18,6 +18,7 @@ from topolearn.recipes import Recipe, load_recipe
 from topolearn.recipes.recipe_file import learner_of
 from topolearn.studies.compare import is_for_others
 from topolearn.studies.shared_data import SharedData
+from topolearn.tasks import TASKS
 from topolearn.training import fit
 from topolearn.training.prepare import prepare
 
@@ -25,14 +26,6 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import Trial
 
-METRICS = {
-    "classification": ("accuracy",),
-    "segmentation": ("miou", "accuracy"),
-    "saliency": ("f_beta", "mae"),
-    "edges": ("ods", "ois"),
-    "next_token": ("bits_per_byte", "accuracy"),
-}
-"""Task -> its metrics, the one to search by first."""
 _SMALLER = ("bits_per_byte", "loss", "mae")
 """Metrics that are better if they are smaller."""
 
@@ -79,13 +72,13 @@ def objective(
     _check_once(space, fixed, options)
     options = {"quiet": True, "export": False, **options}
     task = _check(recipe, distributions, fixed, options)
-    known = ("loss",) if options.get("loss") is not None or task not in METRICS else METRICS[task]
+    known = ("loss",) if options.get("loss") is not None or task not in TASKS else TASKS[task].judged_by
     if metric is None:
         metric = known[0]
     if options.get("metrics") is None and metric not in (*known, "loss"):
         raise OptionError(f"there is no metric '{metric}' for {task}{suggest(metric, (*known, 'loss'))}")
     if direction is None:
-        if metric not in (*_SMALLER, *(name for names in METRICS.values() for name in names)):
+        if metric not in (*_SMALLER, *(name for each in TASKS.values() for name in each.judged_by)):
             raise OptionError(f"say whether more of '{metric}' is better: direction='maximize' or 'minimize'")
         direction = "minimize" if metric in _SMALLER else "maximize"
     if direction not in ("maximize", "minimize"):

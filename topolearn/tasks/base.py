@@ -86,9 +86,11 @@ class Task(ABC):
 
     Class attributes:
         head: The op that graphs for this task end in, for errors.
+        judged_by: Names of metrics, the one by which runs are compared first.
     """
 
     head: ClassVar[str]
+    judged_by: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def loss(self, info: DataInfo, label_smoothing: float = 0.0) -> Loss:

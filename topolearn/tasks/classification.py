@@ -19,6 +19,7 @@ class ClassificationTask(Task):
     """
 
     head: ClassVar[str] = "classifier"
+    judged_by: ClassVar[tuple[str, ...]] = ("accuracy",)
 
     def loss(self, info: DataInfo, label_smoothing: float = 0.0) -> Loss:
         """Return the cross entropy."""

@@ -16,6 +16,7 @@ class SegmentationTask(Task):
     """Segmentation, one class per pixel: cross entropy of (N, classes, h, w) logits over the labelled pixels."""
 
     head: ClassVar[str] = "segmentation_head"
+    judged_by: ClassVar[tuple[str, ...]] = ("miou", "accuracy")
 
     def loss(self, info: DataInfo, label_smoothing: float = 0.0) -> Loss:
         """Return the cross entropy, a mean over the pixels that have a label."""
@@ -39,6 +40,7 @@ class SaliencyTask(Task):
     """Saliency, salient or not per pixel: binary cross entropy of (N, 1, h, w) logits."""
 
     head: ClassVar[str] = "segmentation_head"
+    judged_by: ClassVar[tuple[str, ...]] = ("f_beta", "mae")
 
     def loss(self, info: DataInfo, label_smoothing: float = 0.0) -> Loss:
         """Return the binary cross entropy, a mean over the pixels that have a label."""
@@ -60,6 +62,7 @@ class EdgeDetectionTask(Task):
     """Edge detection, edge or not per pixel: binary cross entropy of (N, 1, h, w) logits that balances the two."""
 
     head: ClassVar[str] = "segmentation_head"
+    judged_by: ClassVar[tuple[str, ...]] = ("ods", "ois")
 
     def loss(self, info: DataInfo, label_smoothing: float = 0.0) -> Loss:
         """Return the binary cross entropy in which the edges of an image weigh as much as all the rest."""

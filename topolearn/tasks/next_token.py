@@ -53,6 +53,7 @@ class NextTokenTask(Task):
     """Next-token prediction at each place of a text: cross entropy of (N, T, vocabulary) logits."""
 
     head: ClassVar[str] = "token_head"
+    judged_by: ClassVar[tuple[str, ...]] = ("bits_per_byte", "accuracy")
 
     def loss(self, info: DataInfo, label_smoothing: float = 0.0) -> Loss:
         """Return the cross entropy in nats per token, a mean over all places."""
