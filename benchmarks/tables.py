@@ -375,8 +375,8 @@ TABLES: tuple[Made, ...] = (
         "depth-images",
         (Link(), Words("labels"), share("ours, %", missing=NOT_RUN), Mean("parameters", "parameters_learned", whole)),
         tuple(
-            Row(f"{net}-{data}-{kind}", texts={"labels": labels})
-            for net in ("vit12x64", "resnet38-preact")
+            Row(f"{net}-{data}-{kind}", variant, texts={"labels": labels})
+            for net, variant in (("vit12x64", ""), ("resnet38-preact", "compile=true"))
             for data, labels in (("cifar100-coarse", "20 coarse"), ("cifar100", "100"))
             for kind in ("chain", "learned")
         ),
